@@ -1,0 +1,199 @@
+"""The command line: arguments in, exit codes out; no logic.
+
+Exit codes: 0 done, 1 failed, 2 the input is wrong, 75 stopped on request and resumable.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from anybatch.errors import InputError, Stopped
+
+app = typer.Typer(
+    name="anybatch",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Batch size is a hardware decision, not a hyperparameter.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Raw text files to token shards, and a look at them.")
+app.add_typer(data_app, name="data")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: --set optimizer.lr=2e-3")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step; rate, warm-up and steps follow.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder for the data, the runs and report.html.")] = Path(
+        "anybatch-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights, order, masks.")] = 0,
+) -> None:
+    """Train BERT at small and large batches on text that every Python has, and show whether quality held."""
+    from anybatch.engine import progress_display
+    from anybatch.report import write_report
+    from anybatch.study.demo import measured_before, run_demo
+
+    with progress_display() as progress:
+        runs = run_demo(out, seed, progress)
+    page = out / "report.html"
+    write_report(runs, page, title="One recipe, many batch sizes", background=measured_before())
+    print(f"The report is in {page}")
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that `anybatch train` knows."""
+    from anybatch.recipes import RECIPES
+
+    rows = {name: " ".join((function.__doc__ or "").split("\n\n")[0].split()) for name, function in RECIPES.items()}
+    _print(rows, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
+    batch_size: BatchSize = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe, at any batch size, into a run folder.
+
+    Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first
+    """
+    from anybatch.engine import progress_display
+    from anybatch.recipes import change, find_recipe, train_recipe, with_batch_size
+
+    chosen = change(find_recipe(recipe), assignments or [])
+    if batch_size is not None:
+        chosen = with_batch_size(chosen, batch_size)
+    folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
+    with progress_display() as progress:
+        result = train_recipe(chosen, folder, resume=resume, progress=progress)
+    _print({"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A finished run folder.")] = None,
+    squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 layout.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Answers to score: a JSON object, id to text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run, or a file of answers.
+
+    Examples: anybatch eval runs/first        anybatch eval --predictions answers.json --squad dev.json --json
+    """
+    if predictions is not None:
+        if squad is None or run is not None:
+            raise InputError("--predictions needs --squad FILE, and no run folder")
+        from anybatch.data.squad import read_questions
+        from anybatch.data.squad_score import read_predictions, score
+
+        _print(score(read_predictions(predictions), read_questions(squad)), as_json)
+        return
+    if run is None:
+        raise InputError("name a run folder, or --predictions FILE --squad FILE")
+    from anybatch.recipes import evaluate_run
+
+    _print(evaluate_run(run, squad), as_json)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Make one self-contained HTML page of run folders."""
+    from anybatch.report import write_report
+
+    write_report(folders, out)
+    print(f"The report is in {out}")
+
+
+@data_app.command()
+def prepare(
+    files: Annotated[list[Path], typer.Argument(help=".txt or .jsonl files, plain, .gz or .xz.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    vocabulary_size: Annotated[int, typer.Option(help="WordPieces to train.")] = 8192,
+    tokenizer: Annotated[Path | None, typer.Option(help="Use this tokenizer.json instead of training one.")] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into token shards: documents, sentences, a WordPiece vocabulary, memory-mapped tokens.
+
+    Example: anybatch data prepare books/*.txt --out shards
+    """
+    from dataclasses import asdict
+
+    from anybatch.data import vocabulary
+    from anybatch.data.prepare import prepare as write_shards
+    from anybatch.data.text import read_documents
+
+    summary = write_shards(
+        lambda: read_documents(files),
+        out,
+        vocabulary_size=vocabulary_size,
+        tokenizer=None if tokenizer is None else vocabulary.load(tokenizer),
+        held_out=held_out,
+        seed=seed,
+    )
+    _print({"folder": str(out), **asdict(summary)}, as_json)
+
+
+@data_app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="A folder made by `anybatch data prepare`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what token shards hold, and check them against their checksums."""
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit code."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help(), file=sys.stderr)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except InputError as error:
+        _fail(str(error), 2)
+    except Stopped as stop:
+        _fail(str(stop), 75)
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is left to say, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"anybatch: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print(values: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=1, ensure_ascii=False))
+        return
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")

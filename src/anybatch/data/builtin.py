@@ -1,0 +1,106 @@
+"""English text that comes with every Python: the language reference, and the docstrings of the standard library."""
+
+import ast
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from anybatch.data.text import Document
+
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data", "encodings"}
+_FEWEST_WORDS = 30
+
+
+def python_documents() -> Iterator[Document]:
+    """Each topic of the language reference, then each module's docstrings, cleaned of markup and code.
+
+    Sorted by name, so that one installation always gives the same documents; other versions of Python give others.
+    A text of fewer than thirty words is left out, as is a module that cannot be read.
+    """
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield from _document(topics[name], f"pydoc_data.topics[{name!r}]")
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
+        place = path.relative_to(root)
+        if _LEFT_OUT.isdisjoint(place.parts):
+            yield from _document("\n\n".join(_docstrings(path)), place.as_posix())
+
+
+def _document(text: str, where: str) -> Iterator[Document]:
+    cleaned = clean(text)
+    if len(cleaned.split()) >= _FEWEST_WORDS:
+        yield Document(cleaned, where)
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+_BLOCK_END = re.compile(r"\n[ \t]*\n")
+_SESSION = re.compile(r"^\s*(?:>>>|\.\.\.(?:\s|$))")
+_RULE_OR_TABLE = re.compile(r"^\s*(?:[\W_]+|[|+].*[|+])$")
+_BULLET = re.compile(r"^\s*(?:[-*+•o]|\d+[.)]|[a-z][.)]|\(\w{1,2}\))\s+(?=\S)")
+_DIRECTIVE = re.compile(r"^\s*\.\. ")
+_REPLACED = (
+    (re.compile(r":[a-z]+(?::[a-z]+)*:`[~!]?([^`<]*?)(?:\s*<[^`>]*>)?`"), r"\1"),
+    (re.compile(r"\s*\[(?:\d+|#\w*)\]_?(?!\w)"), ""),
+    (re.compile(r"`+_?|\*+|(?<!\w)\||\|(?!\w)|(?<!\S)--?-?>"), ""),
+    (re.compile(r"::$"), ":"),
+    (re.compile(r"\s+([.,;:)])"), r"\1"),
+    (re.compile(r"\s+"), " "),
+)
+_WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
+_CODE = re.compile(r"[={}<>\\|@#$^~_\[\]]|\w\(.|\w\.\w|::|^\W+$")
+# Words that English cannot do without and code seldom has.
+_SMALL_WORDS = """
+a an and are as at be been being but by can do does each from has have if in into is it its may must no not of on only
+or other same should so such than that the their then there these they this to was were when where which will with
+would you your
+"""
+_GLUE = frozenset(_SMALL_WORDS.split())
+
+
+def clean(text: str) -> str:
+    """The prose of `text` without interpreter sessions, code, tables, rules and marks; paragraphs stay paragraphs."""
+    paragraphs = []
+    for block in _BLOCK_END.split(text.expandtabs()):
+        for lines in _items(block):
+            paragraph = " ".join(lines)
+            for pattern, replacement in _REPLACED:
+                paragraph = pattern.sub(replacement, paragraph)
+            if _is_prose(paragraph := paragraph.strip()):
+                paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
+
+
+def _items(block: str) -> Iterator[list[str]]:
+    """The lines of a block, each item of a list by itself; an interpreter session ends the block."""
+    lines: list[str] = []
+    for line in block.split("\n"):
+        if _SESSION.match(line):
+            break
+        if _RULE_OR_TABLE.match(line) or _DIRECTIVE.match(line) or "::=" in line:
+            continue
+        if bullet := _BULLET.match(line):
+            yield lines
+            lines, line = [], line[bullet.end() :]
+        lines.append(line.strip())
+    yield lines
+
+
+def _is_prose(paragraph: str) -> bool:
+    """Whether most of it is words, some of them the small words of English, and few pieces look like code."""
+    pieces = paragraph.split()
+    words = _WORD.findall(paragraph)
+    glue = sum(word.lower() in _GLUE for word in words)
+    code = sum(_CODE.search(piece) is not None for piece in pieces)
+    return len(words) >= 4 and glue >= 0.15 * len(words) and code <= 0.25 * len(pieces)

@@ -1,0 +1,77 @@
+"""A look at prepared data: how much there is, how well the vocabulary covers it, and what a model will see."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anybatch.data import vocabulary
+from anybatch.data.mlm import PretrainingSource
+from anybatch.data.prepare import HELD_OUT, TOKENIZER, TRAIN
+from anybatch.data.shards import Shards, open_shards
+from anybatch.errors import InputError
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """Counts of one part; lengths are in tokens, `unknown_share` is the share of [UNK] among them."""
+
+    documents: int
+    sentences: int
+    tokens: int
+    median_sentence_length: float
+    longest_sentence: int
+    median_document_length: float
+    unknown_share: float
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """`examples`: a few pretraining examples in words, as the model sees them, with the masks."""
+
+    vocabulary_size: int
+    train: PartSummary
+    held_out: PartSummary
+    examples: list[str]
+
+
+def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> DataSummary:
+    """Reads everything in a folder that `prepare` wrote, and checks it against its checksums.
+
+    Raises:
+        InputError: the folder is not one, or a file in it is missing, damaged, or does not belong to the vocabulary.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; `anybatch data prepare` makes one")
+    tokenizer = vocabulary.load(folder / TOKENIZER)
+    unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
+    parts = []
+    for name in (TRAIN, HELD_OUT):
+        shards = open_shards(folder / name)
+        shards.check_vocabulary(tokenizer)
+        shards.verify()
+        parts.append(_summarise(shards, unknown))
+    source = PretrainingSource(open_shards(folder / TRAIN), tokenizer, seq_length, seed=0)
+    count = min(num_examples, source.num_examples)
+    inputs = source.batch(np.zeros(count, dtype=np.int64), np.arange(count) * source.num_examples // count).inputs
+    examples = [
+        tokenizer.decode(ids[mask == 1].tolist(), skip_special_tokens=False)
+        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    ]
+    return DataSummary(tokenizer.get_vocab_size(), parts[0], parts[1], examples)
+
+
+def _summarise(shards: Shards, unknown: int) -> PartSummary:
+    sentence_lengths = np.concatenate([np.diff(part.sentence_ends, prepend=0) for part in shards.parts])
+    document_lengths = np.concatenate(
+        [np.diff(part.sentence_ends[part.document_ends - 1], prepend=0) for part in shards.parts]
+    )
+    return PartSummary(
+        documents=shards.num_documents,
+        sentences=shards.num_sentences,
+        tokens=shards.num_tokens,
+        median_sentence_length=float(np.median(sentence_lengths)),
+        longest_sentence=int(sentence_lengths.max()),
+        median_document_length=float(np.median(document_lengths)),
+        unknown_share=sum(int((part.tokens == unknown).sum()) for part in shards.parts) / shards.num_tokens,
+    )

@@ -1,0 +1,126 @@
+"""Random numbers and the order of examples, as pure functions of what they belong to; nothing here has a state.
+
+Philox (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) turns a key and a counter into random words, so
+that an example's words depend on (seed, purpose, epoch, example) alone: not on the batch that it is in, nor on what was
+drawn before. `generator` is NumPy's own Philox; `random_words` gives the same words for many examples at once.
+"""
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from anybatch.errors import InputError
+
+Words = NDArray[np.uint64]
+
+_ROUNDS = 10
+_MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
+_KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_WORDS_A_BLOCK = 4
+
+
+class Stream:
+    """The endless order of examples: epoch e visits each of `num_examples` once, in an order keyed by (seed, e).
+
+    Raises:
+        InputError: `num_examples` is below 1, or `seed` is not in [0, 2^64).
+    """
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        if num_examples < 1:
+            raise InputError(f"num_examples = {num_examples}: there must be at least 1 example to sample from")
+        _check_seed(seed)
+        self.num_examples = num_examples
+        self.seed = seed
+
+    def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(epochs, examples), int64[count] each, of the positions start .. start + count - 1; no cost in `start`.
+
+        Raises:
+            InputError: `count` is below 1, or above `num_examples`, so that an example would be in one batch twice.
+        """
+        if start < 0:
+            raise ValueError(f"start = {start}: must be 0 or more")
+        if count < 1:
+            raise InputError(f"a batch of {count} examples: must be at least 1")
+        if count > self.num_examples:
+            raise InputError(
+                f"a batch of {count} examples is larger than the data, which has {self.num_examples}; "
+                "choose a smaller batch or prepare more data"
+            )
+        positions = np.arange(start, start + count, dtype=np.int64)
+        epochs, places = np.divmod(positions, self.num_examples)
+        examples = np.empty(count, dtype=np.int64)
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+            here = epochs == epoch
+            examples[here] = _order(self.num_examples, self.seed, epoch)[places[here]]
+        return epochs, examples
+
+
+@lru_cache(maxsize=4)
+def _order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of 0 .. num_examples - 1, keyed by (seed, epoch)."""
+    words = random_words(seed, "order", [epoch], [0], num_examples)[0]
+    order = np.argsort(words, kind="stable").astype(np.int64)
+    order.flags.writeable = False
+    return order
+
+
+def generator(seed: int, epoch: int, example: int, purpose: str) -> np.random.Generator:
+    """One example's own randomness for one purpose, as a NumPy generator."""
+    _check_seed(seed)
+    counter = np.array([0, 0, epoch, example], dtype=np.uint64)
+    key = np.array([seed, _purpose_key(purpose)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+def random_words(seed: int, purpose: str, epochs: ArrayLike, examples: ArrayLike, count: int) -> Words:
+    """The first `count` raw words of `generator(seed, epoch, example, purpose)` for B examples: uint64[B, count].
+
+    Philox4x64 with 10 rounds; word w of an example is word w mod 4 of the counter (w div 4 + 1, 0, epoch, example).
+    """
+    _check_seed(seed)
+    num_blocks = -(-count // _WORDS_A_BLOCK)
+    rows = np.asarray(examples, dtype=np.uint64)
+    shape = (len(rows), num_blocks)
+    words = [
+        np.broadcast_to(np.arange(1, num_blocks + 1, dtype=np.uint64), shape),
+        np.zeros(shape, dtype=np.uint64),
+        np.broadcast_to(np.asarray(epochs, dtype=np.uint64)[:, None], shape),
+        np.broadcast_to(rows[:, None], shape),
+    ]
+    key = [seed, _purpose_key(purpose)]
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(words[0], _MULTIPLIERS[0])
+        high1, low1 = _multiply(words[2], _MULTIPLIERS[1])
+        words = [high1 ^ words[1] ^ np.uint64(key[0]), low1, high0 ^ words[3] ^ np.uint64(key[1]), low0]
+        key = [(part + step) % 2**64 for part, step in zip(key, _KEY_STEPS, strict=True)]
+    return np.stack(words, axis=-1).reshape(len(rows), -1)[:, :count]
+
+
+def below(words: Words, bounds: ArrayLike) -> NDArray[np.int64]:
+    """Each word as a number in 0 .. bound - 1, from its upper 32 bits; uniform to bound / 2^32, bound <= 2^32."""
+    return (((words >> _HALF) * np.asarray(bounds).astype(np.uint64)) >> _HALF).astype(np.int64)
+
+
+def _multiply(a: Words, b: np.uint64) -> tuple[Words, Words]:
+    """The upper and the lower 64 bits of a * b: NumPy has no 128-bit product, so it is put together from halves."""
+    a_high, a_low = a >> _HALF, a & _LOW
+    b_high, b_low = b >> _HALF, b & _LOW
+    middle = a_high * b_low
+    carried = (a_low * b_low >> _HALF) + (middle & _LOW) + a_low * b_high
+    return a_high * b_high + (middle >> _HALF) + (carried >> _HALF), a * b
+
+
+@lru_cache(maxsize=64)
+def _purpose_key(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed = {seed}: must be in [0, 2^64)")

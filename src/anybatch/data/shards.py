@@ -1,0 +1,223 @@
+"""Token shards: documents of sentences of tokens, as plain .npy arrays that are mapped into memory.
+
+    FOLDER/index.json                  counts, the vocabulary's fingerprint, and bytes and SHA-256 of every file
+    FOLDER/shard-00000.tokens.npy      uint16 or uint32: the tokens of all documents, one after the other
+    FOLDER/shard-00000.sentences.npy   uint32: for each sentence, the token behind its last one
+    FOLDER/shard-00000.documents.npy   uint32: for each document, the sentence behind its last one
+
+A document lies in one shard.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from anybatch.data import vocabulary
+from anybatch.errors import InputError
+from anybatch.files import read_json, sha256, write_json
+
+FORMAT = "anybatch-shards"
+VERSION = 1
+MAX_SHARD_TOKENS = 1 << 25
+
+_INDEX = "index.json"
+_ARRAYS = ("tokens", "sentences", "documents")
+_COUNTS = _ARRAYS
+_LARGEST_OFFSET = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The three arrays of one shard, offsets counted within it."""
+
+    tokens: NDArray[Any]
+    sentence_ends: NDArray[np.uint32]
+    document_ends: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Opened shards, read only."""
+
+    path: Path
+    num_documents: int
+    num_sentences: int
+    num_tokens: int
+    vocabulary_size: int
+    vocabulary_fingerprint: str
+    parts: tuple[Shard, ...]
+
+    def document(self, number: int) -> list[NDArray[Any]]:
+        """The sentences of document `number`, each an array of tokens."""
+        for part in self.parts:
+            if number < len(part.document_ends):
+                first, last = (int(part.document_ends[number - 1]) if number else 0), int(part.document_ends[number])
+                ends = part.sentence_ends[first:last]
+                begin = int(part.sentence_ends[first - 1]) if first else 0
+                return np.split(part.tokens[begin : int(ends[-1])], (ends[:-1] - begin).astype(np.int64))
+            number -= len(part.document_ends)
+        raise IndexError(f"document {number} of {self.num_documents}")
+
+    def check_vocabulary(self, tokenizer: Tokenizer) -> None:
+        """InputError where `tokenizer` is not the one that these shards were written with."""
+        found = vocabulary.fingerprint(tokenizer)
+        if found != self.vocabulary_fingerprint:
+            raise InputError(
+                f"{self.path}: the vocabulary does not match the shards: they were written with one of "
+                f"{self.vocabulary_size} tokens (fingerprint {self.vocabulary_fingerprint[:12]}), this one has "
+                f"{tokenizer.get_vocab_size()} ({found[:12]}); use the tokenizer.json beside them, or prepare again"
+            )
+
+    def verify(self) -> None:
+        """Reads every file and compares it with its checksum; InputError names the first that differs."""
+        for name, about in _files(self.path, read_json(self.path / _INDEX)).items():
+            if sha256(self.path / name) != about["sha256"]:
+                raise InputError(
+                    f"{self.path / name}: damaged: its SHA-256 is not the one in {_INDEX}; "
+                    "run `anybatch data prepare` again"
+                )
+
+
+class ShardWriter:
+    """Writes documents into an existing empty folder; nothing can be opened before `close`."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, max_shard_tokens: int = MAX_SHARD_TOKENS) -> None:
+        self._folder = folder
+        self._max_shard_tokens = max_shard_tokens
+        largest = max(tokenizer.get_vocab().values())
+        self._dtype: type[np.unsignedinteger[Any]] = np.uint16 if largest < 2**16 else np.uint32
+        self._index: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "vocabulary": {"size": tokenizer.get_vocab_size(), "fingerprint": vocabulary.fingerprint(tokenizer)},
+            **dict.fromkeys(_COUNTS, 0),
+            "shards": [],
+        }
+        self._start_shard()
+
+    def add(self, sentences: Sequence[Sequence[int]]) -> None:
+        """One document: its sentences as token numbers; empty sentences, and a document of no other, are left out."""
+        sentences = [sentence for sentence in sentences if sentence]
+        tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=self._dtype)
+        if not len(tokens):
+            return
+        if self._num_tokens and self._num_tokens + len(tokens) > self._max_shard_tokens:
+            self._write_shard()
+        if len(tokens) > _LARGEST_OFFSET:
+            raise InputError(f"a document of {len(tokens)} tokens: must have at most {_LARGEST_OFFSET}; split it")
+        self._sentence_ends.extend(accumulate(map(len, sentences), initial=self._num_tokens))
+        self._sentence_ends.pop(-len(sentences) - 1)
+        self._document_ends.append(len(self._sentence_ends))
+        self._tokens.append(tokens)
+        self._num_tokens += len(tokens)
+
+    def close(self) -> dict[str, int]:
+        """Writes what is left and the index; returns the counts of documents, sentences and tokens."""
+        if self._num_tokens:
+            self._write_shard()
+        write_json(self._folder / _INDEX, self._index)
+        return {name: int(self._index[name]) for name in _COUNTS}
+
+    def _start_shard(self) -> None:
+        self._tokens: list[NDArray[Any]] = []
+        self._sentence_ends: list[int] = []
+        self._document_ends: list[int] = []
+        self._num_tokens = 0
+
+    def _write_shard(self) -> None:
+        arrays = {
+            "tokens": np.concatenate(self._tokens),
+            "sentences": np.array(self._sentence_ends, dtype=np.uint32),
+            "documents": np.array(self._document_ends, dtype=np.uint32),
+        }
+        counts = {name: len(array) for name, array in arrays.items()}
+        for name, count in counts.items():
+            self._index[name] += count
+        stem = f"shard-{len(self._index['shards']):05d}"
+        written = {
+            name: {"name": f"{stem}.{name}.npy", **_write_array(self._folder / f"{stem}.{name}.npy", array)}
+            for name, array in arrays.items()
+        }
+        self._index["shards"].append({**counts, "files": written})
+        self._start_shard()
+
+
+def open_shards(folder: Path) -> Shards:
+    """Maps the shards in `folder`; checks the index and the size of every file, but reads no token.
+
+    Raises:
+        InputError: no index, another format or version, a missing or truncated file.
+    """
+    index = _read_index(folder)
+    for name, about in _files(folder, index).items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, but {_INDEX} lists it; run `anybatch data prepare` again")
+        if (found := path.stat().st_size) != about["bytes"]:
+            raise InputError(
+                f"{path}: truncated or changed: {found} bytes, not {about['bytes']}; run `anybatch data prepare` again"
+            )
+    return Shards(
+        path=folder,
+        num_documents=index["documents"],
+        num_sentences=index["sentences"],
+        num_tokens=index["tokens"],
+        vocabulary_size=index["vocabulary"]["size"],
+        vocabulary_fingerprint=index["vocabulary"]["fingerprint"],
+        parts=tuple(
+            Shard(*(_map(folder / shard["files"][name]["name"], shard[name]) for name in _ARRAYS))
+            for shard in index["shards"]
+        ),
+    )
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not (folder / _INDEX).is_file():
+        raise InputError(f"{folder}: holds no token shards (no {_INDEX}); make some with `anybatch data prepare`")
+    index = read_json(folder / _INDEX)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{folder / _INDEX}: not an index of token shards; run `anybatch data prepare` again")
+    if index.get("version") != VERSION:
+        raise InputError(
+            f"{folder / _INDEX}: version {index.get('version')} of the format; this release reads version {VERSION}; "
+            "run `anybatch data prepare` again"
+        )
+    return index
+
+
+def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        return {shard["files"][name]["name"]: shard["files"][name] for shard in index["shards"] for name in _ARRAYS}
+    except (KeyError, TypeError):
+        raise InputError(f"{folder / _INDEX}: damaged; run `anybatch data prepare` again") from None
+
+
+def _map(path: Path, length: int) -> NDArray[Any]:
+    try:
+        # A plain array over the mapped memory: indexing numpy.memmap itself costs several times as much.
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a NumPy array: {error}; run `anybatch data prepare` again") from None
+    if array.shape != (length,) or array.dtype.kind != "u":
+        raise InputError(f"{path}: not the array that {_INDEX} describes; run `anybatch data prepare` again")
+    return array
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> dict[str, Any]:
+    """Writes a .npy file and returns its size and checksum; numpy.save would hide why a write failed."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in (header.getbuffer(), array.tobytes()):
+            file.write(part)
+            digest.update(part)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

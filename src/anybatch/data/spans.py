@@ -1,0 +1,184 @@
+"""Questions to windows of tokens and back: what a span model is trained on, and the text that its scores mean.
+
+[CLS] question [SEP] a window of the passage [SEP]
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from anybatch.data.batch import Batch
+from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
+from anybatch.data.sampling import below, random_words
+from anybatch.data.squad import Question
+from anybatch.errors import InputError
+
+LONGEST_QUESTION = 64
+SHORTEST_WINDOW = 16
+
+
+class QuestionSource:
+    """Windows of `max_length` tokens over the passages of `questions`, each an example, in the order of the questions.
+
+    A passage longer than a window is seen in several, which begin `stride` tokens apart, or closer where a window holds
+    fewer. A question is cut to 64 tokens, and to half of what a window holds. In training, each (seed, epoch, example)
+    draws one of the question's answers; where it does not lie wholly in the window, both positions are 0, the [CLS].
+
+    Raises:
+        InputError: no questions, a setting out of bounds, a vocabulary that lacks a special token, or a passage or
+            question without a token.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], tokenizer: Tokenizer, max_length: int, stride: int, seed: int
+    ) -> None:
+        if not questions:
+            raise InputError("there is no question to make examples of")
+        if max_length < SHORTEST_WINDOW:
+            raise InputError(f"window of {max_length} tokens: must be at least {SHORTEST_WINDOW}")
+        if stride < 1:
+            raise InputError(f"stride = {stride}: must be at least 1")
+        self.questions = questions
+        self.max_length = max_length
+        self.seed = seed
+        self._marks = Marks.of(tokenizer)
+        self._build(tokenizer, stride)
+
+    @property
+    def num_examples(self) -> int:
+        """Windows of all questions together."""
+        return len(self._owner)
+
+    def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
+        """B windows for training, each as it is in its epoch, both int64[B].
+
+        Returns:
+            input_ids, token_type_ids, attention_mask, int64[B, S]; start_positions and end_positions, int64[B]: the
+            answer's first and last token. Targets: "span" B.
+        """
+        examples = np.asarray(examples, dtype=np.int64)
+        words = random_words(self.seed, "answer", epochs, examples, 1)[:, 0]
+        owner = self._owner[examples]
+        first = self._first_answer[owner]
+        answer = first + below(words, self._first_answer[owner + 1] - first)
+        begin, length = self._begin[examples], self._length[examples]
+        start, end = self._answer_start[answer], self._answer_end[answer]
+        inside = (start >= begin) & (end < begin + length)
+        shift = self._question_length[owner] + 2 - begin
+        inputs = {
+            **_inputs(self._join(examples)),
+            "start_positions": torch.from_numpy(np.where(inside, start + shift, 0)),
+            "end_positions": torch.from_numpy(np.where(inside, end + shift, 0)),
+        }
+        return Batch(inputs, {"span": len(examples)}, len(examples))
+
+    def windows(self, start: int, count: int) -> dict[str, torch.Tensor]:
+        """input_ids, token_type_ids and attention_mask, int64[count, S], of the windows start .. start + count - 1."""
+        return _inputs(self._join(np.arange(start, min(start + count, self.num_examples))))
+
+    def decode(
+        self, start_logits: torch.Tensor, end_logits: torch.Tensor, max_answer_length: int = 30
+    ) -> dict[str, str]:
+        """The best answer to each question, by its id, from the scores of all windows in order, float[N, S] both.
+
+        An answer is a span of at most `max_answer_length` tokens of the passage, inside one window, with the greatest
+        sum of the score of its first token as start and of its last token as end; its text is cut from the passage.
+        """
+        shape = (self.num_examples, self.max_length)
+        if start_logits.shape != shape or end_logits.shape != shape:
+            raise ValueError(f"logits of shape {tuple(start_logits.shape)}, {tuple(end_logits.shape)}: must be {shape}")
+        if max_answer_length < 1:
+            raise InputError(f"max_answer_length = {max_answer_length}: must be at least 1")
+        best, first, last = self._best_spans(start_logits, end_logits, max_answer_length)
+        answers = {}
+        bounds = np.searchsorted(self._owner, np.arange(len(self.questions) + 1))
+        for number, question in enumerate(self.questions):
+            window = int(bounds[number] + np.argmax(best[bounds[number] : bounds[number + 1]]))
+            shift = self._begin[window] - self._question_length[number] - 2
+            begin = self._offsets[first[window] + shift, 0]
+            end = self._offsets[last[window] + shift, 1]
+            answers[question.id] = question.context[begin:end]
+        return answers
+
+    def _best_spans(
+        self, start_logits: torch.Tensor, end_logits: torch.Tensor, max_answer_length: int
+    ) -> tuple[NDArray[np.float32], Places, Places]:
+        """Each window's best score and its columns, N each."""
+        column = np.arange(self.max_length)
+        low = self._question_length[self._owner] + 2
+        inside = (column >= low[:, None]) & (column < (low + self._length)[:, None])
+        # A score that is no number must not win; the lowest number leaves a span to every window.
+        lowest = float(np.finfo(np.float32).min) / 4
+        start, end = (
+            np.where(inside, torch.nan_to_num(logits.float(), nan=lowest, neginf=lowest).numpy(), -np.inf)
+            for logits in (start_logits, end_logits)
+        )
+        best = np.full(len(start), -np.inf, dtype=np.float32)
+        first, last = np.zeros((2, len(start)), dtype=np.int64)
+        rows = np.arange(len(start))
+        for extra in range(min(max_answer_length, self.max_length)):
+            sums = start[:, : self.max_length - extra] + end[:, extra:]
+            place = sums.argmax(1)
+            better = sums[rows, place] > best
+            best[better] = sums[rows, place][better]
+            first[better], last[better] = place[better], place[better] + extra
+        return best, first, last
+
+    def _join(self, examples: Places) -> Pairs:
+        owner = self._owner[examples]
+        starts = self._question_begin[owner], self._begin[examples]
+        lengths = self._question_length[owner], self._length[examples]
+        return join(self._tokens, starts, lengths, self.max_length, self._marks)
+
+    def _build(self, tokenizer: Tokenizer, stride: int) -> None:
+        """The flat tables behind all examples: every passage's tokens once, then every question's."""
+        room = self.max_length - NUM_MARKS
+        contexts = list(dict.fromkeys(question.context for question in self.questions))
+        encoded = tokenizer.encode_batch(contexts, add_special_tokens=False)
+        asked = tokenizer.encode_batch([question.question for question in self.questions], add_special_tokens=False)
+        context_begins = np.cumsum([0, *(len(encoding.ids) for encoding in encoded)])
+        place = {context: number for number, context in enumerate(contexts)}
+        self._offsets = np.array([pair for encoding in encoded for pair in encoding.offsets], dtype=np.int64)
+        tokens = [np.array(encoding.ids, dtype=np.int64) for encoding in (*encoded, *asked)]
+        begins = np.cumsum([0, *map(len, tokens)])
+        self._tokens = Tokens([np.concatenate(tokens)])
+        self._question_begin = begins[len(contexts) : -1]
+        self._question_length = np.array([min(len(each.ids), LONGEST_QUESTION, room // 2) for each in asked])
+        windows: list[tuple[int, int, int]] = []
+        answers: list[tuple[int, int]] = []
+        first_answer = [0]
+        for number, question in enumerate(self.questions):
+            context = place[question.context]
+            begin, length = int(context_begins[context]), len(encoded[context].ids)
+            if not length or not self._question_length[number]:
+                raise InputError(f"question {question.id!r}: the question or its passage has no word in it")
+            held = room - int(self._question_length[number])
+            for offset in range(0, max(length - held, 0) + min(stride, held), min(stride, held)):
+                windows.append((number, begin + offset, min(held, length - offset)))
+                if offset + held >= length:
+                    break
+            offsets = self._offsets[begin : begin + length]
+            for answer in question.answers:
+                first, last = _tokens_under(offsets, answer.start, answer.start + len(answer.text))
+                answers.append((begin + first, begin + last))
+            first_answer.append(len(answers))
+        self._owner, self._begin, self._length = np.array(windows, dtype=np.int64).T
+        self._answer_start, self._answer_end = np.array(answers, dtype=np.int64).T
+        self._first_answer = np.array(first_answer)
+
+
+def _inputs(pairs: Pairs) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.from_numpy(pairs.input_ids),
+        "token_type_ids": torch.from_numpy(pairs.token_type_ids),
+        "attention_mask": torch.from_numpy((~pairs.is_padding).astype(np.int64)),
+    }
+
+
+def _tokens_under(offsets: NDArray[np.int64], begin: int, end: int) -> tuple[int, int]:
+    """The first and the last token that share a character with begin .. end - 1, where tokens cover `offsets`."""
+    first = int(np.searchsorted(offsets[:, 1], begin, side="right"))
+    return first, int(np.searchsorted(offsets[:, 0], end, side="left")) - 1

@@ -1,0 +1,127 @@
+"""Questions whose answers are spans of a passage, in the layout of SQuAD v1.1; spans.py makes examples of them.
+
+Source: Rajpurkar et al. 2016, arXiv 1606.05250.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.files import read_json
+
+
+@dataclass(frozen=True)
+class Answer:
+    """context[start : start + len(text)] == text."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the passage it is about, and the answers that count as right; `title` is the article's."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...]
+    title: str
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions in a file, in order.
+
+    Raises:
+        InputError: broken JSON, a missing field, an empty passage, question or list of answers, an answer that is not
+            where it says, an id used twice; with the file and the article, passage or question.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name the JSON file in it")
+    return parse_questions(read_json(path), str(path))
+
+
+def load_builtin() -> list[Question]:
+    """The questions that come with the package."""
+    resource = files("anybatch.data") / "questions" / "questions.json"
+    return read_questions(Path(str(resource)))
+
+
+def parse_questions(value: Any, where: str) -> list[Question]:
+    """The questions in the JSON value of a file; `where` names it in messages."""
+    questions: list[Question] = []
+    seen: set[str] = set()
+    for i, article in enumerate(_field(value, "data", list, where)):
+        place = f"{where}: data[{i}]"
+        title = _field(article, "title", str, place) if "title" in _object(article, place) else str(i)
+        for j, paragraph in enumerate(_field(article, "paragraphs", list, place)):
+            passage = f"{place}.paragraphs[{j}]"
+            context = _text(paragraph, "context", passage)
+            for k, item in enumerate(_field(paragraph, "qas", list, passage)):
+                question = _question(item, context, title, f"{passage}.qas[{k}]", where)
+                if question.id in seen:
+                    raise InputError(f"{where}: question {question.id!r}: this id stands twice in the file")
+                seen.add(question.id)
+                questions.append(question)
+    if not questions:
+        raise InputError(f"{where}: there is no question in it")
+    return questions
+
+
+def split_by_article(questions: Sequence[Question], every: int) -> tuple[list[Question], list[Question]]:
+    """(training, held out): the questions of every `every`-th article, in order of appearance, are held out.
+
+    Raises:
+        InputError: `every` is below 2, or there are fewer than `every` articles.
+    """
+    titles = {title: number for number, title in enumerate(dict.fromkeys(question.title for question in questions))}
+    if not 2 <= every <= len(titles):
+        raise InputError(
+            f"every {every}-th article is to be held out of {len(titles)}: must lie in [2, number of articles]"
+        )
+    parts: tuple[list[Question], list[Question]] = ([], [])
+    for question in questions:
+        parts[titles[question.title] % every == every - 1].append(question)
+    return parts
+
+
+def _question(item: Any, context: str, title: str, place: str, where: str) -> Question:
+    identifier = _text(item, "id", place)
+    place = f"{where}: question {identifier!r}"
+    question = _text(item, "question", place)
+    answers = []
+    for number, answer in enumerate(_field(item, "answers", list, place)):
+        spot = f"{place}: answers[{number}]"
+        text, start = _text(answer, "text", spot), _field(answer, "answer_start", int, spot)
+        if start < 0 or context[start : start + len(text)] != text:
+            found = context[max(start, 0) : max(start, 0) + len(text)]
+            raise InputError(f"{spot}: {text!r} does not stand at answer_start {start} of the passage, {found!r} does")
+        answers.append(Answer(text, start))
+    if not answers:
+        raise InputError(f"{place}: has no answer; SQuAD v1.1 needs at least one (v2.0 files cannot be read)")
+    return Question(identifier, question, context, tuple(answers), title)
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: must be a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def _field(value: Any, name: str, kind: type, place: str) -> Any:
+    if name not in _object(value, place):
+        raise InputError(f"{place}: has no {name!r}")
+    found = value[name]
+    if not isinstance(found, kind) or isinstance(found, bool):
+        raise InputError(f"{place}: {name!r} must be a {kind.__name__}, not a {type(found).__name__}")
+    return found
+
+
+def _text(value: Any, name: str, place: str) -> str:
+    text: str = _field(value, name, str, place)
+    if not text.strip():
+        raise InputError(f"{place}: {name!r} is empty")
+    return text

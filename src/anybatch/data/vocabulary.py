@@ -1,0 +1,146 @@
+"""The WordPiece vocabulary: trained the same way twice, kept in one tokenizer.json."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from anybatch.errors import InputError
+from anybatch.files import write_text
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SMALLEST_SIZE = 256
+
+_CONTINUED = "##"
+_MAX_ALPHABET = 1000
+_CODE_POINTS = 0x110000
+_COUNTED_AT_ONCE = 1 << 20
+
+
+def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
+    """A lower-cased WordPiece tokenizer of at most `size` tokens, the special ones first: [PAD] is 0.
+
+    `texts` is called twice and gives the same texts afresh each time. The result depends on them and on `size` alone.
+    The alphabet is the most frequent characters, at most a quarter of the vocabulary; a word with another is [UNK].
+
+    Raises:
+        InputError: `size` is below 256, or there is no word in the texts.
+    """
+    if size < SMALLEST_SIZE:
+        raise InputError(f"vocabulary size {size}: must be at least {SMALLEST_SIZE}")
+    alphabet = _alphabet(texts(), min(_MAX_ALPHABET, size // 4))
+    if not alphabet:
+        raise InputError("the texts hold no word to make a vocabulary of")
+    splitter = pre_tokenizers.BertPreTokenizer()
+    continued = [_CONTINUED + letter for letter in alphabet if len(splitter.pre_tokenize_str(f"a{letter}")) == 1]
+    # The trainer numbers characters in the order of a hash table, and breaks ties between merges by these numbers, so
+    # that two runs differ; tokens named as special beforehand are numbered as they stand.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continued],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    trained = _tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.train_from_iterator(texts(), trainer)
+    return from_words(trained.get_vocab())
+
+
+def from_words(vocabulary: dict[str, int]) -> Tokenizer:
+    """The tokenizer with exactly this vocabulary, token to number; only the five special tokens are special."""
+    tokenizer = _tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUED))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUED)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    return _reading_text(tokenizer)
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes tokenizer.json, in the format of the `tokenizers` library."""
+    write_text(path, tokenizer.to_str(pretty=True) + "\n")
+
+
+def load(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        InputError: a missing or broken file, or one that lacks a special token that BERT needs.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name the tokenizer.json in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    # The library raises plain Exception for whatever it cannot read.
+    except Exception as error:
+        raise InputError(f"{path}: not a tokenizer.json: {error}") from None
+    special_ids(tokenizer, str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return _reading_text(tokenizer)
+
+
+def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str, int]:
+    """The number of each special token that BERT needs; InputError names the missing ones."""
+    found = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    numbers = {name: number for name, number in found.items() if number is not None}
+    if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
+        raise InputError(f"{where}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")
+    return numbers
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
+    parts = json.loads(tokenizer.to_str())
+    decisive = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _tokenizer(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _reading_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Makes the letters '[SEP]' in a text mean these letters, not the token."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _alphabet(texts: Iterable[str], most: int) -> list[str]:
+    """The `most` most frequent characters of the normalised texts, in the order of their code points."""
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
+    for text in _joined(texts):
+        points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
+        counts += np.bincount(points, minlength=_CODE_POINTS)
+    seen = [point for point in np.flatnonzero(counts).tolist() if not chr(point).isspace()]
+    kept = sorted(seen, key=lambda point: (-counts[point], point))[:most]
+    return [chr(point) for point in sorted(kept)]
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, several in one, so that the count of a whole alphabet is paid for once a megabyte."""
+    part: list[str] = []
+    length = 0
+    for text in texts:
+        part.append(text)
+        length += len(text)
+        if length >= _COUNTED_AT_ONCE:
+            yield "\n".join(part)
+            part, length = [], 0
+    yield "\n".join(part)

@@ -1,0 +1,8 @@
+"""How a run runs: the loop, its checkpoints and its records; knows neither BERT nor LAMB."""
+
+from anybatch.engine.evaluate import Evaluation, evaluate
+from anybatch.engine.job import Batch, Examples, Execution, Job, Phase
+from anybatch.engine.loop import train
+from anybatch.engine.progress import Progress, progress_display
+
+__all__ = ["Batch", "Evaluation", "Examples", "Execution", "Job", "Phase", "Progress", "evaluate", "progress_display", "train"]

@@ -1,0 +1,61 @@
+"""metrics.jsonl and, where it is installed, TensorBoard: what happened at which step."""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from anybatch.files import write_text
+from anybatch.runs import Run
+
+
+class Records:
+    """Appends events to a run's metrics; events later than `step` are dropped first, so a resumed run repeats none."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        kept = [event for event in run.metrics() if event["step"] <= step] if step else []
+        write_text(run.metrics_file, "".join(json.dumps(event) + "\n" for event in kept))
+        self._file = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115  (closed in __exit__)
+        self._board = _tensorboard(run.path / "tensorboard", step)
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, number in _numbers(event, values):
+                self._board.add_scalar(name, number, step)
+
+    def flush(self) -> None:
+        """Called before a checkpoint becomes visible: a resumed run finds every event up to its step."""
+        self._file.flush()
+        if self._board is not None:
+            self._board.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _numbers(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    flat: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.extend(_numbers(f"{prefix}/{name}", value))
+        elif isinstance(value, int | float):
+            flat.append((f"{prefix}/{name}", value))
+    return flat
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]

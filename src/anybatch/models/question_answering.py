@@ -1,0 +1,71 @@
+"""BERT that marks the first and the last token of an answer in a passage."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from anybatch.errors import InputError
+from anybatch.models.bert import Sums, quiet_transformers
+
+
+class QuestionAnsweringModel(nn.Module):
+    """A span head on an encoder, around transformers' `BertForQuestionAnswering`."""
+
+    def __init__(self, bert: nn.Module) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Start and end scores, float[B, S] each; positions that are padding score minus infinity."""
+        output = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
+        padding = attention_mask == 0
+        start = output.start_logits.float().masked_fill(padding, -torch.inf)
+        end = output.end_logits.float().masked_fill(padding, -torch.inf)
+        return start, end
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor,
+        attention_mask: Tensor,
+        start_positions: Tensor,
+        end_positions: Tensor,
+    ) -> tuple[Sums, Sums]:
+        """The mean of the start's and the end's cross-entropy, summed over the B windows; positions are int64[B].
+
+        Returns:
+            ({"span": loss sum}, {"span": windows with both ends right}); the second is empty in training mode.
+        """
+        start, end = self.logits(input_ids, token_type_ids, attention_mask)
+        loss = cross_entropy(start, start_positions, reduction="sum") + cross_entropy(
+            end, end_positions, reduction="sum"
+        )
+        losses = {"span": loss / 2}
+        if self.training:
+            return losses, {}
+        right = (start.argmax(-1) == start_positions) & (end.argmax(-1) == end_positions)
+        return losses, {"span": right.sum()}
+
+    def save(self, folder: Path) -> None:
+        """Writes a Hugging Face folder: `AutoModelForQuestionAnswering.from_pretrained(folder)` loads it."""
+        self.bert.save_pretrained(folder)
+
+
+def question_answering_model(folder: Path, seed: int) -> QuestionAnsweringModel:
+    """The encoder in a Hugging Face `folder` with its span head, or with a new one drawn from `seed` where it has none.
+
+    Raises:
+        InputError: the folder holds no model that transformers can read.
+    """
+    from transformers import BertForQuestionAnswering
+
+    # A new head on an old encoder is what fine-tuning means; transformers' load report would call it a mismatch.
+    quiet_transformers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return QuestionAnsweringModel(BertForQuestionAnswering.from_pretrained(folder, local_files_only=True))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: no readable BERT model: {str(error).splitlines()[0]}") from None

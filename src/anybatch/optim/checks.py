@@ -1,0 +1,73 @@
+"""Is this a group that a layer-wise optimizer can use? Errors name the argument, its value and its bound."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anybatch.optim.norms import ORDER
+
+
+def at_least(group: Mapping[str, Any], name: str, bound: float) -> None:
+    """Raises ValueError where a number of the group is below `bound` or not a number."""
+    if not group[name] >= bound:
+        raise ValueError(f"{name}={group[name]} is not at least {bound:g}")
+
+
+def fraction(name: str, value: float) -> None:
+    """Raises ValueError where a decay rate is outside [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value} is not in [0, 1)")
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raises ValueError where the value is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def check_strategy(group: Mapping[str, Any]) -> None:
+    """The keys that every layer-wise optimizer has."""
+    if isinstance(group["lr"], Tensor) and group["lr"].ndim:
+        raise ValueError(f"lr of shape {tuple(group['lr'].shape)} is not a number or a 0-d tensor")
+    at_least(group, "lr", 0)
+    one_of("norm", group["norm"], list(ORDER))
+    for name in ("phi", "trust_clip"):
+        low, high = group[name]
+        if not 0 <= low <= high:
+            raise ValueError(f"{name}={group[name]} is not a pair with 0 <= lower <= upper")
+    blocks = group["blocks"]
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
+        raise ValueError(f"blocks={blocks!r} is not an int of at least 1")
+
+
+def check_speed(group: Mapping[str, Any]) -> None:
+    """The keys that choose how the same step is computed."""
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach=True and fused=True exclude each other")
+    if group["fused"]:
+        raise ValueError("fused=True: this version has no fused kernels; use fused=None")
+
+
+def check_parameter(name: str, p: Tensor, blocks: int) -> None:
+    """Raises TypeError for a tensor whose norm this process cannot know, ValueError where blocks do not divide it."""
+    # DTensor's module is large; a parameter can only be one if something has imported it.
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is not None and isinstance(p, distributed.DTensor):
+        raise TypeError(f"{name} is a DTensor: layers that are sharded over ranks are not supported by this version")
+    if getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False):
+        raise TypeError(f"{name} belongs to FSDP1, which hides the layers: use DDP, or an unsharded model")
+    if not p.is_floating_point():
+        raise TypeError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be optimized")
+    if blocks > 1 and (p.ndim == 0 or p.shape[0] % blocks):
+        raise ValueError(f"blocks={blocks} does not divide dimension 0 of {name}, whose shape is {tuple(p.shape)}")
+
+
+def check_gradient(name: str, grad: Tensor) -> None:
+    """Raises TypeError for a gradient that is sparse or not real."""
+    if grad.layout is not torch.strided:
+        raise TypeError(f"the gradient of {name} is sparse ({grad.layout}): only dense gradients are supported")
+    if not grad.is_floating_point():
+        raise TypeError(f"the gradient of {name} has dtype {grad.dtype}: only real floating-point ones are supported")

@@ -1,0 +1,55 @@
+"""The look at all gradients before a step: the clip coefficient, and whether they are finite."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anybatch.optim.norms import accumulator, layer_norms
+
+Nonfinite = Literal["propagate", "skip", "raise"]
+
+
+class Verdict(NamedTuple):
+    """`finite` speaks for all ranks, `nonfinite` has this rank's indices; `clip` is None where nothing is clipped."""
+
+    finite: bool
+    nonfinite: list[int]
+    clip: Tensor | None
+
+
+def look(
+    grads: Sequence[Sequence[Tensor]],
+    device: torch.device,
+    *,
+    max_grad_norm: float | None,
+    nonfinite: Nonfinite,
+    process_group: Any = None,
+) -> Verdict:
+    """Reads every gradient once, if clipping or the policy asks for it, and transfers two numbers if the policy does.
+
+        clip = max_grad_norm / max(|g|, max_grad_norm)      |g| over all gradients of all ranks of process_group
+
+    Args:
+        grads: gradients by part, one device a part.
+        device: where the norms meet.
+        process_group: ranks that own different parameters; each must call, with or without gradients of its own.
+
+    Under "propagate" a gradient that is not finite counts as 0 in |g|, so that it harms no other layer.
+    """
+    if max_grad_norm is None and nonfinite == "propagate":
+        return Verdict(True, [], None)
+    norms = torch.cat(
+        [torch.zeros(0, dtype=accumulator(device), device=device), *(layer_norms(g).to(device) for g in grads)]
+    )
+    good = norms.isfinite()
+    total = torch.stack([norms.where(good, 0.0).square().sum(), (~good).sum().to(norms.dtype)])
+    if process_group is not None:
+        dist.all_reduce(total, group=process_group)
+    if nonfinite != "propagate" and total[1].item():
+        return Verdict(False, [i for i, ok in enumerate(good.tolist()) if not ok], None)
+    return Verdict(
+        True, [], None if max_grad_norm is None else max_grad_norm / total[0].sqrt().clamp(min=max_grad_norm)
+    )

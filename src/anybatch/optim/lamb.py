@@ -1,0 +1,265 @@
+"""LAMB: Algorithm 2 of the paper."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from anybatch.optim.checks import at_least, fraction, one_of
+from anybatch.optim.gate import Nonfinite
+from anybatch.optim.native import NativeOptimizer
+from anybatch.optim.norms import Norm, accumulator
+from anybatch.optim.parts import Part, computed_in
+
+Nesterov = Literal["m", "mv"]
+
+
+class LAMB(NativeOptimizer):
+    """LAMB: an Adam step, rescaled layer by layer to the layer's own norm.
+
+        m <- b1 m + (1-b1) g        m_hat = m / (1-b1^t)        u = m_hat / (sqrt(v_hat) + eps) + wd x
+        v <- b2 v + (1-b2) g*g      v_hat = v / (1-b2^t)        x <- x - lr * phi(|x|)/|u| * u
+
+        nesterov="m"    m_hat = b1 m / (1-b1^(t+1)) + (1-b1) g / (1-b1^t)          N-LAMB
+        nesterov="mv"   and v_hat = b2 v / (1-b2^(t+1)) + (1-b2) g*g / (1-b2^t)    NN-LAMB
+        bias_correction=False   every denominator 1-b^t is 1
+
+    |.| is taken over the whole layer, one block at a time where a group sets `blocks`; phi clamps it.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
+            override every argument but max_grad_norm, nonfinite and process_group, and sets `adapt` (False: ratio 1,
+            whatever the weight decay) and `blocks` (equal slices along dimension 0 that are layers of their own: 3 for
+            a fused QKV).
+        lr: relative step; an adapted layer moves by lr * phi(|x|). A 0-d tensor may stand for the number.
+        betas: (b1, b2), each in [0, 1).
+        eps: added to sqrt(v_hat), at least 0.
+        weight_decay: wd, at least 0; inside u, and so inside the ratio.
+        bias_correction: divide the moments by 1-b^t; without it, the first steps are warm-up.
+        nesterov: look-ahead in no moment, the first, or both.
+        norm: |.| is "l2", "l1" or "linf".
+        phi: bounds of |x|.
+        trust_clip: bounds of the ratio.
+        max_grad_norm: clip g so that the norm over all gradients of all groups is at most this; p.grad stays as it is.
+        nonfinite: what a NaN or infinite gradient does. "propagate": spoils its own layer; costs nothing. "skip": the
+            step is left out. "raise": an error. The last two read all gradients first, and wait for the device.
+        process_group: ranks that own different parameters (ZeroRedundancyOptimizer), which agree on the clip norm and
+            on whether to skip; nothing else is reduced.
+        maximize: ascend.
+        foreach: many tensors in one kernel; None: on CUDA.
+        fused: None; this version has no fused kernels.
+        capturable: the step counts on the device, and nothing waits for it.
+        master_weights: keep an fp32 `master` of bf16 and fp16 parameters in the state. Without it a step is computed in
+            fp32, too, but what rounding takes from the parameter is lost.
+
+    State:
+        exp_avg, exp_avg_sq: like x, fp32 even where x is bf16; step: 0-d fp32; master.
+
+    Guarantees:
+        p.grad is never written. p.grad None skips the parameter. |x| = 0 or |u| = 0 gives ratio 1.
+
+    Raises:
+        ValueError: naming the argument, its value and its bound.
+        TypeError: parameters or gradients are complex, sparse, or shards.
+
+    Source: You et al. 2020, arXiv 1904.00962, Algorithm 2 and appendix (N-LAMB, NN-LAMB; after Dozat 2016).
+
+    Example:
+        >>> layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> opt = LAMB([("layer", layer)], lr=0.1)
+        >>> layer.grad = torch.tensor([1.0, 0.0])
+        >>> opt.step()
+        >>> round((layer - torch.tensor([3.0, 4.0])).norm().item(), 6)      # 0.1 * |x|
+        0.5
+        >>> opt.trust_ratios()["layer"].weight_norm
+        5.0
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        bias_correction: bool = True,
+        nesterov: Nesterov | None = None,
+        norm: Norm = "l2",
+        phi: tuple[float, float] = (0.0, math.inf),
+        trust_clip: tuple[float, float] = (0.0, math.inf),
+        max_grad_norm: float | None = None,
+        nonfinite: Nonfinite = "propagate",
+        process_group: Any = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        master_weights: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_correction": bias_correction,
+            "nesterov": nesterov,
+            "norm": norm,
+            "phi": phi,
+            "trust_clip": trust_clip,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "master_weights": master_weights,
+        }
+        gate: dict[str, Any] = {"max_grad_norm": max_grad_norm, "nonfinite": nonfinite, "process_group": process_group}
+        super().__init__(params, defaults, **gate)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        for i, beta in enumerate(group["betas"]):
+            fraction(f"betas[{i}]", beta)
+        at_least(group, "eps", 0)
+        at_least(group, "weight_decay", 0)
+        one_of("nesterov", group["nesterov"], (None, "m", "mv"))
+
+    def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
+        moments = {name: torch.zeros_like(p, dtype=computed_in(p.dtype)) for name in ("exp_avg", "exp_avg_sq")}
+        return {"step": torch.zeros((), device=p.device if group["capturable"] else "cpu"), **moments}
+
+    def _update(self, part: Part, clip: Tensor | None) -> None:
+        group, states = part.group, [self.state[p] for p in part.params]
+        part.updates = lamb_update(
+            part.weights,
+            part.scaled_grads(clip),
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [state["step"] for state in states],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            bias_correction=group["bias_correction"],
+            nesterov=group["nesterov"],
+            capturable=group["capturable"],
+            foreach=part.foreach,
+        )
+
+
+def lamb_update(
+    weights: list[Tensor],
+    grads: Iterable[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    nesterov: Nesterov | None,
+    capturable: bool,
+    foreach: bool,
+) -> list[Tensor]:
+    """Advances step and both moments in place; returns u = m_hat / (sqrt(v_hat) + eps) + wd x of every tensor."""
+    update = _multi_tensor_lamb if foreach else _single_tensor_lamb
+    return update(
+        weights,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        steps,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        bias_correction=bias_correction,
+        nesterov=nesterov,
+        capturable=capturable,
+    )
+
+
+def _single_tensor_lamb(
+    weights: list[Tensor],
+    grads: Iterable[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    nesterov: Nesterov | None,
+    capturable: bool,
+) -> list[Tensor]:
+    updates = []
+    for x, g, m, v, step in zip(weights, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+        step += 1
+        t = _clock(step, capturable)
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        of_m, of_g = _look_ahead(beta1, t, bias_correction, nesterov is not None)
+        of_v, of_gg = _look_ahead(beta2, t, bias_correction, nesterov == "mv")
+        m_hat = m * of_m
+        if nesterov is not None:
+            m_hat.add_(g * of_g)
+        v_hat = v * of_v
+        if nesterov == "mv":
+            v_hat.add_((g * g).mul_(of_gg))
+        u = m_hat.div_(v_hat.sqrt_().add_(eps))
+        updates.append(u.add_(x, alpha=weight_decay) if weight_decay else u)
+    return updates
+
+
+def _multi_tensor_lamb(
+    weights: list[Tensor],
+    grads: Iterable[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    nesterov: Nesterov | None,
+    capturable: bool,
+) -> list[Tensor]:
+    grads = list(grads)
+    torch._foreach_add_(steps, 1)
+    clocks = [_clock(step, capturable) for step in steps]
+    torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
+    torch._foreach_mul_(exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
+    of_m, of_g = zip(*(_look_ahead(beta1, t, bias_correction, nesterov is not None) for t in clocks), strict=True)
+    of_v, of_gg = zip(*(_look_ahead(beta2, t, bias_correction, nesterov == "mv") for t in clocks), strict=True)
+    updates = torch._foreach_mul(exp_avgs, of_m)
+    if nesterov is not None:
+        torch._foreach_add_(updates, torch._foreach_mul(grads, of_g))
+    denominators = torch._foreach_mul(exp_avg_sqs, of_v)
+    if nesterov == "mv":
+        torch._foreach_add_(denominators, torch._foreach_mul(torch._foreach_mul(grads, grads), of_gg))
+    torch._foreach_sqrt_(denominators)
+    torch._foreach_add_(denominators, eps)
+    torch._foreach_div_(updates, denominators)
+    if weight_decay:
+        torch._foreach_add_(updates, weights, alpha=weight_decay)
+    return list(updates)
+
+
+def _clock(step: Tensor, capturable: bool) -> Any:
+    """t as a number; as a tensor where the device must not be waited for (float64: 1 - 0.999^t needs its digits)."""
+    return step.to(accumulator(step.device)) if capturable else step.item()
+
+
+def _look_ahead(beta: float, t: Any, bias_correction: bool, nesterov: bool) -> tuple[Any, Any]:
+    """(a, b) of the estimate a * moment + b * gradient."""
+    now, then = (1 - beta**t, 1 - beta ** (t + 1)) if bias_correction else (1.0, 1.0)
+    return (beta / then, (1 - beta) / now) if nesterov else (1 / now, 0.0)

@@ -1,0 +1,141 @@
+"""What LAMB and LARS share beyond the strategy: the gate, state of their own, and narrow parameters."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anybatch.optim.checks import check_speed, one_of
+from anybatch.optim.gate import Nonfinite, look
+from anybatch.optim.parts import Part, computed_in
+from anybatch.optim.strategy import LayerwiseOptimizer
+
+
+class NativeOptimizer(LayerwiseOptimizer):
+    """A layer-wise optimizer that makes u from the gradients and its own state.
+
+    Narrow parameters (bf16, fp16) have fp32 state; a step is computed in fp32 and rounded once, at its end.
+
+    Attributes:
+        max_grad_norm, nonfinite, process_group: as given; they hold for all groups, and may be changed between steps.
+        skipped_steps: steps refused under nonfinite="skip" in this object's life. Pickled and copied with it, but not
+            part of `state_dict`, which has PyTorch's two keys and no other.
+        nonfinite_layers: names of the parameters for which this process refused the last step; empty if it was taken.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        max_grad_norm: float | None,
+        nonfinite: Nonfinite,
+        process_group: Any,
+    ) -> None:
+        one_of("nonfinite", nonfinite, ("propagate", "skip", "raise"))
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm={max_grad_norm} is not above 0; None turns clipping off")
+        self.max_grad_norm = max_grad_norm
+        self.nonfinite: Nonfinite = nonfinite
+        self.process_group = process_group
+        self.skipped_steps = 0
+        self.nonfinite_layers: list[str] = []
+        super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
+
+    @abstractmethod
+    def _update(self, part: Part, clip: Tensor | None) -> None:
+        """Sets part.updates from part.weights, the clipped gradients and the state, which advances."""
+
+    @abstractmethod
+    def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter before its first step."""
+
+    def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
+        for part in parts:
+            for p in part.params:
+                if not self.state[p]:
+                    self.state[p] = self._new_state(part.group, p)
+            part.weights = [self._weight(part.group, p) for p in part.params]
+            self._update(part, clip)
+
+    def _weight(self, group: dict[str, Any], p: Tensor) -> Tensor:
+        dtype = computed_in(p.dtype)
+        if p.dtype == dtype or not group["master_weights"]:
+            return p.to(dtype)
+        if "master" not in self.state[p]:
+            self.state[p]["master"] = p.to(dtype)
+        master: Tensor = self.state[p]["master"]
+        return master
+
+    def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
+        if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
+            _refuse_capture()
+        verdict = look(
+            [part.grads for part in parts],
+            parts[0].device if parts else self.param_groups[0]["params"][0].device,
+            max_grad_norm=self.max_grad_norm,
+            nonfinite=self.nonfinite,
+            process_group=self.process_group,
+        )
+        names = [name for part in parts for name in part.names]
+        self.nonfinite_layers = [names[i] for i in verdict.nonfinite]
+        if not verdict.finite:
+            if self.nonfinite == "raise":
+                where = ", ".join(self.nonfinite_layers) or "parameters of another rank"
+                raise RuntimeError(f"non-finite gradient in {where}; no parameter and no state was changed")
+            self.skipped_steps += 1
+        return verdict.finite, verdict.clip
+
+    def _check(self, group: dict[str, Any]) -> None:
+        super()._check(group)
+        check_speed(group)
+        if group["capturable"] and self.nonfinite != "propagate":
+            raise ValueError(
+                f"nonfinite={self.nonfinite!r} reads a flag on the host, which capturable=True forbids; use 'propagate'"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32."""
+        with _exact_state(self):
+            super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("max_grad_norm", "nonfinite", "process_group", "skipped_steps", "nonfinite_layers", "_record")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+
+def _refuse_capture() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")
+
+
+@contextmanager
+def _exact_state(optimizer: Optimizer) -> Iterator[None]:
+    """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16."""
+    given: dict[str, Any] = {}
+
+    def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
+        given.update(state_dict)
+
+    def restore(_: Optimizer) -> None:
+        saved = [index for group in given["param_groups"] for index in group["params"]]
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, p in zip(saved, params, strict=True):
+            if p.dtype != computed_in(p.dtype) and index in given["state"]:
+                for name, value in given["state"][index].items():
+                    if name != "step":
+                        optimizer.state[p][name] = value.to(p.device, computed_in(p.dtype))
+
+    hooks = [
+        optimizer.register_load_state_dict_pre_hook(remember),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

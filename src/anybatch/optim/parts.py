@@ -1,0 +1,73 @@
+"""The tensors that one call of an update function takes together."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the state and of the arithmetic for parameters of `dtype`: at least fp32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass(slots=True)
+class Part:
+    """The parameters of one group, device and dtype that have a gradient, in the order of the group.
+
+    `weights` are what a step moves, in the dtype it is computed in: the parameters, or fp32 for narrower ones.
+    `updates` is u. The first phase of a step sets both.
+    """
+
+    group: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    names: list[str] = field(default_factory=list)
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    updates: list[Tensor] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> int:
+        """Layers in each tensor."""
+        blocks: int = self.group["blocks"]
+        return blocks
+
+    @property
+    def foreach(self) -> bool:
+        """Whether one call takes many tensors: as the group says, or on CUDA, where launches cost most."""
+        chosen = self.group.get("foreach")
+        return self.device.type == "cuda" if chosen is None else bool(chosen)
+
+    def layer_names(self) -> Iterator[str]:
+        """name, or name[0], name[1], ... where a tensor is several layers."""
+        for name in self.names:
+            yield from [name] if self.blocks == 1 else (f"{name}[{b}]" for b in range(self.blocks))
+
+    def scaled_grads(self, clip: Tensor | None) -> Iterable[Tensor]:
+        """g as the step uses it: clipped, turned round where the group maximizes, in the step's dtype; p.grad stays."""
+        grads = (g.to(computed_in(self.dtype)) for g in self.grads)
+        sign = -1.0 if self.group["maximize"] else 1.0
+        if clip is None and sign == 1.0:
+            return grads
+        scale = sign if clip is None else (sign * clip).to(self.device, computed_in(self.dtype))
+        return torch._foreach_mul(list(grads), scale) if self.foreach else (g * scale for g in grads)
+
+    def by_layer(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Views in which the layers of a tensor lie along a dimension of their own, in front."""
+        if self.blocks == 1:
+            return tensors
+        return [t.view(self.blocks, t.shape[0] // self.blocks, *t.shape[1:]) for t in tensors]
+
+    def rates(self, rates: Tensor) -> list[Tensor]:
+        """One rate a layer, shape (layers,) -> a factor of each tensor of `by_layer(weights)`."""
+        dtype = computed_in(self.dtype)
+        # A vanishing update can have a ratio that the dtype does not hold, and infinity times that update is no step.
+        each = rates.clamp(max=torch.finfo(dtype).max).to(dtype)
+        if self.blocks == 1:
+            return list(each.unbind())
+        rows = each.view(len(self.params), self.blocks)
+        return [row.view(-1, *[1] * t.ndim) for row, t in zip(rows, self.weights, strict=True)]

@@ -1,0 +1,156 @@
+"""The paper's general strategy: any update, rescaled layer by layer to the layer's own norm."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from anybatch.optim.checks import check_gradient, check_parameter, check_strategy
+from anybatch.optim.norms import layer_norms
+from anybatch.optim.parts import Part
+from anybatch.optim.ratios import TrustRatio, trust_ratios
+
+
+class LayerwiseOptimizer(Optimizer, ABC):
+    """Owns `step`; a subclass brings u.
+
+    gate     may refuse the step before anything has changed
+    phase 1  u for every layer of every group                 moments advance
+    norms    |x| and |u| of all layers, one packed tensor     where shards will agree, in one all-reduce
+    phase 2  x <- x - lr * ratio * u                          ratio = phi(|x|) / |u|, or 1 where `adapt` is False
+    """
+
+    _record: tuple[list[str], Tensor] | None = None
+
+    @abstractmethod
+    def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
+        """Phase 1: sets weights and updates of every part."""
+
+    def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
+        """Whether to take the step, and the factor that clips the gradients."""
+        return True, None
+
+    def _ratios(
+        self, group: dict[str, Any], weight_norms: Tensor, update_norms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """|u| as the ratio uses it, the ratio, and whether a bound acted, for each layer of an adapted group."""
+        bounds = {"phi": group["phi"], "trust_clip": group["trust_clip"]}
+        return update_norms, *trust_ratios(weight_norms, update_norms, **bounds)
+
+    def _apply(self, part: Part, ratios: Tensor) -> None:
+        """Phase 2: x <- x - lr * ratio * u."""
+        xs, us, rates = part.by_layer(part.weights), part.by_layer(part.updates), part.rates(ratios * part.group["lr"])
+        if part.foreach:
+            torch._foreach_addcmul_(xs, us, rates, -1)
+        else:
+            for x, u, rate in zip(xs, us, rates, strict=True):
+                x.addcmul_(u, rate, value=-1)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step; returns what `closure`, which may compute the gradients anew, returns.
+
+        Raises:
+            RuntimeError: under nonfinite="raise", naming the parameters; nothing was changed.
+            TypeError: a gradient is sparse or complex; nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parts = self._parts()
+        taken, clip = self._gate(parts)
+        if taken and parts:
+            self._updates(parts, clip)
+            self._move(parts)
+        return loss
+
+    def _move(self, parts: list[Part]) -> None:
+        record = []
+        for part, (weight_norms, update_norms) in zip(parts, _norms(parts), strict=True):
+            if part.group["adapt"]:
+                update_norms, ratios, clamped = self._ratios(part.group, weight_norms, update_norms)
+            else:
+                ratios, clamped = torch.ones_like(weight_norms), torch.zeros_like(weight_norms)
+            self._apply(part, ratios)
+            for p, x in zip(part.params, part.weights, strict=True):
+                if x is not p:
+                    p.copy_(x)
+            record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
+        names = [name for part in parts for name in part.layer_names()]
+        self._record = names, torch.cat([columns.to(record[0].device) for columns in record], dim=1)
+
+    def trust_ratios(self) -> dict[str, TrustRatio]:
+        """What the last step that was taken did to every layer that had a gradient; {} before the first.
+
+        Named as in `param_groups` or `named_parameters` where the optimizer was given names, else "group.index"; with
+        blocks, "name[block]". One transfer from the device.
+        """
+        if self._record is None:
+            return {}
+        names, columns = self._record
+        return {
+            name: TrustRatio(weight, update, ratio, bool(clamped))
+            for name, weight, update, ratio, clamped in zip(names, *columns.tolist(), strict=True)
+        }
+
+    def _parts(self) -> list[Part]:
+        parts: dict[tuple[int, torch.device, torch.dtype], Part] = {}
+        for index, group in enumerate(self.param_groups):
+            for name, p in zip(_names(index, group), group["params"], strict=True):
+                if p.grad is None:
+                    continue
+                check_gradient(name, p.grad)
+                part = parts.setdefault((index, p.device, p.dtype), Part(group, p.device, p.dtype))
+                part.names.append(name)
+                part.params.append(p)
+                part.grads.append(p.grad)
+        return list(parts.values())
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raises ValueError for a key of a group that cannot be stepped."""
+        check_strategy(group)
+
+    def _check_group(self, index: int) -> None:
+        group = self.param_groups[index]
+        self._check(group)
+        for name, p in zip(_names(index, group), group["params"], strict=True):
+            check_parameter(name, p, group["blocks"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong."""
+        self._add_param_group(param_group)
+        try:
+            self._check_group(len(self.param_groups) - 1)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+
+
+def _names(index: int, group: dict[str, Any]) -> list[str]:
+    names: list[str] = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
+    return names
+
+
+def _norms(parts: list[Part]) -> Iterator[Tensor]:
+    """|x| and |u| of each part's layers, shape (2, layers); on the way they all stand in one tensor."""
+    pairs = []
+    for part in parts:
+        norm, blocks = part.group["norm"], part.blocks
+        pair = torch.stack([layer_norms(part.weights, norm, blocks), layer_norms(part.updates, norm, blocks)])
+        pairs.append(pair.to(parts[0].device))
+    packed = torch.cat(pairs, dim=1)
+    for part, pair in zip(parts, torch.split(packed, [pair.shape[1] for pair in pairs], dim=1), strict=True):
+        yield pair.to(part.device)

@@ -1,0 +1,18 @@
+"""Which combination: functions that return a frozen recipe, and what turns one into a run."""
+
+from anybatch.recipes.catalogue import RECIPES, find_recipe
+from anybatch.recipes.execute import evaluate_run, train_recipe
+from anybatch.recipes.recipe import PretrainingRecipe, QuestionsRecipe, Recipe, change, from_json, with_batch_size
+
+__all__ = [
+    "RECIPES",
+    "PretrainingRecipe",
+    "QuestionsRecipe",
+    "Recipe",
+    "change",
+    "evaluate_run",
+    "find_recipe",
+    "from_json",
+    "train_recipe",
+    "with_batch_size",
+]

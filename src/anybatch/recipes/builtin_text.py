@@ -1,0 +1,21 @@
+"""The default text of the pretraining recipes: what every Python brings along, as a folder of token shards."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from anybatch.data.builtin import python_documents
+from anybatch.data.prepare import Summary, prepare
+from anybatch.data.text import Document
+
+VOCABULARY_SIZE = 2048
+
+
+def prepare_builtin_text(out: Path) -> Summary:
+    """Writes `out` as `anybatch data prepare` does, from the language reference and the library's docstrings."""
+    return prepare(_documents, out, vocabulary_size=VOCABULARY_SIZE)
+
+
+@lru_cache(maxsize=1)
+def _documents() -> tuple[Document, ...]:
+    """A few megabytes, read once for the several passes of `prepare`."""
+    return tuple(python_documents())

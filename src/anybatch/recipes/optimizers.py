@@ -1,0 +1,37 @@
+"""The optimizers that a recipe can name, each one row: built from parameter groups, a rate and its own options."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from anybatch.errors import InputError
+from anybatch.optim import LAMB, LARS, param_groups
+from anybatch.recipes.recipe import OptimizerSettings
+
+# Defaults that differ from torch's are the paper's and its baselines'.
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "lamb": (LAMB, {}),
+    "lars": (LARS, {}),
+    "adamw": (torch.optim.AdamW, {"eps": 1e-6}),
+    "adam": (torch.optim.Adam, {"eps": 1e-6}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+}
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+    """The optimizer named in `settings` over the parameters of `model`; the rate of each step is set by the engine.
+
+    Raises:
+        InputError: an unknown name, or an option that the optimizer does not take.
+    """
+    if settings.name not in OPTIMIZERS:
+        raise InputError(f"optimizer.name = {settings.name!r}: must be one of {', '.join(OPTIMIZERS)}")
+    constructor, defaults = OPTIMIZERS[settings.name]
+    groups = param_groups(model, weight_decay=settings.weight_decay, adapt_excluded=settings.adapt_excluded)
+    try:
+        return constructor(groups, lr=lr, **{**defaults, **settings.options})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {settings.name}: {error}") from None

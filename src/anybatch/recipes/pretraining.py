@@ -1,0 +1,94 @@
+"""Builds a pretraining run: masked batches from shards, BERT, an optimizer at the scaled rate."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from anybatch.data import prepare, vocabulary
+from anybatch.data.mlm import PretrainingSource
+from anybatch.data.shards import open_shards
+from anybatch.engine import Evaluation, Execution, Job, evaluate
+from anybatch.engine.job import Scores
+from anybatch.errors import InputError
+from anybatch.models import BertSettings, PretrainingModel, pretraining_model, save_tokenizer
+from anybatch.recipes.builtin_text import prepare_builtin_text
+from anybatch.recipes.optimizers import build_optimizer
+from anybatch.recipes.phases import held_out_batches, plan_phases, summarise
+from anybatch.recipes.recipe import PhaseSettings, PretrainingRecipe
+from anybatch.runs import Run
+
+
+def build(recipe: PretrainingRecipe, run: Run) -> Job:
+    """The job of a pretraining recipe; without a `data.path`, the built-in text is prepared in the run folder.
+
+    Raises:
+        InputError: data, vocabulary, model or batch size do not fit each other.
+    """
+    folder = data_folder(recipe, run)
+    if recipe.data.path is None and not folder.exists():
+        prepare_builtin_text(folder)
+    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
+    longest = max(phase.sequence_length for phase in recipe.phases)
+    if longest > recipe.model.max_positions:
+        raise InputError(f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}")
+    phases = plan_phases(
+        recipe, lambda phase: _source(recipe, folder / prepare.TRAIN, tokenizer, phase, seed=recipe.seed)
+    )
+    held_out = _source(recipe, folder / prepare.HELD_OUT, tokenizer, recipe.phases[-1], seed=0)
+    batches = held_out_batches(held_out, recipe.data.num_held_out, recipe.engine.micro_batch_size)
+    model = _model(recipe, tokenizer)
+
+    def export(target: Path) -> None:
+        model.save(target)
+        save_tokenizer(tokenizer, target, recipe.model.max_positions)
+
+    return Job(
+        model=model,
+        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
+        phases=phases,
+        held_out=batches,
+        seed=recipe.seed,
+        max_grad_norm=recipe.max_grad_norm,
+        execution=Execution(**recipe.engine.model_dump()),
+        score=lambda: _scores(evaluate(model, batches)),
+        export=export,
+        summary=summarise(recipe, phases, model),
+    )
+
+
+def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
+    """Held-out losses and accuracies of the run's saved model."""
+    folder = data_folder(recipe, run)
+    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
+    held_out = _source(recipe, folder / prepare.HELD_OUT, tokenizer, recipe.phases[-1], seed=0)
+    batches = held_out_batches(held_out, recipe.data.num_held_out, recipe.engine.micro_batch_size)
+    return _scores(evaluate(PretrainingModel.load(run.model), batches))
+
+
+def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
+    """Where the run's shards lie."""
+    return run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
+
+
+def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
+    settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
+    try:
+        return pretraining_model(settings, recipe.seed)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _source(
+    recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer, phase: PhaseSettings, seed: int
+) -> PretrainingSource:
+    return PretrainingSource(
+        open_shards(folder), tokenizer, phase.sequence_length, seed=seed, masking_rate=recipe.data.masking_rate
+    )
+
+
+def _scores(evaluation: Evaluation) -> Scores:
+    return {
+        "loss": evaluation.loss,
+        **{f"{name}_loss": value for name, value in evaluation.losses.items()},
+        **{f"{name}_accuracy": value for name, value in evaluation.accuracy.items()},
+    }

@@ -1,0 +1,131 @@
+"""Builds a fine-tuning run on extractive questions, and scores its answers."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from anybatch.data import vocabulary
+from anybatch.data.prepare import TOKENIZER
+from anybatch.data.spans import QuestionSource
+from anybatch.data.squad import Question, load_builtin, read_questions, split_by_article
+from anybatch.data.squad_score import score
+from anybatch.engine import Execution, Job, evaluate
+from anybatch.engine.job import Scores
+from anybatch.errors import InputError
+from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
+from anybatch.recipes.optimizers import build_optimizer
+from anybatch.recipes.phases import held_out_batches, plan_phases, summarise
+from anybatch.recipes.recipe import QuestionsRecipe
+from anybatch.runs import Run
+
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where the encoder of a fine-tuning run comes from; `run` where that is a run folder."""
+
+    model: Path
+    run: Path | None
+
+
+def build(recipe: QuestionsRecipe, run: Run) -> Job:
+    """The job of a fine-tuning recipe.
+
+    Raises:
+        InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the data.
+    """
+    pretrained = _pretrained(recipe)
+    tokenizer = vocabulary.load(pretrained.model / TOKENIZER)
+    training, held_out = split_by_article(_questions(recipe), recipe.data.held_out_every)
+    phases = plan_phases(
+        recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed)
+    )
+    window = recipe.phases[-1].sequence_length
+    held_out_source = _source(recipe, held_out, tokenizer, window, seed=0)
+    batches = held_out_batches(held_out_source, held_out_source.num_examples, recipe.engine.micro_batch_size)
+    model = question_answering_model(pretrained.model, recipe.seed)
+    longest = model.bert.config.max_position_embeddings
+    if max(phase.sequence_length for phase in recipe.phases) > longest:
+        raise InputError(f"phases.0.sequence_length = {window} is above the {longest} positions of {pretrained.model}")
+
+    def score_answers() -> Scores:
+        answers = predict(model, held_out_source, recipe)
+        return {**_percentages(answers, held_out), "loss": evaluate(model, batches).loss}
+
+    def export(target: Path) -> None:
+        model.save(target)
+        save_tokenizer(tokenizer, target, longest)
+
+    return Job(
+        model=model,
+        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
+        phases=phases,
+        held_out=batches,
+        seed=recipe.seed,
+        max_grad_norm=recipe.max_grad_norm,
+        execution=Execution(**recipe.engine.model_dump()),
+        score=score_answers,
+        export=export,
+        summary=summarise(recipe, phases, model, _relative(pretrained.run, run.path)),
+    )
+
+
+def score_finished(recipe: QuestionsRecipe, run: Run, squad_file: Path | None) -> Scores:
+    """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`."""
+    tokenizer = vocabulary.load(run.model / TOKENIZER)
+    if squad_file is None:
+        questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
+    else:
+        questions = read_questions(squad_file)
+    source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0)
+    return _percentages(predict(question_answering_model(run.model, seed=0), source, recipe), questions)
+
+
+@torch.no_grad()
+def predict(model: QuestionAnsweringModel, source: QuestionSource, recipe: QuestionsRecipe) -> dict[str, str]:
+    """The answer to each question of `source`, by id."""
+    model.eval()
+    size = recipe.engine.micro_batch_size
+    starts, ends = [], []
+    for first in range(0, source.num_examples, size):
+        start, end = model.logits(**source.windows(first, min(size, source.num_examples - first)))
+        starts.append(start)
+        ends.append(end)
+    return source.decode(torch.cat(starts), torch.cat(ends), max_answer_length=recipe.data.max_answer_length)
+
+
+def _percentages(answers: dict[str, str], questions: list[Question]) -> Scores:
+    scores = score(answers, questions)
+    return {"exact_match": scores["exact_match"], "f1": scores["f1"]}
+
+
+def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
+    if recipe.model.path is None:
+        raise InputError("model.path is not set: name a pretrained run, --set model.path=RUN")
+    path = Path(recipe.model.path)
+    run = Run(path)
+    if run.recipe_file.is_file():
+        if not run.model.is_dir():
+            raise InputError(f"{path}: the run has no finished model yet; `anybatch train --resume` it first")
+        return Pretrained(run.model, path)
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: neither a run folder nor a Hugging Face model folder (no recipe.json, no config.json)")
+    return Pretrained(path, None)
+
+
+def _questions(recipe: QuestionsRecipe) -> list[Question]:
+    return load_builtin() if recipe.data.path is None else read_questions(Path(recipe.data.path))
+
+
+def _source(
+    recipe: QuestionsRecipe, questions: list[Question], tokenizer: Tokenizer, window: int, seed: int
+) -> QuestionSource:
+    return QuestionSource(questions, tokenizer, window, recipe.data.stride, seed=seed)
+
+
+def _relative(parent: Path | None, run: Path) -> str | None:
+    return None if parent is None else os.path.relpath(parent, run)

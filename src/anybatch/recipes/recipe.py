@@ -1,0 +1,225 @@
+"""What a recipe is: a frozen, typed, JSON-shaped description of a whole run, and how a user changes one field of it."""
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from anybatch.errors import InputError
+from anybatch.scaling import Reference, Scaled
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown or ill-typed field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class OptimizerSettings(Settings):
+    """`lr` and `warmup_ratio` act after scaling and are, by default, what the reference gives at the batch size."""
+
+    name: str
+    lr: float | None = Field(default=None, ge=0)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    adapt_excluded: bool = False
+    options: dict[str, Any] = {}
+
+
+class ReferenceSettings(Settings):
+    """The tuned run that other batch sizes are scaled from; its length in examples, or in epochs of the data."""
+
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    warmup_ratio: float = Field(ge=0, lt=1)
+    num_examples: int | None = Field(default=None, ge=1)
+    num_epochs: float | None = Field(default=None, gt=0)
+    rule: Literal["sqrt", "linear"] = "sqrt"
+    power: float = Field(default=1.0, gt=0)
+    join: Literal["continuous", "global"] = "continuous"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "ReferenceSettings":
+        if (self.num_examples is None) == (self.num_epochs is None):
+            raise ValueError("give one of num_examples and num_epochs, and set the other to null")
+        return self
+
+    def at(self, batch_size: int, share: float, epoch_examples: int) -> Scaled:
+        """The settings for `batch_size`, over `share` of the run's length, with `epoch_examples` examples an epoch."""
+        length = self.num_examples if self.num_epochs is None else self.num_epochs * epoch_examples
+        assert length is not None
+        reference = Reference(
+            self.batch_size,
+            lr=self.lr,
+            warmup_ratio=self.warmup_ratio,
+            num_examples=max(1, round(length * share)),
+            rule=self.rule,
+            power=self.power,
+            join=self.join,
+        )
+        return reference.at(batch_size)
+
+
+class PhaseSettings(Settings):
+    """A stretch of the run at one global batch size and sequence length (tokens); `share` of its examples."""
+
+    batch_size: int = Field(ge=1)
+    sequence_length: int = Field(ge=16)
+    share: float = Field(default=1.0, gt=0, le=1)
+
+
+class EngineSettings(Settings):
+    """How the run is executed and watched; none of it changes the result beyond rounding."""
+
+    micro_batch_size: int = Field(default=32, ge=1)
+    num_evals: int = Field(default=10, ge=1)
+    num_trust_ratios: int = Field(default=50, ge=1)
+    checkpoint_every_steps: int = Field(default=500, ge=1)
+
+
+class TextSettings(Settings):
+    """`path`: a folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run."""
+
+    path: str | None = None
+    masking_rate: float = Field(default=0.15, gt=0, lt=1)
+    num_held_out: int = Field(default=1024, ge=1)
+
+
+class EncoderSettings(Settings):
+    """The shape of a BERT encoder."""
+
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    max_positions: int = Field(default=512, ge=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class QuestionSettings(Settings):
+    """`path`: a file in SQuAD v1.1 layout; null: the questions that come with the package. Windows in tokens."""
+
+    path: str | None = None
+    held_out_every: int = Field(default=5, ge=2)
+    stride: int = Field(default=48, ge=1)
+    max_answer_length: int = Field(default=20, ge=1)
+
+
+class PretrainedSettings(Settings):
+    """`path`: a run folder of `anybatch train`, or a Hugging Face model folder with its tokenizer.json."""
+
+    path: str | None = None
+
+
+class RecipeSettings(Settings):
+    """What every recipe has."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    optimizer: OptimizerSettings
+    reference: ReferenceSettings
+    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    engine: EngineSettings = EngineSettings()
+
+
+class PretrainingRecipe(RecipeSettings):
+    """Masked words and next sentence on text."""
+
+    task: Literal["pretraining"] = "pretraining"
+    data: TextSettings = TextSettings()
+    model: EncoderSettings
+
+
+class QuestionsRecipe(RecipeSettings):
+    """Extractive question answering, from a pretrained encoder."""
+
+    task: Literal["questions"] = "questions"
+    data: QuestionSettings = QuestionSettings()
+    model: PretrainedSettings = PretrainedSettings()
+
+
+Recipe = PretrainingRecipe | QuestionsRecipe
+_RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
+
+
+def from_json(values: dict[str, Any]) -> Recipe:
+    """The recipe whose `model_dump` is `values`; InputError names the first field that is wrong."""
+    try:
+        return _RECIPE.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The first part of a location is the task that selected the class, not a field.
+        field = ".".join(str(part) for part in first["loc"][1:]) or "task"
+        shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        raise InputError(f"{field}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """`recipe` with fields set by 'dotted.name=value', the value in JSON or else taken as a string.
+
+    Raises:
+        InputError: no '=', an unknown field (the nearest names are given), or a value that does not fit.
+    """
+    values = recipe.model_dump(mode="json")
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator:
+            raise InputError(f"--set {assignment}: expected FIELD=VALUE, such as optimizer.lr=2e-3")
+        _assign(values, name.strip(), _parse(text.strip()))
+    return from_json(values)
+
+
+def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
+    """`recipe` with the first phase at `batch_size` and later phases scaled in proportion."""
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: must be at least 1")
+    first = recipe.phases[0].batch_size
+    phases = [
+        phase.model_copy(update={"batch_size": max(1, round(phase.batch_size * batch_size / first))})
+        for phase in recipe.phases
+    ]
+    return from_json({**recipe.model_dump(mode="json"), "phases": [phase.model_dump() for phase in phases]})
+
+
+def field_names(values: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all leaves of nested dicts and lists."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
+    if not items:
+        yield prefix
+        return
+    for key, value in items:
+        yield from field_names(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _assign(values: dict[str, Any], name: str, value: Any) -> None:
+    *parents, last = name.split(".")
+    target: Any = values
+    for part in parents:
+        target = _child(target, part)
+    # options belong to the optimizer's own constructor, which knows their names; everything else is fixed.
+    if parents == ["optimizer", "options"] or _child(target, last) is not _MISSING:
+        target[int(last) if isinstance(target, list) else last] = value
+        return
+    names = list(field_names(values))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
+    raise InputError(f"--set {name}: the recipe has no such field; nearest: {', '.join(near)}")
+
+
+_MISSING = object()
+
+
+def _child(target: Any, part: str) -> Any:
+    if isinstance(target, dict):
+        return target.get(part, _MISSING)
+    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+        return target[int(part)]
+    return _MISSING
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"none": None, "None": None, "True": True, "False": False}.get(text, text)

@@ -1,0 +1,216 @@
+"""Run folders as plain records: found at any depth, read once, every number finite or None."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.files import read_json
+from anybatch.runs import Run
+
+_MAX_TEXT = 160
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The tuned settings that a run was scaled from."""
+
+    batch: int
+    lr: float | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One line of the metrics; None where it was missing or not finite."""
+
+    step: int
+    examples: int
+    loss: float | None
+    accuracy: float | None
+    lr: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the report knows of one run. `state` is the run's outcome, 'finished' where it has a result."""
+
+    path: Path
+    name: str
+    state: str
+    message: str
+    task: str
+    recipe_name: str
+    optimizer: str
+    batch: int
+    seed: int | None
+    reference: Reference | None
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    parent: Path | None = None
+    lr: float | None = None
+    warmup_steps: int | None = None
+    num_steps: int | None = None
+    num_examples: int | None = None
+    parameters: int | None = None
+    wall_s: float | None = None
+    examples_per_s: float | None = None
+    skipped_steps: int | None = None
+    final: Mapping[str, float | None] = field(default_factory=dict)
+    evals: Sequence[Point] = ()
+    trains: Sequence[Point] = ()
+    ratios: Sequence[tuple[int, Mapping[str, float | None]]] = ()
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def loss(self) -> float | None:
+        return self.final.get("loss")
+
+    @property
+    def diverged(self) -> bool:
+        """Finished, and its held-out loss is not a finite number."""
+        return self.finished and self.task != "questions" and self.loss is None
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.final.get("mlm_accuracy", self.final.get("accuracy"))
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Every run folder at or under `paths`, each once, in the order of their paths.
+
+    Raises InputError where a path does not exist or none of them holds a run.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; give a run folder or a folder that holds run folders")
+        found.update(dict.fromkeys(_under(path)))
+    if not found:
+        where = ", ".join(str(path) for path in paths) or "no folder given"
+        raise InputError(f"{where}: no run found (a run folder has a recipe.json); `anybatch train` makes one")
+    return sorted(found, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """lamb-32 before lamb-256."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _under(path: Path) -> Iterator[Path]:
+    for folder, children, files in os.walk(path):
+        if "recipe.json" in files:
+            yield Path(folder).resolve()
+            children.clear()
+        # A hidden folder is one that `files.new_folder` has not finished.
+        children[:] = sorted(child for child in children if not child.startswith("."))
+
+
+def load(paths: Sequence[Path]) -> list[Record]:
+    """All runs at or under `paths`. Raises InputError for a run whose files cannot be read."""
+    folders = find_runs(paths)
+    top = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [_record(Run(folder), str(folder.relative_to(top))) for folder in folders]
+
+
+def _record(run: Run, name: str) -> Record:
+    recipe = _table(run.recipe_file)
+    result = _table(run.result_file) if run.finished else {}
+    status = _table(run.status_file) if run.status_file.is_file() else {}
+    events = [event for event in run.metrics() if isinstance(event, dict)]
+    evals, trains = ([_point(e) for e in events if e.get("event") == kind] for kind in ("eval", "train"))
+    phases = recipe.get("phases")
+    phase = _mapping(phases[0]) if isinstance(phases, list) and phases else {}
+    reference = _mapping(result["reference"] if "reference" in result else recipe.get("reference"))
+    reference_batch = _whole(reference.get("batch_size"))
+    batch = _whole(result.get("global_batch_size")) or _whole(phase.get("batch_size")) or _batch_of(trains)
+    if not batch:
+        raise InputError(f"{run.path}: neither result.json nor recipe.json gives the batch size")
+    steps = _whole(result.get("num_steps")) or (trains[-1].step if trains else None)
+    parent = result.get("parent")
+    return Record(
+        path=run.path,
+        name=text(name),
+        state="finished" if run.finished else text(status.get("outcome") or "unfinished"),
+        message=text(status.get("message") or ""),
+        task=text(result.get("task") or recipe.get("task") or "pretraining"),
+        recipe_name=text(result.get("recipe") or recipe.get("name") or "unnamed"),
+        optimizer=text(result.get("optimizer") or _mapping(recipe.get("optimizer")).get("name") or "unknown"),
+        batch=batch,
+        seed=_whole(result.get("seed", recipe.get("seed"))),
+        reference=Reference(reference_batch, finite(reference.get("lr"))) if reference_batch else None,
+        recipe=recipe,
+        environment=_table(run.environment_file) if run.environment_file.is_file() else {},
+        parent=Path(parent) if isinstance(parent, str) and parent else None,
+        lr=finite(result.get("lr")) or max((p.lr for p in trains if p.lr is not None), default=None),
+        warmup_steps=_whole(result.get("warmup_steps")),
+        num_steps=steps,
+        num_examples=_whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
+        parameters=_whole(result.get("parameters")),
+        wall_s=finite(result.get("wall_s")),
+        examples_per_s=finite(result.get("examples_per_s")),
+        skipped_steps=_whole(result.get("skipped_steps")),
+        final={text(key): finite(value) for key, value in _mapping(result.get("final")).items()},
+        evals=evals,
+        trains=trains,
+        ratios=[
+            (_whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
+            for e in events
+            if e.get("event") == "trust_ratios" and isinstance(e.get("ratios"), dict) and e["ratios"]
+        ],
+    )
+
+
+def _point(event: Mapping[str, Any]) -> Point:
+    accuracy = event.get("accuracy")
+    return Point(
+        step=_whole(event.get("step")) or 0,
+        examples=_whole(event.get("examples")) or 0,
+        loss=finite(event.get("loss")),
+        accuracy=finite(accuracy.get("mlm")) if isinstance(accuracy, dict) else finite(accuracy),
+        lr=finite(event.get("lr")),
+    )
+
+
+def _batch_of(trains: Sequence[Point]) -> int | None:
+    return round(trains[0].examples / trains[0].step) if trains and trains[0].step else None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a float; None for anything that is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else round(number)
+
+
+def text(value: Any) -> str:
+    """`value` as one printable line of bounded length; HTML escaping is left to the page."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"

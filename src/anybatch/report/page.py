@@ -1,0 +1,223 @@
+"""The page itself: findings, figures, table and provenance as one HTML file that needs nothing else."""
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.files import write_text
+from anybatch.report import curves, figures, trust
+from anybatch.report.findings import Findings, cell_loss, find, place
+from anybatch.report.layout import cell_label
+from anybatch.report.load import Record, load, text
+from anybatch.report.scores import Score, by_cell, children
+from anybatch.report.series import Cell, Series
+from anybatch.report.svg import NARROW, WIDE, Frame
+from anybatch.report.table import provenance, runs_table
+from anybatch.report.wording import count, listed, percent, plural, rate, score, short
+
+_TINY = 20_000_000
+_TITLE = "Does quality hold at larger batches?"
+
+
+def write_report(
+    runs: Sequence[Path], out: Path, *, title: str | None = None, background: Mapping[str, Any] | None = None
+) -> None:
+    """Writes one HTML page about `runs` to `out`; it loads nothing else and is the same for the same runs.
+
+    Args:
+        runs: run folders, or folders that hold run folders at any depth.
+        title: the heading; by default the question that the page answers.
+        background: an earlier measurement to quote beside the findings: {"sentences": [...]}, or that under "seeds".
+
+    Raises:
+        InputError: no run found, a run that cannot be read, or `out` is a folder.
+    """
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give the name of a file, such as {out / 'report.html'}")
+    page = _page(load(runs), title or _TITLE, _sentences(background))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, page)
+
+
+def _sentences(background: Mapping[str, Any] | None) -> list[str]:
+    found = dict(background or {})
+    seeds = found.get("seeds")
+    sentences = found.get("sentences") or (seeds.get("sentences") if isinstance(seeds, Mapping) else None) or []
+    return [str(sentence) for sentence in sentences]
+
+
+def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
+    findings = find(records)
+    links = children(records)
+    style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
+    sections = [
+        _head(findings, records, title, quoted),
+        *_curves(findings.series),
+        _scores(by_cell(findings.series, links), findings.series),
+        _rates(findings.series),
+        _trust(findings.series),
+        _section("runs", "Every run", runs_table(findings.series, records, links)),
+        _section("made", "How it was made", provenance(records)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(text(title))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(name: str, heading: str, body: str) -> str:
+    return f'<section id="{name}"><h2>{heading}</h2>{body}</section>'
+
+
+def _figure(key: str, title: str, description: str, caption: str, draw: Callable[[Frame], str]) -> str:
+    """The figure at both widths, of which the style sheet shows one."""
+    wide, narrow = (draw(Frame(width, f"{key}-{width}", title, description)) for width in (WIDE, NARROW))
+    return (
+        f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
+    recipes = listed(dict.fromkeys(run.recipe_name for run in records))
+    points = "".join(f"<li>{escape(point)}</li>" for point in findings.points)
+    note = ""
+    if quoted:
+        lines = "".join(f"<p>{escape(sentence)}</p>" for sentence in quoted)
+        note = f"<aside><h3>Measured before, over several seeds</h3>{lines}</aside>"
+    series = [one for one in findings.series if any(cell.losses for cell in one.cells)]
+    picture = ""
+    if series:
+        described = ". ".join(
+            f"{one.label}: {'; '.join(f'{place(cell)} {cell_loss(cell)}' for cell in one.cells if cell.finished)}"
+            for one in series
+        )
+        caption = "No reference run has finished, so there is no band to hold a loss to."
+        if any(cell.held is not None for one in series for cell in one.cells):
+            caption = (
+                "Filled points lie in the band, at most 5 % above the optimizer's own reference loss; hollow points do "
+                "not. A cross at the upper edge lies beyond the scale."
+            )
+        picture = _figure(
+            "main", "Final held-out loss against global batch size", described, caption,
+            lambda frame: figures.main_picture(series, frame),
+        )  # fmt: skip
+    head = (
+        f'<header><p class="kicker">{escape(recipes)} · {plural(len(records), "run")}</p><h1>{escape(title)}</h1>'
+        f'<p class="answer">{escape(findings.headline)}</p></header>'
+    )
+    found = f'<div class="findings"><ul>{points}</ul>{note}</div>'
+    return head + (_section("batch", "Held-out loss by batch", picture + found) if points or note else "")
+
+
+def _curves(series: Sequence[Series]) -> list[str]:
+    points = [point for one in series for run in one.records for point in run.evals]
+
+    sections = []
+    if any(point.loss is not None for point in points):
+        steps = sorted({cell.steps for one in series for cell in one.cells if cell.steps})
+        caption = "Thinner and paler lines are larger batches."
+        if len(steps) > 1:
+            caption += (
+                f" The larger the batch, the fewer the steps: {count(steps[-1])} at most, {count(steps[0])} at least."
+            )
+        if any(one.judged for one in series):
+            caption += " The shaded band lies up to 5 % above the reference's final loss."
+        if any(not run.finished for one in series for run in one.records):
+            caption += " Dotted lines are runs that have not finished."
+        figure = _figure(
+            "loss", "Held-out loss against examples and steps", f"One row an optimizer. {caption}", caption,
+            lambda frame: curves.curves(series, frame, value=lambda point: point.loss, band=True),
+        )  # fmt: skip
+        sections.append(_section("curves", "Held-out loss as training goes", figure))
+    if any(point.accuracy is not None for point in points):
+        final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
+        ends = f" They end between {percent(min(final))} and {percent(max(final))}." if final else ""
+        caption = f"The share of masked words that are guessed right in held-out text.{ends}"
+        figure = _figure(
+            "accuracy", "Masked-word accuracy against examples and steps", f"One row an optimizer. {caption}", caption,
+            lambda frame: curves.curves(series, frame, value=lambda point: point.accuracy, band=False),
+        )  # fmt: skip
+        sections.append(_section("accuracy", "Masked words guessed right", figure))
+    return sections
+
+
+def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
+    if not found:
+        return ""
+    known = [one.f1 for one in found if one.f1 is not None]
+    parameters = max((run.parameters for one in series for run in one.records if run.parameters), default=None)
+    span = f"F1 lies between {score(min(known))} and {score(max(known))}" if known else "no run has an F1 score"
+    caption = f"Each pretrained model after its fine-tuning, by optimizer and batch of its pretraining: {span}."
+    if parameters and parameters < _TINY:
+        caption += f" The model is tiny ({short(parameters)} parameters): read the differences, not the height."
+    described = "; ".join(
+        f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found
+    )
+    optimizers = [one.optimizer for one in series]
+    figure = _figure(
+        "scores", "F1 and exact match by batch and optimizer", described, caption,
+        lambda frame: figures.scores(found, optimizers, frame),
+    )  # fmt: skip
+    return _section("questions", "Questions answered after fine-tuning", figure)
+
+
+def _rates(series: Sequence[Series]) -> str:
+    if not any(point.lr is not None for one in series for run in one.records for point in run.trains):
+        return ""
+    spans = []
+    for one in series:
+        known = [run.lr for run in one.records if run.lr is not None]
+        if known:
+            rule = f" ({one.rule} rule)" if one.rule else ""
+            spans.append(f"{one.label} {rate(min(known))} to {rate(max(known))}{rule}")
+    caption = f"The rate of every run as it warms up and decays. Highest rates: {'; '.join(spans)}."
+    figure = _figure(
+        "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)
+    )
+    return _section("rates", "Learning rates", figure)
+
+
+def _trust(series: Sequence[Series]) -> str:
+    found = [(one, cell, run) for one in series for cell in one.cells for run in cell.runs if run.ratios]
+    if not found:
+        return ""
+    shown = found
+    if len(found) > 3:
+        first = [item for item in found if item[0] is found[0][0]]
+        first = [item for item in first if item[2].finished] or first
+        main = next((item for item in first if item[1] is first[0][0].main), first[len(first) // 2])
+        largest = next(item for item in first if item[1] is first[-1][1])
+        shown = list({item[2].path: item for item in (first[0], main, largest)}.values())
+    limits = trust.scale([run for _, _, run in found])
+    caption = (
+        "Each layer's step is its learning rate times this ratio, the norm of its weights over the norm of its update: "
+        "bright layers take long steps, dark ones short. In every map the colours span "
+        f"{rate(limits[0])} to {rate(limits[1])}."
+    )
+
+    def named(item: tuple[Series, Cell, Record]) -> str:
+        one, cell, run = item
+        return f"{one.label} {cell_label(cell)}" + (f", seed {run.seed}" if len(cell.runs) > 1 else "")
+
+    def maps(key: str, items: Sequence[tuple[Series, Cell, Record]]) -> str:
+        names = [named(item) for item in items]
+        return _figure(
+            key, f"Trust ratios of every layer over time: {listed(names)}", caption, caption,
+            lambda frame: trust.heat_maps([run for _, _, run in items], names, limits, frame),
+        )  # fmt: skip
+
+    body = maps("trust", shown)
+    rest = [item for item in found if item not in shown]
+    for number in range(0, len(rest), 3):
+        part = rest[number : number + 3]
+        names = listed(named(item) for item in part)
+        body += f"<details><summary>{escape(names)}</summary>{maps(f'trust-{number}', part)}</details>"
+    return _section("trust", "Trust ratios, layer by layer", body)

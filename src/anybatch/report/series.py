@@ -1,0 +1,196 @@
+"""Runs that belong together: one optimizer, as many examples each, a cell for every batch size, and the gaps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+
+from anybatch.report.load import Record
+from anybatch.report.wording import count, optimizer_name, rate
+
+TOLERANCE = 0.05
+"""Quality held: the held-out loss is at most this share above that of the optimizer's own reference run."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one batch size; several where several seeds ran. `factor` is None where there is no reference."""
+
+    batch: int
+    runs: Sequence[Record]
+    factor: float | None = None
+    gaps: Sequence[float] = ()
+
+    @property
+    def finished(self) -> list[Record]:
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def losses(self) -> list[float]:
+        return [run.loss for run in self.finished if run.loss is not None]
+
+    @property
+    def loss(self) -> float | None:
+        return fmean(self.losses) if self.losses else None
+
+    @property
+    def diverged(self) -> int:
+        return sum(run.diverged for run in self.runs)
+
+    @property
+    def gap(self) -> float | None:
+        return fmean(self.gaps) if self.gaps else None
+
+    @property
+    def held(self) -> bool | None:
+        """None where nothing can be judged: no finished run, or nothing to compare with."""
+        if self.factor is None or not self.finished or (self.gap is None and not self.diverged):
+            return None
+        return not self.diverged and self.gap is not None and self.gap <= TOLERANCE + 1e-9
+
+    @property
+    def steps(self) -> int | None:
+        return next((run.num_steps for run in self.finished), None)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One optimizer at several batch sizes and the same number of examples, in the order of the batch."""
+
+    optimizer: str
+    label: str
+    cells: Sequence[Cell]
+    reference_batch: int
+
+    @property
+    def reference(self) -> Cell | None:
+        """The cell that the others are held to; None where that batch was not run."""
+        return next((cell for cell in self.cells if cell.batch == self.reference_batch), None)
+
+    @property
+    def records(self) -> list[Record]:
+        return [run for cell in self.cells for run in cell.runs]
+
+    @property
+    def num_examples(self) -> int | None:
+        known = [run.num_examples for run in self.records if run.finished and run.num_examples]
+        return min(known, default=None)
+
+    @property
+    def judged(self) -> list[Cell]:
+        """The cells larger than the reference of which it can be said whether quality held."""
+        return [cell for cell in self.cells if cell.factor and cell.factor > 1 and cell.held is not None]
+
+    @property
+    def held(self) -> list[Cell]:
+        return [cell for cell in self.judged if cell.held]
+
+    @property
+    def main(self) -> Cell | None:
+        """The largest batch at which quality held."""
+        return self.held[-1] if self.held else None
+
+    @property
+    def lost_beyond(self) -> list[Cell]:
+        """The cells larger than `main` (or than the reference) at which quality did not hold."""
+        bound = self.main.batch if self.main else 0
+        return [cell for cell in self.judged if not cell.held and cell.batch > bound]
+
+    @property
+    def rule(self) -> str | None:
+        """'square-root' or 'linear' where every larger batch's rate follows from the recorded reference by it."""
+        runs = [
+            (run.lr, run.reference.lr, run.batch / run.reference.batch)
+            for run in self.records
+            if run.finished and run.reference and run.batch > run.reference.batch
+        ]
+        if not runs or len(runs) < sum(run.finished and run.batch > self.reference_batch for run in self.records):
+            return None
+        for name, power in (("square-root", 0.5), ("linear", 1.0)):
+            if all(lr and base and abs(lr / (base * factor**power) - 1) < 0.01 for lr, base, factor in runs):
+                return name
+        return None
+
+    @property
+    def warmup_kept(self) -> bool:
+        """Every batch warms up over the same number of steps (the linear-epoch rule), up to rounding."""
+        known = [run.warmup_steps for run in self.records if run.finished and run.warmup_steps is not None]
+        return len(known) > 1 and min(known) > 0 and max(known) - min(known) <= max(1, 0.05 * max(known))
+
+
+def build(records: Sequence[Record]) -> list[Series]:
+    """The series among `records`, LAMB's first, then by name; fine-tuning runs belong to none."""
+    pretraining = sorted((r for r in records if r.task != "questions"), key=_family)
+    groups: list[tuple[Record, list[Record]]] = []
+    for _, family in groupby(pretraining, key=_family):
+        groups.extend((group[0], group) for group in _clusters(list(family)))
+    built = []
+    for first, group in groups:
+        rivals = [other for other, _ in groups if _optimizer(other) == _optimizer(first) and other is not first]
+        built.append(_series(_label(first, rivals), group))
+    return sorted(built, key=lambda series: (series.optimizer != "lamb", series.label))
+
+
+def _optimizer(record: Record) -> str:
+    return record.optimizer.lower()
+
+
+def _family(record: Record) -> tuple[str, str, str]:
+    return record.task, record.recipe_name, _optimizer(record)
+
+
+def _clusters(family: list[Record]) -> list[list[Record]]:
+    """Runs scaled from one reference over the same number of examples, but for the rounding to whole steps."""
+    clusters: list[list[Record]] = []
+    for run in sorted(family, key=lambda r: (not r.finished, r.reference is None, r.num_examples or 0, r.batch)):
+        for cluster in clusters:
+            first = cluster[0]
+            same_reference = None in (run.reference, first.reference) or run.reference == first.reference
+            if same_reference and (not run.finished or _same_length(first, run)):
+                cluster.append(run)
+                break
+        else:
+            clusters.append([run])
+    return clusters
+
+
+def _same_length(first: Record, other: Record) -> bool:
+    if first.num_examples is None or other.num_examples is None:
+        return first.num_examples == other.num_examples
+    slack = max(first.batch, other.batch, 0.01 * first.num_examples)
+    return abs(first.num_examples - other.num_examples) <= slack
+
+
+def _label(first: Record, rivals: Sequence[Record]) -> str:
+    name = optimizer_name(first.optimizer)
+    if not rivals:
+        return name
+    if any(rival.recipe_name != first.recipe_name for rival in rivals):
+        return f"{name} ({first.recipe_name})"
+    if first.reference and any(rival.reference != first.reference for rival in rivals):
+        return f"{name} (reference {first.reference.batch}, rate {rate(first.reference.lr)})"
+    return f"{name} ({count(first.num_examples)} examples)"
+
+
+def _series(label: str, runs: list[Record]) -> Series:
+    recorded = next((run.reference.batch for run in runs if run.reference), None)
+    reference_batch = recorded or min(run.batch for run in runs)
+    by_batch = {
+        batch: sorted((run for run in runs if run.batch == batch), key=lambda r: (r.seed or 0, r.name))
+        for batch in sorted({run.batch for run in runs})
+    }
+    base = by_batch.get(reference_batch, [])
+    cells = [
+        Cell(batch, cell, batch / reference_batch if base else None, _gaps(cell, base))
+        for batch, cell in by_batch.items()
+    ]
+    return Series(_optimizer(runs[0]), label, cells, reference_batch)
+
+
+def _gaps(cell: Sequence[Record], base: Sequence[Record]) -> list[float]:
+    """Each run's distance to the reference run of its own seed, or to the mean where its seed has none."""
+    losses = {run.seed: run.loss for run in base if run.finished and run.loss}
+    known = [run.loss for run in base if run.finished and run.loss]
+    if not known or any(run.diverged for run in base):
+        return []
+    return [run.loss / (losses.get(run.seed) or fmean(known)) - 1 for run in cell if run.finished and run.loss]

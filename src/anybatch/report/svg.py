@@ -1,0 +1,158 @@
+"""How a matplotlib figure becomes inline SVG: text stays text, colours become CSS variables, ids become unique.
+
+matplotlib is imported inside the functions, so that importing the report costs nothing.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that stand for CSS variables until `render` replaces them.
+INK, MUTED, GRID, PAPER = "#010200", "#010201", "#010202", "#010203"
+ACCENTS = tuple(f"#01021{digit}" for digit in range(6))
+MARKERS = ("o", "s", "D", "^", "v", "P")
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
+    colour: f"accent-{number}" for number, colour in enumerate(ACCENTS)
+}
+_PREFERRED = {"lamb": 0, "adamw": 1, "lars": 2, "layerwise": 3}
+
+WIDE, NARROW = 1040, 360
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a figure is told of its place: its width in CSS pixels, a key unique to it on the page, and its words."""
+
+    width: int
+    key: str
+    title: str
+    description: str
+
+    @property
+    def narrow(self) -> bool:
+        return self.width == NARROW
+
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "anybatch",
+    "text.parse_math": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 12,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 1,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
+
+
+def accent(optimizer: str, optimizers: Sequence[str]) -> int:
+    """The number of an optimizer's colour and marker: fixed for the usual ones, the next free one for others."""
+    if optimizer in _PREFERRED:
+        return _PREFERRED[optimizer]
+    taken = {_PREFERRED[name] for name in optimizers if name in _PREFERRED}
+    free = [number for number in range(len(ACCENTS)) if number not in taken]
+    others = sorted({name for name in optimizers if name not in _PREFERRED})
+    return free[others.index(optimizer) % len(free)]
+
+
+@contextmanager
+def canvas(width: int, height: float) -> Iterator["Figure"]:
+    """An empty figure of `width` x `height` CSS pixels in the report's style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script that DejaVu lacks: the browser has a font for it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def panel(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
+    """Axes whose plotting area is placed in CSS pixels from the upper left corner."""
+    total_width, total_height = (size * 72 for size in figure.get_size_inches())
+    box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
+    return figure.add_axes(box)
+
+
+def spread(positions: Sequence[float], distance: float, low: float, high: float) -> list[float]:
+    """`positions` moved as little as needed to be `distance` apart, within [low, high] where there is room."""
+    order = sorted(range(len(positions)), key=lambda k: positions[k])
+    placed = sorted(positions)
+    for _ in range(200):
+        moved = False
+        for k in range(1, len(placed)):
+            lack = distance - (placed[k] - placed[k - 1])
+            if lack > 1e-6:
+                placed[k - 1] -= lack / 2
+                placed[k] += lack / 2
+                moved = True
+        if not moved:
+            break
+    if placed:
+        shift = max(0.0, low - placed[0]) - max(0.0, placed[-1] - high)
+        placed = [position + shift for position in placed]
+    result = [0.0] * len(placed)
+    for k, index in enumerate(order):
+        result[index] = placed[k]
+    return result
+
+
+def render(figure: "Figure", frame: Frame) -> str:
+    """The figure as an <svg> element for an HTML page."""
+    key = frame.key
+    target = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(target, format="svg", metadata=nothing, transparent=True)
+    source = target.getvalue()
+    body = source[source.index(">", source.index("<svg")) + 1 : source.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = _own_ids(body, key).replace("xlink:href", "href")
+    body = body.replace("<image ", '<image style="image-rendering: pixelated" ')
+    body = re.sub(r"#01021?\d+", lambda match: f"var(--{_VARIABLES[match[0]]})", body)
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
+    body = re.sub(r'transform="rotate\(-0 [^)]*\)"', "", body)
+    body = re.sub(r"\n\s*", "\n", body)
+    # matplotlib's length unit is 1/72 inch; drawn at 72 to the inch, one unit is one CSS pixel.
+    width, height = (round(size * 72) for size in figure.get_size_inches())
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
+        f'<desc id="{key}-desc">{escape(frame.description)}</desc>{body}</svg>'
+    )
+
+
+def _own_ids(body: str, key: str) -> str:
+    """Drops the ids that nothing refers to and prefixes the others with the figure's key."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", body)
+    return re.sub(r'(url\(#|href="#)([^)"]+)', lambda m: f"{m[1]}{key}-{m[2]}", body)

@@ -1,0 +1,130 @@
+"""The table of all runs and the account of how they were made, as HTML; every text of a run folder is escaped here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from anybatch.report.load import Record, text
+from anybatch.report.scores import mean
+from anybatch.report.series import Cell, Series
+from anybatch.report.svg import accent
+from anybatch.report.wording import (
+    UNKNOWN,
+    count,
+    duration,
+    gap,
+    listed,
+    loss,
+    optimizer_name,
+    percent,
+    rate,
+    score,
+    times,
+)
+
+_COLUMNS = (
+    "optimizer", "batch", "factor", "steps", "learning rate", "warm-up", "held-out loss", "gap", "masked words", "F1",
+    "exact match", "wall time", "examples a second", "skipped steps", "run",
+)  # fmt: skip
+
+
+def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mapping[Path, Sequence[Record]]) -> str:
+    """One row a pretraining run with the scores of its fine-tuning, then fine-tuning runs without a parent here."""
+    optimizers = [one.optimizer for one in series]
+    rows = []
+    for one in series:
+        for cell in one.cells:
+            for run in cell.runs:
+                number = accent(one.optimizer, optimizers)
+                rows.append(_row(run, one.label, number, _of_series(run, one, cell), links.get(run.path, [])))
+    linked = {child.path for group in links.values() for child in group}
+    for run in records:
+        if run.task == "questions" and run.path not in linked:
+            rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", ""), [run]))
+    head = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    return (
+        '<div class="scroll" role="region" aria-label="All runs" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _of_series(run: Record, one: Series, cell: Cell) -> tuple[str, str]:
+    factor = "" if cell.factor is None else times(cell.factor)
+    if cell is one.reference:
+        return factor, "reference"
+    index = [other.path for other in cell.finished if other.loss is not None]
+    if not cell.gaps or run.path not in index:
+        return factor, UNKNOWN
+    return factor, gap(cell.gaps[index.index(run.path)])
+
+
+def _row(run: Record, label: str, number: int | None, placing: tuple[str, str], scored: Sequence[Record]) -> str:
+    factor, distance = placing
+    f1, exact_match = (mean([child.final.get(name) for child in scored]) for name in ("f1", "exact_match"))
+    outcome = run.state if not run.finished else "diverged" if run.diverged else loss(run.loss)
+    dot = "" if number is None else f'<span class="dot accent-{number}"></span>'
+    cells = (
+        count(run.batch), factor, count(run.num_steps), rate(run.lr), count(run.warmup_steps), outcome, distance,
+        percent(run.accuracy), score(f1), score(exact_match), duration(run.wall_s), count(run.examples_per_s),
+        count(run.skipped_steps),
+    )  # fmt: skip
+    note = f' title="{escape(run.message)}"' if run.message else ""
+    state = "" if run.finished and not run.diverged else ' class="odd"'
+    return (
+        f'<tr{state}{note}><th scope="row">{dot}{escape(label)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + f'<td class="name" title="{escape(run.name)}">{escape(run.name.rpartition("/")[2])}</td></tr>'
+    )
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Where, with what and by which commands the runs were made, and each run's whole recipe folded away."""
+    facts = [
+        ("Processor", _distinct(records, "processor")),
+        ("Device", _distinct(records, "device")),
+        ("Cores", _distinct(records, "cores")),
+        ("Threads", _distinct(records, "threads")),
+        ("Memory", _distinct(records, "memory_bytes", lambda value: f"{value / 2**30:.1f} GiB")),
+        ("Versions", listed(dict.fromkeys(version for run in records for version in _versions(run)))),
+        ("Python", _distinct(records, "python")),
+        ("Platform", _distinct(records, "platform")),
+        ("Git revision", _distinct(records, "git_revision")),
+        ("Seed", listed(dict.fromkeys(str(run.seed) for run in records if run.seed is not None))),
+        ("First run started", min((text(run.environment["started"]) for run in _with(records, "started")), default="")),
+    ]
+    entries = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    return f"<dl>{entries}</dl>" + "".join(_details(run) for run in records)
+
+
+def _with(records: Sequence[Record], key: str) -> list[Record]:
+    return [run for run in records if run.environment.get(key) is not None]
+
+
+def _distinct(records: Sequence[Record], key: str, shown: Any = str) -> str:
+    values = []
+    for run in _with(records, key):
+        try:
+            values.append(text(shown(run.environment[key])))
+        except (TypeError, ValueError):
+            values.append(text(run.environment[key]))
+    return "; ".join(dict.fromkeys(values))
+
+
+def _versions(run: Record) -> list[str]:
+    versions = run.environment.get("versions")
+    return [text(f"{name} {version}") for name, version in versions.items()] if isinstance(versions, dict) else []
+
+
+def _details(run: Record) -> str:
+    command = run.environment.get("command")
+    words = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+    line = f'<p class="command"><code>{escape(_printable(words))}</code></p>' if words else ""
+    recipe = escape(_printable(json.dumps(run.recipe, indent=1, ensure_ascii=False)))
+    return f"<details><summary>{escape(run.name)}</summary>{line}<pre>{recipe}</pre></details>"
+
+
+def _printable(words: str) -> str:
+    """A lone surrogate, which JSON can carry, cannot be written as UTF-8."""
+    return words.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,186 @@
+"""The trust ratios of every layer over time as heat maps, and readable names for the layers."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from anybatch.report.load import Record
+from anybatch.report.svg import GRID, INK, MUTED, Frame, canvas, panel, render
+from anybatch.report.wording import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+
+_MAX_SAMPLES = 160
+_HEADER = 22
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|layer_?\d*)\.(\d+)\.(.+)$")
+_WORDS = (
+    (r"\.?(weight|kernel)(?=$|\[)", ""),
+    (r"attention\.self\.", ""),
+    (r"attention\.output\.dense", "attention out"),
+    (r"attention\.output\.LayerNorm", "attention norm"),
+    (r"intermediate\.dense", "feed-forward in"),
+    (r"^output\.dense", "feed-forward out"),
+    (r"^output\.LayerNorm", "feed-forward norm"),
+    (r"^.*\bword_embeddings|^.*\bwte", "words"),
+    (r"^.*\bposition_embeddings|^.*\bwpe", "positions"),
+    (r"^.*\btoken_type_embeddings", "segments"),
+    (r"^.*embeddings\.LayerNorm", "norm"),
+    (r"^.*predictions\.transform\.dense", "words, transform"),
+    (r"^.*predictions\.transform\.LayerNorm", "words, norm"),
+    (r"^.*predictions\.decoder", "words, decoder"),
+    (r"^.*predictions\.bias", "words, bias"),
+    (r"^.*seq_relationship", "next sentence"),
+    (r"^.*pooler\.dense", "pooler"),
+    (r"^.*qa_outputs", "answer span"),
+    (r"\.bias", " bias"),
+)
+
+
+def layer_name(name: str) -> tuple[str, str]:
+    """The group and the short name of a parameter: '...layer.0.attention.self.query.weight' -> ('layer 0', 'query')."""
+    inside = _LAYER.search(name)
+    rest = inside[2] if inside else name
+    for pattern, word in _WORDS:
+        rest = re.sub(pattern, word, rest)
+    rest = rest.strip(". ") or name
+    rest = rest if len(rest) <= 18 else "…" + rest[-17:]
+    return (f"layer {inside[1]}" if inside else "embeddings" if "embed" in name.lower() else "heads"), rest
+
+
+def scale(records: Sequence[Record]) -> tuple[float, float]:
+    """The range of colours shared by all maps: every ratio but the outermost two in a hundred."""
+    values = sorted(
+        v for run in records for _, ratios in run.ratios for v in ratios.values() if v is not None and v > 0
+    )
+    if not values:
+        return 0.1, 10.0
+    cut = len(values) // 100
+    low, high = values[cut], values[-1 - cut]
+    return (low, high) if high > low * 1.5 else (low / 1.5, high * 1.5)
+
+
+def heat_maps(runs: Sequence[Record], labels: Sequence[str], limits: tuple[float, float], frame: Frame) -> str:
+    """The maps of up to three runs with common rows, side by side or, on a narrow page, one above the other."""
+    from matplotlib.colors import LogNorm
+
+    rows = _rows([names for run in runs for _, names in run.ratios])
+    row = max(3.0, min(14.0, 840 / len(rows)))
+    edges, headers = _edges(rows, row)
+    narrow, width = frame.narrow, frame.width
+    left, gutter, top, bottom = 118 if narrow else 132, 20, 30, 48
+    columns = 1 if narrow else max(len(runs), 2)
+    size = (width - left - 12 - gutter * (columns - 1)) / columns
+    height = (top + edges[-1] + bottom) * (len(runs) if narrow else 1)
+    norm = LogNorm(*limits)
+    with canvas(width, height + 62) as figure:
+        for number, (run, text) in enumerate(zip(runs, labels, strict=True)):
+            column, line = (0, number) if narrow else (number, 0)
+            place = left + column * (size + gutter), line * (top + edges[-1] + bottom) + top
+            axes = panel(figure, *place, size, edges[-1])
+            _mesh(axes, run, [name for name, _ in rows], edges, norm)
+            axes.set_title(text, loc="left", size=14, weight="bold", color=INK, pad=2)
+            axes.set_xlabel("step", labelpad=4)
+            if column == 0:
+                _row_names(axes, rows, edges, headers, row)
+        _bar(panel(figure, left, height + 20, min(420, width - left - 30), 12), norm)
+        return render(figure, frame)
+
+
+def _rows(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, str]]]:
+    """Every layer once, with its group and short name: embeddings first, then the layers by number, then the heads."""
+    names = {name: layer_name(name) for ratios in events for name in ratios}
+
+    def order(item: tuple[str, tuple[str, str]]) -> tuple[int, int]:
+        group = item[1][0]
+        return (1, int(group[6:])) if group.startswith("layer ") else (0 if group == "embeddings" else 2, 0)
+
+    return sorted(names.items(), key=order)
+
+
+def _edges(rows: Sequence[tuple[str, tuple[str, str]]], row: float) -> tuple[list[float], dict[str, float]]:
+    """The lower edge of every row in pixels from the top, after the first edge, and where each header stands."""
+    edges, headers, position, group = [0.0], {}, 0.0, ""
+    for _, (name, _) in rows:
+        if name != group:
+            group, headers[name] = name, position
+            position += _HEADER
+        position += row
+        edges.append(position)
+    return edges, headers
+
+
+def _mesh(axes: "Axes", run: Record, names: Sequence[str], edges: Sequence[float], norm: "LogNorm") -> None:
+    import numpy as np
+
+    samples = list(dict(run.ratios).items())
+    stride = math.ceil(len(samples) / _MAX_SAMPLES)
+    samples = samples[::-1][::stride][::-1]
+    steps = [0.0, *(float(step) for step, _ in samples)]
+    values = np.full((2 * len(names), len(samples)), np.nan)
+    for column, (_, ratios) in enumerate(samples):
+        for k, name in enumerate(names):
+            ratio = ratios.get(name)
+            # A row of nothing before each row makes room for the headers of groups.
+            values[2 * k + 1, column] = ratio if ratio is not None and ratio > 0 else np.nan
+    heights = edges[1] - _HEADER
+    lines = [place for edge in edges[1:] for place in (edge - heights, edge)]
+    mesh = axes.pcolormesh(
+        steps, [0.0, *lines], np.ma.masked_invalid(values), norm=norm, cmap="viridis", rasterized=True, linewidth=0
+    )
+    mesh.set_antialiased(False)
+    axes.set_ylim(edges[-1], 0)
+    axes.set_xlim(0, max(steps[-1], 1))
+    axes.grid(False)
+    axes.set_yticks([])
+    _ticks(axes)
+
+
+def _ticks(axes: "Axes") -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
+
+
+def _row_names(
+    axes: "Axes",
+    rows: Sequence[tuple[str, tuple[str, str]]],
+    edges: Sequence[float],
+    headers: Mapping[str, float],
+    row: float,
+) -> None:
+    for group, position in headers.items():
+        axes.annotate(
+            group, (0, position + _HEADER - 4), (-6, 0), xycoords=("axes fraction", "data"), weight="bold", size=12,
+            textcoords="offset points", ha="right", va="bottom", color=INK,
+            annotation_clip=False,
+        )  # fmt: skip
+    if row < 10:
+        return
+    for (_, (_, name)), edge in zip(rows, edges[1:], strict=True):
+        axes.annotate(
+            name, (0, edge - row / 2), (-6, 0), xycoords=("axes fraction", "data"), color=MUTED, size=11, ha="right",
+            textcoords="offset points", va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _bar(axes: "Axes", norm: "LogNorm") -> None:
+    import numpy as np
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = float(norm.vmin or 0.1), float(norm.vmax or 10.0)
+    edges = np.geomspace(low, high, 129)
+    axes.pcolormesh(edges, [0, 1], np.sqrt(edges[1:] * edges[:-1])[None], norm=norm, cmap="viridis", rasterized=True)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_yticks([])
+    axes.grid(False)
+    subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
+    axes.spines["bottom"].set_color(GRID)
+    axes.set_title("trust ratio, logarithmic", loc="left", size=12, color=MUTED, pad=4)

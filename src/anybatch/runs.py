@@ -1,0 +1,95 @@
+"""The run folder: the whole truth of a run, written by the engine, read by the report and the command line.
+
+    RUN/recipe.json         the resolved recipe
+    RUN/environment.json    versions, hardware, threads, git revision, command
+    RUN/metrics.jsonl       one JSON object a line: "train", "eval" and "trust_ratios" events
+    RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
+    RUN/model/              the final weights and tokenizer as a Hugging Face folder
+    RUN/result.json         settings and final scores of a finished run
+    RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """Names and reads what lies in one run folder."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def finished(self) -> bool:
+        return self.result_file.exists()
+
+    def recipe(self) -> dict[str, Any]:
+        return dict(read_json(self.recipe_file))
+
+    def environment(self) -> dict[str, Any]:
+        return dict(read_json(self.environment_file))
+
+    def result(self) -> dict[str, Any]:
+        if not self.finished:
+            raise InputError(f"{self.path}: the run has not finished; `anybatch train --run {self.path} --resume`")
+        return dict(read_json(self.result_file))
+
+    def metrics(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The recorded events in order, all or those of one kind; a last line cut short by a kill is left out."""
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            return []
+        events = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{self.metrics_file}:{number}: not valid JSON: {error.msg}") from None
+        return [item for item in events if event is None or item["event"] == event]
+
+    def set_status(self, outcome: str, step: int, message: str = "") -> None:
+        write_json(self.status_file, {"outcome": outcome, "step": step, "message": message})
+
+
+def open_run(path: Path) -> Run:
+    """The run in `path`; InputError where the folder is missing or is not a run."""
+    run = Run(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; `anybatch train RECIPE --run {path}` makes one")
+    if not run.recipe_file.is_file():
+        raise InputError(f"{path}: not a run folder (it has no recipe.json)")
+    return run

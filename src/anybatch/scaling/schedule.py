@@ -1,0 +1,83 @@
+"""The learning rate of every step of a run: a linear warm-up, then a decay."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+Decay = Literal["polynomial", "cosine", "constant"]
+Join = Literal["continuous", "global"]
+
+
+def schedule(
+    num_steps: int,
+    warmup_steps: int = 0,
+    *,
+    decay: Decay = "polynomial",
+    power: float = 1.0,
+    join: Join = "continuous",
+) -> Callable[[int], float]:
+    """The multiplier of the peak rate at step t = 0 ... T-1, for `torch.optim.lr_scheduler.LambdaLR`.
+
+        t < W    (t + 1) / W                      the first step already moves; step W-1 has the full rate
+        t >= W   (1 - s)^power                    decay="polynomial"
+                 (1 + cos(pi s)) / 2              decay="cosine"
+                 1                                decay="constant"
+
+        s = (t - W) / (T - W)                     join="continuous": the decay starts after warm-up
+        s = t / T                                 join="global": it began at t = 0, so that the rate drops at the join,
+                                                  as in the BERT family
+
+    From step T on, where LambdaLR looks once, s is 1.
+
+    Args:
+        num_steps: T, at least 1.
+        warmup_steps: W, from 0 to T.
+        decay: "polynomial" (the paper's linear decay at power 1), "cosine" or "constant".
+        power: of the polynomial, above 0.
+        join: where the decay counts from.
+
+    Raises:
+        ValueError: naming the argument, its value and its bound.
+
+    Source: You et al. 2020, arXiv 1904.00962, section 4 (eta_0 (1 - t/T) after a linear warm-up).
+
+    Example:
+        >>> multiplier = schedule(6, 2)
+        >>> [multiplier(t) for t in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+        >>> dropping = schedule(6, 2, join="global")
+        >>> [round(dropping(t), 3) for t in range(6)]
+        [0.5, 1.0, 0.667, 0.5, 0.333, 0.167]
+    """
+    count("num_steps", num_steps, 1)
+    if count("warmup_steps", warmup_steps, 0) > num_steps:
+        raise ValueError(f"warmup_steps={warmup_steps} is more than num_steps={num_steps}")
+    check_shape(decay, power, join)
+    start = warmup_steps if join == "continuous" else 0
+
+    def multiplier(t: int) -> float:
+        if t < warmup_steps:
+            return (t + 1) / warmup_steps
+        gone = (t - start) / (num_steps - start) if t < num_steps else 1.0
+        if decay == "polynomial":
+            return float((1 - gone) ** power)
+        return (1 + math.cos(math.pi * gone)) / 2 if decay == "cosine" else 1.0
+
+    return multiplier
+
+
+def check_shape(decay: str, power: float, join: str) -> None:
+    """Raises ValueError for a decay, power or join that `schedule` does not know."""
+    if decay not in get_args(Decay):
+        raise ValueError(f"decay={decay!r} is not one of {', '.join(get_args(Decay))}")
+    if join not in get_args(Join):
+        raise ValueError(f"join={join!r} is not one of {', '.join(get_args(Join))}")
+    if not 0 < power < math.inf:
+        raise ValueError(f"power={power} is not a finite number above 0")
+
+
+def count(name: str, value: int, lowest: int) -> int:
+    """`value` where it is an int of at least `lowest`; ValueError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise ValueError(f"{name}={value!r} is not an int of at least {lowest}")
+    return value

@@ -1,0 +1,1 @@
+"""What we found: comparisons of optimizers over batch sizes."""

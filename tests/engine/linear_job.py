@@ -1,0 +1,93 @@
+"""A model that is small enough to follow by hand, and a job around it, for the tests of the engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anybatch.engine import Execution, Job, Phase
+from anybatch.optim import LAMB
+
+
+@dataclass(frozen=True)
+class RaggedBatch:
+    """Examples with different numbers of targets, as masked words are."""
+
+    inputs: Mapping[str, Tensor]
+    num_targets: Mapping[str, int]
+    num_examples: int
+
+
+class RaggedExamples:
+    """Example i has 1 + i % 3 targets; all is drawn from a generator seeded by i."""
+
+    def __init__(self, poison: int | None = None) -> None:
+        self.poison = poison
+
+    def read(self, start: int, count: int) -> RaggedBatch:
+        features, targets = [], []
+        for i in range(start, start + count):
+            generator = torch.Generator().manual_seed(i)
+            rows = 1 + i % 3
+            features.append(torch.randn(rows, 4, generator=generator, dtype=torch.float64))
+            targets.append(torch.randn(rows, generator=generator, dtype=torch.float64))
+            if i == self.poison:
+                features[-1][0, 0] = torch.nan
+        x, y = torch.cat(features), torch.cat(targets)
+        return RaggedBatch({"x": x, "y": y}, {"square": len(y)}, count)
+
+
+class Regression(nn.Module):
+    """One hidden layer and dropout, in float64; the loss is a sum of squares."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(4, 6, dtype=torch.float64)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(6, 1, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        error = self.out(self.dropout(self.hidden(x).tanh())).squeeze(-1) - y
+        right = {} if self.training else {"square": (error.abs() < 1).sum()}
+        return {"square": error.square().sum()}, right
+
+
+def regression_job(
+    *,
+    num_steps: int = 12,
+    global_batch_size: int = 10,
+    micro_batch_size: int = 4,
+    dropout: float = 0.0,
+    examples: RaggedExamples | None = None,
+    optimizer: str = "lamb",
+    **changes: Any,
+) -> Job:
+    """A job of `num_steps` on `Regression`; LAMB, or AdamW by name."""
+    model = Regression(dropout)
+    examples = examples or RaggedExamples()
+    chosen = LAMB(model.named_parameters(), lr=1.0) if optimizer == "lamb" else torch.optim.AdamW(model.parameters())
+    settings: dict[str, Any] = {
+        "model": model,
+        "optimizer": chosen,
+        "phases": [Phase(examples, global_batch_size, num_steps, 0.05, 0, lambda t: 1 - t / num_steps)],
+        "held_out": [examples.read(10_000, 8)],
+        "seed": 3,
+        "max_grad_norm": 1.0,
+        "execution": Execution(micro_batch_size, num_evals=3, num_trust_ratios=4, checkpoint_every_steps=5),
+        "score": lambda: {"parameter": model.out.weight[0, 0].item()},
+        "export": lambda folder: Path(folder).mkdir(exist_ok=True),
+        "summary": {"recipe": "regression"},
+    }
+    return Job(**{**settings, **changes})
+
+
+def parameters(job: Job) -> Tensor:
+    """All parameters of a job as one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in job.model.parameters()])

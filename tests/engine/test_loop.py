@@ -1,0 +1,181 @@
+"""A run that is stopped, killed or damaged goes on exactly where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from anybatch.engine import train
+from anybatch.engine.job import Job, Phase
+from anybatch.errors import InputError, Stopped
+from anybatch.runs import Run
+from engine.linear_job import RaggedExamples, parameters, regression_job
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+def run_at(folder: Path) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(folder)
+
+
+class StopAt:
+    """Examples that ask the process to stop, as a scheduler does, when those from `position` on are read."""
+
+    def __init__(self, position: int, signal_number: int = signal.SIGTERM) -> None:
+        self.position, self.signal_number, self.inner = position, signal_number, RaggedExamples()
+
+    def read(self, start: int, count: int) -> Any:
+        if start == self.position:
+            os.kill(os.getpid(), self.signal_number)
+        return self.inner.read(start, count)
+
+
+def test_a_run_learns_and_records_itself(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    result = train(regression_job(), run)
+    steps = run.metrics("train")
+    assert [event["step"] for event in steps] == list(range(1, 13))
+    assert [event["examples"] for event in steps] == list(range(10, 121, 10))
+    assert steps[0]["lr"] == pytest.approx(0.05)
+    evals = run.metrics("eval")
+    assert [event["step"] for event in evals] == [0, 4, 8, 12]
+    assert evals[-1]["loss"] < evals[0]["loss"]
+    assert [event["step"] for event in run.metrics("trust_ratios")] == [3, 6, 9, 12]
+    assert result == run.result()
+    assert result["num_steps"] == 12
+    assert result["num_examples"] == 120
+    assert json.loads(run.status_file.read_text())["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    whole = regression_job(dropout=0.3, optimizer=optimizer)
+    train(whole, run_at(tmp_path / "whole"))
+
+    run = run_at(tmp_path / "stopped")
+    stopped = regression_job(dropout=0.3, optimizer=optimizer, examples=StopAt(60))  # type: ignore[arg-type]
+    with pytest.raises(Stopped, match="SIGTERM at step 7 of 12"):
+        train(stopped, run)
+    assert json.loads(run.status_file.read_text())["outcome"] == "stopped"
+    resumed = regression_job(dropout=0.3, optimizer=optimizer)
+    train(resumed, run)
+
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
+    losses = [[event["loss"] for event in r.metrics("train")] for r in (run, Run(tmp_path / "whole"))]
+    assert losses[0] == losses[1]
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole = regression_job(num_steps=40)
+    train(whole, run_at(tmp_path / "whole"))
+    run = run_at(tmp_path / "killed")
+    script = (
+        "import time\nfrom pathlib import Path\nfrom anybatch.engine import train\nfrom anybatch.runs import Run\n"
+        "from engine.linear_job import RaggedExamples, regression_job\n"
+        "class Slow(RaggedExamples):\n"
+        "    def read(self, start, count):\n        time.sleep(0.02)\n        return super().read(start, count)\n"
+        f"train(regression_job(num_steps=40, examples=Slow()), Run(Path({str(run.path)!r})))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not (run.checkpoints / "step-00000015").exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    resumed = regression_job(num_steps=40)
+    train(resumed, run)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert [event["step"] for event in run.metrics("train")] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = regression_job()
+    train(whole, run_at(tmp_path / "whole"))
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+    newest = run.checkpoints / "step-00000007" / "model.safetensors"
+    if damage == "remove":
+        newest.unlink()
+    else:
+        newest.write_bytes(newest.read_bytes()[:-8] if damage == "truncate" else b"")
+    said: list[str] = []
+    resumed = regression_job()
+    train(resumed, run, _Listener(said))
+    assert "step-00000007: damaged" in said[0]
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+    for state in run.checkpoints.glob("*/state.json"):
+        state.write_text("{")
+    with pytest.raises(InputError, match="no sound checkpoint"):
+        train(regression_job(), run)
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    train(regression_job(num_steps=20), run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000015", "step-00000020"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anybatch.engine.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(regression_job(), run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
+    assert json.loads(run.status_file.read_text())["outcome"] == "failed"
+
+
+def test_skipped_steps_are_counted(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    result = train(regression_job(examples=RaggedExamples(poison=33)), run)
+    assert result["skipped_steps"] == 1
+    assert [event["step"] for event in run.metrics("train") if event["skipped"]] == [4]
+
+
+def test_phases_follow_each_other(tmp_path: Path) -> None:
+    examples = RaggedExamples()
+    phases = [Phase(examples, 10, 3, 0.1, 0, lambda t: 1.0), Phase(examples, 4, 5, 0.02, 0, lambda t: 1 / (t + 1))]
+    job: Job = regression_job(phases=phases)
+    run = run_at(tmp_path / "run")
+    train(job, run)
+    events = run.metrics("train")
+    assert [event["examples"] for event in events] == [10, 20, 30, 34, 38, 42, 46, 50]
+    assert [event["lr"] for event in events[2:5]] == pytest.approx([0.1, 0.02, 0.01])
+
+
+class _Listener:
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def begin(self, title: str, total: int, done: int = 0) -> None: ...
+    def advance(self, done: int, note: str) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)

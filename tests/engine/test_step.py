@@ -1,0 +1,61 @@
+"""The gradient of a global batch does not depend on how it is cut."""
+
+import pytest
+import torch
+
+from anybatch.engine.step import global_norm, read_batch, train_step
+from engine.linear_job import RaggedExamples, Regression
+
+
+def gradient(micro_batch_size: int, count: int = 10) -> torch.Tensor:
+    """The gradient that the optimizer is given for examples 5 .. 5 + count - 1."""
+    seen: list[torch.Tensor] = []
+    model = Regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(
+        lambda *_: seen.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    )
+    train_step(model, optimizer, read_batch(RaggedExamples(), 5, count, micro_batch_size), None)
+    return seen[0]
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 9, 10])
+def test_any_cut_gives_the_same_gradient(micro_batch_size: int) -> None:
+    torch.testing.assert_close(gradient(micro_batch_size), gradient(50), rtol=1e-13, atol=1e-14)
+
+
+def test_the_loss_is_the_mean_over_all_targets() -> None:
+    model = Regression()
+    batch = RaggedExamples().read(0, 7)
+    expected = model(**batch.inputs)[0]["square"].item() / batch.num_targets["square"]
+    result = train_step(model, torch.optim.SGD(model.parameters(), lr=0.1), read_batch(RaggedExamples(), 0, 7, 2), None)
+    assert result.losses["square"] == pytest.approx(expected, rel=1e-13)
+
+
+def test_the_last_micro_batch_takes_what_is_left() -> None:
+    assert [batch.num_examples for batch in read_batch(RaggedExamples(), 3, 10, 4)] == [4, 4, 2]
+
+
+def test_gradients_are_clipped_to_the_global_norm() -> None:
+    norms: list[float] = []
+    model = Regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer.register_step_pre_hook(
+        lambda *_: norms.append(float(global_norm([p.grad for p in model.parameters() if p.grad is not None])))
+    )
+    result = train_step(model, optimizer, read_batch(RaggedExamples(), 0, 5, 5), 0.25)
+    assert result.grad_norm > 0.25
+    assert norms == [pytest.approx(0.25)]
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    model = Regression()
+    optimizer = torch.optim.AdamW(model.parameters())
+    train_step(model, optimizer, read_batch(RaggedExamples(), 0, 4, 4), None)
+    before = [p.detach().clone() for p in model.parameters()]
+    states = [state["exp_avg"].clone() for state in optimizer.state.values()]
+    result = train_step(model, optimizer, read_batch(RaggedExamples(poison=2), 0, 4, 2), None)
+    assert result.skipped
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(old, s["exp_avg"]) for old, s in zip(states, optimizer.state.values(), strict=True))
+    assert all(p.grad is None for p in model.parameters())

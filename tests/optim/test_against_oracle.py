@@ -1,0 +1,113 @@
+"""Every optimizer, setting and way of computing, against the paper in float64."""
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from anybatch.optim import LAMB
+
+
+def groups(params):
+    """Adapted; not adapted; three layers in one tensor."""
+    return [{"params": params[:4]}, {"params": params[4:5] + params[1:1], "adapt": False}, {"params": params[5:], "blocks": 3}]
+
+
+def expected(row, problem):
+    whole = [row.oracle(problem.xs[i], problem.of(i), problem.rates) for i in range(5)]
+    cut = [np.split(a, 3) for a in (problem.xs[5], *problem.of(5))]
+    return [*whole, np.concatenate([row.oracle(x, gs, problem.rates) for x, *gs in zip(*cut, strict=True)])]
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+def test_float64(row, problem, foreach):
+    params = problem.params()
+    problem.run(row.make(groups(params), foreach=foreach), params)
+    # Layerwise loses digits in x - x': u is about 1, x' has the rounding of x.
+    tolerance = 1e-10 if foreach or row.name == "layerwise" else 1e-12
+    for p, x in zip(params, expected(row, problem), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+def test_capturable_and_tensor_lr_change_no_digit(row, problem, foreach):
+    if row.name == "layerwise":
+        pytest.skip("the base's own matter")
+    params = problem.params()
+    problem.rates = tuple(torch.tensor(rate, dtype=torch.float64) for rate in problem.rates)
+    problem.run(row.make(groups(params), foreach=foreach, capturable=True), params)
+    problem.rates = tuple(rate.item() for rate in problem.rates)
+    for p, x in zip(params, expected(row, problem), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+def test_float32(row, problem, foreach):
+    params = problem.params(torch.float32)
+    problem.run(row.make(groups(params), foreach=foreach), params)
+    for p, x in zip(params, expected(row, problem), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=2e-5, atol=2e-5)
+
+
+def test_no_adaptation_is_the_base_update(row, problem):
+    params = problem.params()
+    problem.run(row.make([{"params": params, "adapt": False}]), params)
+    for i, p in enumerate(params):
+        x = row.oracle(problem.xs[i], problem.of(i), problem.rates, adapt=False)
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-10, atol=1e-10)
+
+
+def test_groups_override(problem):
+    params = problem.params()
+    groups = [{"params": params[:1], "phi": (0.1, 0.2), "nesterov": "m"}, {"params": params[1:], "norm": "l1", "eps": 0.1}]
+    problem.run(LAMB(groups), params)
+    for i, settings in enumerate([{"phi": (0.1, 0.2), "nesterov": "m"}, {"norm": "l1", "eps": 0.1}]):
+        x = oracle.lamb(problem.xs[i], problem.of(i), problem.rates, **settings)
+        np.testing.assert_allclose(params[i].detach().numpy(), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+@pytest.mark.parametrize("max_grad_norm", [0.5, 1e6])
+def test_clipping(kind, problem, max_grad_norm, foreach):
+    if kind.name == "layerwise":
+        pytest.skip("has no gate")
+    params = problem.params()
+    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    problem.run(kind.make(groups, max_grad_norm=max_grad_norm, maximize=True, foreach=foreach), params)
+    problem.gradients = [oracle.clipped(gradients, max_grad_norm) for gradients in problem.gradients]
+    for i, p in enumerate(params):
+        x = kind.oracle(problem.xs[i], problem.of(i), problem.rates, maximize=True)
+        np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+def test_bf16_with_masters_is_fp32_rounded(kind, problem, foreach):
+    if kind.name == "layerwise":
+        pytest.skip("has no masters")
+    problem.xs = [torch.tensor(x).bfloat16().double().numpy() for x in problem.xs]
+    problem.gradients = [[torch.tensor(g).bfloat16().double().numpy() for g in gs] for gs in problem.gradients]
+    narrow, wide = problem.params(torch.bfloat16), problem.params(torch.float32)
+    optimizer = kind.make(narrow, master_weights=True, foreach=foreach)
+    problem.run(optimizer, narrow)
+    problem.run(kind.make(wide, foreach=foreach), wide)
+    for p, x in zip(narrow, wide, strict=True):
+        assert torch.equal(optimizer.state[p]["master"], x)
+        assert torch.equal(p, x.bfloat16())
+
+
+def test_bf16_without_masters_rounds_once_a_step(kind, problem):
+    problem.xs = [torch.tensor(x).bfloat16().double().numpy() for x in problem.xs]
+    problem.gradients = [[torch.tensor(g).bfloat16().double().numpy() for g in gs] for gs in problem.gradients]
+    problem.gradients, problem.rates = problem.gradients[:1], problem.rates[:1]
+    narrow, wide = problem.params(torch.bfloat16), problem.params(torch.float32)
+    optimizer = kind.make(narrow)
+    problem.run(optimizer, narrow)
+    problem.run(kind.make(wide), wide)
+    for p, x in zip(narrow, wide, strict=True):
+        if kind.name == "layerwise":
+            torch.testing.assert_close(p.float(), x, rtol=2e-2, atol=2e-2, check_dtype=False)
+        else:
+            assert torch.equal(p, x.bfloat16())
+            assert {name: s.dtype for name, s in optimizer.state[p].items()} == {
+                name: torch.float32 for name in optimizer.state[p]
+            }

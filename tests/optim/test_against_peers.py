@@ -1,0 +1,84 @@
+"""Independent implementations, at the settings at which they claim to be the same algorithm."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anybatch.optim import LAMB, LARS
+
+RATES = [0.1, 0.2, 0.05, 0.1, 0.02]
+
+
+def after(make, problem):
+    params = problem.params()
+    problem.run(make(params), params)
+    return [p.detach().numpy() for p in params]
+
+
+def timm(module):
+    """timm as a whole needs torchvision; its optimizers do not."""
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        pytest.skip("timm is not installed")
+    package = types.ModuleType("timm_optim")
+    package.__path__ = [str(Path(found.origin).parent / "optim")]
+    sys.modules["timm_optim"] = package
+    return importlib.import_module(f"timm_optim.{module}")
+
+
+def optax_after(make, problem):
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    with jax.enable_x64(True):
+        rule = make(optax, lambda t: jax.numpy.asarray(problem.rates)[t])
+        xs = [jax.numpy.asarray(x) for x in problem.xs]
+        state = rule.init(xs)
+        for gradients in problem.gradients:
+            updates, state = rule.update([jax.numpy.asarray(g) for g in gradients], state, xs)
+            xs = optax.apply_updates(xs, updates)
+        return [np.asarray(x) for x in xs]
+
+
+def assert_same(ours, theirs, tolerance=1e-12):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_lamb_is_optax_lamb(problem):
+    theirs = optax_after(lambda optax, lr: optax.lamb(lr, weight_decay=0.1), problem)
+    assert_same(after(lambda params: LAMB(params, weight_decay=0.1), problem), theirs)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_2017_is_optax_lars(problem, nesterov):
+    def rule(optax, lr):
+        return optax.lars(lr, weight_decay=0.1, trust_coefficient=0.02, eps=1e-3, nesterov=nesterov)
+
+    ours = {"weight_decay": 0.1, "trust_coefficient": 0.02, "eps": 1e-3, "joint_norm": True, "nesterov": nesterov}
+    assert_same(after(lambda params: LARS(params, 0.1, form="lars-2017", **ours), problem), optax_after(rule, problem))
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_lamb_is_timm_lamb(problem, max_grad_norm, bias_correction):
+    theirs = timm("lamb").Lamb
+    shared = {"weight_decay": 0.1, "bias_correction": bias_correction, "max_grad_norm": max_grad_norm}
+    assert_same(
+        after(lambda params: LAMB(params, **shared), problem),
+        after(lambda params: theirs(params, always_adapt=True, foreach=False, **shared), problem),
+    )
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_lr_outside_is_timm_lars(problem, nesterov):
+    theirs = timm("lars").Lars
+    shared = {"momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "nesterov": nesterov}
+    assert_same(
+        after(lambda params: LARS(params, 0.1, form="lr-outside", trust_coefficient=0.02, **shared), problem),
+        after(lambda params: theirs(params, 0.1, trust_coeff=0.02, always_adapt=True, foreach=False, **shared), problem),
+    )

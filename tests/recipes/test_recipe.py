@@ -1,0 +1,88 @@
+"""A field is changed by name; a wrong name or value is one line that helps."""
+
+import pytest
+
+from anybatch.errors import InputError
+from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
+from anybatch.recipes.recipe import PhaseSettings
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert from_json(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_what_it_is(name: str) -> None:
+    assert len((RECIPES[name].__doc__ or "").split()) > 8
+
+
+def test_fields_are_changed_by_dotted_names() -> None:
+    changed = change(
+        find_recipe("bert-tiny"),
+        [
+            "optimizer.lr=2e-3",
+            "seed=7",
+            "phases.0.batch_size=64",
+            "data.path=some/folder",
+            "max_grad_norm=null",
+            "optimizer.options.betas=[0.9, 0.98]",
+        ],
+    )
+    assert changed.optimizer.lr == 2e-3
+    assert changed.seed == 7
+    assert changed.phases[0].batch_size == 64
+    assert changed.data.path == "some/folder"
+    assert changed.max_grad_norm is None
+    assert changed.optimizer.options == {"betas": [0.9, 0.98]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optimizer.learning_rate=1", r"optimizer\.learning_rate: .*no such field; nearest: .*optimizer\.lr"),
+        ("sed=1", "nearest: seed"),
+        ("phases.3.batch_size=8", r"nearest: .*phases\.0\.batch_size"),
+        ("optimizer.lr", "expected FIELD=VALUE"),
+        ("optimizer.lr=fast", r"optimizer\.lr = 'fast': .*number"),
+        ("optimizer.lr=-1", r"optimizer\.lr = -1: .*greater than or equal to 0"),
+        ("phases.0.batch_size=0", r"phases\.0\.batch_size = 0: .*greater than or equal to 1"),
+        ("reference.num_epochs=2", r"reference.*: give one of num_examples and num_epochs"),
+        ("model.num_layers=many", r"model\.num_layers = 'many'"),
+        ("model={}", r"model\.hidden_size"),
+    ],
+)
+def test_wrong_changes_are_explained(assignment: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        change(find_recipe("bert-tiny"), [assignment])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="nearest: bert-tiny"):
+        find_recipe("bert-tinny")
+
+
+def test_the_batch_size_scales_later_phases_in_proportion() -> None:
+    recipe = find_recipe("bert-tiny").model_copy(
+        update={
+            "phases": (
+                PhaseSettings(batch_size=64, sequence_length=32, share=0.9),
+                PhaseSettings(batch_size=32, sequence_length=128, share=0.1),
+            )
+        }
+    )
+    assert [phase.batch_size for phase in with_batch_size(recipe, 256).phases] == [256, 128]
+    with pytest.raises(InputError, match="batch size 0"):
+        with_batch_size(recipe, 0)
+
+
+def test_the_reference_scales_rate_and_warm_up_and_keeps_the_examples() -> None:
+    reference = find_recipe("bert-tiny").reference
+    small, large = (reference.at(reference.batch_size * factor, 1.0, 10_000) for factor in (1, 4))
+    assert small.lr == reference.lr
+    assert large.lr == pytest.approx(2 * small.lr)
+    assert large.warmup_ratio == pytest.approx(4 * small.warmup_ratio)
+    assert small.num_steps == 4 * large.num_steps

@@ -1,0 +1,228 @@
+"""What the page says must be true for every outcome."""
+
+from collections.abc import Callable
+
+import pytest
+
+from anybatch.report.findings import Findings, find
+from anybatch.report.load import Record, Reference
+from anybatch.report.series import build
+
+Make = Callable[..., Record]
+
+
+def say(runs: list[Record]) -> tuple[str, str]:
+    findings: Findings = find(runs)
+    plain = findings.headline.replace("\u202f", " "), " | ".join(findings.points).replace("\u202f", " ")
+    assert all("nan" not in text.lower() and "None" not in text for text in plain)
+    assert all(point.endswith(".") and ".." not in point for point in findings.points)
+    return plain
+
+
+def runs_of(record: Make, optimizer: str, losses: dict[int, float | None], **changes: object) -> list[Record]:
+    return [record(optimizer, batch, loss, **changes) for batch, loss in losses.items()]
+
+
+def test_largest_factor_within_the_bound_is_named_with_its_gap(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.1, 64: 4.19, 256: 4.8}))
+    assert headline == (
+        "LAMB's held-out loss stayed within 5 % of its own batch-8 run up to ×8 (batch 64, +4.8 %), with nothing tuned "
+        "there."
+    )
+    assert "24,000 examples: 4.00 at the reference, batch 8; 4.10, gap +2.5 %, at ×4 (batch 32)" in points
+    assert "4.80, gap +20 %, at ×32 (batch 256)" in points
+
+
+def test_the_bound_itself_holds_and_just_beyond_does_not(record: Make) -> None:
+    (series,) = build(runs_of(record, "lamb", {8: 4.0, 32: 4.2, 64: 4.201}))
+    assert [cell.held for cell in series.cells] == [True, True, False]
+    assert "+5.03 %" in say(runs_of(record, "lamb", {8: 4.0, 64: 4.2012}))[0]
+
+
+def test_beyond_is_past_the_critical_batch(record: Make) -> None:
+    _, points = say(runs_of(record, "lamb", {8: 4.0, 64: 4.1, 256: 4.8, 1024: 6.0}))
+    assert (
+        "LAMB does not hold at ×32 (batch 256), +20 %: this is past the critical batch. 94 steps are too few" in points
+    )
+    assert "at equal examples quality cannot hold" in points
+
+
+def test_everything_holds(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.1, 64: 3.9}))
+    assert "at every larger batch tried, up to ×8 (batch 64, −2.5 %)" in headline
+    assert "critical batch lies, these runs do not show" in points
+    assert "past the critical batch" not in points
+
+
+def test_nothing_holds(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.4, 64: 5.0}))
+    assert "stayed within 5 % of its own batch-8 run at no larger batch (nearest: ×4 (batch 32, +10 %))" in headline
+    assert "these runs cannot tell which" in points
+
+
+def test_a_factor_that_failed_below_the_largest_is_admitted(record: Make) -> None:
+    headline, _ = say(runs_of(record, "lamb", {8: 4.0, 32: 4.4, 64: 4.1}))
+    assert "up to ×8 (batch 64, +2.5 %), though not at ×4" in headline
+
+
+def test_failing_where_another_optimizer_holds_is_not_blamed_on_the_steps(record: Make) -> None:
+    lamb = runs_of(record, "lamb", {8: 4.0, 32: 4.05, 64: 4.1})
+    headline, points = say(lamb + runs_of(record, "adamw", {8: 4.0, 32: 4.1, 64: 4.88}))
+    assert headline.endswith("; under the same rule, AdamW's did so up to ×4 (batch 32, +2.5 %).")
+    assert "AdamW no longer holds at ×8 (batch 64), +22 %, where LAMB does: not the number of steps" in points
+    assert "AdamW does as well as LAMB or better at 1 of the 3 batches that both ran" in points
+    assert "higher at batch 32 (4.10 against 4.05) and 64 (4.88 against 4.10)" in points
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ({8: 3.9, 64: 4.0}, "AdamW does as well as LAMB or better at every batch that both ran: its loss is lower at"),
+        ({8: 4.02, 64: 5.0}, "AdamW does as well as LAMB or better at 1 of the 2 batches that both ran"),
+        ({8: 4.3, 64: 5.0}, "AdamW does worse than LAMB at every batch that both ran: its loss is higher at batch 8 ("),
+    ],
+)
+def test_the_other_optimizer_is_given_its_due(record: Make, losses: dict[int, float | None], said: str) -> None:
+    assert said in say(runs_of(record, "lamb", {8: 4.0, 64: 4.1}) + runs_of(record, "adamw", losses))[1]
+
+
+def test_adamw_holding_farther_is_said_in_the_headline(record: Make) -> None:
+    lamb = runs_of(record, "lamb", {8: 4.0, 32: 4.5, 64: 5.0})
+    headline, _ = say(lamb + runs_of(record, "adamw", {8: 4.0, 32: 4.1, 64: 4.15}))
+    assert (
+        "AdamW's held-out loss stayed within 5 % of its own batch-8 run at every larger batch tried, up to ×8"
+        in headline
+    )
+
+
+def test_other_models_or_lengths_are_not_compared(record: Make) -> None:
+    lamb = runs_of(record, "lamb", {8: 4.0, 64: 4.1})
+    for change in ({"parameters": 99}, {"num_examples": 48_000}):
+        assert "does worse" not in say(lamb + runs_of(record, "adamw", {8: 5.0, 64: 5.0}, **change))[1]
+
+
+def test_one_optimizer_is_compared_with_nobody(record: Make) -> None:
+    headline, points = say(runs_of(record, "adamw", {8: 4.0, 64: 4.1}))
+    assert headline.startswith("AdamW's held-out loss stayed")
+    assert "LAMB" not in headline + points
+
+
+def test_a_single_run(record: Make) -> None:
+    headline, points = say([record("lamb", 8, 4.0)])
+    assert headline == "LAMB ran only at batch 8 (held-out loss 4.00), so there is nothing to compare."
+    assert "tuned" not in headline + points
+
+
+def test_diverged_run(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.1, 64: None}))
+    assert "up to ×4" in headline
+    assert "LAMB diverged at ×8 (batch 64): the untuned settings are unstable there" in points
+    assert "critical batch" not in points
+
+
+def test_all_larger_batches_diverged(record: Make) -> None:
+    assert "LAMB diverged at every larger batch" in say(runs_of(record, "lamb", {8: 4.0, 64: None}))[0]
+
+
+def test_diverged_reference(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: None, 64: 4.1}))
+    assert "LAMB diverged at its reference batch (8), so nothing can be held to it" in headline
+    assert "No gap can be given." in points
+
+
+def test_reference_missing_among_the_runs(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {32: 4.1, 64: 4.2}))
+    assert "LAMB has no run at its reference batch (8), so its gaps are unknown" in headline
+    assert "×" not in headline + points
+
+
+def test_no_reference_recorded_claims_no_rule(record: Make) -> None:
+    headline, points = say(runs_of(record, "lamb", {8: 4.0, 64: 4.1}, reference=None))
+    assert "nothing tuned" not in headline
+    assert "Nothing was tuned" not in points
+    assert "may have been set by hand" in points
+
+
+def test_unfinished_reference(record: Make) -> None:
+    runs = [record("lamb", 8, None, state="running", final={}), record("lamb", 64, 4.1)]
+    headline, points = say(runs)
+    assert "LAMB's run at its reference batch (8) has not finished" in headline
+    assert "1 run has not finished and counts in no number here: lamb-8-0 (running)." in points
+
+
+def test_nothing_finished(record: Make) -> None:
+    headline, _ = say([record("lamb", 8, None, state="failed", final={})])
+    assert headline.startswith("No pretraining run has finished yet")
+
+
+def test_only_fine_tuning(record: Make) -> None:
+    headline, _ = say([record("adamw", 16, 3.0, task="questions")])
+    assert "1 finished fine-tuning run without" in headline
+
+
+@pytest.mark.parametrize(("power", "name"), [(0.5, "square-root"), (1.0, "linear"), (0.0, None)])
+def test_the_rule_is_read_off_the_rates(record: Make, power: float, name: str | None) -> None:
+    runs = [record("lamb", batch, 4.0, lr=0.01 * (batch / 8) ** power) for batch in (8, 32, 64)]
+    (series,) = build(runs)
+    assert series.rule == name
+    headline, points = say(runs)
+    assert ("with nothing tuned there" in headline) == (name is not None)
+    if name:
+        assert f"from the reference, the rate by the {name} rule from 0.01 for LAMB. The warm-up keeps" in points
+
+
+def test_one_rate_set_by_hand_withdraws_the_claim(record: Make) -> None:
+    runs = [*runs_of(record, "lamb", {8: 4.0, 32: 4.1}), record("lamb", 64, 4.0, lr=0.02)]
+    assert "nothing tuned" not in say(runs)[0]
+
+
+def test_seeds_give_means_ranges_and_paired_gaps(record: Make) -> None:
+    losses = {0: (4.0, 4.1), 1: (4.4, 4.4), 2: (3.6, 3.8)}
+    runs = [
+        record("lamb", b, loss, seed=s) for s, pair in losses.items() for b, loss in zip((8, 64), pair, strict=True)
+    ]
+    headline, points = say(runs)
+    assert "4.00 (3.60 to 4.40) at the reference" in points
+    assert "gap +2.7 % (±0.0 % to +5.6 %), at ×8" in points
+    assert "3 runs a cell; seeds 0, 1 and 2." in points
+    assert "+2.7 %" in headline
+
+
+def test_a_seed_that_diverged_spoils_its_cell(record: Make) -> None:
+    runs = [record("lamb", 8, 4.0, seed=seed) for seed in (0, 1)]
+    runs += [record("lamb", 64, 4.0, seed=0), record("lamb", 64, None, seed=1)]
+    headline, points = say(runs)
+    assert "1 of 2 runs diverged" in points
+    assert "up to" not in headline
+
+
+def test_one_seed_is_called_one_seed(record: Make) -> None:
+    assert "One run a cell; seed 7." in say(runs_of(record, "lamb", {8: 4.0, 64: 4.1}, seed=7))[1]
+    assert "seed not recorded" in say(runs_of(record, "lamb", {8: 4.0, 64: 4.1}, seed=None))[1]
+
+
+def test_repeated_seed_is_admitted(record: Make) -> None:
+    runs = [record("lamb", 8, 4.0), record("lamb", 8, 4.1), record("lamb", 64, 4.0)]
+    assert "Some cells hold several runs of one seed." in say(runs)[1]
+
+
+def test_other_lengths_and_references_are_series_of_their_own(record: Make) -> None:
+    short = runs_of(record, "lamb", {8: 4.0, 64: 4.1})
+    longer = runs_of(record, "lamb", {8: 3.5, 64: 3.6}, num_examples=96_000)
+    assert sorted(one.label for one in build(short + longer)) == ["LAMB (24,000 examples)", "LAMB (96,000 examples)"]
+    other = runs_of(record, "lamb", {8: 4.2, 64: 4.3}, reference=Reference(8, 0.02))
+    assert {one.label for one in build(short + other)} == {
+        "LAMB (reference 8, rate 0.01)",
+        "LAMB (reference 8, rate 0.02)",
+    }
+
+
+def test_rounding_to_whole_steps_keeps_a_series_together(record: Make) -> None:
+    (series,) = build(runs_of(record, "lamb", {8: 4.0, 256: 4.5, 1024: 5.0}))
+    assert [cell.factor for cell in series.cells] == [1, 32, 128]
+
+
+def test_a_batch_below_the_reference_is_not_a_larger_one(record: Make) -> None:
+    (series,) = build(runs_of(record, "lamb", {4: 3.9, 8: 4.0, 64: 5.0}))
+    assert series.main is None
+    assert [cell.batch for cell in series.judged] == [64]

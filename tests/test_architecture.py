@@ -1,0 +1,125 @@
+"""The house in one test: which room may import which, no import circle, and every name defined."""
+
+import ast
+import importlib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import anybatch
+
+ROOT = Path(anybatch.__file__).parent
+
+# Arrows run from a level to any later one; rooms of one level never import each other.
+LEVELS = (
+    {"__main__"},
+    {"cli"},
+    {"study", "planner", "report", "machine"},
+    {"recipes"},
+    {"engine", "data", "models", "optim", "scaling"},
+    {"runs"},
+    {"files"},
+    {"errors"},
+)
+# What a base installation has: the optimizers and the scaling rules need no more than torch.
+LIGHT = {"optim": {"torch", "typing_extensions"}, "scaling": set()}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by dotted name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ["anybatch", *path.relative_to(ROOT).with_suffix("").parts]
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(tree: ast.AST) -> list[tuple[str, list[str]]]:
+    """(module, names) of every import statement, at any depth."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import of {node.module}"
+            found.append((str(node.module), [alias.name for alias in node.names]))
+    return found
+
+
+def room(module: str) -> str:
+    """The first part below the package; empty for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def level(name: str) -> int:
+    return next(number for number, rooms in enumerate(LEVELS) if name in rooms)
+
+
+def test_every_module_stands_in_a_known_room() -> None:
+    known = set().union(*LEVELS) | {""}
+    assert {room(module) for module in modules()} <= known
+
+
+def test_arrows_run_one_way() -> None:
+    wrong = []
+    for module, tree in modules().items():
+        here = room(module)
+        if not here:
+            continue
+        for target, names in imports(tree):
+            targets = [f"{target}.{name}" for name in names] if target == "anybatch" else [target]
+            for imported in targets:
+                there = room(imported) if imported.startswith("anybatch") else here
+                if there != here and level(there) <= level(here):
+                    wrong.append(f"{module} imports {imported}")
+    assert not wrong
+
+
+def test_there_is_no_import_circle() -> None:
+    found = modules()
+    graph: dict[str, set[str]] = {module: set() for module in found}
+    for module, tree in found.items():
+        for target, names in imports(tree):
+            for imported in [f"{target}.{name}" for name in names]:
+                used = imported if imported in found else target
+                if used in found and used != module:
+                    graph[module].add(used)
+    # A package's own __init__ gathers its modules; a module that imports its package's __init__ would be a circle.
+    TopologicalSorter(graph).prepare()
+
+
+def test_every_imported_name_is_defined() -> None:
+    missing = []
+    for module, tree in modules().items():
+        for target, names in imports(tree):
+            if not target.startswith("anybatch"):
+                continue
+            loaded = importlib.import_module(target)
+            for name in names:
+                if not hasattr(loaded, name) and f"{target}.{name}" not in modules():
+                    missing.append(f"{module}: {target}.{name}")
+    assert not missing
+
+
+def test_every_exported_name_is_defined() -> None:
+    for module in modules():
+        loaded = importlib.import_module(module) if not module.endswith("__main__") else None
+        for name in getattr(loaded, "__all__", ()):
+            assert hasattr(loaded, name), f"{module}.__all__ names {name}"
+
+
+def test_optimizers_and_rules_need_torch_alone() -> None:
+    import sys
+
+    for module, tree in modules().items():
+        if room(module) not in LIGHT:
+            continue
+        allowed = LIGHT[room(module)] | sys.stdlib_module_names | {"anybatch"}
+        outside = [target for target, _ in imports(tree) if target.split(".")[0] not in allowed]
+        assert not outside, f"{module} imports {outside}"
+
+
+def test_files_stay_short() -> None:
+    """One question a file: beyond 400 lines it answers two."""
+    long = {str(path): lines for path in ROOT.rglob("*.py") if (lines := path.read_text().count("\n")) > 400}
+    assert not long
