@@ -20,8 +20,8 @@ from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.study.demo import RECIPES
 
 GRID = {
-    "bert-tiny": (0.002, 0.004, 0.008, 0.016, 0.032),
-    "bert-tiny-adamw": (0.0005, 0.001, 0.002, 0.004, 0.008),
+    "bert-demo": (0.004, 0.0056, 0.008, 0.011, 0.016, 0.022),
+    "bert-demo-adamw": (0.0007, 0.001, 0.0014, 0.002, 0.0028, 0.004),
 }
 RESULTS = Path(__file__).parent / "results" / "tune-references.json"
 

@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from anybatch.errors import InputError, Stopped
 
 app = typer.Typer(
     name="anybatch",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Batch size is a hardware decision, not a hyperparameter.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Raw text files to token shards, and a look at them.")
+data_app = typer.Typer(help="Raw text files to token shards, and a look at them.")
 app.add_typer(data_app, name="data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -160,18 +158,29 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what token shards hold, and check them against their checksums."""
+    from dataclasses import asdict
+
+    from anybatch.data.inspect import summary
+
+    found = asdict(summary(folder))
+    if as_json:
+        _print(found, as_json)
+        return
+    for part in ("train", "held_out"):
+        print(f"{part.replace('_', '-')}")
+        _print({f"  {name}": value for name, value in found[part].items()}, as_json)
+    print(f"vocabulary of {found['vocabulary_size']}; examples as the model sees them:")
+    for example in found["examples"]:
+        print(f"  {example}")
 
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
     try:
-        app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help(), file=sys.stderr)
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except (click.Abort, KeyboardInterrupt):
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(getattr(error, "format_message", error.__str__)(), 2)
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except InputError as error:
         _fail(str(error), 2)

@@ -14,6 +14,7 @@ import torch
 
 from anybatch.engine import train
 from anybatch.engine.job import Job, Phase
+from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
 from anybatch.runs import Run
 from engine.linear_job import RaggedExamples, parameters, regression_job
@@ -170,12 +171,9 @@ def test_phases_follow_each_other(tmp_path: Path) -> None:
     assert [event["lr"] for event in events[2:5]] == pytest.approx([0.1, 0.02, 0.01])
 
 
-class _Listener:
+class _Listener(SilentProgress):
     def __init__(self, said: list[str]) -> None:
         self.said = said
-
-    def begin(self, title: str, total: int, done: int = 0) -> None: ...
-    def advance(self, done: int, note: str) -> None: ...
 
     def say(self, line: str) -> None:
         self.said.append(line)

@@ -84,6 +84,18 @@ def row(request: pytest.FixtureRequest) -> Row:
     return request.param
 
 
+@pytest.fixture(params=[row for row in ROWS if row.name != "layerwise"], ids=str)
+def native_row(request: pytest.FixtureRequest) -> Row:
+    """Those with state and a gate of their own, with each of their settings."""
+    return request.param
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind.name != "layerwise"], ids=lambda kind: kind.name)
+def native(request: pytest.FixtureRequest) -> Row:
+    """Those with state and a gate of their own, once."""
+    return request.param
+
+
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Row:
     """Every optimizer once."""
@@ -101,7 +113,9 @@ class Problem:
     def params(self, dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
         return [torch.nn.Parameter(torch.tensor(x, dtype=dtype)) for x in self.xs]
 
-    def run(self, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: slice = slice(None)) -> None:
+    def run(
+        self, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: slice = slice(None)
+    ) -> None:
         for gradients, rate in zip(self.gradients[steps], self.rates[steps], strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate

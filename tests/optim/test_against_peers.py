@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from anybatch.optim import LAMB, LARS
 
@@ -80,5 +79,7 @@ def test_lars_lr_outside_is_timm_lars(problem, nesterov):
     shared = {"momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "nesterov": nesterov}
     assert_same(
         after(lambda params: LARS(params, 0.1, form="lr-outside", trust_coefficient=0.02, **shared), problem),
-        after(lambda params: theirs(params, 0.1, trust_coeff=0.02, always_adapt=True, foreach=False, **shared), problem),
+        after(
+            lambda params: theirs(params, 0.1, trust_coeff=0.02, always_adapt=True, foreach=False, **shared), problem
+        ),
     )

@@ -80,7 +80,7 @@ def test_the_batch_size_scales_later_phases_in_proportion() -> None:
 
 
 def test_the_reference_scales_rate_and_warm_up_and_keeps_the_examples() -> None:
-    reference = find_recipe("bert-tiny").reference
+    reference = find_recipe("bert-demo").reference
     small, large = (reference.at(reference.batch_size * factor, 1.0, 10_000) for factor in (1, 4))
     assert small.lr == reference.lr
     assert large.lr == pytest.approx(2 * small.lr)

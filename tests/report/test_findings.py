@@ -192,8 +192,10 @@ def test_a_seed_that_diverged_spoils_its_cell(record: Make) -> None:
     runs = [record("lamb", 8, 4.0, seed=seed) for seed in (0, 1)]
     runs += [record("lamb", 64, 4.0, seed=0), record("lamb", 64, None, seed=1)]
     headline, points = say(runs)
+    assert [cell.held for cell in build(runs)[0].cells] == [True, False]
+    assert "LAMB diverged, in some runs, at every larger batch" in headline
     assert "1 of 2 runs diverged" in points
-    assert "up to" not in headline
+    assert "LAMB diverged in 1 of 2 runs at ×8 (batch 64)" in points
 
 
 def test_one_seed_is_called_one_seed(record: Make) -> None:

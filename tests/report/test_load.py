@@ -80,8 +80,7 @@ def test_fine_tuning_finds_its_parent(write_run: Write, write_questions: Write, 
     write_questions(tmp_path / "questions" / "q", parent, 12.0, 5.0)
     records = load([tmp_path])
     found = by_cell(build(records), children(records))
-    if parent.endswith("model") or Path(parent).name == "lamb-8":
-        assert [(one.batch, one.f1, one.exact_match) for one in found] == [(8, 12.0, 5.0)]
+    assert [(one.batch, one.f1, one.exact_match) for one in found] == [(8, 12.0, 5.0)]
 
 
 def test_fine_tuning_without_its_parent_has_no_batch(write_questions: Write, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """English text that comes with every Python: the language reference, and the docstrings of the standard library."""
 
 import ast
+import os
 import re
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from anybatch.data.text import Document
 
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data", "encodings"}
 _FEWEST_WORDS = 30
+_BODIES = ("body", "handlers", "orelse", "finalbody")
 
 
 def python_documents() -> Iterator[Document]:
@@ -23,26 +26,39 @@ def python_documents() -> Iterator[Document]:
     for name in sorted(topics):
         yield from _document(topics[name], f"pydoc_data.topics[{name!r}]")
     root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
-        place = path.relative_to(root)
-        if _LEFT_OUT.isdisjoint(place.parts):
-            yield from _document("\n\n".join(_docstrings(path)), place.as_posix())
+    for path in sorted(_sources(root)):
+        yield from _document("\n\n".join(_docstrings(path)), path.relative_to(root).as_posix())
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _LEFT_OUT]
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _document(text: str, where: str) -> Iterator[Document]:
-    cleaned = clean(text)
+    # A docstring can spell half of a surrogate pair, which is no character and cannot be written down.
+    cleaned = clean(text.encode(errors="ignore").decode())
     if len(cleaned.split()) >= _FEWEST_WORDS:
         yield Document(cleaned, where)
 
 
 def _docstrings(path: Path) -> Iterator[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        with warnings.catch_warnings():
+            # A doubtful escape in somebody's source is not this reader's business, nor a reason to leave it out.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
-    for node in ast.walk(tree):
+    # Only statements can hold a definition: to leave expressions out spares most of the walk.
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
+        inner = [child for field in _BODIES for child in getattr(node, field, ()) if not isinstance(child, ast.Expr)]
+        waiting.extend(reversed(inner))
 
 
 _BLOCK_END = re.compile(r"\n[ \t]*\n")

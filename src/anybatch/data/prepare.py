@@ -68,8 +68,8 @@ def prepare(
     Args:
         documents: gives the same documents afresh each time it is called.
         vocabulary_size: of the vocabulary trained on the training documents; not used where `tokenizer` is given.
-        held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number); at least one
-            document goes to either part.
+        held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number). Either part
+            gets at least two documents, which next-sentence prediction needs, or one where there are fewer than four.
         progress: called with the name of the pass and the number of documents done in it.
 
     Raises:
@@ -120,7 +120,8 @@ def _choose(count: int, held_out: float, seed: int) -> NDArray[np.bool_]:
         )
     hashes = random_words(seed, "held out", np.zeros(count, dtype=np.int64), np.arange(count), 1)[:, 0]
     chosen = np.zeros(count, dtype=np.bool_)
-    chosen[np.argsort(hashes, kind="stable")[: min(max(round(count * held_out), 1), count - 1)]] = True
+    fewest = 2 if count >= 4 else 1
+    chosen[np.argsort(hashes, kind="stable")[: min(max(round(count * held_out), fewest), count - fewest)]] = True
     return chosen
 
 

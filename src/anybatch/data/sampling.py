@@ -16,8 +16,8 @@ from anybatch.errors import InputError
 Words = NDArray[np.uint64]
 
 _ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
-_KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], dtype=np.uint64)[:, None, None]
+_KEY_STEPS = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], dtype=np.uint64)[:, None, None]
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _WORDS_A_BLOCK = 4
@@ -86,20 +86,18 @@ def random_words(seed: int, purpose: str, epochs: ArrayLike, examples: ArrayLike
     _check_seed(seed)
     num_blocks = -(-count // _WORDS_A_BLOCK)
     rows = np.asarray(examples, dtype=np.uint64)
-    shape = (len(rows), num_blocks)
-    words = [
-        np.broadcast_to(np.arange(1, num_blocks + 1, dtype=np.uint64), shape),
-        np.zeros(shape, dtype=np.uint64),
-        np.broadcast_to(np.asarray(epochs, dtype=np.uint64)[:, None], shape),
-        np.broadcast_to(rows[:, None], shape),
-    ]
-    key = [seed, _purpose_key(purpose)]
+    # Words 0 and 2 of each block, which are multiplied, and words 1 and 3, which are mixed in: uint64[2, B, blocks].
+    even, odd = np.zeros((2, 2, len(rows), num_blocks), dtype=np.uint64)
+    even[0] = np.arange(1, num_blocks + 1, dtype=np.uint64)
+    even[1] = np.asarray(epochs, dtype=np.uint64)[:, None]
+    odd[1] = rows[:, None]
+    key = np.array([seed, _purpose_key(purpose)], dtype=np.uint64)[:, None, None]
     for _ in range(_ROUNDS):
-        high0, low0 = _multiply(words[0], _MULTIPLIERS[0])
-        high1, low1 = _multiply(words[2], _MULTIPLIERS[1])
-        words = [high1 ^ words[1] ^ np.uint64(key[0]), low1, high0 ^ words[3] ^ np.uint64(key[1]), low0]
-        key = [(part + step) % 2**64 for part, step in zip(key, _KEY_STEPS, strict=True)]
-    return np.stack(words, axis=-1).reshape(len(rows), -1)[:, :count]
+        high, low = _multiply(even, _MULTIPLIERS)
+        even, odd = high[::-1] ^ odd ^ key, low[::-1]
+        key = key + _KEY_STEPS
+    words = np.stack([even[0], odd[0], even[1], odd[1]], axis=-1)
+    return words.reshape(len(rows), num_blocks * _WORDS_A_BLOCK)[:, :count]
 
 
 def below(words: Words, bounds: ArrayLike) -> NDArray[np.int64]:
@@ -107,7 +105,7 @@ def below(words: Words, bounds: ArrayLike) -> NDArray[np.int64]:
     return (((words >> _HALF) * np.asarray(bounds).astype(np.uint64)) >> _HALF).astype(np.int64)
 
 
-def _multiply(a: Words, b: np.uint64) -> tuple[Words, Words]:
+def _multiply(a: Words, b: Words) -> tuple[Words, Words]:
     """The upper and the lower 64 bits of a * b: NumPy has no 128-bit product, so it is put together from halves."""
     a_high, a_low = a >> _HALF, a & _LOW
     b_high, b_low = b >> _HALF, b & _LOW

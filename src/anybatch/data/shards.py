@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ MAX_SHARD_TOKENS = 1 << 25
 
 _INDEX = "index.json"
 _ARRAYS = ("tokens", "sentences", "documents")
-_COUNTS = _ARRAYS
+_COUNTS = ("documents", "sentences", "tokens")
 _LARGEST_OFFSET = 2**32 - 1
 
 
@@ -105,19 +105,18 @@ class ShardWriter:
 
     def add(self, sentences: Sequence[Sequence[int]]) -> None:
         """One document: its sentences as token numbers; empty sentences, and a document of no other, are left out."""
-        sentences = [sentence for sentence in sentences if sentence]
-        tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=self._dtype)
-        if not len(tokens):
+        lengths = np.array([len(sentence) for sentence in sentences if sentence], dtype=np.int64)
+        num_tokens = int(lengths.sum())
+        if not num_tokens:
             return
-        if self._num_tokens and self._num_tokens + len(tokens) > self._max_shard_tokens:
+        if num_tokens > _LARGEST_OFFSET:
+            raise InputError(f"a document of {num_tokens} tokens: must have at most {_LARGEST_OFFSET}; split it")
+        if self._num_tokens and self._num_tokens + num_tokens > self._max_shard_tokens:
             self._write_shard()
-        if len(tokens) > _LARGEST_OFFSET:
-            raise InputError(f"a document of {len(tokens)} tokens: must have at most {_LARGEST_OFFSET}; split it")
-        self._sentence_ends.extend(accumulate(map(len, sentences), initial=self._num_tokens))
-        self._sentence_ends.pop(-len(sentences) - 1)
-        self._document_ends.append(len(self._sentence_ends))
-        self._tokens.append(tokens)
-        self._num_tokens += len(tokens)
+        self._tokens.append(np.fromiter(chain.from_iterable(sentences), dtype=self._dtype, count=num_tokens))
+        self._sentence_ends.append((np.cumsum(lengths) + self._num_tokens).astype(np.uint32))
+        self._document_lengths.append(len(lengths))
+        self._num_tokens += num_tokens
 
     def close(self) -> dict[str, int]:
         """Writes what is left and the index; returns the counts of documents, sentences and tokens."""
@@ -128,15 +127,15 @@ class ShardWriter:
 
     def _start_shard(self) -> None:
         self._tokens: list[NDArray[Any]] = []
-        self._sentence_ends: list[int] = []
-        self._document_ends: list[int] = []
+        self._sentence_ends: list[NDArray[np.uint32]] = []
+        self._document_lengths: list[int] = []
         self._num_tokens = 0
 
     def _write_shard(self) -> None:
         arrays = {
             "tokens": np.concatenate(self._tokens),
-            "sentences": np.array(self._sentence_ends, dtype=np.uint32),
-            "documents": np.array(self._document_ends, dtype=np.uint32),
+            "sentences": np.concatenate(self._sentence_ends),
+            "documents": np.cumsum(self._document_lengths).astype(np.uint32),
         }
         counts = {name: len(array) for name, array in arrays.items()}
         for name, count in counts.items():
@@ -165,6 +164,10 @@ def open_shards(folder: Path) -> Shards:
             raise InputError(
                 f"{path}: truncated or changed: {found} bytes, not {about['bytes']}; run `anybatch data prepare` again"
             )
+    parts = tuple(
+        Shard(*(_map(folder / shard["files"][name]["name"], shard[name]) for name in _ARRAYS))
+        for shard in index["shards"]
+    )
     return Shards(
         path=folder,
         num_documents=index["documents"],
@@ -172,10 +175,7 @@ def open_shards(folder: Path) -> Shards:
         num_tokens=index["tokens"],
         vocabulary_size=index["vocabulary"]["size"],
         vocabulary_fingerprint=index["vocabulary"]["fingerprint"],
-        parts=tuple(
-            Shard(*(_map(folder / shard["files"][name]["name"], shard[name]) for name in _ARRAYS))
-            for shard in index["shards"]
-        ),
+        parts=parts,
     )
 
 
@@ -190,12 +190,16 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"{folder / _INDEX}: version {index.get('version')} of the format; this release reads version {VERSION}; "
             "run `anybatch data prepare` again"
         )
+    if missing := sorted({"vocabulary", "shards", *_COUNTS} - index.keys()):
+        raise InputError(f"{folder / _INDEX}: damaged: has no {missing[0]!r}; run `anybatch data prepare` again")
     return index
 
 
 def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name to bytes and SHA-256 of every file."""
     try:
-        return {shard["files"][name]["name"]: shard["files"][name] for shard in index["shards"] for name in _ARRAYS}
+        files = [shard["files"][name] for shard in index["shards"] for name in _ARRAYS if shard[name]]
+        return {file["name"]: {"bytes": file["bytes"], "sha256": file["sha256"]} for file in files}
     except (KeyError, TypeError):
         raise InputError(f"{folder / _INDEX}: damaged; run `anybatch data prepare` again") from None
 
@@ -217,7 +221,7 @@ def _write_array(path: Path, array: NDArray[Any]) -> dict[str, Any]:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     digest = hashlib.sha256()
     with open(path, "wb") as file:
-        for part in (header.getbuffer(), array.tobytes()):
+        for part in (header.getbuffer(), array.data.cast("B")):
             file.write(part)
             digest.update(part)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}

@@ -113,7 +113,7 @@ class QuestionSource:
         # A score that is no number must not win; the lowest number leaves a span to every window.
         lowest = float(np.finfo(np.float32).min) / 4
         start, end = (
-            np.where(inside, torch.nan_to_num(logits.float(), nan=lowest, neginf=lowest).numpy(), -np.inf)
+            np.where(inside, torch.nan_to_num(logits.float().cpu(), nan=lowest, neginf=lowest).numpy(), -np.inf)
             for logits in (start_logits, end_logits)
         )
         best = np.full(len(start), -np.inf, dtype=np.float32)

@@ -124,4 +124,8 @@ def _text(value: Any, name: str, place: str) -> str:
     text: str = _field(value, name, str, place)
     if not text.strip():
         raise InputError(f"{place}: {name!r} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place}: {name!r} holds half of a surrogate pair, which is not a character") from None
     return text

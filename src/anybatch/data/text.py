@@ -57,7 +57,7 @@ def _checked(path: Path) -> Path:
     name = path.with_suffix("") if path.suffix in _PACKINGS else path
     if name.suffix not in _FORMATS:
         raise InputError(
-            f"{path}: unknown kind of file {path.suffix!r}; must end in .txt or .jsonl, or these with .gz or .xz"
+            f"{path}: unknown kind of file {name.suffix!r}; must end in .txt or .jsonl, or these with .gz or .xz"
         )
     return path
 

@@ -73,7 +73,7 @@ def load(path: Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json.
 
     Raises:
-        InputError: a missing or broken file, or one that lacks a special token that BERT needs.
+        InputError: a missing or broken file, one that lacks a special token that BERT needs, or numbers with gaps.
     """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -87,6 +87,8 @@ def load(path: Path) -> Tokenizer:
     except Exception as error:
         raise InputError(f"{path}: not a tokenizer.json: {error}") from None
     special_ids(tokenizer, str(path))
+    if (largest := max(tokenizer.get_vocab().values())) >= (size := tokenizer.get_vocab_size()):
+        raise InputError(f"{path}: numbers {size} tokens up to {largest}; they must be numbered without gaps")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return _reading_text(tokenizer)

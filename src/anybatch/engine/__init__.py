@@ -3,6 +3,21 @@
 from anybatch.engine.evaluate import Evaluation, evaluate
 from anybatch.engine.job import Batch, Examples, Execution, Job, Phase
 from anybatch.engine.loop import train
-from anybatch.engine.progress import Progress, progress_display
+from anybatch.engine.interruption import StopRequest, stop_requests
+from anybatch.engine.progress import Progress, Task, progress_display
 
-__all__ = ["Batch", "Evaluation", "Examples", "Execution", "Job", "Phase", "Progress", "evaluate", "progress_display", "train"]
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "Examples",
+    "Execution",
+    "Job",
+    "Phase",
+    "Progress",
+    "StopRequest",
+    "Task",
+    "evaluate",
+    "progress_display",
+    "stop_requests",
+    "train",
+]

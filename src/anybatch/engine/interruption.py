@@ -20,16 +20,24 @@ class StopRequest:
         self.reason = signal.Signals(number).name
 
 
+_listening: list[StopRequest] = []
+
+
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens for Ctrl-C, SIGTERM and SIGUSR1 inside the block; outside the main thread Python cannot, and nothing asks."""
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
+    """Listens for Ctrl-C, SIGTERM and SIGUSR1 inside the block; a block inside another shares what was asked.
+
+    Outside the main thread Python cannot listen, and nothing asks.
+    """
+    if _listening or threading.current_thread() is not threading.main_thread():
+        yield _listening[0] if _listening else StopRequest()
         return
+    request = StopRequest()
     before = {number: signal.signal(number, request._handle) for number in _SIGNALS}
+    _listening.append(request)
     try:
         yield request
     finally:
+        _listening.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

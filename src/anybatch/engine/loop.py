@@ -10,7 +10,7 @@ from anybatch.engine import checkpoint
 from anybatch.engine.evaluate import evaluate
 from anybatch.engine.interruption import StopRequest, stop_requests
 from anybatch.engine.job import Job, Phase
-from anybatch.engine.progress import Progress, SilentProgress
+from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.records import Records
 from anybatch.engine.step import StepResult, read_batch, train_step
 from anybatch.errors import Stopped
@@ -35,8 +35,11 @@ def train(job: Job, run: Run, progress: Progress | None = None, title: str = "tr
     run.set_status("running", step)
     try:
         with Records(run, step) as records, stop_requests() as request:
-            progress.begin(title, job.num_examples, _position(job, step)[2])
-            _run_steps(job, run, step, records, request, progress)
+            task = progress.task(title, job.num_examples, _position(job, step)[2])
+            try:
+                _run_steps(job, run, step, records, request, task)
+            finally:
+                task.end()
         result = _finish(job, run)
     except Stopped as stop:
         run.set_status("stopped", _last_step(run), str(stop))
@@ -48,7 +51,7 @@ def train(job: Job, run: Run, progress: Progress | None = None, title: str = "tr
     return result
 
 
-def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopRequest, progress: Progress) -> None:
+def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopRequest, task: Task) -> None:
     eval_steps = _evenly(job.num_steps, job.execution.num_evals)
     trust_ratio_steps = _evenly(job.num_steps, job.execution.num_trust_ratios)
     trust_ratios = getattr(job.optimizer, "trust_ratios", None)
@@ -71,7 +74,7 @@ def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopReq
         examples = start + phase.global_batch_size
         step_s = time.perf_counter() - step_started
         record("train", examples, _train_event(result, lr, step_s, phase.global_batch_size))
-        progress.advance(examples, f"loss {sum(result.losses.values()):.3f}")
+        task.advance(examples, f"loss {sum(result.losses.values()):.3f}")
         if trust_ratios is not None and step in trust_ratio_steps:
             ratios = {name: layer.ratio for name, layer in trust_ratios().items()}
             record("trust_ratios", examples, {"ratios": ratios})

@@ -1,55 +1,100 @@
-"""What is running, how fast, and how long it will take: a live bar in a terminal, plain lines elsewhere."""
+"""What is running, how fast, and how long it will take: live bars in a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+
+class Task(Protocol):
+    """One piece of work under way; `done` counts examples."""
+
+    def advance(self, done: int, note: str) -> None: ...
+    def end(self) -> None: ...
 
 
 class Progress(Protocol):
-    """`begin` names a piece of work of `total` examples, `advance` tells how far it is, `say` prints a line."""
+    """`task` starts showing a piece of work of `total` examples, `say` prints a line."""
 
-    def begin(self, title: str, total: int, done: int = 0) -> None: ...
-    def advance(self, done: int, note: str) -> None: ...
+    def task(self, title: str, total: int, done: int = 0) -> Task: ...
     def say(self, line: str) -> None: ...
 
 
 class SilentProgress:
     """Shows nothing; what a caller without a display gets."""
 
-    def begin(self, title: str, total: int, done: int = 0) -> None: ...
+    def task(self, title: str, total: int, done: int = 0) -> Task:
+        return self
+
     def advance(self, done: int, note: str) -> None: ...
+    def end(self) -> None: ...
     def say(self, line: str) -> None: ...
 
 
 class PlainProgress:
-    """A line at the start of each piece of work and one every `interval_s` seconds, on standard error."""
+    """A line at the start of each piece of work and one every `interval_s` seconds of it, on standard error."""
 
     def __init__(self, interval_s: float = 10.0) -> None:
-        self._interval_s = interval_s
+        self.interval_s = interval_s
 
-    def begin(self, title: str, total: int, done: int = 0) -> None:
-        self._title, self._total, self._first = title, total, done
-        self._started = self._printed = time.monotonic()
+    def task(self, title: str, total: int, done: int = 0) -> Task:
         self.say(title)
-
-    def advance(self, done: int, note: str) -> None:
-        now = time.monotonic()
-        if now - self._printed < self._interval_s:
-            return
-        self._printed = now
-        rate = (done - self._first) / (now - self._started)
-        left_s = (self._total - done) / rate if rate else 0.0
-        self.say(f"{self._title}: {done:,} of {self._total:,}, {rate:,.0f}/s, {_clock(left_s)} left, {note}")
+        return _PlainTask(self, title, total, done)
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+class _PlainTask:
+    def __init__(self, display: PlainProgress, title: str, total: int, done: int) -> None:
+        self._display, self._title, self._total, self._first = display, title, total, done
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, done: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self._printed < self._display.interval_s:
+            return
+        self._printed = now
+        rate = max(done - self._first, 1) / (now - self._started)
+        left = _clock((self._total - done) / rate)
+        self._display.say(f"{self._title}: {done:,} of {self._total:,}, {rate:,.0f}/s, {left} left, {note}")
+
+    def end(self) -> None: ...
+
+
+class LiveProgress:
+    """A bar for each piece of work under way."""
+
+    def __init__(self, bars: "Bars") -> None:
+        self._bars = bars
+
+    def task(self, title: str, total: int, done: int = 0) -> Task:
+        return _LiveTask(self._bars, title, total, done)
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, markup=False, highlight=False)
+
+
+class _LiveTask:
+    def __init__(self, bars: "Bars", title: str, total: int, done: int) -> None:
+        self._bars, self._first, self._started = bars, done, time.monotonic()
+        self._task = bars.add_task(title, total=total, completed=done, note="")
+
+    def advance(self, done: int, note: str) -> None:
+        rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        self._bars.update(self._task, completed=done, note=f"{rate:,.0f}/s  {note}")
+
+    def end(self) -> None:
+        self._bars.remove_task(self._task)
+
+
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """The display that fits standard error: rich's live bar on a terminal, `PlainProgress` otherwise."""
+    """The display that fits standard error: rich's live bars on a terminal, plain lines otherwise."""
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
@@ -57,26 +102,9 @@ def progress_display() -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    class LiveProgress:
-        def __init__(self, bars: Bars) -> None:
-            self._bars = bars
-            self._task = bars.add_task("", total=None, visible=False)
-
-        def begin(self, title: str, total: int, done: int = 0) -> None:
-            self._bars.remove_task(self._task)
-            self._task = self._bars.add_task(title, total=total, completed=done, note="")
-            self._first, self._started = done, time.monotonic()
-
-        def advance(self, done: int, note: str) -> None:
-            rate = (done - self._first) / max(time.monotonic() - self._started, 1e-9)
-            self._bars.update(self._task, completed=done, note=f"{rate:,.0f}/s  {note}")
-
-        def say(self, line: str) -> None:
-            self._bars.console.print(line, markup=False, highlight=False)
-
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),

@@ -127,7 +127,7 @@ def _exact_state(optimizer: Optimizer) -> Iterator[None]:
         for index, p in zip(saved, params, strict=True):
             if p.dtype != computed_in(p.dtype) and index in given["state"]:
                 for name, value in given["state"][index].items():
-                    if name != "step":
+                    if name != "step" and isinstance(value, Tensor):
                         optimizer.state[p][name] = value.to(p.device, computed_in(p.dtype))
 
     hooks = [

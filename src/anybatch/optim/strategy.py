@@ -136,7 +136,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
         super().__setstate__(state)
         for group in self.param_groups:
             for key, value in self.defaults.items():
-                group.setdefault(key, value)
+                if key != "differentiable":  # PyTorch adds it to the defaults of whoever loads
+                    group.setdefault(key, value)
 
 
 def _names(index: int, group: dict[str, Any]) -> list[str]:

@@ -8,11 +8,12 @@ from anybatch.data.prepare import Summary, prepare
 from anybatch.data.text import Document
 
 VOCABULARY_SIZE = 2048
+HELD_OUT = 0.1
 
 
 def prepare_builtin_text(out: Path) -> Summary:
     """Writes `out` as `anybatch data prepare` does, from the language reference and the library's docstrings."""
-    return prepare(_documents, out, vocabulary_size=VOCABULARY_SIZE)
+    return prepare(_documents, out, vocabulary_size=VOCABULARY_SIZE, held_out=HELD_OUT)
 
 
 @lru_cache(maxsize=1)

@@ -4,14 +4,15 @@ import difflib
 from collections.abc import Callable
 
 from anybatch.errors import InputError
-from anybatch.recipes.bert import bert_mini, bert_tiny, bert_tiny_adamw, squad_tiny
+from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_tiny, squad_demo
 from anybatch.recipes.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
+    "bert-demo": bert_demo,
+    "bert-demo-adamw": bert_demo_adamw,
     "bert-tiny": bert_tiny,
-    "bert-tiny-adamw": bert_tiny_adamw,
     "bert-mini": bert_mini,
-    "squad-tiny": squad_tiny,
+    "squad-demo": squad_demo,
 }
 
 

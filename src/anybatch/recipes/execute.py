@@ -1,5 +1,6 @@
 """A recipe becomes a run folder: built, trained, scored; started, resumed or evaluated again."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ def train_recipe(
         InputError: the folder is in use, or holds a run of another recipe; or the recipe or its data are wrong.
         engine.Stopped: a signal asked for it.
     """
-    run = _open(recipe, folder) if resume and folder.exists() else _create(recipe, folder)
-    if run.finished:
-        return run.result()
-    job = _build(recipe, run)
+    if resume and folder.exists():
+        run = _open(recipe, folder)
+        if run.finished:
+            return run.result()
+        job = _build(recipe, run)
+    else:
+        run, job = _start(recipe, folder)
     return engine.train(job, run, progress, title or recipe.name)
 
 
@@ -49,7 +53,7 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
         if squad_file is not None:
             raise InputError(
                 f"{folder}: a pretraining run cannot answer questions; fine-tune it first: "
-                f"anybatch train squad-tiny --set model.path={folder}"
+                f"anybatch train squad-demo --set model.path={folder}"
             )
         return pretraining.score_finished(recipe, run)
     return questions.score_finished(recipe, run, squad_file)
@@ -61,14 +65,20 @@ def _build(recipe: Recipe, run: Run) -> engine.Job:
     return questions.build(recipe, run)
 
 
-def _create(recipe: Recipe, folder: Path) -> Run:
+def _start(recipe: Recipe, folder: Path) -> tuple[Run, engine.Job]:
+    """A new run folder and its job; where the job cannot be built, no folder is left."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: already exists; go on with --resume, or choose another folder with --run")
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(folder)
-    write_json(run.environment_file, describe_environment())
-    write_json(run.recipe_file, recipe.model_dump(mode="json"))
-    return run
+    try:
+        job = _build(recipe, run)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.environment_file, describe_environment())
+        write_json(run.recipe_file, recipe.model_dump(mode="json"))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return run, job
 
 
 def _open(recipe: Recipe, folder: Path) -> Run:

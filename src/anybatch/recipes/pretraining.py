@@ -1,10 +1,12 @@
 """Builds a pretraining run: masked batches from shards, BERT, an optimizer at the scaled rate."""
 
+import math
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from anybatch.data import prepare, vocabulary
+from anybatch.data.frequencies import frequency_loss
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Execution, Job, evaluate
@@ -52,7 +54,11 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         execution=Execution(**recipe.engine.model_dump()),
         score=lambda: _scores(evaluate(model, batches)),
         export=export,
-        summary=summarise(recipe, phases, model),
+        summary={
+            **summarise(recipe, phases, model),
+            # Next sentence is a fair coin to a model that sees no more than frequencies.
+            "context_free_loss": frequency_loss(open_shards(folder / prepare.TRAIN), batches) + math.log(2),
+        },
     )
 
 

@@ -102,8 +102,8 @@ class QuestionSettings(Settings):
 
     path: str | None = None
     held_out_every: int = Field(default=5, ge=2)
-    stride: int = Field(default=48, ge=1)
-    max_answer_length: int = Field(default=20, ge=1)
+    stride: int = Field(default=80, ge=1)
+    max_answer_length: int = Field(default=12, ge=1)
 
 
 class PretrainedSettings(Settings):

@@ -29,6 +29,8 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
     high = max(value for value in losses if value <= 2.5 * low)
     bands = [one.reference.loss for one in shown if one.reference and one.reference.loss]
     high = max([high, *(base * (1 + TOLERANCE) for base in bands if base <= 2.5 * low)])
+    frequencies = [one.context_free_loss for one in shown if one.context_free_loss is not None]
+    high = max([high, *(value for value in frequencies if value <= 1.25 * high)])
     room = (high - low) or abs(high) or 1.0
     limits = low - 0.12 * room, high + 0.16 * room
     colours = accents(series)
@@ -45,9 +47,19 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
             for other in shown:
                 if other is not one:
                     _ghost(axes, other, limits[1])
+            if one.context_free_loss is not None and one.context_free_loss <= limits[1]:
+                _frequency_line(axes, one.context_free_loss)
             _main_line(axes, one, ACCENTS[colours[id(one)]], MARKERS[colours[id(one)]], limits[1])
             write_title(axes, one.label, ACCENTS[colours[id(one)]], "held-out loss")
         return render(figure, frame)
+
+
+def _frequency_line(axes: "Axes", value: float) -> None:
+    axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
+    axes.annotate(
+        f"word frequencies alone {loss(value)}", (0, value), (4, 3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", color=MUTED, size=11, va="bottom",
+    )  # fmt: skip
 
 
 def _ghost(axes: "Axes", other: Series, high: float) -> None:

@@ -26,7 +26,7 @@ def find(records: Sequence[Record]) -> Findings:
     points = []
     for one in series:
         if any(cell.finished for cell in one.cells):
-            points += [_measured(one), *filter(None, [_beyond(one, series)])]
+            points += [_measured(one), *filter(None, [_gain(one), _beyond(one, series)])]
     points += [sentence for sentence in (_tuning(series), _comparison(series)) if sentence]
     points += [sentence for sentence in (_caveat(series), _unfinished(records)) if sentence]
     return Findings(series, _headline(series, records), points)
@@ -72,7 +72,8 @@ def _verdict(one: Series, first: Series) -> str:
             "so there is nothing to compare"
         )
     if not any(cell.gap is not None and not cell.diverged for cell in one.judged):
-        return f"{one.label} diverged at every larger batch"
+        share = "" if all(len(cell.finished) == cell.diverged for cell in one.judged) else ", in some runs,"
+        return f"{one.label} diverged{share} at every larger batch"
     spelled = one is first or not first.judged or first.main is None
     bound = f" within {_BOUND} of its own batch-{count(reference.batch)} run" if spelled else ""
     if one.main is None:
@@ -121,6 +122,24 @@ def _measured(one: Series) -> str:
     return f"{one.label}, held-out loss{length}: {'; '.join(parts)}.{unknown}"
 
 
+def _gain(one: Series) -> str:
+    """What was learned beyond word frequencies, and how much of it each larger batch kept: what a gap is a part of."""
+    frequencies, reference = one.context_free_loss, one.reference
+    if frequencies is None or reference is None or reference.loss is None or reference.diverged:
+        return ""
+    start = f"Word frequencies alone give {loss(frequencies)}"
+    gained = frequencies - reference.loss
+    if gained <= 0:
+        return f"{start}: {one.label} learned no more than these at its reference batch."
+    kept = [
+        f"{max(0.0, (frequencies - cell.loss) / gained):.0%} at {times(cell.factor or 1)}".replace("%", "\u202f%")
+        for cell in one.judged
+        if cell.loss is not None and not cell.diverged
+    ]
+    rest = f"; of that, {listed(kept)} was learned" if kept else ""
+    return f"{start}; {one.label} at its reference gained {loss(gained)} on them{rest}."
+
+
 def _beyond(one: Series, series: Sequence[Series]) -> str:
     """What lies past the largest batch that held, and why."""
     if not one.judged:
@@ -129,7 +148,8 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
         return f"{one.label} held to the largest batch tried; where its critical batch lies, these runs do not show."
     cell = one.lost_beyond[0]
     if cell.diverged:
-        return f"{one.label} diverged at {place(cell)}: the untuned settings are unstable there."
+        share = f" in {cell.diverged} of {len(cell.finished)} runs" if cell.losses else ""
+        return f"{one.label} diverged{share} at {place(cell)}: the untuned settings are unstable there."
     holder = next((other for other in series if other is not one and any(_reaches(c, cell) for c in other.held)), None)
     if holder is not None:
         return (
@@ -180,12 +200,8 @@ def _reference_lr(one: Series) -> float | None:
 
 def _comparison(series: Sequence[Series]) -> str:
     """The others against the first, batch by batch, said plainly where they do as well or better."""
-    finished = [one for one in series if any(cell.losses for cell in one.cells)]
-    if len(finished) < 2:
-        return ""
-    first = finished[0]
-    sentences = [_against(first, other) for other in finished[1:] if _comparable(first, other)]
-    return " ".join(sentence for sentence in sentences if sentence)
+    shown = [one for one in series if any(cell.losses for cell in one.cells)]
+    return " ".join(filter(None, (_against(shown[0], other) for other in shown[1:] if _comparable(shown[0], other))))
 
 
 def _comparable(first: Series, other: Series) -> bool:

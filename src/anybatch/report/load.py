@@ -36,7 +36,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """What the report knows of one run. `state` is the run's outcome, 'finished' where it has a result."""
+    """What the report knows of one run. `state` is the run's outcome, 'finished' where it has a result.
+
+    `context_free_loss` is what a model reaches that knows how frequent each word is and nothing else.
+    """
 
     path: Path
     name: str
@@ -59,6 +62,7 @@ class Record:
     wall_s: float | None = None
     examples_per_s: float | None = None
     skipped_steps: int | None = None
+    context_free_loss: float | None = None
     final: Mapping[str, float | None] = field(default_factory=dict)
     evals: Sequence[Point] = ()
     trains: Sequence[Point] = ()
@@ -157,6 +161,7 @@ def _record(run: Run, name: str) -> Record:
         wall_s=finite(result.get("wall_s")),
         examples_per_s=finite(result.get("examples_per_s")),
         skipped_steps=_whole(result.get("skipped_steps")),
+        context_free_loss=finite(result.get("context_free_loss")),
         final={text(key): finite(value) for key, value in _mapping(result.get("final")).items()},
         evals=evals,
         trains=trains,

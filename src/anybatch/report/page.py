@@ -102,8 +102,8 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
         caption = "No reference run has finished, so there is no band to hold a loss to."
         if any(cell.held is not None for one in series for cell in one.cells):
             caption = (
-                "Filled points lie in the band, at most 5 % above the optimizer's own reference loss; hollow points do "
-                "not. A cross at the upper edge lies beyond the scale."
+                "Filled points end at most 5 % above the optimizer's own reference loss, the shaded band; hollow "
+                "points do not. A cross at the upper edge lies beyond the scale."
             )
         picture = _figure(
             "main", "Final held-out loss against global batch size", described, caption,
@@ -177,7 +177,7 @@ def _rates(series: Sequence[Series]) -> str:
         known = [run.lr for run in one.records if run.lr is not None]
         if known:
             rule = f" ({one.rule} rule)" if one.rule else ""
-            spans.append(f"{one.label} {rate(min(known))} to {rate(max(known))}{rule}")
+            spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")
     caption = f"The rate of every run as it warms up and decays. Highest rates: {'; '.join(spans)}."
     figure = _figure(
         "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)

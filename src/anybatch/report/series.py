@@ -77,6 +77,12 @@ class Series:
         return min(known, default=None)
 
     @property
+    def context_free_loss(self) -> float | None:
+        """What word frequencies alone give on the held-out text."""
+        known = [run.context_free_loss for run in self.records if run.context_free_loss is not None]
+        return fmean(known) if known else None
+
+    @property
     def judged(self) -> list[Cell]:
         """The cells larger than the reference of which it can be said whether quality held."""
         return [cell for cell in self.cells if cell.factor and cell.factor > 1 and cell.held is not None]

@@ -1,8 +1,10 @@
 """The demo: BERT pretrained at a tuned reference batch and, with nothing tuned, at larger ones; then asked questions."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,60 +12,75 @@ from typing import Any
 from anybatch.engine import Progress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
 from anybatch.recipes.builtin_text import prepare_builtin_text
+from anybatch.study.workers import run_side_by_side
 
 # Factors of the reference batch: what should hold, what may, and one past the critical batch that cannot.
-FACTORS = (1, 4, 8, 32)
-RECIPES = ("bert-tiny", "bert-tiny-adamw")
+FACTORS = (1, 4, 16, 64)
+RECIPES = ("bert-demo", "bert-demo-adamw")
+# A worker takes some 700 MB; four of them serve the grid well, and keep within a laptop's memory.
+MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One optimizer at one batch size: a pretraining run and the fine-tuning run that starts from it."""
+    """One optimizer at one batch size: a pretraining run, and the fine-tuning run that starts from it."""
 
     recipe: Recipe
+    factor: int
     pretraining: Path
     questions: Path
 
     @property
     def title(self) -> str:
-        return f"{self.recipe.optimizer.name.upper()}, batch {self.recipe.phases[0].batch_size}"
+        names = {"lamb": "LAMB", "adamw": "AdamW"}
+        name = self.recipe.optimizer.name
+        return f"{names.get(name, name)}, batch {self.recipe.phases[0].batch_size} (x{self.factor})"
 
 
 def cells(out: Path, seed: int, factors: Sequence[int] = FACTORS) -> list[Cell]:
-    """The demo's grid, optimizer by optimizer, each from its own reference batch upwards."""
+    """The demo's grid, the smallest batches (the longest runs) first."""
     grid = []
-    for name in RECIPES:
-        recipe = change(find_recipe(name), [f"seed={seed}", f"data.path={json.dumps(str(out / 'data'))}"])
-        for factor in factors:
-            scaled = with_batch_size(recipe, recipe.reference.batch_size * factor)
-            place = f"{recipe.optimizer.name}-{scaled.phases[0].batch_size:04d}"
-            grid.append(Cell(scaled, out / "pretraining" / place, out / "questions" / place))
+    for factor in factors:
+        for name in RECIPES:
+            recipe = change(find_recipe(name), [f"seed={seed}", f"data.path={json.dumps(str(out / 'data'))}"])
+            recipe = with_batch_size(recipe, recipe.reference.batch_size * factor)
+            place = f"{recipe.optimizer.name}-{recipe.phases[0].batch_size:04d}"
+            grid.append(Cell(recipe, factor, out / "pretraining" / place, out / "questions" / place))
     return grid
 
 
-def run_demo(out: Path, seed: int, progress: Progress) -> list[Path]:
+def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None = None) -> list[Path]:
     """Prepares the text, pretrains and fine-tunes every cell, and returns the run folders.
 
     A demo that was stopped goes on where it was: finished runs are not repeated.
+
+    Args:
+        num_workers: runs side by side; by default one a core, at most four.
     """
     if not (out / "data").exists():
         progress.say("preparing the text: Python's language reference and the docstrings of its library")
         summary = prepare_builtin_text(out / "data")
         progress.say(
             f"{summary.train.documents} documents, {summary.train.tokens:,} tokens to train on, "
-            f"{summary.held_out.tokens:,} held out, a vocabulary of {summary.vocabulary_size}"
+            f"{summary.held_out.tokens:,} held out, a vocabulary of {summary.vocabulary_size:,}"
         )
     grid = cells(out, seed)
-    for number, cell in enumerate(grid, start=1):
-        place = f"[{number}/{len(grid)}] {cell.title}"
-        train_recipe(cell.recipe, cell.pretraining, resume=True, progress=progress, title=f"{place}: pretraining")
-        questions = change(
-            find_recipe("squad-tiny"), [f"seed={seed}", f"model.path={json.dumps(str(cell.pretraining))}"]
-        )
-        result = train_recipe(questions, cell.questions, resume=True, progress=progress, title=f"{place}: questions")
-        loss = json.loads((cell.pretraining / "result.json").read_text())["final"]["loss"]
-        progress.say(f"{place}: held-out loss {loss:.3f}, F1 {result['final']['f1']:.1f}")
+    calls = [partial(run_cell, cell, f"[{number}/{len(grid)}]") for number, cell in enumerate(grid, start=1)]
+    run_side_by_side(calls, num_workers or min(os.cpu_count() or 1, MOST_WORKERS), progress)
     return [folder for cell in grid for folder in (cell.pretraining, cell.questions)]
+
+
+def run_cell(cell: Cell, place: str, progress: Progress) -> None:
+    """Pretrains and fine-tunes one cell; says its scores."""
+    title = f"{place} {cell.title}"
+    text = train_recipe(cell.recipe, cell.pretraining, resume=True, progress=progress, title=f"{title}: pretraining")
+    recipe = change(
+        find_recipe("squad-demo"), [f"seed={cell.recipe.seed}", f"model.path={json.dumps(str(cell.pretraining))}"]
+    )
+    answers = train_recipe(recipe, cell.questions, resume=True, progress=progress, title=f"{title}: questions")
+    progress.say(
+        f"{title}: {text['num_steps']} steps, held-out loss {text['final']['loss']:.3f}, F1 {answers['final']['f1']:.1f}"
+    )
 
 
 def measured_before() -> dict[str, Any] | None:

@@ -1,0 +1,148 @@
+"""Independent runs side by side, one thread each: on few cores small models gain more from that than from threads."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import count
+from multiprocessing import get_context, parent_process
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+import torch
+
+from anybatch.engine import Progress, Task, stop_requests
+from anybatch.errors import Stopped
+
+Result = TypeVar("Result")
+Message = tuple[Any, ...]
+
+_GRACE_S = 20.0
+
+
+def run_side_by_side(
+    calls: Sequence[Callable[[Progress], Result]], num_workers: int, progress: Progress
+) -> list[Result]:
+    """The results of `calls`, each run in one of `num_workers` processes with a single thread, in order.
+
+    The calls are pickled; what they show through their progress appears in `progress`. Where this process is asked to
+    stop, or a call fails, the calls under way are asked to stop and save, and no other is started.
+
+    Raises:
+        Stopped: a signal asked for it.
+        Exception: what the first failing call raised.
+    """
+    context = get_context("spawn")
+    messages: Queue[Message] = context.Queue()  # type: ignore[assignment]
+    shown = _Shown(progress)
+    with (
+        stop_requests() as request,
+        ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages,)) as pool,
+    ):
+        futures = [pool.submit(_call, call) for call in calls]
+        pending: set[Future[Result]] = set(futures)
+        asked = False
+        while pending:
+            done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+            shown.update(messages)
+            failed = any(not future.cancelled() and future.exception() for future in done)
+            if (request.reason or failed) and not asked:
+                asked = True
+                for future in pending:
+                    future.cancel()
+                for worker in shown.workers:
+                    os.kill(worker, signal.SIGTERM)
+        shown.update(messages)
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    causes = [error for error in errors if not isinstance(error, Stopped)]
+    if causes:
+        raise causes[0]
+    if request.reason:
+        raise Stopped(f"{request.reason}; what was under way is saved, and the same command goes on from there")
+    return [future.result() for future in futures]
+
+
+class _Shown:
+    """Repeats in this process's progress what the workers show in theirs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[object, Task] = {}
+        self.workers: list[int] = []
+
+    def update(self, messages: "Queue[Message]") -> None:
+        while True:
+            try:
+                kind, *values = messages.get_nowait()
+            except Empty:
+                return
+            if kind == "worker":
+                self.workers.append(values[0])
+            elif kind == "say":
+                self._progress.say(*values)
+            elif kind == "task":
+                self._tasks[values[0]] = self._progress.task(*values[1:])
+            elif kind == "advance":
+                self._tasks[values[0]].advance(*values[1:])
+            else:
+                self._tasks.pop(values[0]).end()
+
+
+class _SentProgress:
+    """A worker's progress: everything is sent to the process that started it."""
+
+    def __init__(self, messages: "Queue[Message]") -> None:
+        self._messages = messages
+        self._numbers = count()
+
+    def task(self, title: str, total: int, done: int = 0) -> Task:
+        key = os.getpid(), next(self._numbers)
+        self._messages.put(("task", key, title, total, done))
+        return _SentTask(self._messages, key)
+
+    def say(self, line: str) -> None:
+        self._messages.put(("say", line))
+
+
+class _SentTask:
+    def __init__(self, messages: "Queue[Message]", key: object) -> None:
+        self._messages, self._key, self._sent = messages, key, 0.0
+
+    def advance(self, done: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self._sent >= 0.2:
+            self._sent = now
+            self._messages.put(("advance", self._key, done, note))
+
+    def end(self) -> None:
+        self._messages.put(("end", self._key))
+
+
+_progress: Progress
+
+
+def _start_worker(messages: "Queue[Message]") -> None:
+    global _progress
+    # Ctrl-C in a terminal goes to a whole process group: out of it, the workers stop when they are asked, once.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _progress = _SentProgress(messages)
+    messages.put(("worker", os.getpid()))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(1)
+
+
+def _call(call: Callable[[Progress], Result]) -> Result:
+    with stop_requests():
+        return call(_progress)

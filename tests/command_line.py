@@ -1,0 +1,28 @@
+"""Runs the command line as a user does, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def anybatch(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`anybatch ARGUMENTS` in the folder `cwd`, on one thread, with everything it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", "anybatch", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def error_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that failed; anything else on standard error is a defect."""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("anybatch: error: "), lines[0]
+    return lines[0]

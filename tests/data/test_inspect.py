@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from anybatch.data.inspect import summary
+from anybatch.data.shards import open_shards
+from anybatch.errors import InputError
+
+
+def test_what_is_there_is_counted_and_shown(folder: Path) -> None:
+    found = summary(folder, num_examples=2)
+    assert (found.train.documents, found.held_out.documents) == (64, 16)
+    assert found.vocabulary_size == 400
+    shards = open_shards(folder / "train")
+    lengths = [len(sentence) for number in range(64) for sentence in shards.document(number)]
+    assert (found.train.sentences, found.train.tokens) == (len(lengths), sum(lengths))
+    assert found.train.longest_sentence == max(lengths)
+    assert 0 <= found.train.unknown_share < 0.01
+    assert len(found.examples) == 2
+    for example in found.examples:
+        assert example.startswith("[CLS]")
+        assert example.endswith("[SEP]")
+        assert "[MASK]" in example
+        assert "[PAD]" not in example
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        summary(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"tokenizer.json: no such file"):
+        summary(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with pytest.raises(InputError, match="train: holds no token shards"):
+        summary(tmp_path)

@@ -1,0 +1,117 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from anybatch.data import vocabulary
+from anybatch.data.shards import Shards, ShardWriter, open_shards
+from anybatch.errors import InputError
+
+Write = Callable[..., Shards]
+DOCUMENT = st.lists(st.lists(st.integers(0, 399), max_size=9), max_size=6)
+
+
+@given(documents=st.lists(DOCUMENT, max_size=12), max_shard_tokens=st.integers(1, 60))
+@settings(deadline=None)
+def test_documents_come_back(write_shards: Write, documents: list[list[list[int]]], max_shard_tokens: int) -> None:
+    expected = [[sentence for sentence in document if sentence] for document in documents]
+    expected = [document for document in expected if document]
+    shards = write_shards(documents, max_shard_tokens)
+    found = [[sentence.tolist() for sentence in shards.document(number)] for number in range(shards.num_documents)]
+    assert found == expected
+    assert shards.num_sentences == sum(map(len, expected))
+    assert shards.num_tokens == sum(len(sentence) for document in expected for sentence in document)
+    for part in shards.parts:
+        assert len(part.tokens) <= max_shard_tokens or len(part.document_ends) == 1
+    shards.verify()
+    with pytest.raises(IndexError):
+        shards.document(shards.num_documents)
+
+
+def test_a_document_stays_in_one_shard(write_shards: Write) -> None:
+    shards = write_shards([[[5] * 4], [[6] * 4], [[7] * 30], [[8] * 3]], 8)
+    assert [part.tokens.tolist() for part in shards.parts] == [[5] * 4 + [6] * 4, [7] * 30, [8] * 3]
+    assert all(part.tokens.dtype == np.uint16 for part in shards.parts)
+
+
+def test_a_large_vocabulary_gets_wider_tokens(tmp_path: Path) -> None:
+    words = [*vocabulary.SPECIAL_TOKENS, *(f"w{number}" for number in range(70_000))]
+    tokenizer = vocabulary.from_words({word: number for number, word in enumerate(words)})
+    writer = ShardWriter(tmp_path, tokenizer)
+    writer.add([[70_004, 5]])
+    writer.close()
+    assert open_shards(tmp_path).document(0)[0].tolist() == [70_004, 5]
+
+
+def test_another_vocabulary_is_refused(write_shards: Write, tokenizer: Tokenizer) -> None:
+    shards = write_shards([[[5]]])
+    shards.check_vocabulary(tokenizer)
+    other = vocabulary.train(lambda: ["some other text"], 256)
+    with pytest.raises(
+        InputError, match=r"the vocabulary does not match the shards: .* 400 tokens .* this one has \d+"
+    ):
+        shards.check_vocabulary(other)
+
+
+def change_index(folder: Path, **values: object) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    index.update(values)
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def cut(path: Path, size: int) -> None:
+    os.truncate(path, size)
+
+
+def replace(path: Path) -> None:
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+TOKENS = "shard-00000.tokens.npy"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "index.json").unlink(), "holds no token shards"),
+        (lambda folder: (folder / "index.json").write_text("{\n3"), "index.json:2: not valid JSON"),
+        (lambda folder: (folder / "index.json").write_text("[]"), "not an index of token shards"),
+        (lambda folder: change_index(folder, format="other"), "not an index of token shards"),
+        (lambda folder: change_index(folder, version=9), "version 9 of the format; this release reads version 1"),
+        (lambda folder: change_index(folder, shards=[{}]), "index.json: damaged"),
+        (lambda folder: cut(folder / "index.json", 0), "index.json:1: not valid JSON"),
+        (lambda folder: (folder / TOKENS).unlink(), f"{TOKENS}: no such file, but index.json lists it"),
+        (lambda folder: cut(folder / TOKENS, 131), f"{TOKENS}: truncated or changed: 131 bytes, not 134; run"),
+        (lambda folder: replace(folder / TOKENS), f"{TOKENS}: not a NumPy array"),
+    ],
+)
+def test_damage_is_named(write_shards: Write, damage: Callable[[Path], object], message: str) -> None:
+    folder = write_shards([[[5, 6], [7]]]).path
+    damage(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        open_shards(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_count_is_named(write_shards: Write) -> None:
+    folder = write_shards([[[5, 6], [7]]]).path
+    index = json.loads((folder / "index.json").read_text())
+    del index["tokens"]
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="damaged: has no 'tokens'"):
+        open_shards(folder)
+
+
+def test_a_changed_bit_is_found(write_shards: Write) -> None:
+    shards = write_shards([[[5, 6], [7]]])
+    content = bytearray((shards.path / TOKENS).read_bytes())
+    content[-1] ^= 1
+    (shards.path / TOKENS).write_bytes(content)
+    with pytest.raises(InputError, match=f"{TOKENS}: damaged: its SHA-256 is not the one in index.json"):
+        open_shards(shards.path).verify()

@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anybatch.data.squad import Answer, Question, read_questions
+from anybatch.data.squad_score import exact_match, f1, normalize, read_predictions, score
+from anybatch.errors import InputError
+
+TEXT = st.text(alphabet="aAnthe bc.,-'\t1é")
+
+
+def question(identifier: str, *answers: str) -> Question:
+    return Question(identifier, "?", " ".join(answers), tuple(Answer(answer, 0) for answer in answers), "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Cat,\tsat.", "cat sat"),
+        ("an A-team", "ateam"),
+        ("a.m.", "am"),
+        ("the", ""),
+        ("theatre another", "theatre another"),
+        ("it’s the 1990s", "it’s 1990s"),
+        ("U.S.A.", "usa"),
+        ("  ", ""),
+    ],
+)
+def test_normalize(text: str, normal: str) -> None:
+    assert normalize(text) == normal
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "match", "overlap"),
+    [
+        ("the Denver Broncos", "Denver Broncos!", 1, 1),
+        ("Denver", "Denver Broncos", 0, 2 / 3),
+        ("Denver Denver", "Denver Broncos", 0, 1 / 2),
+        ("x", "y", 0, 0),
+        ("", "y", 0, 0),
+        ("the", "an", 1, 0),
+    ],
+)
+def test_one_answer(prediction: str, reference: str, match: float, overlap: float) -> None:
+    assert exact_match(prediction, reference) == match
+    assert f1(prediction, reference) == pytest.approx(overlap)
+
+
+def test_each_question_takes_its_best_reference_and_a_missing_one_counts_0() -> None:
+    questions = [question("1", "Denver", "Denver Broncos"), question("2", "x"), question("3", "y"), question("4", "z")]
+    assert score({"1": "Broncos Denver", "2": "x", "4": "w", "other": "y"}, questions) == {
+        "exact_match": 25.0,
+        "f1": 50.0,
+        "total": 4,
+        "missing": 1,
+    }
+    with pytest.raises(InputError, match="no question"):
+        score({}, [])
+
+
+@given(TEXT, TEXT)
+def test_f1_is_symmetric_bounded_and_1_for_a_match(a: str, b: str) -> None:
+    assert f1(a, b) == f1(b, a)
+    assert 0 <= f1(a, b) <= 1
+    assert normalize(normalize(a)) == normalize(a)
+    if normalize(a):
+        assert f1(a, a) == exact_match(a, a) == 1
+
+
+@pytest.mark.parametrize("name", ["bert-ensemble", "logistic-regression"])
+def test_published_predictions_get_their_scores(shared_data: Path, name: str) -> None:
+    folder = shared_data / "squad" / "reference-predictions"
+    expected = json.loads((folder / "expected-scores.json").read_text())[name]
+    found = score(read_predictions(folder / f"{name}.dev.json"), read_questions(shared_data / "squad" / "dev.json"))
+    assert {name: round(float(found[name]), 3) for name in ("exact_match", "f1")} == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "must be a JSON object, question id to answer, not a list"),
+        ('{"a": "x", "b": null}', "the answer to 'b' must be a string, not a NoneType"),
+        ('{"a":\n}', "predictions.json:2: not valid JSON"),
+    ],
+)
+def test_wrong_predictions_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_predictions(path)
+    with pytest.raises(InputError, match="is a folder"):
+        read_predictions(tmp_path)

@@ -1,0 +1,99 @@
+"""Skipping, raising, and what waits for the device."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def snapshot(optimizer, params):
+    return copy.deepcopy(([p.detach() for p in params], optimizer.state_dict()["state"]))
+
+
+def same(a, b):
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def assert_bitwise(now, then):
+    assert all(same(p, x) for p, x in zip(now[0], then[0], strict=True))
+    assert now[1].keys() == then[1].keys()
+    for key, state in now[1].items():
+        assert all(same(value, then[1][key][name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("steps", [0, 2], ids=["first step", "third step"])
+def test_skip_leaves_everything_bitwise_and_counts(native, problem, bad, steps):
+    params = problem.params(torch.float32)
+    named = [(f"layer{i}", p) for i, p in enumerate(params)]
+    optimizer = native.make(named, nonfinite="skip", max_grad_norm=1.0)
+    problem.run(optimizer, params, slice(steps))
+    before, ratios = snapshot(optimizer, params), optimizer.trust_ratios()
+    problem.gradients[steps][3][1, 1, 1] = bad
+    problem.run(optimizer, params, slice(steps, steps + 1))
+    assert_bitwise(snapshot(optimizer, params), before)
+    assert optimizer.skipped_steps == 1
+    assert optimizer.nonfinite_layers == ["layer3"]
+    assert optimizer.trust_ratios() == ratios
+    problem.run(optimizer, params, slice(steps + 1, None))
+    assert optimizer.skipped_steps == 1
+    assert optimizer.nonfinite_layers == []
+    assert not torch.equal(params[0], before[0][0])
+
+
+def test_raise_names_the_layers_and_changes_nothing(native, problem):
+    params = problem.params()
+    optimizer = native.make([{"params": params[:2]}, {"params": params[2:]}], nonfinite="raise")
+    problem.run(optimizer, params, slice(2))
+    before = snapshot(optimizer, params)
+    problem.gradients[2][1][0] = math.nan
+    problem.gradients[2][3][0] = math.inf
+    with pytest.raises(RuntimeError, match=r"non-finite gradient in 0\.1, 1\.1;"):
+        problem.run(optimizer, params, slice(2, 3))
+    assert_bitwise(snapshot(optimizer, params), before)
+    assert optimizer.nonfinite_layers == ["0.1", "1.1"]
+    assert optimizer.skipped_steps == 0
+
+
+def test_finite_steps_are_the_same_under_every_policy(native, problem):
+    runs = []
+    for nonfinite in ("propagate", "skip", "raise"):
+        params = problem.params()
+        problem.run(native.make(params, nonfinite=nonfinite), params)
+        runs.append(params)
+    for params in runs[1:]:
+        assert all(torch.equal(p, x) for p, x in zip(params, runs[0], strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the reads of a tensor by the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_capturable_never_waits(native, problem, max_grad_norm, foreach):
+    params = problem.params(torch.float32)
+    lr = torch.tensor(0.1)
+    optimizer = native.make(params, lr=lr, capturable=True, max_grad_norm=max_grad_norm, foreach=foreach)
+    for p, g in zip(params, problem.gradients[0], strict=True):
+        p.grad = torch.tensor(g, dtype=torch.float32)
+    with Waits() as waits:
+        optimizer.step()
+        optimizer.step()
+    assert waits.count == 0
+    assert optimizer.trust_ratios()
+    assert optimizer.param_groups[0]["lr"] is lr
+
+
+@pytest.mark.parametrize("nonfinite", ["skip", "raise"])
+def test_capturable_excludes_what_must_wait(native, nonfinite):
+    with pytest.raises(ValueError, match=f"nonfinite='{nonfinite}'.*capturable"):
+        native.make([torch.nn.Parameter(torch.ones(1))], capturable=True, nonfinite=nonfinite)

@@ -1,0 +1,240 @@
+"""Saving, loading, copying, hooks, schedulers: the manners of a torch.optim.Optimizer."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from anybatch.optim import LAMB, LARS, Layerwise
+from anybatch.scaling import schedule
+
+
+def saved(optimizer):
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masters", [False, True], ids=["", "masters"])
+def test_a_run_goes_on_exactly_after_loading(kind, problem, dtype, masters):
+    if kind.name == "layerwise" and (masters or dtype is torch.bfloat16):
+        return
+    settings = {"master_weights": True} if masters else {}
+    params = problem.params(dtype)
+    optimizer = kind.make(params, **settings)
+    problem.run(optimizer, params, slice(3))
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = kind.make(others)
+    resumed.load_state_dict(saved(optimizer))
+    problem.run(optimizer, params, slice(3, None))
+    problem.run(resumed, others, slice(3, None))
+    for p, x in zip(params, others, strict=True):
+        assert torch.equal(p, x)
+        assert optimizer.state[p].keys() == resumed.state[x].keys()
+        for name, value in optimizer.state[p].items():
+            assert torch.equal(value, resumed.state[x][name]), name
+            assert value.dtype == resumed.state[x][name].dtype, name
+    assert all(group["lr"] == problem.rates[-1] for group in resumed.param_groups)
+
+
+def test_loading_runs_the_users_hooks_around_the_exact_state(problem):
+    params = problem.params(torch.bfloat16)
+    optimizer, seen = LAMB(params), []
+    problem.run(optimizer, params)
+    resumed = LAMB(problem.params(torch.bfloat16))
+
+    def doubled(_, state_dict):
+        state = {i: {**s, "exp_avg": s["exp_avg"] * 2} for i, s in state_dict["state"].items()}
+        return {**state_dict, "state": state}
+
+    resumed.register_load_state_dict_pre_hook(doubled)
+    resumed.register_load_state_dict_post_hook(lambda opt: seen.append(opt.state[opt.param_groups[0]["params"][0]]))
+    resumed.load_state_dict(saved(optimizer))
+    assert seen[0]["exp_avg"].dtype == torch.float32
+    assert torch.equal(seen[0]["exp_avg"], optimizer.state[params[0]]["exp_avg"] * 2)
+    resumed.load_state_dict(saved(optimizer))
+    assert len(seen) == 2
+
+
+def test_state_dict_is_pytorchs(kind, problem):
+    params = problem.params()
+    optimizer = kind.make(params)
+    problem.run(optimizer, params)
+    assert optimizer.state_dict().keys() == {"state", "param_groups"}
+    if kind.name == "lamb":
+        state = optimizer.state[params[0]]
+        assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+        assert state["step"].shape == ()
+        assert state["step"].dtype == torch.float32
+        assert state["step"] == 5
+
+
+def test_groups_of_an_older_state_dict_get_the_new_keys(kind, problem):
+    params = problem.params()
+    optimizer = kind.make(params)
+    state_dict = optimizer.state_dict()
+    for key in ("adapt", "blocks", "phi"):
+        del state_dict["param_groups"][0][key]
+    optimizer.load_state_dict(state_dict)
+    problem.run(optimizer, params)
+    assert optimizer.param_groups[0]["blocks"] == 1
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
+def test_copies_go_on_exactly(kind, problem, twin):
+    params = problem.params()
+    gate = {} if kind.name == "layerwise" else {"max_grad_norm": 0.5, "nonfinite": "skip"}
+    optimizer = kind.make(params, **gate)
+    problem.run(optimizer, params, slice(2))
+    others, other = twin((params, optimizer))
+    assert other.trust_ratios() == optimizer.trust_ratios() != {}
+    problem.run(optimizer, params, slice(2, None))
+    problem.run(other, others, slice(2, None))
+    assert all(torch.equal(p, x) and p is not x for p, x in zip(params, others, strict=True))
+    if gate:
+        assert (other.max_grad_norm, other.nonfinite, other.skipped_steps) == (0.5, "skip", 0)
+
+
+def test_closure_runs_with_gradients(kind):
+    p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = kind.make([p], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 25.0
+    assert p.norm() < 5
+    assert optimizer.step() is None
+
+
+def test_step_hooks_and_scheduler(kind):
+    p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer, calls = kind.make([p], lr=0.1), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(4, 2))
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        p.grad = torch.ones(2)
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.05])
+    assert optimizer.param_groups[0]["lr"] == 0
+    assert calls == ["before", "after"] * 4
+
+
+def test_scheduler_fills_a_tensor_lr(kind):
+    p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    lr = torch.tensor(0.1)
+    optimizer = kind.make([p], lr=lr, foreach=False)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(4, 2))
+    p.grad = torch.ones(2)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr.item() == pytest.approx(0.1)
+
+
+def test_a_wrong_group_is_not_added(kind):
+    p, q = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
+    optimizer = kind.make([p])
+    with pytest.raises(ValueError, match=r"blocks=3 does not divide dimension 0 of 1\.0"):
+        optimizer.add_param_group({"params": [q], "blocks": 3})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [q], "blocks": 2})
+    q.grad = torch.ones(4)
+    optimizer.step()
+    assert list(optimizer.trust_ratios()) == ["1.0[0]", "1.0[1]"]
+
+
+P = torch.nn.Parameter
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -1.0}, r"lr=-1\.0 is not at least 0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": torch.ones(2)}, "lr of shape"),
+        ({"weight_decay": -0.1}, r"weight_decay=-0\.1"),
+        ({"norm": "l3"}, "norm='l3' is not one of 'l2', 'l1', 'linf'"),
+        ({"phi": (2.0, 1.0)}, "phi="),
+        ({"phi": (-1.0, 1.0)}, "phi="),
+        ({"trust_clip": (0.5, 0.1)}, "trust_clip="),
+        ({"blocks": 0}, "blocks=0 is not an int of at least 1"),
+        ({"blocks": 1.0}, "blocks=1.0"),
+        ({"blocks": True}, "blocks=True"),
+        ({"blocks": 4}, r"blocks=4 does not divide dimension 0 of w, whose shape is \(6, 2\)"),
+        ({"eps": -1e-9}, "eps=-1e-09"),
+        ({"foreach": True, "fused": True}, "exclude each other"),
+        ({"fused": True}, "no fused kernels"),
+    ],
+)
+@pytest.mark.parametrize("cls", [LAMB, LARS])
+def test_wrong_values_are_named(cls, settings, message):
+    with pytest.raises(ValueError, match=message):
+        cls([{"params": [("w", P(torch.ones(6, 2)))], "lr": 0.1, **settings}], lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        cls([("v", P(torch.ones(6, 2)))], lr=0.1).add_param_group({"params": [("w", P(torch.ones(6, 2)))], **settings})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: LAMB([p], betas=(0.9, 1.0)), r"betas\[1\]=1\.0 is not in \[0, 1\)"),
+        (lambda p: LAMB([p], betas=(-0.1, 0.9)), r"betas\[0\]=-0\.1"),
+        (lambda p: LAMB([p], nesterov="v"), "nesterov='v' is not one of None, 'm', 'mv'"),
+        (lambda p: LAMB([p], max_grad_norm=0.0), r"max_grad_norm=0\.0 is not above 0"),
+        (lambda p: LAMB([p], nonfinite="ignore"), "nonfinite='ignore'"),
+        (lambda p: LARS([p], 0.1, momentum=1.0), r"momentum=1\.0"),
+        (lambda p: LARS([p], 0.1, trust_coefficient=-1.0), r"trust_coefficient=-1\.0"),
+        (lambda p: LARS([p], 0.1, form="timm"), "form='timm'"),
+        (lambda p: LARS([p], 0.1, joint_norm=True), "joint_norm=True has no meaning"),
+        (lambda p: Layerwise(torch.optim.SGD([p], lr=0.1), phi=(2.0, 1.0)), "phi="),
+        (lambda p: Layerwise(torch.optim.SGD([p], lr=0.1), norm="l0"), "norm='l0'"),
+        (lambda p: Layerwise(LAMB([p])), "base=LAMB is layer-wise already"),
+    ],
+)
+def test_wrong_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(P(torch.ones(2)))
+
+
+def test_wrong_tensors_are_named(native):
+    with pytest.raises(TypeError, match=r"0\.0 has dtype torch\.complex64"):
+        native.make([P(torch.ones(2, dtype=torch.complex64))])
+    with pytest.raises(TypeError, match=r"not a torch\.optim\.Optimizer"):
+        Layerwise([P(torch.ones(2))])
+    flat = P(torch.ones(2))
+    flat._is_flat_param = True
+    with pytest.raises(TypeError, match=r"0\.0 belongs to FSDP1"):
+        native.make([flat])
+    table, other = torch.nn.Embedding(4, 2, sparse=True), P(torch.ones(2))
+    optimizer = native.make([("other", other), ("table", table.weight)])
+    other.grad = torch.ones(2)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(TypeError, match="the gradient of table is sparse"):
+        optimizer.step()
+    assert torch.equal(other, torch.ones(2))
+    assert not optimizer.state
+
+
+def test_sharded_parameters_are_refused(native, tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        sharded = DTensor.from_local(torch.ones(2), init_device_mesh("cpu", (1,)))
+        with pytest.raises(TypeError, match=r"0\.0 is a DTensor"):
+            native.make([P(sharded)])
+    finally:
+        dist.destroy_process_group()

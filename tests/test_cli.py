@@ -1,0 +1,188 @@
+"""What a user can get wrong on the command line ends in one line and the right exit code, with nothing left behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anybatch.cli import main
+from command_line import anybatch, error_line
+
+TEXT = "\n\n\n".join(f"Document {n} begins here. It has a second sentence about number {n}." for n in range(40))
+
+
+def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of the command line, in this process: quicker than one of its own."""
+    monkeypatch.setattr(sys, "argv", ["anybatch", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A little prepared data."""
+    from anybatch.data.prepare import prepare
+    from anybatch.data.text import read_documents
+
+    source = tmp_path / "text.txt"
+    source.write_text(TEXT)
+    prepare(lambda: read_documents([source]), tmp_path / "shards", vocabulary_size=300)
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "text.jsonl: empty"),
+        (b"\x00\x01\x02\x03" * 100, "text.jsonl:1: not text: byte 0"),
+        (b"\xff\xfe rubbish", "text.jsonl:1: not UTF-8"),
+        (b'{"text": "Some words."}\n' * 16 + b'{"text": \n' + b'{"text": "More."}\n', "text.jsonl:17: not valid JSON"),
+        (b'{"text": "Some words."}\n{"title": "x"}\n', 'text.jsonl:2: the object has no "text"'),
+        (b'{"text": "Some words."}\n{"text": "  "}\n', 'text.jsonl:2: "text" is blank'),
+        (b'{"text": "Some words."}\n', "1 document: at least 2"),
+    ],
+)
+def test_bad_text_leaves_nothing_behind(
+    tmp_path: Path,
+    content: bytes,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / "text.jsonl"
+    source.write_bytes(content)
+    assert run_main(["data", "prepare", str(source), "--out", str(tmp_path / "out")], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("anybatch: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "bert-tinny"], "no recipe is called 'bert-tinny'; nearest: bert-tiny"),
+        (["train", "bert-demo", "--batch-size", "0"], "batch size 0: must be at least 1"),
+        (["train", "bert-demo", "--set", "optimizer.lrr=1"], "no such field; nearest: optimizer.lr"),
+        (["train", "bert-demo", "--set", "data.path=nowhere"], "nowhere"),
+        (["train", "squad-demo"], "model.path is not set"),
+        (["train", "squad-demo", "--set", "model.path=nowhere"], "neither a run folder nor a Hugging Face model"),
+        (["train"], "recipe"),
+        (["train", "bert-demo", "--batch-size", "many"], "--batch-size"),
+        (["train", "bert-demo", "--nonsense"], "--nonsense"),
+        (["eval", "."], "not a run folder"),
+        (["eval", "nowhere"], "no such folder"),
+        (["eval"], "name a run folder"),
+        (["eval", "--predictions", "p.json"], "--predictions needs --squad"),
+        (["report", "."], "no run found"),
+        (["data", "inspect", "."], "tokenizer.json"),
+    ],
+)
+def test_bad_arguments_exit_with_2(
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_main(arguments, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("anybatch: error: "), error
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_batch_larger_than_the_data(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "bert-demo", "--batch-size", "512", "--set", f"data.path={shards}", "--run", str(run)]
+    assert run_main(arguments, monkeypatch) == 2
+    assert "512 is larger than the data" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_vocabulary_that_does_not_match_the_shards(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = json.loads((shards / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    first, second = list(words)[10:12]
+    words[first], words[second] = words[second], words[first]
+    (shards / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert run_main(["train", "bert-demo", "--set", f"data.path={shards}", "--run", str(tmp_path / "r")], monkeypatch) == 2
+    assert "vocabulary does not match the shards" in capsys.readouterr().err
+
+
+def test_a_truncated_shard(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = shards / "train" / "shard-00000.tokens.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-7])
+    for arguments in (
+        ["train", "bert-demo", "--set", f"data.path={shards}", "--run", str(tmp_path / "r")],
+        ["data", "inspect", str(shards)],
+    ):
+        assert run_main(arguments, monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert "shard-00000.tokens.npy: truncated" in error
+        assert "anybatch data prepare" in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "shard-00000.tokens.npy")
+
+    monkeypatch.setattr("anybatch.data.shards._write_array", full)
+    source = tmp_path / "text.txt"
+    source.write_text(TEXT)
+    code = run_main(["data", "prepare", str(source), "--out", str(tmp_path / "out"), "--vocabulary-size", "300"], monkeypatch)
+    assert code == 1
+    assert capsys.readouterr().err == "anybatch: error: shard-00000.tokens.npy: No space left on device\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+@pytest.mark.parametrize("model", ["bert-ensemble", "logistic-regression"])
+def test_published_predictions_get_their_published_scores(tmp_path: Path, shared_data: Path, model: str) -> None:
+    folder = shared_data / "squad" / "reference-predictions"
+    expected = json.loads((folder / "expected-scores.json").read_text())[model]
+    result = anybatch(
+        "eval", "--predictions", folder / f"{model}.dev.json", "--squad", shared_data / "squad" / "dev.json", "--json",
+        cwd=tmp_path,
+    )  # fmt: skip
+    scores = json.loads(result.stdout)
+    assert {name: round(scores[name], 3) for name in ("exact_match", "f1")} == expected
+
+
+def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["anybatch", "recipes", "--json"])
+    main()
+    assert "bert-demo" in json.loads(capsys.readouterr().out)
+
+
+def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
+    """What `import anybatch` adds to `import torch`: no heavy library, and not much time."""
+    code = (
+        "import sys, time, torch; start = time.perf_counter(); import anybatch; "
+        "heavy = {'transformers', 'matplotlib', 'pydantic', 'tokenizers', 'rich', 'typer'} & set(sys.modules); "
+        "print(time.perf_counter() - start, sorted(heavy))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    seconds, heavy = printed.split(maxsplit=1)
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 2
+
+
+def test_nothing_but_a_line_for_a_user_s_mistake(tmp_path: Path) -> None:
+    result = anybatch("train", "no-such-recipe", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "no recipe is called" in error_line(result)
