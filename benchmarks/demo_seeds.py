@@ -62,7 +62,10 @@ def main() -> None:
             row[name] = {"mean": mean(r[name] for r in rows), "each": [r[name] for r in rows]}
         table.append(row)
         gap = row["gap_percent"]
-        print(f"{row['optimizer']:6} x{row['factor']:<3} batch {row['batch_size']:5}: gap {gap['mean']:+.2f} % {gap['each']}")
+        print(
+            f"{row['optimizer']:6} x{row['factor']:<3} batch {row['batch_size']:5}: "
+            f"gap {gap['mean']:+.2f} % {[round(each, 2) for each in gap['each']]}"
+        )
     write_json(
         RESULTS,
         {"environment": describe_environment(), "recipes": RECIPES, "seeds": arguments.seeds, "cells": table},

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def anybatch(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def anybatch(
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`anybatch ARGUMENTS` in the folder `cwd`, on one thread, with everything it printed."""
     return subprocess.run(
         [sys.executable, "-m", "anybatch", *map(str, arguments)],

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import anybatch, error_line
 
 from anybatch.cli import main
-from command_line import anybatch, error_line
 
 TEXT = "\n\n\n".join(f"Document {n} begins here. It has a second sentence about number {n}." for n in range(40))
 
@@ -116,7 +116,9 @@ def test_a_vocabulary_that_does_not_match_the_shards(
     first, second = list(words)[10:12]
     words[first], words[second] = words[second], words[first]
     (shards / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert run_main(["train", "bert-demo", "--set", f"data.path={shards}", "--run", str(tmp_path / "r")], monkeypatch) == 2
+    assert (
+        run_main(["train", "bert-demo", "--set", f"data.path={shards}", "--run", str(tmp_path / "r")], monkeypatch) == 2
+    )
     assert "vocabulary does not match the shards" in capsys.readouterr().err
 
 
@@ -145,7 +147,9 @@ def test_a_full_disk_leaves_nothing_behind(
     monkeypatch.setattr("anybatch.data.shards._write_array", full)
     source = tmp_path / "text.txt"
     source.write_text(TEXT)
-    code = run_main(["data", "prepare", str(source), "--out", str(tmp_path / "out"), "--vocabulary-size", "300"], monkeypatch)
+    code = run_main(
+        ["data", "prepare", str(source), "--out", str(tmp_path / "out"), "--vocabulary-size", "300"], monkeypatch
+    )
     assert code == 1
     assert capsys.readouterr().err == "anybatch: error: shard-00000.tokens.npy: No space left on device\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
@@ -176,7 +180,9 @@ def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
         "heavy = {'transformers', 'matplotlib', 'pydantic', 'tokenizers', 'rich', 'typer'} & set(sys.modules); "
         "print(time.perf_counter() - start, sorted(heavy))"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
     seconds, heavy = printed.split(maxsplit=1)
     assert heavy.strip() == "[]"
     assert float(seconds) < 2

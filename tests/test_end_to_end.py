@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from command_line import anybatch
 
 pytestmark = pytest.mark.slow
@@ -43,8 +42,8 @@ def test_from_text_to_a_page(shards: Path, tmp_path: Path) -> None:
 
     for size in ("16", "64"):
         trained = anybatch(
-            "train", "bert-demo", "--run", f"runs/b{size}", "--batch-size", size, *SMALL, "--set", f"data.path={shards}",
-            cwd=tmp_path,
+            "train", "bert-demo", "--run", f"runs/b{size}", "--batch-size", size, *SMALL,
+            "--set", f"data.path={shards}", cwd=tmp_path,
         )  # fmt: skip
         assert trained.returncode == 0, trained.stderr
     first, second = (json.loads((tmp_path / f"runs/b{size}/result.json").read_text()) for size in ("16", "64"))

@@ -1,12 +1,12 @@
 """The run folder: the whole truth of a run, written by the engine, read by the report and the command line.
 
-    RUN/recipe.json         the resolved recipe
-    RUN/environment.json    versions, hardware, threads, git revision, command
-    RUN/metrics.jsonl       one JSON object a line: "train", "eval" and "trust_ratios" events
-    RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
-    RUN/model/              the final weights and tokenizer as a Hugging Face folder
-    RUN/result.json         settings and final scores of a finished run
-    RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
+RUN/recipe.json         the resolved recipe
+RUN/environment.json    versions, hardware, threads, git revision, command
+RUN/metrics.jsonl       one JSON object a line: "train", "eval" and "trust_ratios" events
+RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
+RUN/model/              the final weights and tokenizer as a Hugging Face folder
+RUN/result.json         settings and final scores of a finished run
+RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 """
 
 import json

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from engine.linear_job import RaggedExamples, parameters, regression_job
 
 from anybatch.engine import train
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
 from anybatch.runs import Run
-from engine.linear_job import RaggedExamples, parameters, regression_job
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 

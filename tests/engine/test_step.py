@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from engine.linear_job import RaggedExamples, Regression
 
 from anybatch.engine.step import global_norm, read_batch, train_step
-from engine.linear_job import RaggedExamples, Regression
 
 
 def gradient(micro_batch_size: int, count: int = 10) -> torch.Tensor:

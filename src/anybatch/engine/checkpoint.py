@@ -97,7 +97,10 @@ def _join(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
     # JSON has no tuples; a group's options such as betas are, its lists of parameters and of their names are not.
     lists = ("params", "param_names")
     rest["param_groups"] = [
-        {name: tuple(value) if isinstance(value, list) and name not in lists else value for name, value in group.items()}
+        {
+            name: tuple(value) if isinstance(value, list) and name not in lists else value
+            for name, value in group.items()
+        }
         for group in rest["param_groups"]
     ]
     return {"state": state, **rest}

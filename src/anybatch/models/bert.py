@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ class PretrainingModel(nn.Module):
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
-        self.bert = bert
+        # transformers is not typed as finely as its models are built.
+        self.bert: Any = bert
 
     def forward(
         self,
@@ -50,12 +52,10 @@ class PretrainingModel(nn.Module):
             next_sentence_label: int64[B], 0 where the second segment really follows the first, 1 where it is random.
 
         Returns:
-            ({"mlm": loss sum over M, "nsp": loss sum over B}, {"mlm": correct of M, "nsp": correct of B}); the second is
-            empty in training mode.
+            ({"mlm": loss sum over M, "nsp": loss sum over B}, {"mlm": correct of M, "nsp": correct of B}); the second
+            is empty in training mode.
         """
-        encoded = self.bert.bert(
-            input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask
-        )
+        encoded = self.bert.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
         hidden = encoded.last_hidden_state.flatten(0, 1)[masked_positions]
         words = self.bert.cls.predictions(hidden)
         relation = self.bert.cls.seq_relationship(encoded.pooler_output)
@@ -73,7 +73,6 @@ class PretrainingModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder: `AutoModel.from_pretrained(folder)` loads the encoder."""
         self.bert.save_pretrained(folder)
-
 
     @classmethod
     def load(cls, folder: Path) -> "PretrainingModel":

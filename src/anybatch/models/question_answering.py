@@ -1,6 +1,7 @@
 """BERT that marks the first and the last token of an answer in a passage."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,12 @@ class QuestionAnsweringModel(nn.Module):
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
-        self.bert = bert
+        self.bert: Any = bert
+
+    @property
+    def max_positions(self) -> int:
+        """The longest window, in tokens, that the encoder has positions for."""
+        return int(self.bert.config.max_position_embeddings)
 
     def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end scores, float[B, S] each; positions that are padding score minus infinity."""

@@ -11,9 +11,9 @@ from torch.linalg import vector_norm
 Norm = Literal["l2", "l1", "linf"]
 ORDER: dict[str, float] = {"l2": 2.0, "l1": 1.0, "linf": math.inf}
 
-# Elements that the CPU sums at a time. The float64 copy of so few stays in the cache (that of a whole embedding costs ten
-# times as much), and below torch's grain of 32,768 one thread sums them: the norm has the same bits on any number of
-# threads, and no barrier waits for a busy neighbour.
+# Elements that the CPU sums at a time. The float64 copy of so few stays in the cache (that of a whole embedding costs
+# ten times as much), and below torch's grain of 32,768 one thread sums them: the norm has the same bits on any number
+# of threads, and no barrier waits for a busy neighbour.
 _PIECE = 32_000
 
 

@@ -13,8 +13,8 @@ from anybatch.recipes.recipe import (
 def bert_demo() -> PretrainingRecipe:
     """BERT, 2 layers of 64, sequences of 32 tokens, LAMB: what `anybatch demo` trains; half a minute on one core.
 
-    The reference's rate is the best of a grid at batch 16 (benchmarks/tune_references.py); other batch sizes follow from
-    it by the square-root rule and are not tuned.
+    The reference's rate is the best of a grid at batch 16 (benchmarks/tune_references.py); other batch sizes follow
+    from it by the square-root rule and are not tuned.
     """
     return PretrainingRecipe(
         name="bert-demo",

@@ -26,7 +26,7 @@ class StreamedExamples:
 
 
 def plan_phases(recipe: Recipe, source_of: Callable[[PhaseSettings], Source]) -> list[Phase]:
-    """The phases of a run; `optimizer.lr` and `optimizer.warmup_ratio`, where they are set, replace what the rule gives.
+    """The phases of a run; `optimizer.lr` and `optimizer.warmup_ratio`, where set, replace what the rule gives.
 
     Raises:
         InputError: a batch larger than the data, or too large for the reference's warm-up.
@@ -67,9 +67,7 @@ def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[
     """The first `count` examples of a shuffled `source` (all, where it has fewer), each as it is in epoch 0."""
     examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
     count = min(count, source.num_examples)
-    return [
-        examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)
-    ]
+    return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
 
 
 def summarise(recipe: Recipe, phases: list[Phase], model: nn.Module, parent: str | None = None) -> dict[str, Any]:

@@ -32,7 +32,9 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
     tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
     longest = max(phase.sequence_length for phase in recipe.phases)
     if longest > recipe.model.max_positions:
-        raise InputError(f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}")
+        raise InputError(
+            f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
+        )
     phases = plan_phases(
         recipe, lambda phase: _source(recipe, folder / prepare.TRAIN, tokenizer, phase, seed=recipe.seed)
     )

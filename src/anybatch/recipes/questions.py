@@ -41,16 +41,15 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
     pretrained = _pretrained(recipe)
     tokenizer = vocabulary.load(pretrained.model / TOKENIZER)
     training, held_out = split_by_article(_questions(recipe), recipe.data.held_out_every)
-    phases = plan_phases(
-        recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed)
-    )
+    phases = plan_phases(recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed))
     window = recipe.phases[-1].sequence_length
     held_out_source = _source(recipe, held_out, tokenizer, window, seed=0)
     batches = held_out_batches(held_out_source, held_out_source.num_examples, recipe.engine.micro_batch_size)
     model = question_answering_model(pretrained.model, recipe.seed)
-    longest = model.bert.config.max_position_embeddings
-    if max(phase.sequence_length for phase in recipe.phases) > longest:
-        raise InputError(f"phases.0.sequence_length = {window} is above the {longest} positions of {pretrained.model}")
+    if (longest := max(phase.sequence_length for phase in recipe.phases)) > model.max_positions:
+        raise InputError(
+            f"a phase's sequence_length = {longest} is above the {model.max_positions} positions of {pretrained.model}"
+        )
 
     def score_answers() -> Scores:
         answers = predict(model, held_out_source, recipe)
@@ -58,7 +57,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
 
     def export(target: Path) -> None:
         model.save(target)
-        save_tokenizer(tokenizer, target, longest)
+        save_tokenizer(tokenizer, target, model.max_positions)
 
     return Job(
         model=model,
@@ -113,7 +112,9 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
             raise InputError(f"{path}: the run has no finished model yet; `anybatch train --resume` it first")
         return Pretrained(run.model, path)
     if not (path / "config.json").is_file():
-        raise InputError(f"{path}: neither a run folder nor a Hugging Face model folder (no recipe.json, no config.json)")
+        raise InputError(
+            f"{path}: neither a run folder nor a Hugging Face model folder (no recipe.json, no config.json)"
+        )
     return Pretrained(path, None)
 
 

@@ -1,4 +1,4 @@
-"""The demo: BERT pretrained at a tuned reference batch and, with nothing tuned, at larger ones; then asked questions."""
+"""The demo: BERT pretrained at a tuned reference batch and, untuned, at larger ones; then asked questions."""
 
 import json
 import os
@@ -79,7 +79,8 @@ def run_cell(cell: Cell, place: str, progress: Progress) -> None:
     )
     answers = train_recipe(recipe, cell.questions, resume=True, progress=progress, title=f"{title}: questions")
     progress.say(
-        f"{title}: {text['num_steps']} steps, held-out loss {text['final']['loss']:.3f}, F1 {answers['final']['f1']:.1f}"
+        f"{title}: {text['num_steps']} steps, held-out loss {text['final']['loss']:.3f}, "
+        f"F1 {answers['final']['f1']:.1f}"
     )
 
 
