@@ -228,3 +228,21 @@ def test_a_batch_below_the_reference_is_not_a_larger_one(record: Make) -> None:
     (series,) = build(runs_of(record, "lamb", {4: 3.9, 8: 4.0, 64: 5.0}))
     assert series.main is None
     assert [cell.batch for cell in series.judged] == [64]
+
+
+def test_what_was_learned_beyond_word_frequencies_is_the_measure_of_a_gap(record: Make) -> None:
+    runs = runs_of(record, "lamb", {8: 4.0, 32: 4.2, 256: 5.1}, context_free_loss=5.0)
+    _, points = say(runs)
+    assert (
+        "Word frequencies alone give 5.00; LAMB at its reference gained 1.00 on them; of that, 80 % at ×4 and 0 % at "
+        "×32 was learned." in points
+    )
+
+
+def test_a_reference_that_learned_nothing_is_said_to(record: Make) -> None:
+    _, points = say(runs_of(record, "lamb", {8: 5.2, 32: 5.3}, context_free_loss=5.0))
+    assert "LAMB learned no more than these at its reference batch" in points
+
+
+def test_without_a_frequency_loss_nothing_is_said_of_it(record: Make) -> None:
+    assert "frequencies" not in say(runs_of(record, "lamb", {8: 4.0, 32: 4.2}))[1]

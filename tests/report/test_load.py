@@ -105,3 +105,17 @@ def test_a_last_line_cut_short_is_left_out(write_run: Write, tmp_path: Path) -> 
     with open(run / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"event": "eval", "step": 9})[:-4])
     assert load([run])[0].evals == before
+
+
+def test_layers_that_are_not_adapted_are_left_out(write_run: Write, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "lamb-8", samples=2)
+    with open(folder / "metrics.jsonl", "a") as metrics:
+        for step, ratio in ((2990, 1.0), (3000, 0.5)):
+            ratios = {"layer.0.output.dense.bias": 1.0, "pooler.dense.weight": ratio}
+            metrics.write(
+                json.dumps({"event": "trust_ratios", "step": step, "examples": 8 * step, "ratios": ratios}) + "\n"
+            )
+    (run,) = load([folder])
+    names = {name for _, ratios in run.ratios for name in ratios}
+    assert "layer.0.output.dense.bias" not in names
+    assert dict(run.ratios)[2990] == {"pooler.dense.weight": 1.0}

@@ -95,6 +95,7 @@ def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
         raise ValueError(
             f"model.num_heads = {settings.num_heads} does not divide model.hidden_size = {settings.hidden_size}"
         )
+    quiet_transformers()
     config = BertConfig(
         vocab_size=settings.vocabulary_size,
         hidden_size=settings.hidden_size,

@@ -15,6 +15,10 @@ from anybatch.runs import Run
 _MAX_TEXT = 160
 
 
+Ratios = tuple[int, Mapping[str, float | None]]
+"""A step and the trust ratio of each layer in it."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """The tuned settings that a run was scaled from."""
@@ -66,7 +70,7 @@ class Record:
     final: Mapping[str, float | None] = field(default_factory=dict)
     evals: Sequence[Point] = ()
     trains: Sequence[Point] = ()
-    ratios: Sequence[tuple[int, Mapping[str, float | None]]] = ()
+    ratios: Sequence[Ratios] = ()
 
     @property
     def finished(self) -> bool:
@@ -165,12 +169,21 @@ def _record(run: Run, name: str) -> Record:
         final={text(key): finite(value) for key, value in _mapping(result.get("final")).items()},
         evals=evals,
         trains=trains,
-        ratios=[
-            (_whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
-            for e in events
-            if e.get("event") == "trust_ratios" and isinstance(e.get("ratios"), dict) and e["ratios"]
-        ],
+        ratios=_adapted(
+            [
+                (_whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
+                for e in events
+                if e.get("event") == "trust_ratios" and isinstance(e.get("ratios"), dict) and e["ratios"]
+            ]
+        ),
     )
+
+
+def _adapted(samples: Sequence[Ratios]) -> list[Ratios]:
+    """The samples without the layers whose ratio is 1 throughout: those are not adapted, and would say nothing."""
+    names = {name for _, ratios in samples for name, ratio in ratios.items() if ratio != 1}
+    kept = [(step, {name: ratio for name, ratio in ratios.items() if name in names}) for step, ratios in samples]
+    return [(step, ratios) for step, ratios in kept if ratios]
 
 
 def _point(event: Mapping[str, Any]) -> Point:

@@ -200,7 +200,7 @@ def _trust(series: Sequence[Series]) -> str:
     caption = (
         "Each layer's step is its learning rate times this ratio, the norm of its weights over the norm of its update: "
         "bright layers take long steps, dark ones short. In every map the colours span "
-        f"{rate(limits[0])} to {rate(limits[1])}."
+        f"{rate(limits[0])} to {rate(limits[1])}. Layers that are not adapted (ratio 1 throughout) are left out."
     )
 
     def named(item: tuple[Series, Cell, Record]) -> str:
