@@ -158,6 +158,8 @@ def test_skipped_steps_are_counted(tmp_path: Path) -> None:
     result = train(regression_job(examples=RaggedExamples(poison=33)), run)
     assert result["skipped_steps"] == 1
     assert [event["step"] for event in run.metrics("train") if event["skipped"]] == [4]
+    assert "NaN" not in run.metrics_file.read_text()
+    assert run.metrics("train")[3]["loss"] is None
 
 
 def test_phases_follow_each_other(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from anybatch.engine.evaluate import evaluate
 from anybatch.engine.interruption import StopRequest, stop_requests
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.progress import Progress, SilentProgress, Task
-from anybatch.engine.records import Records
+from anybatch.engine.records import Records, null_for_nonfinite
 from anybatch.engine.step import StepResult, read_batch, train_step
 from anybatch.errors import Stopped
 from anybatch.files import write_json
@@ -126,7 +126,7 @@ def _finish(job: Job, run: Run) -> dict[str, Any]:
         "skipped_steps": sum(event["skipped"] for event in steps),
         "final": final,
     }
-    write_json(run.result_file, result)
+    write_json(run.result_file, null_for_nonfinite(result))
     return result
 
 

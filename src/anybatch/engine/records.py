@@ -1,6 +1,7 @@
 """metrics.jsonl and, where it is installed, TensorBoard: what happened at which step."""
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +18,11 @@ class Records:
     def __init__(self, run: Run, step: int) -> None:
         kept = [event for event in run.metrics() if event["step"] <= step] if step else []
         write_text(run.metrics_file, "".join(json.dumps(event) + "\n" for event in kept))
-        self._file = open(run.metrics_file, "a", encoding="utf-8")  # noqa: SIM115  (closed in __exit__)
+        self._file = open(run.metrics_file, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in __exit__)
         self._board = _tensorboard(run.path / "tensorboard", step)
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+        self._file.write(json.dumps(null_for_nonfinite({"event": event, "step": step, **values})) + "\n")
         if self._board is not None:
             for name, number in _numbers(event, values):
                 self._board.add_scalar(name, number, step)
@@ -41,6 +42,13 @@ class Records:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def null_for_nonfinite(value: Any) -> Any:
+    """`value` with None for NaN and infinity, which JSON cannot hold; mappings become dicts."""
+    if isinstance(value, Mapping):
+        return {name: null_for_nonfinite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:

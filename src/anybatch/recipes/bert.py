@@ -11,7 +11,7 @@ from anybatch.recipes.recipe import (
 
 
 def bert_demo() -> PretrainingRecipe:
-    """BERT, 2 layers of 64, sequences of 32 tokens, LAMB: what `anybatch demo` trains; half a minute on one core.
+    """BERT, 2 layers of 64, sequences of 32 tokens, LAMB: what `anybatch demo` trains.
 
     The reference's rate is the best of a grid at batch 16 (benchmarks/tune_references.py); other batch sizes follow
     from it by the square-root rule and are not tuned.
@@ -38,7 +38,7 @@ def bert_demo_adamw() -> PretrainingRecipe:
 
 
 def bert_tiny() -> PretrainingRecipe:
-    """BERT, 2 layers of 128, sequences of 128 tokens, LAMB; an hour on two cores. The rate is not tuned."""
+    """BERT, 2 layers of 128, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
     return PretrainingRecipe(
         name="bert-tiny",
         optimizer=OptimizerSettings(name="lamb"),
@@ -49,7 +49,7 @@ def bert_tiny() -> PretrainingRecipe:
 
 
 def bert_mini() -> PretrainingRecipe:
-    """BERT, 4 layers of 256, sequences of 128 tokens, LAMB; a day on two cores. The rate is not tuned."""
+    """BERT, 4 layers of 256, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
     return bert_tiny().model_copy(
         update={"name": "bert-mini", "model": EncoderSettings(hidden_size=256, num_layers=4, num_heads=4)}
     )

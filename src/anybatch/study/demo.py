@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from anybatch.engine import Progress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
@@ -17,6 +16,7 @@ from anybatch.study.workers import run_side_by_side
 # Factors of the reference batch: what should hold, what may, and one past the critical batch that cannot.
 FACTORS = (1, 4, 16, 64)
 RECIPES = ("bert-demo", "bert-demo-adamw")
+_NAMES = {"lamb": "LAMB", "adamw": "AdamW"}
 # A worker takes some 700 MB; four of them serve the grid well, and keep within a laptop's memory.
 MOST_WORKERS = 4
 
@@ -32,9 +32,8 @@ class Cell:
 
     @property
     def title(self) -> str:
-        names = {"lamb": "LAMB", "adamw": "AdamW"}
         name = self.recipe.optimizer.name
-        return f"{names.get(name, name)}, batch {self.recipe.phases[0].batch_size} (x{self.factor})"
+        return f"{_NAMES.get(name, name)}, batch {self.recipe.phases[0].batch_size} (x{self.factor})"
 
 
 def cells(out: Path, seed: int, factors: Sequence[int] = FACTORS) -> list[Cell]:
@@ -84,7 +83,25 @@ def run_cell(cell: Cell, place: str, progress: Progress) -> None:
     )
 
 
-def measured_before() -> dict[str, Any] | None:
-    """What several seeds gave when benchmarks/demo_seeds.py was last run; None where it was not."""
+def measured_before() -> dict[str, list[str]] | None:
+    """What several seeds gave when benchmarks/demo_seeds.py was last run, in sentences; None where it was not."""
     resource = files("anybatch.study") / "measured.json"
-    return dict(json.loads(resource.read_text(encoding="utf-8"))) if resource.is_file() else None
+    if not resource.is_file():
+        return None
+    measured = json.loads(resource.read_text(encoding="utf-8"))
+    seeds = ", ".join(map(str, measured["seeds"]))
+    about = measured["environment"]
+    sentences = [f"The same demo with seeds {seeds} on {about['processor']}, {about['started'][:10]}:"]
+    for name in dict.fromkeys(cell["optimizer"] for cell in measured["cells"]):
+        gaps = [
+            f"{_percent(gap['mean'])} ({_percent(min(gap['each']))} to {_percent(max(gap['each']))}) at ×{cell['factor']}"
+            for cell in measured["cells"]
+            if cell["optimizer"] == name and cell["factor"] > 1
+            for gap in [cell["gap_percent"]]
+        ]
+        sentences.append(f"{_NAMES.get(name, name)} ended above its own reference by {', '.join(gaps)}.")
+    return {"sentences": sentences}
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.1f}\u202f%"
