@@ -68,7 +68,7 @@ def main() -> None:
         )
     write_json(
         RESULTS,
-        {"environment": describe_environment(), "recipes": RECIPES, "seeds": arguments.seeds, "cells": table},
+        {"environment": {**describe_environment(), "threads": 1}, "recipes": RECIPES, "seeds": arguments.seeds, "cells": table},
     )
 
 
