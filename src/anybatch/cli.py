@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the input is wrong, 75 stopped on request and re
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +79,7 @@ def train(
         chosen = with_batch_size(chosen, batch_size)
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     with progress_display() as progress:
+        progress.say(f"{chosen.name}: getting ready in {folder}")
         result = train_recipe(chosen, folder, resume=resume, progress=progress)
     _print({"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json)
 
@@ -166,11 +167,10 @@ def inspect(
     if as_json:
         _print(found, as_json)
         return
-    for part in ("train", "held_out"):
-        print(f"{part.replace('_', '-')}")
-        _print({f"  {name}": value for name, value in found[part].items()}, as_json)
-    print(f"vocabulary of {found['vocabulary_size']}; examples as the model sees them:")
-    for example in found["examples"]:
+    examples = found.pop("examples")
+    _print(found, as_json)
+    print("\nexamples as the model sees them:")
+    for example in examples:
         print(f"  {example}")
 
 
@@ -203,6 +203,16 @@ def _print(values: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=1, ensure_ascii=False))
         return
-    width = max(map(len, values), default=0)
-    for name, value in values.items():
+    rows = dict(_flat(values))
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
         print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{label}: ")
+        else:
+            yield label, value
