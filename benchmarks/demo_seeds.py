@@ -68,7 +68,12 @@ def main() -> None:
         )
     write_json(
         RESULTS,
-        {"environment": {**describe_environment(), "threads": 1}, "recipes": RECIPES, "seeds": arguments.seeds, "cells": table},
+        {
+            "environment": {**describe_environment(), "threads": 1},
+            "recipes": RECIPES,
+            "seeds": arguments.seeds,
+            "cells": table,
+        },
     )
 
 

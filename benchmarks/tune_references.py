@@ -57,7 +57,10 @@ def main() -> None:
     best = {
         name: min((row for row in rows if row["recipe"] == name), key=lambda row: row["mean"])["lr"] for name in GRID
     }
-    write_json(RESULTS, {"environment": {**describe_environment(), "threads": 1}, "seeds": arguments.seeds, "best": best, "rows": rows})
+    write_json(
+        RESULTS,
+        {"environment": {**describe_environment(), "threads": 1}, "seeds": arguments.seeds, "best": best, "rows": rows},
+    )
     print(f"best: {best}")
 
 

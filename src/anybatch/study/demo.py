@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from anybatch.engine import Progress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
@@ -94,14 +95,14 @@ def measured_before() -> dict[str, list[str]] | None:
     sentences = [f"The same demo with seeds {seeds} on {about['processor']}, {about['started'][:10]}:"]
     for name in dict.fromkeys(cell["optimizer"] for cell in measured["cells"]):
         gaps = [
-            f"{_percent(gap['mean'])} ({_percent(min(gap['each']))} to {_percent(max(gap['each']))}) at ×{cell['factor']}"
+            f"{_range(cell['gap_percent'])} at ×{cell['factor']}"
             for cell in measured["cells"]
             if cell["optimizer"] == name and cell["factor"] > 1
-            for gap in [cell["gap_percent"]]
         ]
         sentences.append(f"{_NAMES.get(name, name)} ended above its own reference by {', '.join(gaps)}.")
     return {"sentences": sentences}
 
 
-def _percent(value: float) -> str:
-    return f"{value:+.1f}\u202f%"
+def _range(gap: dict[str, Any]) -> str:
+    mean, low, high = (f"{value:+.1f}\u202f%" for value in (gap["mean"], min(gap["each"]), max(gap["each"])))
+    return f"{mean} ({low} to {high})"
