@@ -17,7 +17,7 @@ from anybatch.engine.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.report import write_report
 from anybatch.runs import Run
-from anybatch.study.demo import FACTORS, RECIPES, cells, run_demo
+from anybatch.study.demo import RECIPES, cells, run_demo
 
 RESULTS = Path(anybatch.study.__file__).with_name("measured.json")
 
@@ -25,12 +25,12 @@ RESULTS = Path(anybatch.study.__file__).with_name("measured.json")
 def cell_rows(out: Path, seed: int) -> list[dict[str, Any]]:
     """The scores of one finished demo, a row a cell, with the gap to the same optimizer's reference."""
     rows = []
-    for number, cell in enumerate(cells(out, seed)):
+    for cell in cells(out, seed):
         result, answers = Run(cell.pretraining).result(), Run(cell.questions).result()
         rows.append(
             {
                 "optimizer": result["optimizer"],
-                "factor": FACTORS[number % len(FACTORS)],
+                "factor": cell.factor,
                 "batch_size": result["global_batch_size"],
                 "loss": result["final"]["loss"],
                 "f1": answers["final"]["f1"],

@@ -46,7 +46,7 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
             axes.set_xlabel("batch, and multiple of the reference batch" if factors else "batch", labelpad=6)
             for other in shown:
                 if other is not one:
-                    _ghost(axes, other, limits[1])
+                    _ghost(axes, other, one, limits[1])
             if one.context_free_loss is not None and one.context_free_loss <= limits[1]:
                 _frequency_line(axes, one.context_free_loss)
             _main_line(axes, one, ACCENTS[colours[id(one)]], MARKERS[colours[id(one)]], limits[1])
@@ -62,13 +62,18 @@ def _frequency_line(axes: "Axes", value: float) -> None:
     )  # fmt: skip
 
 
-def _ghost(axes: "Axes", other: Series, high: float) -> None:
+def _ghost(axes: "Axes", other: Series, one: Series, high: float) -> None:
+    """Another optimizer's line, named in its middle on the side away from the panel's own line."""
     known = _line(axes, other, high, MUTED, 1.5, alpha=0.45, zorder=1)
-    if known:
-        axes.annotate(
-            other.label, (known[-1].batch, known[-1].loss or 0), (-8, 0), color=MUTED, size=11,
-            textcoords="offset points", ha="right" if len(known) > 1 else "center", va="center",
-        )  # fmt: skip
+    if not known:
+        return
+    cell = known[len(known) // 2 - (len(known) > 2)]
+    mine = next((own.loss for own in one.cells if own.batch == cell.batch), None)
+    above = mine is None or (cell.loss or 0) >= mine
+    axes.annotate(
+        other.label, (cell.batch, cell.loss or 0), (-8, 5) if above else (8, -5), color=MUTED, size=11,
+        textcoords="offset points", ha="right" if above else "left", va="bottom" if above else "top",
+    )  # fmt: skip
 
 
 def _line(axes: "Axes", one: Series, high: float, colour: str, width: float, alpha: float, zorder: int) -> list[Cell]:

@@ -157,7 +157,10 @@ def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
     span = f"F1 lies between {score(min(known))} and {score(max(known))}" if known else "no run has an F1 score"
     caption = f"Each pretrained model after its fine-tuning, by optimizer and batch of its pretraining: {span}."
     if parameters and parameters < _TINY:
-        caption += f" The model is tiny ({short(parameters)} parameters): read the differences, not the height."
+        caption += (
+            f" The model is tiny ({short(parameters)} parameters): scores this low are close to guessing, and differences "
+            "of a few points mean nothing. The picture shows that the path works, not how well."
+        )
     described = "; ".join(
         f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found
     )
