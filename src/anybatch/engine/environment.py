@@ -50,10 +50,12 @@ def _processor() -> str:
 
 def _git_revision() -> str | None:
     """The revision of the checkout that this package runs from; None where it was installed from a package."""
-    here = Path(__file__).parent
+    checkout = Path(__file__).parents[3]
+    if not (checkout / ".git").exists():
+        return None
     try:
         answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5
+            ["git", "-C", str(checkout), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
