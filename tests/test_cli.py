@@ -9,6 +9,7 @@ import pytest
 from command_line import anybatch, error_line
 
 from anybatch.cli import main
+from anybatch.runs import locked
 
 TEXT = "\n\n\n".join(f"Document {n} begins here. It has a second sentence about number {n}." for n in range(40))
 
@@ -42,7 +43,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (b'{"text": "Some words."}\n' * 16 + b'{"text": \n' + b'{"text": "More."}\n', "text.jsonl:17: not valid JSON"),
         (b'{"text": "Some words."}\n{"title": "x"}\n', 'text.jsonl:2: the object has no "text"'),
         (b'{"text": "Some words."}\n{"text": "  "}\n', 'text.jsonl:2: "text" is blank'),
-        (b'{"text": "Some words."}\n', "1 document: at least 2"),
+        (b'{"text": "Some words."}\n', "1 document: at least 4"),
     ],
 )
 def test_bad_text_leaves_nothing_behind(
@@ -151,7 +152,9 @@ def test_a_full_disk_leaves_nothing_behind(
         ["data", "prepare", str(source), "--out", str(tmp_path / "out"), "--vocabulary-size", "300"], monkeypatch
     )
     assert code == 1
-    assert capsys.readouterr().err == "anybatch: error: shard-00000.tokens.npy: No space left on device\n"
+    error = capsys.readouterr().err
+    assert error.startswith("anybatch: error: shard-00000.tokens.npy: No space left on device; free some space")
+    assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
 
 
@@ -192,3 +195,99 @@ def test_nothing_but_a_line_for_a_user_s_mistake(tmp_path: Path) -> None:
     result = anybatch("train", "no-such-recipe", cwd=tmp_path)
     assert result.returncode == 2
     assert "no recipe is called" in error_line(result)
+
+
+@pytest.fixture
+def finished(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arguments of a short run, which has been done."""
+    arguments = [
+        "train",
+        "bert-demo",
+        "--batch-size",
+        "8",
+        "--set",
+        f"data.path={shards}",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    arguments += ["--set", "reference.num_examples=32", "--set", "engine.num_evals=1"]
+    monkeypatch.setattr(sys, "argv", ["anybatch", *arguments])
+    main()
+    return arguments
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1, 2]", "5", "null", '"x"', "{}", "\udcff"])
+@pytest.mark.parametrize("name", ["recipe.json", "result.json", "environment.json"])
+def test_a_damaged_run_is_one_line(
+    finished: list[str],
+    tmp_path: Path,
+    name: str,
+    content: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capsys.readouterr()
+    (tmp_path / "run" / name).write_text(content, errors="surrogateescape")
+    if name == "environment.json":
+        (tmp_path / "run" / "result.json").unlink()
+    assert run_main([*finished, "--resume"], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("anybatch: error: "), error
+    assert error.count("\n") == 1, error
+
+
+def test_a_run_without_its_metrics_still_ends(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("metrics.jsonl", "result.json"):
+        (tmp_path / "run" / name).unlink()
+    monkeypatch.setattr(sys, "argv", ["anybatch", *finished, "--resume"])
+    main()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["examples_per_s"] is None
+
+
+def test_other_data_under_the_same_name_are_refused(
+    finished: list[str],
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "run" / "result.json").unlink()
+    index = shards / "train" / "index.json"
+    index.write_text(index.read_text() + " ")
+    assert run_main([*finished, "--resume"], monkeypatch) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_refused(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "run"):
+        assert run_main([*finished, "--resume"], monkeypatch) == 2
+    assert "in use by another process" in capsys.readouterr().err
+
+
+def test_files_of_a_run_are_readable_as_others_are(finished: list[str], tmp_path: Path) -> None:
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and "tensorboard" not in path.parts]
+    expected = (tmp_path / "run" / "recipe.json").stat().st_mode
+    assert {path.name for path in files if path.stat().st_mode != expected} == set()
+
+
+def test_a_command_that_is_interrupted_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anybatch.recipes.find_recipe", interrupt)
+    assert run_main(["train", "bert-demo"], monkeypatch) == 130
+    assert capsys.readouterr().err == "anybatch: error: interrupted\n"
+
+
+def test_a_report_does_not_replace_a_device(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["anybatch", "report", str(tmp_path / "run"), "-o", "/dev/null"])
+    main()
+    assert Path("/dev/null").is_char_device()

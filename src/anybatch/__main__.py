@@ -1,5 +1,8 @@
 """`python -m anybatch` and `torchrun -m anybatch`."""
 
-from anybatch.cli import main
+try:
+    from anybatch.cli import main
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 main()

@@ -3,11 +3,15 @@
 Exit codes: 0 done, 1 failed, 2 the input is wrong, 75 stopped on request and resumable.
 """
 
+import errno
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -79,7 +83,6 @@ def train(
         chosen = with_batch_size(chosen, batch_size)
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     with progress_display() as progress:
-        progress.say(f"{chosen.name}: getting ready in {folder}")
         result = train_recipe(chosen, folder, resume=resume, progress=progress)
     _print({"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json)
 
@@ -176,8 +179,14 @@ def inspect(
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        # Typer turns Ctrl-C into the exit code 130, which it returns.
+        if app(sys.argv[1:] or ["--help"], standalone_mode=False) == 130:
+            raise KeyboardInterrupt
     except typer.TyperException as error:
         _fail(getattr(error, "format_message", error.__str__)(), 2)
     except (typer.Abort, KeyboardInterrupt):
@@ -191,7 +200,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        advice = "; free some space and run it again, a run with --resume" if error.errno == errno.ENOSPC else ""
+        _fail((f"{error.filename}: {error.strerror}" if error.filename else str(error)) + advice, 1)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Outside training, where a run is saved first, SIGTERM ends a command at once, but cleans up."""
+    _fail(f"ended by {signal.Signals(number).name}", 128 + number)
 
 
 def _fail(message: str, code: int) -> None:

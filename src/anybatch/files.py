@@ -13,7 +13,14 @@ from anybatch.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a machine that loses power, sees the old content or the new, never a part."""
+    """Writes a file so that a reader, or a machine that loses power, sees the old content or the new, never a part.
+
+    A link is followed; a device or a pipe, which cannot be replaced, is written to as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(scratch, "w", encoding="utf-8") as file:
@@ -21,8 +28,9 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except BaseException:
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
@@ -37,21 +45,37 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path}: not a file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; InputError where it holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
+    return value
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`; a normal exit renames it to `path`, an exception removes it.
 
+    What a process that was killed has left of the same folder is removed.
+
     Raises InputError where `path` exists already and is not an empty folder.
     """
+    path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: already exists; choose another folder or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     scratch.mkdir()
     try:
@@ -61,9 +85,42 @@ def new_folder(path: Path) -> Iterator[Path]:
                 _to_disk(file)
         os.replace(scratch, path)
         _to_disk(path.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        _name(error, path)
         raise
+
+
+def remove_leftovers(folder: Path, pattern: str = "*") -> None:
+    """Removes the scratch files and folders in `folder`, for names like `pattern`, of processes that are gone."""
+    for leftover in folder.glob(f".{pattern}.*.tmp"):
+        number = leftover.name.split(".")[-2]
+        if number.isdecimal() and not _alive(int(number)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing but hidden scratch lies in `folder`."""
+    return all(entry.name.startswith(".") and entry.suffix in (".tmp", ".lock") for entry in folder.iterdir())
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Gives an error of the system, such as a full disk, the name that write() does not know."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def sha256(path: Path) -> str:

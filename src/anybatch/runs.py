@@ -9,13 +9,16 @@ RUN/result.json         settings and final scores of a finished run
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_json, write_json
+from anybatch.files import read_object, write_json
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,18 @@ class Run:
         return self.result_file.exists()
 
     def recipe(self) -> dict[str, Any]:
-        return dict(read_json(self.recipe_file))
+        return read_object(self.recipe_file)
 
     def environment(self) -> dict[str, Any]:
-        return dict(read_json(self.environment_file))
+        return read_object(self.environment_file)
 
     def result(self) -> dict[str, Any]:
         if not self.finished:
             raise InputError(f"{self.path}: the run has not finished; `anybatch train --run {self.path} --resume`")
-        return dict(read_json(self.result_file))
+        result = read_object(self.result_file)
+        if not isinstance(result.get("final"), dict):
+            raise InputError(f"{self.result_file}: damaged: it has no final scores; remove it and --resume the run")
+        return result
 
     def metrics(self, event: str | None = None) -> list[dict[str, Any]]:
         """The recorded events in order, all or those of one kind; a last line cut short by a kill is left out."""
@@ -73,16 +79,32 @@ class Run:
             lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
             return []
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.metrics_file}: damaged: not UTF-8 text (byte {error.start})") from None
         events = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{self.metrics_file}:{number}: not valid JSON: {error.msg}") from None
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{self.metrics_file}:{number}: damaged: not valid JSON: {error}") from None
+            if not isinstance(value, dict) or not {"event", "step"} <= set(value):
+                raise InputError(f"{self.metrics_file}:{number}: damaged: not an event with a step")
+            events.append(value)
         return [item for item in events if event is None or item["event"] == event]
 
     def set_status(self, outcome: str, step: int, message: str = "") -> None:
         write_json(self.status_file, {"outcome": outcome, "step": step, "message": message})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run folder for this process; InputError where another process has it."""
+    with open(folder / ".run.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: in use by another process; wait for it, or choose another --run") from None
+        yield
 
 
 def open_run(path: Path) -> Run:

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from anybatch.data.inspect import summary
-from anybatch.data.shards import open_shards
+from anybatch.data.shards import ShardWriter, open_shards
+from anybatch.data.vocabulary import load
 from anybatch.errors import InputError
 
 
@@ -31,4 +32,12 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path, folder: Path) -> None:
         summary(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     with pytest.raises(InputError, match="train: holds no token shards"):
+        summary(tmp_path)
+
+
+def test_shards_without_a_document_are_named(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "train").mkdir()
+    ShardWriter(tmp_path / "train", load(tmp_path / "tokenizer.json")).close()
+    with pytest.raises(InputError, match="train: holds no document"):
         summary(tmp_path)

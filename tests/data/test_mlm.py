@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
-from anybatch.data.shards import Shards, open_shards
+from anybatch.data.shards import Shards, ShardWriter, open_shards
 from anybatch.errors import InputError
 
 Write = Callable[..., Shards]
@@ -221,6 +221,16 @@ def test_wrong_settings_are_named(
 def test_too_little_text_is_named(write_shards: Write, tokenizer: Tokenizer, documents: list[list[list[int]]]) -> None:
     with pytest.raises(InputError, match=rf"holds {len(documents)} documents?; at least 2 of two tokens or more"):
         PretrainingSource(write_shards(documents), tokenizer, 32, seed=0)
+
+
+def test_a_vocabulary_without_a_word_is_refused(tmp_path: Path) -> None:
+    tokenizer = vocabulary.from_words({name: number for number, name in enumerate(vocabulary.SPECIAL_TOKENS)})
+    writer = ShardWriter(tmp_path, tokenizer)
+    for _ in range(2):
+        writer.add([[1, 1, 1]])
+    writer.close()
+    with pytest.raises(InputError, match="has no ordinary token"):
+        PretrainingSource(open_shards(tmp_path), tokenizer, 32, seed=0)
 
 
 def test_another_vocabulary_is_refused(folder: Path, tokenizer: Tokenizer) -> None:

@@ -3,9 +3,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from anybatch.data import shards, vocabulary
 from anybatch.data.prepare import HELD_OUT, TOKENIZER, TRAIN, prepare
@@ -69,7 +71,7 @@ def is_held_out(text: str, first_sentences: set[str]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "held_out"), [(2, 0.05, 1), (3, 0.99, 2), (4, 0.05, 2), (40, 0.05, 2), (10, 0.9, 8)]
+    ("count", "share", "held_out"), [(4, 0.05, 2), (4, 0.99, 2), (5, 0.99, 3), (40, 0.05, 2), (10, 0.9, 8)]
 )
 def test_both_parts_get_something(tmp_path: Path, made_up: MadeUp, count: int, share: float, held_out: int) -> None:
     summary = prepare(lambda: made_up(count), tmp_path / "a", vocabulary_size=256, held_out=share)
@@ -89,20 +91,48 @@ def test_progress_counts_the_documents_of_each_pass(tmp_path: Path, made_up: Mad
     assert all(counts[-1] == 10 for counts in seen.values())
 
 
+def words(*ordinary: str) -> Tokenizer:
+    return vocabulary.from_words({word: number for number, word in enumerate((*vocabulary.SPECIAL_TOKENS, *ordinary))})
+
+
+def without_unknown() -> Tokenizer:
+    """One whose own unknown token is not in its vocabulary, so that it fails at the first other word."""
+    model = WordLevel({word: number for number, word in enumerate((*vocabulary.SPECIAL_TOKENS, "one"))}, "<unknown>")
+    return Tokenizer(model)
+
+
+HELD_OUT_TOO_SHORT = (
+    r"the held-out part has [01] documents? of two tokens or more: at least 2 are needed; give more text"
+)
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [
-        ([], {}, "0 documents: at least 2 are needed"),
-        (["Only one."], {}, "1 document: at least 2 are needed, one to train on and one to hold out; in a .txt"),
-        (["One two.", "\u200b"], {}, "no document of the (train|held-out) part has a word in it|no word"),
+        ([], {}, "0 documents: at least 4 are needed"),
+        (
+            ["Only one."],
+            {},
+            "1 document: at least 4 are needed, two to train on and two to hold out; in a .txt file two",
+        ),
+        (["One.", "Two.", "Three."], {}, "3 documents: at least 4 are needed"),
+        (["\u200b"] * 4, {}, "the texts hold no word"),
+        (["One two."] * 9 + ["\u200b"] * 9, {"held_out": 0.1, "seed": 3}, HELD_OUT_TOO_SHORT),
+        (
+            ["one", "two"] * 2,
+            {"tokenizer": words("one", "two")},
+            "the train part has 0 documents of two tokens or more",
+        ),
+        (["One two."] * 4, {"tokenizer": words()}, "the tokenizer: has no ordinary token"),
+        (["One two."] * 4, {"tokenizer": without_unknown()}, "the tokenizer cannot encode the text: WordLevel error"),
         (["One.", "Two."], {"held_out": 0.0}, "held_out = 0.0: must lie between 0 and 1"),
         (["One.", "Two."], {"held_out": 1.0}, "held_out = 1.0: must lie between 0 and 1"),
-        (["One.", "Two."], {"vocabulary_size": 3}, "vocabulary size 3: must be at least 256"),
-        (["One.", "Two."], {"seed": -1}, "seed = -1"),
+        (["One.", "Two."] * 2, {"vocabulary_size": 3}, "vocabulary size 3: must be at least 256"),
+        (["One.", "Two."] * 2, {"seed": -1}, "seed = -1"),
     ],
 )
 def test_what_cannot_be_prepared_is_named_and_leaves_nothing(
-    tmp_path: Path, texts: list[str], options: dict[str, float], message: str
+    tmp_path: Path, texts: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         prepare(lambda: [Document(text, "") for text in texts], tmp_path / "out", **options)

@@ -65,12 +65,23 @@ def change_index(folder: Path, **values: object) -> None:
     (folder / "index.json").write_text(json.dumps(index))
 
 
+def rename_first_file(folder: Path, name: object) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["files"]["tokens"]["name"] = name
+    (folder / "index.json").write_text(json.dumps(index))
+
+
 def cut(path: Path, size: int) -> None:
     os.truncate(path, size)
 
 
 def replace(path: Path) -> None:
     path.write_bytes(b"x" * path.stat().st_size)
+
+
+def put(path: Path, place: int, values: bytes) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + values + content[place + len(values) :])
 
 
 TOKENS = "shard-00000.tokens.npy"
@@ -85,10 +96,19 @@ TOKENS = "shard-00000.tokens.npy"
         (lambda folder: change_index(folder, format="other"), "not an index of token shards"),
         (lambda folder: change_index(folder, version=9), "version 9 of the format; this release reads version 1"),
         (lambda folder: change_index(folder, shards=[{}]), "index.json: damaged"),
+        (lambda folder: change_index(folder, shards=[]), "index.json: damaged"),
+        (lambda folder: change_index(folder, shards=None), "index.json: damaged"),
+        (lambda folder: change_index(folder, vocabulary="x"), "index.json: damaged"),
+        (lambda folder: change_index(folder, vocabulary={"size": "400", "fingerprint": "x"}), "index.json: damaged"),
+        (lambda folder: change_index(folder, tokens=4), "index.json: damaged"),
+        (lambda folder: rename_first_file(folder, 3), "3: no such file"),
         (lambda folder: cut(folder / "index.json", 0), "index.json:1: not valid JSON"),
         (lambda folder: (folder / TOKENS).unlink(), f"{TOKENS}: no such file, but index.json lists it"),
         (lambda folder: cut(folder / TOKENS, 131), f"{TOKENS}: truncated or changed: 131 bytes, not 134; run"),
         (lambda folder: replace(folder / TOKENS), f"{TOKENS}: not a NumPy array"),
+        (lambda folder: put(folder / TOKENS, 8, b"\xff\xff"), f"{TOKENS}: not a NumPy array"),
+        (lambda folder: put(folder / TOKENS, 10, b"{{"), f"{TOKENS}: not a NumPy array"),
+        (lambda folder: put(folder / TOKENS, 0, b"PK\3\4"), f"{TOKENS}: not a NumPy array"),
     ],
 )
 def test_damage_is_named(write_shards: Write, damage: Callable[[Path], object], message: str) -> None:
@@ -108,10 +128,51 @@ def test_a_missing_count_is_named(write_shards: Write) -> None:
         open_shards(folder)
 
 
-def test_a_changed_bit_is_found(write_shards: Write) -> None:
-    shards = write_shards([[[5, 6], [7]]])
-    content = bytearray((shards.path / TOKENS).read_bytes())
-    content[-1] ^= 1
-    (shards.path / TOKENS).write_bytes(content)
+def overwrite(path: Path, values: list[int]) -> None:
+    """Puts `values` in place of the array's last entries, the header and the size as they were."""
+    array = np.load(path)
+    array[-len(values) :] = values
+    np.save(path, array)
+
+
+def test_a_changed_bit_is_found_when_small_shards_are_opened(write_shards: Write) -> None:
+    folder = write_shards([[[5, 6], [7]]]).path
+    overwrite(folder / TOKENS, [6])
     with pytest.raises(InputError, match=f"{TOKENS}: damaged: its SHA-256 is not the one in index.json"):
-        open_shards(shards.path).verify()
+        open_shards(folder)
+
+
+def test_a_changed_bit_in_large_shards_is_found_on_request(
+    write_shards: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_shards([[[5, 6], [7]]]).path
+    overwrite(folder / TOKENS, [6])
+    monkeypatch.setattr("anybatch.data.shards._VERIFIED_WHEN_OPENED", 0)
+    shards = open_shards(folder)
+    with pytest.raises(InputError, match=f"{TOKENS}: damaged: its SHA-256"):
+        shards.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "last"),
+    [
+        ("sentences", [0, 0, 0], 6),
+        ("sentences", [0, 3, 6], 6),
+        ("sentences", [3, 3, 6], 6),
+        ("sentences", [2**32 - 1], 6),
+        ("sentences", [5], 6),
+        ("documents", [2**32 - 1] * 2, 3),
+        ("documents", [2**32 - 1], 3),
+        ("documents", [3, 3], 3),
+    ],
+)
+def test_wrong_offsets_are_found_in_large_shards_too(
+    write_shards: Write, monkeypatch: pytest.MonkeyPatch, name: str, values: list[int], last: int
+) -> None:
+    folder = write_shards([[[5, 6], [7]], [[8, 9, 10]]]).path
+    overwrite(folder / f"shard-00000.{name}.npy", values)
+    monkeypatch.setattr("anybatch.data.shards._VERIFIED_WHEN_OPENED", 0)
+    with pytest.raises(
+        InputError, match=rf"{name}.npy: damaged: its offsets do not ascend from above 0 to {last}; run"
+    ):
+        open_shards(folder)

@@ -13,7 +13,7 @@ from anybatch.errors import InputError
 
 def put(path: Path, content: bytes) -> Path:
     """Writes `content`, packed as the name says."""
-    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix.lower(), bytes)
     path.write_bytes(packed(content))
     return path
 
@@ -39,6 +39,18 @@ def test_jsonl(tmp_path: Path, packing: str) -> None:
         ("One.\n\nMore.", f"{path}:1"),
         ("😀 zwei", f"{path}:3"),
     ]
+
+
+@pytest.mark.parametrize("name", ["A.TXT", "a.jsonl.txt", "a.Txt.GZ", "a.jsonl.txt.xz"])
+def test_the_last_suffix_decides_in_capitals_or_not(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / name, b"{one}")
+    assert [document.text for document in read_documents([path])] == ["{one}"]
+
+
+@pytest.mark.parametrize("name", ["A.JSONL", "A.JSONL.GZ", "a.txt.jsonl", "a.jsonl.XZ"])
+def test_json_lines_in_capitals(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / name, b'{"text": "one"}')
+    assert [document.text for document in read_documents([path])] == ["one"]
 
 
 GOOD = b'{"text": "fine"}\n'

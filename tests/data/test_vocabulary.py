@@ -114,6 +114,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("texts", "size", "message"),
     [
         (TEXTS, 255, "vocabulary size 255: must be at least 256"),
+        (TEXTS, 1_000_001, "vocabulary size 1000001: must be at most 1000000"),
+        (TEXTS, 10**12, "vocabulary size 1000000000000: must be at most 1000000"),
+        (TEXTS, 2**64 - 1, "must be at most 1000000"),
         ([" ", "\n"], 256, "hold no word"),
         ([], 256, "no word"),
     ],
@@ -121,3 +124,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_is_named(texts: list[str], size: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         vocabulary.train(lambda: texts, size)
+
+
+def test_a_very_long_word_costs_no_more_than_its_pieces() -> None:
+    def trained(word: str) -> str:
+        return vocabulary.fingerprint(vocabulary.train(lambda: [*TEXTS, f"before {word} after"], 300))
+
+    word = "abcde" * 500
+    assert trained(word) == trained(" ".join([word[:1000], word[1000:2000], word[2000:]]))
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_named() -> None:
+    tokenizer = vocabulary.from_words({name: number for number, name in enumerate(vocabulary.SPECIAL_TOKENS)})
+    with pytest.raises(InputError, match="the vocabulary: has no ordinary token, only 5 special ones"):
+        vocabulary.ordinary_ids(tokenizer)

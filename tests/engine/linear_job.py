@@ -79,6 +79,7 @@ def regression_job(
         "phases": [Phase(examples, global_batch_size, num_steps, 0.05, 0, lambda t: 1 - t / num_steps)],
         "held_out": [examples.read(10_000, 8)],
         "seed": 3,
+        "inputs": "regression",
         "max_grad_norm": 1.0,
         "execution": Execution(micro_batch_size, num_evals=3, num_trust_ratios=4, checkpoint_every_steps=5),
         "score": lambda: {"parameter": model.out.weight[0, 0].item()},

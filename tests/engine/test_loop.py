@@ -132,6 +132,24 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
         train(regression_job(), run)
 
 
+def test_damaged_checkpoints_do_not_outlive_the_next_save(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+    for step in (90, 91):
+        (run.checkpoints / f"step-{step:08d}").mkdir()
+    train(regression_job(), run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000010", "step-00000012"]
+
+
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="was trained on other data"):
+        train(regression_job(inputs="something else"), run)
+
+
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     train(regression_job(num_steps=20), run)

@@ -49,6 +49,8 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
     for name in (TRAIN, HELD_OUT):
         shards = open_shards(folder / name)
         shards.check_vocabulary(tokenizer)
+        if not shards.num_documents:
+            raise InputError(f"{folder / name}: holds no document; run `anybatch data prepare` again with more text")
         shards.verify()
         parts.append(_summarise(shards, unknown))
     source = PretrainingSource(open_shards(folder / TRAIN), tokenizer, seq_length, seed=0)

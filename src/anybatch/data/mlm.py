@@ -15,7 +15,7 @@ from anybatch.data.batch import Batch
 from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
 from anybatch.data.sampling import Words, below, random_words
 from anybatch.data.shards import Shards
-from anybatch.data.vocabulary import special_ids
+from anybatch.data.vocabulary import ordinary_ids
 from anybatch.errors import InputError
 
 SHORTEST_SEQUENCE = 16
@@ -41,7 +41,8 @@ class PretrainingSource:
     (seed, epoch, example) alone.
 
     Raises:
-        InputError: a setting out of bounds, shards written with another vocabulary, or fewer than two documents.
+        InputError: a setting out of bounds, shards written with another vocabulary or one of special tokens alone,
+            or fewer than two documents.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class PretrainingSource:
         self.masking_rate = masking_rate
         self.max_predictions = max_predictions or seq_length
         self._marks = Marks.of(tokenizer)
-        self._ordinary = _ordinary_tokens(tokenizer)
+        self._ordinary = ordinary_ids(tokenizer)
         self._tokens = Tokens([part.tokens for part in shards.parts])
         self._room = seq_length - NUM_MARKS
         self._chunks = chunks.cut(shards.parts, self._room)
@@ -161,11 +162,3 @@ class PretrainingSource:
         random_tokens = self._ordinary[below((tenths & _LOW_32) << np.uint64(32), len(self._ordinary))]
         ids[positions] = np.where(digit < 8, self._marks.mask, np.where(digit < 9, random_tokens, labels))
         return positions, labels
-
-
-def _ordinary_tokens(tokenizer: Tokenizer) -> Places:
-    """Every token number but those of special tokens."""
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return np.array(
-        sorted(set(tokenizer.get_vocab().values()) - special - set(special_ids(tokenizer).values())), dtype=np.int64
-    )

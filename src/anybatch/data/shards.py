@@ -32,6 +32,8 @@ _INDEX = "index.json"
 _ARRAYS = ("tokens", "sentences", "documents")
 _COUNTS = ("documents", "sentences", "tokens")
 _LARGEST_OFFSET = 2**32 - 1
+# Bytes whose checksums are compared at every opening: under a second's work. Of more, only `verify` reads every token.
+_VERIFIED_WHEN_OPENED = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -150,13 +152,16 @@ class ShardWriter:
 
 
 def open_shards(folder: Path) -> Shards:
-    """Maps the shards in `folder`; checks the index and the size of every file, but reads no token.
+    """Maps the shards in `folder`; checks the index, the size of every file and the order of the offsets.
+
+    Up to 256 MB of shards are also compared with their checksums; of more, no token is read.
 
     Raises:
-        InputError: no index, another format or version, a missing or truncated file.
+        InputError: no index, another format or version, a missing, truncated or damaged file.
     """
     index = _read_index(folder)
-    for name, about in _files(folder, index).items():
+    files = _files(folder, index)
+    for name, about in files.items():
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: no such file, but {_INDEX} lists it; run `anybatch data prepare` again")
@@ -164,19 +169,18 @@ def open_shards(folder: Path) -> Shards:
             raise InputError(
                 f"{path}: truncated or changed: {found} bytes, not {about['bytes']}; run `anybatch data prepare` again"
             )
-    parts = tuple(
-        Shard(*(_map(folder / shard["files"][name]["name"], shard[name]) for name in _ARRAYS))
-        for shard in index["shards"]
-    )
-    return Shards(
+    shards = Shards(
         path=folder,
         num_documents=index["documents"],
         num_sentences=index["sentences"],
         num_tokens=index["tokens"],
         vocabulary_size=index["vocabulary"]["size"],
         vocabulary_fingerprint=index["vocabulary"]["fingerprint"],
-        parts=parts,
+        parts=tuple(_open_shard(folder, shard) for shard in index["shards"]),
     )
+    if sum(about["bytes"] for about in files.values()) <= _VERIFIED_WHEN_OPENED:
+        shards.verify()
+    return shards
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -192,24 +196,55 @@ def _read_index(folder: Path) -> dict[str, Any]:
         )
     if missing := sorted({"vocabulary", "shards", *_COUNTS} - index.keys()):
         raise InputError(f"{folder / _INDEX}: damaged: has no {missing[0]!r}; run `anybatch data prepare` again")
+    if not _is_consistent(index):
+        raise InputError(f"{folder / _INDEX}: damaged; run `anybatch data prepare` again")
     return index
+
+
+def _is_consistent(index: dict[str, Any]) -> bool:
+    """Whether the vocabulary is described, and the counts are those of the shards together."""
+    try:
+        size, fingerprint = index["vocabulary"]["size"], index["vocabulary"]["fingerprint"]
+        totals = [sum(shard[name] for shard in index["shards"]) for name in _COUNTS]
+    except (KeyError, TypeError):
+        return False
+    counts = [index[name] for name in _COUNTS]
+    return isinstance(fingerprint, str) and all(type(count) is int for count in (size, *counts)) and counts == totals
 
 
 def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name to bytes and SHA-256 of every file."""
     try:
         files = [shard["files"][name] for shard in index["shards"] for name in _ARRAYS if shard[name]]
-        return {file["name"]: {"bytes": file["bytes"], "sha256": file["sha256"]} for file in files}
+        return {str(file["name"]): {"bytes": file["bytes"], "sha256": file["sha256"]} for file in files}
     except (KeyError, TypeError):
         raise InputError(f"{folder / _INDEX}: damaged; run `anybatch data prepare` again") from None
+
+
+def _open_shard(folder: Path, about: dict[str, Any]) -> Shard:
+    """The arrays of one shard; InputError where offsets lead out of them, or to sentences without a token."""
+    paths = {name: folder / about["files"][name]["name"] for name in _ARRAYS}
+    shard = Shard(*(_map(paths[name], about[name]) for name in _ARRAYS))
+    _check_ends(paths["sentences"], shard.sentence_ends, len(shard.tokens))
+    _check_ends(paths["documents"], shard.document_ends, len(shard.sentence_ends))
+    return shard
+
+
+def _check_ends(path: Path, ends: NDArray[Any], last: int) -> None:
+    if not len(ends) or ends[0] == 0 or ends[-1] != last or (ends[1:] <= ends[:-1]).any():
+        raise InputError(
+            f"{path}: damaged: its offsets do not ascend from above 0 to {last}; run `anybatch data prepare` again"
+        )
 
 
 def _map(path: Path, length: int) -> NDArray[Any]:
     try:
         # A plain array over the mapped memory: indexing numpy.memmap itself costs several times as much.
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not a NumPy array: {error}; run `anybatch data prepare` again") from None
+    # NumPy hands on whatever its parser meets in a damaged header, over several lines at times.
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: not a NumPy array: {why}; run `anybatch data prepare` again") from None
     if array.shape != (length,) or array.dtype.kind != "u":
         raise InputError(f"{path}: not the array that {_INDEX} describes; run `anybatch data prepare` again")
     return array

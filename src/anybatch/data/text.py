@@ -31,7 +31,8 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
         .jsonl   one JSON object a line, its "text" a document, in which a blank line ends a paragraph
         .gz .xz  either of them, compressed
 
-    Every path is checked before the first document is read.
+    The last suffixes decide, in capitals or not. Every path is checked before the first document is
+    read.
 
     Raises:
         InputError: a missing or empty file, another kind of file, damaged compression, bytes that are not UTF-8 text,
@@ -41,7 +42,7 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     if not files:
         raise InputError("no text files are given; name at least one .txt or .jsonl file")
     for path in files:
-        documents = _jsonl_documents(path) if ".jsonl" in path.suffixes[-2:] else _plain_documents(path)
+        documents = _jsonl_documents(path) if _kind(path)[0] == ".jsonl" else _plain_documents(path)
         number = 0
         for number, document in enumerate(documents, start=1):  # noqa: B007
             yield document
@@ -54,12 +55,15 @@ def _checked(path: Path) -> Path:
         raise InputError(f"{path}: is a folder; name the files in it")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    name = path.with_suffix("") if path.suffix in _PACKINGS else path
-    if name.suffix not in _FORMATS:
-        raise InputError(
-            f"{path}: unknown kind of file {name.suffix!r}; must end in .txt or .jsonl, or these with .gz or .xz"
-        )
+    if (kind := _kind(path)[0]) not in _FORMATS:
+        raise InputError(f"{path}: unknown kind of file {kind!r}; must end in .txt or .jsonl, or these with .gz or .xz")
     return path
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """The suffixes that tell the format and the packing, in lower case; "" where there is none."""
+    packing = path.suffix.lower() if path.suffix.lower() in _PACKINGS else ""
+    return (path.with_suffix("") if packing else path).suffix.lower(), packing
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -76,9 +80,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
+    packing = _kind(path)[1]
+    if packing == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
-    if path.suffix == ".xz":
+    if packing == ".xz":
         return cast(BinaryIO, lzma.open(path, "rb"))
     return open(path, "rb")
 

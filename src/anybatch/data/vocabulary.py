@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from anybatch.errors import InputError
@@ -13,11 +14,15 @@ from anybatch.files import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SMALLEST_SIZE = 256
+# Far above any WordPiece vocabulary in use; the trainer reserves memory for what is asked for, and dies where it fails.
+LARGEST_SIZE = 1_000_000
 
 _CONTINUED = "##"
 _MAX_ALPHABET = 1000
 _CODE_POINTS = 0x110000
 _COUNTED_AT_ONCE = 1 << 20
+# The trainer's time grows with the square of a word's length, and WordPiece reads a word this long as [UNK] anyway.
+_LONGEST_WORD = 1000
 
 
 def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
@@ -27,10 +32,12 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
     The alphabet is the most frequent characters, at most a quarter of the vocabulary; a word with another is [UNK].
 
     Raises:
-        InputError: `size` is below 256, or there is no word in the texts.
+        InputError: `size` is not in [256, 1,000,000], or there is no word in the texts.
     """
     if size < SMALLEST_SIZE:
         raise InputError(f"vocabulary size {size}: must be at least {SMALLEST_SIZE}")
+    if size > LARGEST_SIZE:
+        raise InputError(f"vocabulary size {size}: must be at most {LARGEST_SIZE}")
     alphabet = _alphabet(texts(), min(_MAX_ALPHABET, size // 4))
     if not alphabet:
         raise InputError("the texts hold no word to make a vocabulary of")
@@ -47,7 +54,7 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
         show_progress=False,
     )
     trained = _tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.train_from_iterator(texts(), trainer)
+    trained.train_from_iterator(map(_without_long_words, texts()), trainer)
     return from_words(trained.get_vocab())
 
 
@@ -103,6 +110,17 @@ def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str
     return numbers
 
 
+def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray[np.int64]:
+    """The number of every token that is not special, ascending; InputError where there is none."""
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    ordinary = set(tokenizer.get_vocab().values()) - special - set(special_ids(tokenizer, where).values())
+    if not ordinary:
+        raise InputError(
+            f"{where}: has no ordinary token, only {tokenizer.get_vocab_size()} special ones; use one trained on text"
+        )
+    return np.array(sorted(ordinary), dtype=np.int64)
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
@@ -133,6 +151,16 @@ def _alphabet(texts: Iterable[str], most: int) -> list[str]:
     seen = [point for point in np.flatnonzero(counts).tolist() if not chr(point).isspace()]
     kept = sorted(seen, key=lambda point: (-counts[point], point))[:most]
     return [chr(point) for point in sorted(kept)]
+
+
+def _without_long_words(text: str) -> str:
+    """`text` with a space put into every longer word, behind each `_LONGEST_WORD` characters."""
+    words = text.split()
+    if max(map(len, words), default=0) <= _LONGEST_WORD:
+        return text
+    return " ".join(
+        word[begin : begin + _LONGEST_WORD] for word in words for begin in range(0, len(word), _LONGEST_WORD)
+    )
 
 
 def _joined(texts: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,10 @@
 The random state is not saved because there is none: every draw is keyed by the seed and the step.
 """
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +21,94 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from anybatch.errors import InputError
-from anybatch.files import new_folder, read_json, sha256, write_json
+from anybatch.files import new_folder, read_object, remove_leftovers, sha256, write_json
 
 FORMAT = 1
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep_last: int = 2) -> None:
-    """Writes `folder/step-<step>` and then removes all but the `keep_last` newest checkpoints."""
+def save(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: str, keep_last: int = 2
+) -> None:
+    """Writes `folder/step-<step>`; then removes all but the `keep_last` newest, and any later one.
+
+    A later one is damaged, or the run would have gone on from it.
+
+    Args:
+        inputs: a fingerprint of what the run learns from, which a resumed run must share.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     target = folder / f"step-{step:08d}"
     if target.exists():
         shutil.rmtree(target)
-    with new_folder(target) as scratch:
+    with writing(target), new_folder(target) as scratch:
         save_model(model, str(scratch / "model.safetensors"))
         tensors, plain = _split(optimizer.state_dict())
         save_file(tensors, scratch / "optimizer.safetensors")
+        readable_as_others(scratch)
         files = {file.name: sha256(file) for file in sorted(scratch.iterdir())}
-        write_json(scratch / "state.json", {"format": FORMAT, "step": step, "optimizer": plain, "sha256": files})
-    for old in saved(folder)[keep_last:]:
-        shutil.rmtree(old)
+        state = {"format": FORMAT, "step": step, "inputs": inputs, "optimizer": plain, "sha256": files}
+        write_json(scratch / "state.json", state)
+    earlier = [checkpoint for checkpoint in saved(folder) if checkpoint.name <= target.name]
+    for checkpoint in saved(folder):
+        if checkpoint not in earlier[:keep_last]:
+            shutil.rmtree(checkpoint)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns safetensors' own error, which a full disk raises, into the system's."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{folder}: could not be written: {error}") from None
+
+
+def readable_as_others(folder: Path) -> None:
+    """Gives the files in `folder` the permissions of ordinary new files; safetensors keeps its own to their owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
 
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
-def load_newest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
+def load_newest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: str) -> tuple[int, list[str]]:
     """Loads the newest sound checkpoint into `model` and `optimizer`.
 
     Returns:
         (steps done, one line about each damaged checkpoint that was passed over); step 0 where there is none at all.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged.
+        InputError: there are checkpoints, and all of them are damaged; or the run learned from something else.
     """
     problems: list[str] = []
     for checkpoint in saved(folder):
         try:
-            return _load(checkpoint, model, optimizer), problems
-        except (InputError, SafetensorError, OSError, KeyError, RuntimeError, TypeError) as error:
-            problems.append(f"{checkpoint}: damaged, passed over: {str(error).splitlines()[0]}")
+            state = _load(checkpoint, model, optimizer)
+        except PermissionError as error:
+            raise InputError(f"{error.filename or checkpoint}: may not be read; change its permissions") from None
+        # A damaged file can fail in any way; whatever it is, the checkpoint before it is the remedy.
+        except Exception as error:
+            problems.append(f"{checkpoint}: damaged, passed over: {' '.join(str(error).split()) or repr(error)}")
+            continue
+        if state["inputs"] != inputs:
+            raise InputError(
+                f"{checkpoint}: was trained on other data, or from another model, than lies there now; "
+                "put that back, or choose another --run"
+            )
+        return state["step"], problems
     if problems:
         raise InputError(f"{folder}: no sound checkpoint to resume from ({'; '.join(problems)})")
     return 0, problems
 
 
-def _load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    state = read_json(checkpoint / "state.json")
+def _load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    state = read_object(checkpoint / "state.json")
     if state["format"] != FORMAT:
         raise InputError(f"format {state['format']}, this version reads {FORMAT}")
     for name, expected in state["sha256"].items():
@@ -73,7 +116,9 @@ def _load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) 
             raise InputError(f"{name} does not match its checksum")
     optimizer.load_state_dict(_join(load_file(checkpoint / "optimizer.safetensors"), state["optimizer"]))
     load_model(model, str(checkpoint / "model.safetensors"))
-    return int(state["step"])
+    if state["step"] != int(checkpoint.name.removeprefix("step-")):
+        raise InputError(f"step {state['step']} does not belong to its folder")
+    return state
 
 
 def _split(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

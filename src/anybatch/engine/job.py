@@ -56,13 +56,17 @@ class Execution:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. `model(**inputs)` returns ({loss: sum over targets}, {loss: number right}), the latter in eval mode."""
+    """One run. `model(**inputs)` returns ({loss: sum over targets}, {loss: number right}), the latter in eval mode.
+
+    `inputs` is a fingerprint of the data and of the model that the run starts from: a resumed run must share it.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     phases: Sequence[Phase]
     held_out: Sequence[Batch]
     seed: int
+    inputs: str
     max_grad_norm: float | None
     execution: Execution
     score: Callable[[], Scores]

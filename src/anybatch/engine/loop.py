@@ -1,6 +1,7 @@
 """The training loop: phases of steps, with evaluations, records, checkpoints, and a clean stop when asked."""
 
 import math
+import shutil
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.records import Records, null_for_nonfinite
 from anybatch.engine.step import StepResult, read_batch, train_step
 from anybatch.errors import Stopped
-from anybatch.files import write_json
+from anybatch.files import new_folder, write_json
 from anybatch.runs import Run
 
 
@@ -29,18 +30,20 @@ def train(job: Job, run: Run, progress: Progress | None = None, title: str = "tr
         InputError: all of the run's checkpoints are damaged.
     """
     progress = progress or SilentProgress()
-    step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer)
+    step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs)
     for line in problems:
         progress.say(line)
     run.set_status("running", step)
     try:
-        with Records(run, step) as records, stop_requests() as request:
-            task = progress.task(title, job.num_examples, _position(job, step)[2])
-            try:
-                _run_steps(job, run, step, records, request, task)
-            finally:
-                task.end()
-        result = _finish(job, run)
+        # Asked to stop once the last step is taken, a run does what is left: less than resuming would cost.
+        with stop_requests() as request:
+            with Records(run, step) as records:
+                task = progress.task(title, job.num_examples, _position(job, step)[2])
+                try:
+                    _run_steps(job, run, step, records, request, task)
+                finally:
+                    task.end()
+            result = _finish(job, run)
     except Stopped as stop:
         run.set_status("stopped", _last_step(run), str(stop))
         raise
@@ -83,7 +86,7 @@ def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopReq
         done = step == job.num_steps
         if done or request.reason or step % job.execution.checkpoint_every_steps == 0:
             records.flush()
-            checkpoint.save(run.checkpoints, step, job.model, job.optimizer)
+            checkpoint.save(run.checkpoints, step, job.model, job.optimizer, job.inputs)
         if request.reason and not done:
             raise Stopped(f"{request.reason} at step {step} of {job.num_steps}; saved, --resume goes on from there")
 
@@ -111,7 +114,11 @@ def _train_event(result: StepResult, lr: float, step_s: float, num_examples: int
 
 def _finish(job: Job, run: Run) -> dict[str, Any]:
     job.model.eval()
-    job.export(run.model)
+    if run.model.exists():
+        shutil.rmtree(run.model)
+    with checkpoint.writing(run.model), new_folder(run.model) as scratch:
+        job.export(scratch)
+        checkpoint.readable_as_others(scratch)
     steps = run.metrics("train")
     train_s = sum(event["step_s"] for event in steps)
     scoring_started = time.perf_counter()
@@ -120,9 +127,9 @@ def _finish(job: Job, run: Run) -> dict[str, Any]:
         **job.summary,
         "num_steps": job.num_steps,
         "num_examples": job.num_examples,
-        "wall_s": max(event["elapsed_s"] for event in run.metrics()) + time.perf_counter() - scoring_started,
+        "wall_s": max((event["elapsed_s"] for event in steps), default=0.0) + time.perf_counter() - scoring_started,
         "train_s": train_s,
-        "examples_per_s": job.num_examples / train_s,
+        "examples_per_s": job.num_examples / train_s if train_s else None,
         "skipped_steps": sum(event["skipped"] for event in steps),
         "final": final,
     }
@@ -143,6 +150,7 @@ def _position(job: Job, step: int) -> tuple[Phase, int, int]:
 
 def _evenly(num_steps: int, count: int) -> set[int]:
     """`count` steps (all, where there are fewer) spread evenly over 1 .. num_steps, the last one among them."""
+    count = min(count, num_steps)
     return {math.ceil(num_steps * part / count) for part in range(1, count + 1)}
 
 

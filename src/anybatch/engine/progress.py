@@ -95,7 +95,7 @@ class _LiveTask:
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """The display that fits standard error: rich's live bars on a terminal, plain lines otherwise."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield PlainProgress()
         return
     from rich.console import Console

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from anybatch.errors import InputError
+
 Sums = dict[str, Tensor]
 
 
@@ -80,7 +82,7 @@ class PretrainingModel(nn.Module):
         from transformers import BertForPreTraining
 
         quiet_transformers()
-        return cls(BertForPreTraining.from_pretrained(folder, local_files_only=True))
+        return cls(read_pretrained(BertForPreTraining, folder))
 
 
 def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
@@ -109,6 +111,15 @@ def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return PretrainingModel(BertForPreTraining(config))
+
+
+def read_pretrained(kind: Any, folder: Path) -> Any:
+    """The model of transformers' class `kind` in `folder`; InputError where it cannot be read."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    # A damaged or foreign folder can make transformers fail in any way.
+    except Exception as error:
+        raise InputError(f"{folder}: no readable BERT model: {' '.join(str(error).split())[:200]}") from None
 
 
 def quiet_transformers() -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.errors import InputError
-from anybatch.models.bert import Sums, quiet_transformers
+from anybatch.models.bert import Sums, quiet_transformers, read_pretrained
 
 
 class QuestionAnsweringModel(nn.Module):
@@ -22,6 +21,11 @@ class QuestionAnsweringModel(nn.Module):
     def max_positions(self) -> int:
         """The longest window, in tokens, that the encoder has positions for."""
         return int(self.bert.config.max_position_embeddings)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that the encoder has an embedding for."""
+        return int(self.bert.config.vocab_size)
 
     def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end scores, float[B, S] each; positions that are padding score minus infinity."""
@@ -71,7 +75,4 @@ def question_answering_model(folder: Path, seed: int) -> QuestionAnsweringModel:
     quiet_transformers()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return QuestionAnsweringModel(BertForQuestionAnswering.from_pretrained(folder, local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: no readable BERT model: {str(error).splitlines()[0]}") from None
+        return QuestionAnsweringModel(read_pretrained(BertForQuestionAnswering, folder))

@@ -120,6 +120,8 @@ class LAMB(NativeOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
+        if len(group["betas"]) != 2:
+            raise ValueError(f"betas={group['betas']} has {len(group['betas'])} numbers, not 2")
         for i, beta in enumerate(group["betas"]):
             fraction(f"betas[{i}]", beta)
         at_least(group, "eps", 0)

@@ -10,10 +10,10 @@ import torch
 from anybatch import engine
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
-from anybatch.files import write_json
+from anybatch.files import is_empty, write_json
 from anybatch.recipes import pretraining, questions
-from anybatch.recipes.recipe import PretrainingRecipe, Recipe, field_names, from_json
-from anybatch.runs import Run, open_run
+from anybatch.recipes.recipe import PretrainingRecipe, Recipe, field_names, from_json, with_absolute_paths
+from anybatch.runs import Run, locked, open_run
 
 
 def train_recipe(
@@ -33,22 +33,29 @@ def train_recipe(
         InputError: the folder is in use, or holds a run of another recipe; or the recipe or its data are wrong.
         engine.Stopped: a signal asked for it.
     """
-    if resume and folder.exists():
-        run = _open(recipe, folder)
-        if run.finished:
-            return run.result()
-        job = _build(recipe, run)
-    else:
-        run, job = _start(recipe, folder)
-    return engine.train(job, run, progress, title or recipe.name)
+    recipe = with_absolute_paths(recipe)
+    run = Run(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; choose a folder with --run")
+    # The topmost folder that is made here is what has to go where the run cannot start.
+    new = next((part for part in reversed([folder, *folder.parents]) if not part.exists()), None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if resume and not is_empty(folder):
+            _check_same(recipe, run)
+            if run.finished:
+                return run.result()
+            job = _build(recipe, run)
+        else:
+            job = _start(recipe, run, new)
+        return engine.train(job, run, progress, title or recipe.name)
 
 
 def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, float]:
     """The scores of a run's finished model on its own held-out data, or on a file of questions in SQuAD v1.1 layout."""
     run = open_run(folder)
     recipe = from_json(run.recipe())
-    if not run.model.is_dir():
-        raise InputError(f"{folder}: the run has no finished model yet; `anybatch train --resume` it first")
+    run.result()
     if isinstance(recipe, PretrainingRecipe):
         if squad_file is not None:
             raise InputError(
@@ -65,35 +72,37 @@ def _build(recipe: Recipe, run: Run) -> engine.Job:
     return questions.build(recipe, run)
 
 
-def _start(recipe: Recipe, folder: Path) -> tuple[Run, engine.Job]:
-    """A new run folder and its job; where the job cannot be built, no folder is left."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: already exists; go on with --resume, or choose another folder with --run")
-    run = Run(folder)
+def _start(recipe: Recipe, run: Run, new: Path | None) -> engine.Job:
+    """Fills a new run folder; where the job cannot be built, what was made is removed, with the folder `new`."""
+    if not is_empty(run.path):
+        raise InputError(f"{run.path}: already exists; go on with --resume, or choose another folder with --run")
     try:
-        job = _build(recipe, run)
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(run.environment_file, describe_environment())
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
+        return _build(recipe, run)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(new or run.path, ignore_errors=True)
+        if new is None:
+            run.path.mkdir()
         raise
-    return run, job
 
 
-def _open(recipe: Recipe, folder: Path) -> Run:
-    run = open_run(folder)
+def _check_same(recipe: Recipe, run: Run) -> None:
+    """InputError where the run was started with another recipe; else goes on with its number of threads."""
+    open_run(run.path)
     before, now = run.recipe(), recipe.model_dump(mode="json")
     changed = [name for name in _all_names(before, now) if _value(before, name) != _value(now, name)]
     if changed:
         name = changed[0]
         raise InputError(
-            f"{folder}: the run was started with {name} = {_value(before, name)!r}, not {_value(now, name)!r}; "
+            f"{run.path}: the run was started with {name} = {_value(before, name)!r}, not {_value(now, name)!r}; "
             f"resume it with its own settings, or choose another folder with --run"
         )
-    threads = run.environment()["threads"]
+    # The same sums in the same order need the same number of threads.
+    threads = run.environment().get("threads")
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"{run.environment_file}: damaged: threads = {threads!r} is not a number of at least 1")
     torch.set_num_threads(threads)
-    return run
 
 
 def _all_names(*values: dict[str, Any]) -> Sequence[str]:

@@ -29,9 +29,12 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) ->
     """
     if settings.name not in OPTIMIZERS:
         raise InputError(f"optimizer.name = {settings.name!r}: must be one of {', '.join(OPTIMIZERS)}")
+    if taken := {"params", "lr", "weight_decay"} & settings.options.keys():
+        raise InputError(f"optimizer.options.{min(taken)}: set optimizer.{min(taken)} instead")
     constructor, defaults = OPTIMIZERS[settings.name]
     groups = param_groups(model, weight_decay=settings.weight_decay, adapt_excluded=settings.adapt_excluded)
     try:
         return constructor(groups, lr=lr, **{**defaults, **settings.options})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer {settings.name}: {error}") from None
+    # The options are the optimizer's own to judge, and it may refuse them in any way.
+    except Exception as error:
+        raise InputError(f"optimizer {settings.name}, options {settings.options}: {error}") from None

@@ -12,6 +12,7 @@ from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Execution, Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
+from anybatch.files import sha256
 from anybatch.models import BertSettings, PretrainingModel, pretraining_model, save_tokenizer
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.optimizers import build_optimizer
@@ -52,6 +53,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         phases=phases,
         held_out=batches,
         seed=recipe.seed,
+        inputs=sha256(folder / prepare.TRAIN / "index.json"),
         max_grad_norm=recipe.max_grad_norm,
         execution=Execution(**recipe.engine.model_dump()),
         score=lambda: _scores(evaluate(model, batches)),
@@ -82,8 +84,9 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
     settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
     try:
         return pretraining_model(settings, recipe.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    # torch says with a RuntimeError that there is no room for a model.
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"model: {' '.join(str(error).split())}") from None
 
 
 def _source(

@@ -15,6 +15,7 @@ from anybatch.data.squad_score import score
 from anybatch.engine import Execution, Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
+from anybatch.files import sha256
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import held_out_batches, plan_phases, summarise
@@ -46,6 +47,11 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
     held_out_source = _source(recipe, held_out, tokenizer, window, seed=0)
     batches = held_out_batches(held_out_source, held_out_source.num_examples, recipe.engine.micro_batch_size)
     model = question_answering_model(pretrained.model, recipe.seed)
+    if tokenizer.get_vocab_size() > model.vocabulary_size:
+        raise InputError(
+            f"{pretrained.model}: its tokenizer.json has {tokenizer.get_vocab_size()} tokens, its model "
+            f"{model.vocabulary_size}; they do not belong together"
+        )
     if (longest := max(phase.sequence_length for phase in recipe.phases)) > model.max_positions:
         raise InputError(
             f"a phase's sequence_length = {longest} is above the {model.max_positions} positions of {pretrained.model}"
@@ -65,6 +71,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         phases=phases,
         held_out=batches,
         seed=recipe.seed,
+        inputs=sha256(pretrained.model / "model.safetensors"),
         max_grad_norm=recipe.max_grad_norm,
         execution=Execution(**recipe.engine.model_dump()),
         score=score_answers,
@@ -108,8 +115,7 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
     path = Path(recipe.model.path)
     run = Run(path)
     if run.recipe_file.is_file():
-        if not run.model.is_dir():
-            raise InputError(f"{path}: the run has no finished model yet; `anybatch train --resume` it first")
+        run.result()
         return Pretrained(run.model, path)
     if not (path / "config.json").is_file():
         raise InputError(

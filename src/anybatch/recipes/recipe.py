@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -10,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from anybatch.errors import InputError
 from anybatch.scaling import Reference, Scaled
 
+_MOST_EXAMPLES = 10**15
+
 
 class Settings(BaseModel):
     """Frozen; an unknown or ill-typed field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class OptimizerSettings(Settings):
@@ -34,8 +37,8 @@ class ReferenceSettings(Settings):
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
-    num_examples: int | None = Field(default=None, ge=1)
-    num_epochs: float | None = Field(default=None, gt=0)
+    num_examples: int | None = Field(default=None, ge=1, le=_MOST_EXAMPLES)
+    num_epochs: float | None = Field(default=None, gt=0, le=1e6)
     rule: Literal["sqrt", "linear"] = "sqrt"
     power: float = Field(default=1.0, gt=0)
     join: Literal["continuous", "global"] = "continuous"
@@ -123,6 +126,12 @@ class RecipeSettings(Settings):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     engine: EngineSettings = EngineSettings()
 
+    @model_validator(mode="after")
+    def _whole_run(self) -> "RecipeSettings":
+        if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
+            raise ValueError("the shares of the phases must add up to 1")
+        return self
+
 
 class PretrainingRecipe(RecipeSettings):
     """Masked words and next sentence on text."""
@@ -183,6 +192,16 @@ def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
     return from_json({**recipe.model_dump(mode="json"), "phases": [phase.model_dump() for phase in phases]})
 
 
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """`recipe` with its paths made absolute, so that a run can be resumed and evaluated from anywhere."""
+    changes: dict[str, Any] = {}
+    for part in ("data", "model"):
+        settings = getattr(recipe, part)
+        if getattr(settings, "path", None) is not None:
+            changes[part] = settings.model_copy(update={"path": str(Path(settings.path).resolve())})
+    return recipe.model_copy(update=changes)
+
+
 def field_names(values: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of all leaves of nested dicts and lists."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
@@ -199,7 +218,8 @@ def _assign(values: dict[str, Any], name: str, value: Any) -> None:
     for part in parents:
         target = _child(target, part)
     # options belong to the optimizer's own constructor, which knows their names; everything else is fixed.
-    if parents == ["optimizer", "options"] or _child(target, last) is not _MISSING:
+    free = parents == ["optimizer", "options"] and isinstance(target, dict)
+    if free or _child(target, last) is not _MISSING:
         target[int(last) if isinstance(target, list) else last] = value
         return
     names = list(field_names(values))
@@ -213,7 +233,7 @@ _MISSING = object()
 def _child(target: Any, part: str) -> Any:
     if isinstance(target, dict):
         return target.get(part, _MISSING)
-    if isinstance(target, list) and part.isdecimal() and int(part) < len(target):
+    if isinstance(target, list) and part.isascii() and part.isdecimal() and int(part) < len(target):
         return target[int(part)]
     return _MISSING
 
@@ -221,5 +241,5 @@ def _child(target: Any, part: str) -> Any:
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {"none": None, "None": None, "True": True, "False": False}.get(text, text)

@@ -158,8 +158,8 @@ def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
     caption = f"Each pretrained model after its fine-tuning, by optimizer and batch of its pretraining: {span}."
     if parameters and parameters < _TINY:
         caption += (
-            f" The model is tiny ({short(parameters)} parameters): scores this low are close to guessing, and differences "
-            "of a few points mean nothing. The picture shows that the path works, not how well."
+            f" The model is tiny ({short(parameters)} parameters): scores this low are close to guessing, and "
+            "differences of a few points mean nothing. The picture shows that the path works, not how well."
         )
     described = "; ".join(
         f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found

@@ -41,21 +41,23 @@ def run_side_by_side(
         stop_requests() as request,
         ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages,)) as pool,
     ):
-        futures = [pool.submit(_call, call) for call in calls]
-        pending: set[Future[Result]] = set(futures)
+        # No more than the workers can take at once: a pool starts what it holds, asked to stop or not.
+        waiting = list(reversed(calls))
+        futures: list[Future[Result]] = []
+        pending: set[Future[Result]] = set()
         asked = False
-        while pending:
+        while pending or (waiting and not asked):
+            while waiting and not asked and len(pending) < num_workers:
+                futures.append(pool.submit(_call, waiting.pop()))
+                pending.add(futures[-1])
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
             shown.update(messages)
-            failed = any(not future.cancelled() and future.exception() for future in done)
-            if (request.reason or failed) and not asked:
+            if not asked and (request.reason or any(future.exception() for future in done)):
                 asked = True
-                for future in pending:
-                    future.cancel()
                 for worker in shown.workers:
                     os.kill(worker, signal.SIGTERM)
         shown.update(messages)
-    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    errors = [error for future in futures if (error := future.exception())]
     causes = [error for error in errors if not isinstance(error, Stopped)]
     if causes:
         raise causes[0]
