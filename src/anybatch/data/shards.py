@@ -240,7 +240,7 @@ def _check_ends(path: Path, ends: NDArray[Any], last: int) -> None:
 def _map(path: Path, length: int) -> NDArray[Any]:
     try:
         # A plain array over the mapped memory: indexing numpy.memmap itself costs several times as much.
-        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
     # NumPy hands on whatever its parser meets in a damaged header, over several lines at times.
     except Exception as error:
         why = " ".join(str(error).split())
