@@ -56,7 +56,8 @@ def run_side_by_side(
                 asked = True
                 for worker in shown.workers:
                     os.kill(worker, signal.SIGTERM)
-        shown.update(messages)
+    # A result can overtake the last messages; with the workers gone, all have arrived.
+    shown.update(messages)
     errors = [error for future in futures if (error := future.exception())]
     causes = [error for error in errors if not isinstance(error, Stopped)]
     if causes:
