@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert [event["step"] for event in run.metrics("train")] == list(range(1, 41))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "flip"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     whole = regression_job()
     train(whole, run_at(tmp_path / "whole"))
@@ -114,12 +114,24 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys
     if damage == "remove":
         newest.unlink()
     else:
-        newest.write_bytes(newest.read_bytes()[:-8] if damage == "truncate" else b"")
+        content = newest.read_bytes()
+        damaged = {"truncate": content[:-8], "empty": b"", "flip": content[:-1] + bytes([content[-1] ^ 1])}
+        newest.write_bytes(damaged[damage])
     said: list[str] = []
     resumed = regression_job()
     train(resumed, run, _Listener(said))
     assert "step-00000007: damaged" in said[0]
     assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_events_after_the_checkpoint_are_not_repeated(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
+    with open(run.metrics_file, "a") as metrics:
+        metrics.write('{"event": "train", "step": 8, "elapsed_s": 1.0}\n{"event": "tra')
+    train(regression_job(), run)
+    assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
