@@ -58,7 +58,7 @@ def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopReq
     eval_steps = _evenly(job.num_steps, job.execution.num_evals)
     trust_ratio_steps = _evenly(job.num_steps, job.execution.num_trust_ratios)
     trust_ratios = getattr(job.optimizer, "trust_ratios", None)
-    earlier_s = max((event["elapsed_s"] for event in run.metrics()), default=0.0)
+    earlier_s = max((event.get("elapsed_s", 0.0) for event in run.metrics()), default=0.0)
     started = time.perf_counter()
 
     def record(event: str, examples: int, values: dict[str, Any]) -> None:
@@ -120,17 +120,19 @@ def _finish(job: Job, run: Run) -> dict[str, Any]:
         job.export(scratch)
         checkpoint.readable_as_others(scratch)
     steps = run.metrics("train")
-    train_s = sum(event["step_s"] for event in steps)
+    train_s = sum(event.get("step_s", 0.0) for event in steps)
     scoring_started = time.perf_counter()
     final = job.score()
     result = {
         **job.summary,
         "num_steps": job.num_steps,
         "num_examples": job.num_examples,
-        "wall_s": max((event["elapsed_s"] for event in steps), default=0.0) + time.perf_counter() - scoring_started,
+        "wall_s": max((event.get("elapsed_s", 0.0) for event in steps), default=0.0)
+        + time.perf_counter()
+        - scoring_started,
         "train_s": train_s,
         "examples_per_s": job.num_examples / train_s if train_s else None,
-        "skipped_steps": sum(event["skipped"] for event in steps),
+        "skipped_steps": sum(event.get("skipped", 0) for event in steps),
         "final": final,
     }
     write_json(run.result_file, null_for_nonfinite(result))
