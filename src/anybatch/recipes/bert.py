@@ -2,6 +2,7 @@
 
 from anybatch.recipes.recipe import (
     EncoderSettings,
+    EngineSettings,
     OptimizerSettings,
     PhaseSettings,
     PretrainingRecipe,
@@ -62,4 +63,5 @@ def squad_demo() -> QuestionsRecipe:
         optimizer=OptimizerSettings(name="adamw"),
         reference=ReferenceSettings(batch_size=16, lr=2e-3, warmup_ratio=0.1, num_epochs=4),
         phases=(PhaseSettings(batch_size=16, sequence_length=128),),
+        engine=EngineSettings(num_evals=2),
     )
