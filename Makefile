@@ -35,11 +35,12 @@ fix: $(VENV)/dev   ## format, and mend what the linter can mend
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
 
-bench: $(VENV)/dev   ## measure: what the demo's page claims, over three seeds (about a quarter of an hour)
+bench: $(VENV)/dev   ## measure: what the demo's page claims, over three seeds (about 20 minutes)
 	$(BIN)/python benchmarks/demo_seeds.py
 
-clean:   ## remove the virtual environment and what the tools left
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:   ## remove the virtual environment and what the tools left; runs stay
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/python: constraints.txt
 	@echo "making $(VENV) and installing PyTorch (a download of some hundred megabytes or more)"

@@ -13,7 +13,6 @@ from typing import Any
 
 import anybatch.study
 from anybatch.engine import progress_display
-from anybatch.engine.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.report import write_report
 from anybatch.runs import Run
@@ -50,11 +49,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     by_seed: dict[int, list[dict[str, Any]]] = {}
+    environments: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch, progress_display() as progress:
         for seed in arguments.seeds:
             out = (arguments.out or Path(scratch)) / f"seed-{seed}"
             write_report(run_demo(out, seed, progress), out / "report.html")
             by_seed[seed] = cell_rows(out, seed)
+            environments.append(Run(cells(out, seed)[0].pretraining).environment())
     table = []
     for rows in zip(*by_seed.values(), strict=True):
         row = {name: rows[0][name] for name in ("optimizer", "factor", "batch_size")}
@@ -69,7 +70,7 @@ def main() -> None:
     write_json(
         RESULTS,
         {
-            "environment": {**describe_environment(), "threads": 1},
+            "environment": {**environments[0], "command": ["demo_seeds.py"]},
             "recipes": RECIPES,
             "seeds": arguments.seeds,
             "cells": table,

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    environment = {**describe_environment(), "threads": 1}
     trials = [(name, lr, seed) for name, rates in GRID.items() for lr in rates for seed in arguments.seeds]
     with tempfile.TemporaryDirectory() as scratch, progress_display() as progress:
         out = arguments.out or Path(scratch)
@@ -59,7 +60,7 @@ def main() -> None:
     }
     write_json(
         RESULTS,
-        {"environment": {**describe_environment(), "threads": 1}, "seeds": arguments.seeds, "best": best, "rows": rows},
+        {"environment": environment, "seeds": arguments.seeds, "best": best, "rows": rows},
     )
     print(f"best: {best}")
 

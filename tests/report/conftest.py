@@ -126,12 +126,12 @@ def _write_run(
 def _write_questions(folder: Path, parent: str | None, f1: float, exact_match: float) -> Path:
     """A fine-tuning run whose pretraining run is `parent`, relative to its own folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = {"name": "squad-tiny", "task": "questions", "seed": 0, "optimizer": {"name": "adamw", "lr": None}}
+    recipe = {"name": "squad-demo", "task": "questions", "seed": 0, "optimizer": {"name": "adamw", "lr": None}}
     _json(folder / "recipe.json", {**recipe, "phases": [{"batch_size": 16, "sequence_length": 96, "share": 1.0}]})
     _json(folder / "environment.json", {"cores": 2})
     _lines(folder / "metrics.jsonl", [{"event": "train", "step": 1, "examples": 16, "loss": 4.0, "lr": 1e-4}])
     final = {"exact_match": exact_match, "f1": f1, "loss": 3.1}
-    settings = {"recipe": "squad-tiny", "task": "questions", "optimizer": "adamw", "global_batch_size": 16, "lr": 1e-4}
+    settings = {"recipe": "squad-demo", "task": "questions", "optimizer": "adamw", "global_batch_size": 16, "lr": 1e-4}
     rest = {"num_steps": 40, "num_examples": 640, "seed": 0, "wall_s": 9.0, "examples_per_s": 80.0, "skipped_steps": 0}
     _json(folder / "result.json", {**settings, **rest, "final": final, "parent": parent, "reference": None})
     return folder

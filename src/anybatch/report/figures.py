@@ -57,8 +57,8 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
 def _frequency_line(axes: "Axes", value: float) -> None:
     axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
     axes.annotate(
-        f"word frequencies alone {loss(value)}", (0, value), (4, 3), xycoords=("axes fraction", "data"),
-        textcoords="offset points", color=MUTED, size=11, va="bottom",
+        f"word frequencies {loss(value)}", (0, value), (4, -3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", color=MUTED, size=11, va="top",
     )  # fmt: skip
 
 
@@ -121,6 +121,7 @@ def _main_line(axes: "Axes", one: Series, colour: str, marker: str, high: float)
             text, (cell.batch, value), (0 if before is None else -8, 8 if rising else -8), zorder=5,
             textcoords="offset points", ha="center" if before is None else "right",
             va="bottom" if rising else "top", weight="bold" if inside else "normal",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )  # fmt: skip
         before = value
 

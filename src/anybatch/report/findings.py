@@ -156,15 +156,19 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
             f"{one.label} no longer holds at {place(cell)}, {gap(cell.gap)}, where {holder.label} does: not the number "
             f"of steps but the untuned settings fall short for {one.label}."
         )
-    if one.main is None:
-        return (
-            f"{one.label} does not hold even at {place(cell)}, the smallest larger batch: either this is past the "
-            "critical batch, or the settings do not carry over; these runs cannot tell which."
-        )
-    few = f"{plural(cell.steps, 'step')} are too few" if cell.steps else "Too few steps are left"
+    small = "even " if one.main is None else ""
+    last = one.lost_beyond[-1]
+    sentence = (
+        f"{one.label} does not hold {small}at {place(cell)}, {gap(cell.gap)}: either this is past the critical batch, where "
+        "too few steps are left for the same quality at equal examples, or the untuned settings do not carry over; these "
+        "runs cannot tell which."
+    )
+    frequencies = one.context_free_loss
+    if frequencies is None or last.loss is None or last.loss < frequencies:
+        return sentence
     return (
-        f"{one.label} does not hold at {place(cell)}, {gap(cell.gap)}: this is past the critical batch. {few}, and at "
-        "equal examples quality cannot hold."
+        f"{sentence} At {place(last)} the steps have run out: {plural(last.steps, 'step')} teach no more than word "
+        "frequencies, which is past the critical batch."
     )
 
 

@@ -121,7 +121,9 @@ def _details(run: Record) -> str:
     command = run.environment.get("command")
     words = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
     line = f'<p class="command"><code>{escape(_printable(words))}</code></p>' if words else ""
-    recipe = escape(_printable(json.dumps(run.recipe, indent=1, ensure_ascii=False)))
+    # A page is made to be passed on: where the study lies on this machine is nobody's business.
+    shown = json.dumps(run.recipe, indent=1, ensure_ascii=False).replace(f"{run.path.parents[1]}/", "")
+    recipe = escape(_printable(shown))
     return f"<details><summary>{escape(run.name)}</summary>{line}<pre>{recipe}</pre></details>"
 
 

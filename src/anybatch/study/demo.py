@@ -14,7 +14,7 @@ from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_bat
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.study.workers import run_side_by_side
 
-# Factors of the reference batch: what should hold, what may, and one past the critical batch that cannot.
+# Factors of the reference batch: one that should hold, one that may, and one at which the steps run out.
 FACTORS = (1, 4, 16, 64)
 RECIPES = ("bert-demo", "bert-demo-adamw")
 _NAMES = {"lamb": "LAMB", "adamw": "AdamW"}
@@ -99,6 +99,13 @@ def measured_before() -> dict[str, list[str]] | None:
             for cell in measured["cells"]
             if cell["optimizer"] == name and cell["factor"] > 1
         ]
+        held = [
+            f"\u00d7{cell['factor']}"
+            for cell in measured["cells"]
+            if cell["optimizer"] == name and cell["factor"] > 1 and cell["gap_percent"]["mean"] <= 5
+        ]
+        extent = f"held at {', '.join(held)}" if held else "held at no larger batch"
+        sentences.append(f"On the mean {_NAMES.get(name, name)} {extent}.")
         sentences.append(f"{_NAMES.get(name, name)} ended above its own reference by {', '.join(gaps)}.")
     return {"sentences": sentences}
 
