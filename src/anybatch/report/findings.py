@@ -159,12 +159,12 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     small = "even " if one.main is None else ""
     last = one.lost_beyond[-1]
     sentence = (
-        f"{one.label} does not hold {small}at {place(cell)}, {gap(cell.gap)}: either this is past the critical batch, where "
-        "too few steps are left for the same quality at equal examples, or the untuned settings do not carry over; these "
-        "runs cannot tell which."
+        f"{one.label} does not hold {small}at {place(cell)}, {gap(cell.gap)}: either this is past the critical batch, "
+        "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry over; "
+        "these runs cannot tell which."
     )
     frequencies = one.context_free_loss
-    if frequencies is None or last.loss is None or last.loss < frequencies:
+    if frequencies is None or last.loss is None or last.loss < frequencies or last.steps is None:
         return sentence
     return (
         f"{sentence} At {place(last)} the steps have run out: {plural(last.steps, 'step')} teach no more than word "
