@@ -160,8 +160,8 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     last = one.lost_beyond[-1]
     sentence = (
         f"{one.label} does not hold {small}at {place(cell)}, {gap(cell.gap)}: either this is past the critical batch, "
-        "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry over; "
-        "these runs cannot tell which."
+        "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry "
+        "over; these runs cannot tell which."
     )
     frequencies = one.context_free_loss
     if frequencies is None or last.loss is None or last.loss < frequencies or last.steps is None:
