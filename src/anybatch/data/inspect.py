@@ -46,14 +46,15 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
     tokenizer = vocabulary.load(folder / TOKENIZER)
     unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
     parts = []
+    opened = {}
     for name in (TRAIN, HELD_OUT):
-        shards = open_shards(folder / name)
+        shards = opened[name] = open_shards(folder / name)
         shards.check_vocabulary(tokenizer)
         if not shards.num_documents:
             raise InputError(f"{folder / name}: holds no document; run `anybatch data prepare` again with more text")
         shards.verify()
         parts.append(_summarise(shards, unknown))
-    source = PretrainingSource(open_shards(folder / TRAIN), tokenizer, seq_length, seed=0)
+    source = PretrainingSource(opened[TRAIN], tokenizer, seq_length, seed=0)
     count = min(num_examples, source.num_examples)
     inputs = source.batch(np.zeros(count, dtype=np.int64), np.arange(count) * source.num_examples // count).inputs
     examples = [

@@ -1,7 +1,7 @@
 """How a run runs: the loop, its checkpoints and its records; knows neither BERT nor LAMB."""
 
 from anybatch.engine.evaluate import Evaluation, evaluate
-from anybatch.engine.interruption import StopRequest, stop_requests
+from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Execution, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.progress import Progress, Task, progress_display
@@ -14,7 +14,6 @@ __all__ = [
     "Job",
     "Phase",
     "Progress",
-    "StopRequest",
     "Task",
     "evaluate",
     "progress_display",

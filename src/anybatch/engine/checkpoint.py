@@ -39,13 +39,10 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     target = folder / f"step-{step:08d}"
-    if target.exists():
-        shutil.rmtree(target)
-    with writing(target), new_folder(target) as scratch:
+    with replaced_folder(target) as scratch:
         save_model(model, str(scratch / "model.safetensors"))
         tensors, plain = _split(optimizer.state_dict())
         save_file(tensors, scratch / "optimizer.safetensors")
-        readable_as_others(scratch)
         files = {file.name: sha256(file) for file in sorted(scratch.iterdir())}
         state = {"format": FORMAT, "step": step, "inputs": inputs, "optimizer": plain, "sha256": files}
         write_json(scratch / "state.json", state)
@@ -56,20 +53,23 @@ def save(
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns safetensors' own error, which a full disk raises, into the system's."""
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """`new_folder` in the place of what `path` holds, for files that safetensors writes.
+
+    Its own error, which a full disk raises, becomes the system's; and its files, which it keeps to their owner, get the
+    permissions of ordinary new ones.
+    """
+    if path.exists():
+        shutil.rmtree(path)
     try:
-        yield
+        with new_folder(path) as scratch:
+            yield scratch
+            mask = os.umask(0)
+            os.umask(mask)
+            for file in scratch.iterdir():
+                file.chmod(0o666 & ~mask)
     except SafetensorError as error:
-        raise OSError(f"{folder}: could not be written: {error}") from None
-
-
-def readable_as_others(folder: Path) -> None:
-    """Gives the files in `folder` the permissions of ordinary new files; safetensors keeps its own to their owner."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
+        raise OSError(f"{path}: could not be written: {error}") from None
 
 
 def saved(folder: Path) -> list[Path]:

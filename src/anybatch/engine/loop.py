@@ -1,7 +1,6 @@
 """The training loop: phases of steps, with evaluations, records, checkpoints, and a clean stop when asked."""
 
 import math
-import shutil
 import time
 from typing import Any
 
@@ -15,7 +14,7 @@ from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.records import Records, null_for_nonfinite
 from anybatch.engine.step import StepResult, read_batch, train_step
 from anybatch.errors import Stopped
-from anybatch.files import new_folder, write_json
+from anybatch.files import write_json
 from anybatch.runs import Run
 
 
@@ -114,11 +113,8 @@ def _train_event(result: StepResult, lr: float, step_s: float, num_examples: int
 
 def _finish(job: Job, run: Run) -> dict[str, Any]:
     job.model.eval()
-    if run.model.exists():
-        shutil.rmtree(run.model)
-    with checkpoint.writing(run.model), new_folder(run.model) as scratch:
+    with checkpoint.replaced_folder(run.model) as scratch:
         job.export(scratch)
-        checkpoint.readable_as_others(scratch)
     steps = run.metrics("train")
     train_s = sum(event.get("step_s", 0.0) for event in steps)
     scoring_started = time.perf_counter()

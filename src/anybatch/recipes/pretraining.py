@@ -6,9 +6,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from anybatch.data import prepare, vocabulary
+from anybatch.data.batch import Batch
 from anybatch.data.frequencies import frequency_loss
 from anybatch.data.mlm import PretrainingSource
-from anybatch.data.shards import open_shards
+from anybatch.data.shards import Shards, open_shards
 from anybatch.engine import Evaluation, Execution, Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
@@ -36,11 +37,9 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         raise InputError(
             f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
         )
-    phases = plan_phases(
-        recipe, lambda phase: _source(recipe, folder / prepare.TRAIN, tokenizer, phase, seed=recipe.seed)
-    )
-    held_out = _source(recipe, folder / prepare.HELD_OUT, tokenizer, recipe.phases[-1], seed=0)
-    batches = held_out_batches(held_out, recipe.data.num_held_out, recipe.engine.micro_batch_size)
+    shards = open_shards(folder / prepare.TRAIN)
+    phases = plan_phases(recipe, lambda phase: _source(recipe, shards, tokenizer, phase, seed=recipe.seed))
+    batches = _held_out(recipe, folder, tokenizer)
     model = _model(recipe, tokenizer)
 
     def export(target: Path) -> None:
@@ -61,7 +60,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         summary={
             **summarise(recipe, phases, model),
             # Next sentence is a fair coin to a model that sees no more than frequencies.
-            "context_free_loss": frequency_loss(open_shards(folder / prepare.TRAIN), batches) + math.log(2),
+            "context_free_loss": frequency_loss(shards, batches) + math.log(2),
         },
     )
 
@@ -70,9 +69,7 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
-    held_out = _source(recipe, folder / prepare.HELD_OUT, tokenizer, recipe.phases[-1], seed=0)
-    batches = held_out_batches(held_out, recipe.data.num_held_out, recipe.engine.micro_batch_size)
-    return _scores(evaluate(PretrainingModel.load(run.model), batches))
+    return _scores(evaluate(PretrainingModel.load(run.model), _held_out(recipe, folder, tokenizer)))
 
 
 def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
@@ -89,12 +86,16 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
         raise InputError(f"model: {' '.join(str(error).split())}") from None
 
 
+def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
+    """What every run on this data is evaluated on, whatever its seed."""
+    source = _source(recipe, open_shards(folder / prepare.HELD_OUT), tokenizer, recipe.phases[-1], seed=0)
+    return held_out_batches(source, recipe.data.num_held_out, recipe.engine.micro_batch_size)
+
+
 def _source(
-    recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer, phase: PhaseSettings, seed: int
+    recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, phase: PhaseSettings, seed: int
 ) -> PretrainingSource:
-    return PretrainingSource(
-        open_shards(folder), tokenizer, phase.sequence_length, seed=seed, masking_rate=recipe.data.masking_rate
-    )
+    return PretrainingSource(shards, tokenizer, phase.sequence_length, seed=seed, masking_rate=recipe.data.masking_rate)
 
 
 def _scores(evaluation: Evaluation) -> Scores:

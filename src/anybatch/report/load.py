@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_json
+from anybatch.files import read_object
 from anybatch.runs import Run
 
 _MAX_TEXT = 160
@@ -129,9 +129,9 @@ def load(paths: Sequence[Path]) -> list[Record]:
 
 
 def _record(run: Run, name: str) -> Record:
-    recipe = _table(run.recipe_file)
-    result = _table(run.result_file) if run.finished else {}
-    status = _table(run.status_file) if run.status_file.is_file() else {}
+    recipe = read_object(run.recipe_file)
+    result = read_object(run.result_file) if run.finished else {}
+    status = read_object(run.status_file) if run.status_file.is_file() else {}
     events = [event for event in run.metrics() if isinstance(event, dict)]
     evals, trains = ([_point(e) for e in events if e.get("event") == kind] for kind in ("eval", "train"))
     phases = recipe.get("phases")
@@ -155,7 +155,7 @@ def _record(run: Run, name: str) -> Record:
         seed=_whole(result.get("seed", recipe.get("seed"))),
         reference=Reference(reference_batch, finite(reference.get("lr"))) if reference_batch else None,
         recipe=recipe,
-        environment=_table(run.environment_file) if run.environment_file.is_file() else {},
+        environment=read_object(run.environment_file) if run.environment_file.is_file() else {},
         parent=Path(parent) if isinstance(parent, str) and parent else None,
         lr=finite(result.get("lr")) or max((p.lr for p in trains if p.lr is not None), default=None),
         warmup_steps=_whole(result.get("warmup_steps")),
@@ -199,13 +199,6 @@ def _point(event: Mapping[str, Any]) -> Point:
 
 def _batch_of(trains: Sequence[Point]) -> int | None:
     return round(trains[0].examples / trains[0].step) if trains and trains[0].step else None
-
-
-def _table(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
