@@ -67,7 +67,7 @@ def lars(
             u = mu * buf + (1 - mu) * d if nesterov else buf
             u_norm = size(u, norm)
         else:
-            u_norm = size(d, norm) if joint_norm else size(g, norm) + weight_decay * size(x, norm)
+            u_norm = size(d, norm) if joint_norm else size(g, norm) and size(g, norm) + weight_decay * size(x, norm)
         bounds = {"phi": phi, "trust_clip": trust_clip}
         q = trust(size(x, norm), u_norm, coefficient=trust_coefficient, eps=eps, **bounds) if adapt else 1.0
         if form == "lamb-paper":
