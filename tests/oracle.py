@@ -25,7 +25,7 @@ def trust(x_norm, u_norm, *, phi, trust_clip, coefficient=1.0, eps=0.0):
 def clipped(layers, max_norm):
     """`layers`: the gradients of one step."""
     norm = np.sqrt(sum(np.sum(g * g) for g in layers))
-    return [g * min(1.0, max_norm / norm) for g in layers]
+    return [g * (min(1.0, max_norm / norm) if norm else 1.0) for g in layers]
 
 
 def lamb(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anybatch.optim.checks import check_strategy
 from anybatch.optim.norms import Norm
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.strategy import LayerwiseOptimizer
@@ -78,6 +79,7 @@ class Layerwise(LayerwiseOptimizer):
                 raise ValueError(f"base={type(base).__name__} cannot be made layer-wise: {reason}")
         # The keys become the base's, so that groups added or loaded later have them, too.
         keys = {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}
+        check_strategy({"lr": 0.0, **keys})
         for key, value in keys.items():
             if base.defaults.get(key, value) != value:
                 raise ValueError(
