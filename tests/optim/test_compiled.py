@@ -1,4 +1,4 @@
-"""torch.compile'd steps: what dynamo makes of them, and that they stay the same steps."""
+"""Compiled steps under a rate that changes: nothing is compiled anew as numbers and counts go on."""
 
 import pytest
 import torch
@@ -8,12 +8,10 @@ from anybatch.optim import LAMB, LARS, Layerwise
 
 RATES = [0.1, 0.09, 0.08, 0.07, 0.06, 0.05]
 NATIVE = {
-    "LAMB": LAMB,
     "LAMB foreach clipped capturable": lambda params, lr: LAMB(
         params, lr, foreach=True, max_grad_norm=1.0, capturable=True
     ),
     "LAMB blocks": lambda params, lr: LAMB([{"params": params[:1], "blocks": 3}, {"params": params[1:]}], lr),
-    "LARS": LARS,
     "LARS 2017 Nesterov": lambda params, lr: LARS(params, lr, form="lars-2017", nesterov=True),
 }
 LAYERWISE = {
@@ -44,10 +42,10 @@ def train(make, tensor_lr, compiled):
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
 @pytest.mark.parametrize("make", NATIVE.values(), ids=NATIVE)
 def test_a_step_is_one_graph_and_the_count_compiles_nothing_anew(make, tensor_lr):
-    """The first step makes the state, and is a graph of its own."""
+    """A number that changes once is compiled once more, as a number that may change."""
     found, graphs = train(make, tensor_lr, compiled=True)
     assert not counters["graph_break"]
-    assert graphs == [1, 2, 2, 2, 2, 2]
+    assert graphs == ([1] * 6 if tensor_lr else [1, 2, 2, 2, 2, 2])
     for p, x in zip(found, train(make, tensor_lr, compiled=False)[0], strict=True):
         torch.testing.assert_close(p, x, rtol=1e-6, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""What users do to optimizers: odd memory, odd numbers, scaled losses, states of others, reads in the middle."""
+"""What users do to optimizers: odd memory, odd numbers, states of others, reads in the middle."""
 
 import copy
 import math
@@ -73,31 +73,6 @@ def test_ratios_cost_nothing_until_asked_and_one_transfer_then(problem, make, fo
         assert reads.count == 0
         assert len(optimizer.trust_ratios()) == 8
         assert reads.count == 1
-
-
-def test_grad_scaler(native):
-    """Scaled losses are unscaled before the norms; a step that overflowed is left out, moments and count with it."""
-    scaled, plain = P([3.0, 4.0]), P([3.0, 4.0])
-    optimizer, control = (
-        native.make([scaled], lr=0.1, max_grad_norm=1.0),
-        native.make([plain], lr=0.1, max_grad_norm=1.0),
-    )
-    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    for overflows in (False, True, False):
-        optimizer.zero_grad()
-        control.zero_grad()
-        scaler.scale(scaled.square().sum()).backward()
-        plain.square().sum().backward()
-        if overflows:
-            scaled.grad[0] = math.inf
-        scaler.step(optimizer)
-        scaler.update()
-        if not overflows:
-            control.step()
-    assert scaler.get_scale() == 32.0
-    assert torch.equal(scaled, plain)
-    for name, value in control.state[plain].items():
-        assert torch.equal(optimizer.state[scaled][name], value)
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])

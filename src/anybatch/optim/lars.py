@@ -215,7 +215,7 @@ def lars_move(
     foreach: bool,
 ) -> None:
     """m <- mu m + inside * d; x <- x - outside * m, or its look-ahead mu m + inside * d, for which d is overwritten."""
-    if foreach:
+    if foreach and weights:  # a shard may hold no row of any layer
         torch._foreach_mul_(sums, momentum)
         torch._foreach_addcmul_(sums, directions, inside)
         if nesterov:

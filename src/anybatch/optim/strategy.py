@@ -61,7 +61,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _apply(self, part: Part, ratios: Tensor) -> None:
         """Phase 2: x <- x - lr * ratio * u."""
         xs, us, rates = part.by_layer(part.weights), part.by_layer(part.updates), part.rates(ratios * part.group["lr"])
-        if part.foreach:
+        if part.foreach and xs:  # a shard may hold no row of any layer
             torch._foreach_addcmul_(xs, us, rates, -1)
         else:
             for x, u, rate in zip(xs, us, rates, strict=True):
