@@ -86,6 +86,11 @@ def test_expanded_gradients_are_as_good_as_whole_ones(kind, foreach):
     assert not torch.equal(one, torch.ones(3, 4))
 
 
+def test_an_expanded_parameter_is_refused_before_a_step_has_half_been_taken(kind):
+    with pytest.raises(ValueError, match=r"0\.0 is expanded"):
+        kind.make([torch.nn.Parameter(torch.ones(1, 4).expand(3, 4))])
+
+
 def test_a_parameter_in_two_groups_is_refused_and_a_tied_one_moves_once(kind):
     p = P([1.0, 2.0])
     with pytest.raises(ValueError, match="more than one parameter group"):
@@ -161,6 +166,34 @@ def test_a_state_of_adamw_is_taken_over(problem):
     problem.run(lamb, others, slice(2, None))
     for p, x in zip(params, others, strict=True):
         torch.testing.assert_close(p, x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("norm", "l9", "norm='l9' is not one of"),
+        ("blocks", 4, r"blocks=4 does not divide dimension 0 of w, whose shape is \(6, 2\)"),
+        ("trust_clip", False, "trust_clip=False is not a pair"),
+        ("phi", (2.0, 1.0), "phi="),
+    ],
+)
+def test_a_saved_group_that_cannot_be_stepped_is_not_loaded(kind, key, value, message):
+    p = torch.nn.Parameter(torch.ones(6, 2))
+    optimizer = kind.make([("w", p)])
+    p.grad = torch.ones(6, 2)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0][key] = value
+    saved["param_groups"][0]["lr"] = 7.0
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] != 7.0
+    optimizer.step()
+    optimizer.register_load_state_dict_pre_hook(
+        lambda _, given: given["param_groups"][0].update({key: optimizer.defaults[key]})
+    )
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 7.0
 
 
 def test_a_group_added_in_mid_run_starts_anew(native):

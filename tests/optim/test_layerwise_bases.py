@@ -311,6 +311,12 @@ def test_grad_scaler(fused):
     assert optimizer.state[params[0]]["step"] == 2
 
 
+def test_a_base_without_lr_is_refused():
+    base = torch.optim.Optimizer(parameters([np.ones(2)]), {"rate": 0.1})
+    with pytest.raises(ValueError, match="base=Optimizer has groups without lr"):
+        Layerwise(base)
+
+
 def test_keys_of_the_base_are_not_taken_over():
     params = parameters([np.ones(2)])
     base = torch.optim.SGD(params, lr=0.1)

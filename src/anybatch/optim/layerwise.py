@@ -77,6 +77,8 @@ class Layerwise(LayerwiseOptimizer):
         for kind, reason in _UNFIT.items():
             if isinstance(base, kind):
                 raise ValueError(f"base={type(base).__name__} cannot be made layer-wise: {reason}")
+        if any("lr" not in group for group in base.param_groups):
+            raise ValueError(f"base={type(base).__name__} has groups without lr, so there is no step at lr = 1")
         # The keys become the base's, so that groups added or loaded later have them, too.
         keys = {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}
         check_strategy({"lr": 0.0, **keys})
@@ -132,8 +134,17 @@ class Layerwise(LayerwiseOptimizer):
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what this or a bare base has saved."""
-        self.base.load_state_dict(state_dict)
+        """Loads what this or a bare base has saved.
+
+        Raises:
+            ValueError: a group has a value that no group can have; nothing was loaded.
+        """
+        # A hook, so that it sees what the user's own hooks have made of the state dict.
+        check = self.base.register_load_state_dict_pre_hook(lambda _, given: self._check_loaded(given))
+        try:
+            self.base.load_state_dict(state_dict)
+        finally:
+            check.remove()
         self.__setstate__({})
 
     def zero_grad(self, set_to_none: bool = True) -> None:

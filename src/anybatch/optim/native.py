@@ -122,7 +122,8 @@ class NativeOptimizer(LayerwiseOptimizer):
                 f"nonfinite={self.nonfinite!r} reads a flag on the host, which capturable=True forbids; use 'propagate'"
             )
 
-    def _check_state(self, state_dict: dict[str, Any]) -> None:
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        super()._check_loaded(state_dict)
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
                 if key in state_dict["state"]:
@@ -132,7 +133,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32.
 
         Raises:
-            ValueError: a state is missing, or has another shape or layout than its parameter; nothing was loaded.
+            ValueError: a state is missing, or has another shape or layout than its parameter, or a group has a value
+                that no group can have; nothing was loaded.
         """
         with _exact_state(self):
             super().load_state_dict(state_dict)
@@ -154,7 +156,7 @@ def _exact_state(optimizer: NativeOptimizer) -> Iterator[None]:
 
     def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
         given.update(state_dict)
-        optimizer._check_state(state_dict)
+        optimizer._check_loaded(state_dict)
 
     def restore(_: Optimizer) -> None:
         saved = [index for group in given["param_groups"] for index in group["params"]]

@@ -146,6 +146,14 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for name, p in zip(parameter_names(index, group), group["params"], strict=True):
             check_parameter(name, p, group["blocks"])
 
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where a saved group cannot be stepped; which keys it lacks, the defaults give it."""
+        for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            loaded = {**self.defaults, **saved}
+            check_strategy(loaded)
+            for name, p in zip(parameter_names(index, group), group["params"], strict=True):
+                check_parameter(name, p, loaded["blocks"])
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong."""
         self._add_param_group(param_group)
