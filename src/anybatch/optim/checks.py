@@ -52,7 +52,7 @@ def check_speed(group: Mapping[str, Any]) -> None:
 
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
-    """Raises TypeError for a tensor whose norm this process cannot know, ValueError for one that is no set of layers."""
+    """Raises TypeError for a tensor whose norm this process cannot know, ValueError where it is no set of layers."""
     if getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False):
         raise TypeError(
             f"{name} belongs to FSDP1 (FullyShardedDataParallel), whose flat parameters hide where a layer begins: "
