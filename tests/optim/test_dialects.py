@@ -88,6 +88,12 @@ class TestLAMB:
         theirs = timms(peers.timm("lamb").Lamb, layers, decay, **others)
         assert_same(ours("timm", LAMB, layers, foreach=foreach, **settings), theirs)
 
+    def test_timms_trust_clip_is_an_upper_bound_of_one(self, layers, foreach):
+        theirs = timms(peers.timm("lamb").Lamb, layers, 0.01, trust_clip=True)
+        found = ours("timm", LAMB, layers, foreach=foreach, trust_clip=(0.0, 1.0))
+        assert_same(found, theirs)
+        assert not np.allclose(found[1], ours("timm", LAMB, layers)[1], rtol=1e-3)
+
     @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.3}])
     def test_optax(self, layers, settings, foreach):
         def rule(optax, rate):
