@@ -8,6 +8,9 @@ from torch._dynamo.utils import counters
 
 from anybatch.optim import LAMB, LARS, Layerwise
 
+# What dynamo itself imports.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+
 RATES = [0.1, 0.09, 0.08, 0.07, 0.06, 0.05]
 NATIVE = {
     "LAMB foreach clipped capturable": lambda params, lr: LAMB(
@@ -54,8 +57,6 @@ def test_a_step_is_one_graph_and_the_count_compiles_nothing_anew(make, tensor_lr
 
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
 @pytest.mark.parametrize("make", LAYERWISE.values(), ids=LAYERWISE)
-# What dynamo imports for PyTorch's own optimizers.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_layerwise_compiles_nothing_anew_after_its_second_step(make, tensor_lr):
     """PyTorch's optimizers break the graph themselves, around their own step."""
     found, graphs = train(make, tensor_lr, compiled=True)
