@@ -2,20 +2,24 @@
 
 from anybatch.engine.evaluate import Evaluation, evaluate
 from anybatch.engine.interruption import stop_requests
-from anybatch.engine.job import Batch, Examples, Execution, Job, Phase
+from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.progress import Progress, Task, progress_display
+from anybatch.engine.ranks import Ranks, join_ranks
 
 __all__ = [
     "Batch",
     "Evaluation",
     "Examples",
     "Execution",
+    "Fsdp",
     "Job",
     "Phase",
     "Progress",
+    "Ranks",
     "Task",
     "evaluate",
+    "join_ranks",
     "progress_display",
     "stop_requests",
     "train",
