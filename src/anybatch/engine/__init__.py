@@ -6,6 +6,7 @@ from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.progress import Progress, Task, progress_display
 from anybatch.engine.ranks import Ranks, join_ranks
+from anybatch.engine.supervisor import supervise
 
 __all__ = [
     "Batch",
@@ -22,5 +23,6 @@ __all__ = [
     "join_ranks",
     "progress_display",
     "stop_requests",
+    "supervise",
     "train",
 ]

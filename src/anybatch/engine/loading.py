@@ -24,7 +24,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank learns from in one step; `num_targets` and `checksum` are its own, their sums those of the batch."""
+    """What one rank learns from in one step; `num_targets` and `checksum` are its own, their sums the batch's."""
 
     micro_batches: list[MicroBatch]
     num_targets: dict[str, int]

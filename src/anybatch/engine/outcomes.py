@@ -10,6 +10,8 @@ from typing import Any
 from anybatch.files import read_object, write_json
 
 FOLDER_VARIABLE = "ANYBATCH_OUTCOMES"
+# Written by the launcher: {rank: exit code} of those that failed, the first one first.
+FAILURES = "failures.json"
 
 
 def supervised() -> bool:
@@ -22,9 +24,10 @@ def enter(rank: int) -> None:
     _write(rank, {"rank": rank, "process": os.getpid()})
 
 
-def write(rank: int, code: int, message: str, cause: int) -> None:
-    """Tells how this rank ends, and which rank the `message` comes from."""
-    _write(rank, {"rank": rank, "process": os.getpid(), "code": code, "message": message, "cause": cause})
+def write(rank: int, code: int, message: str, is_cause: bool = True) -> None:
+    """Tells how this rank ends and why; `is_cause` is False where the message only says that another rank is lost."""
+    told = {"rank": rank, "process": os.getpid(), "code": code, "message": message, "is_cause": is_cause}
+    _write(rank, told)
 
 
 def read(folder: Path) -> dict[int, dict[str, Any]]:

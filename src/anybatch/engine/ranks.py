@@ -143,7 +143,7 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
         yield ranks
     except BaseException as error:
         if isinstance(error, Stopped):
-            outcomes.write(ranks.rank, exit_code(error), str(error), 0)
+            outcomes.write(ranks.rank, exit_code(error), str(error))
             cause = Cause(str(error), 0, exit_code(error))
         else:
             cause = ranks.failed(error)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ _CAUSE = "anybatch/cause"
 
 @dataclass(frozen=True)
 class Cause:
-    """What ended the run first, on which rank, and the exit code that follows."""
+    """What ended the run first, on which rank, and the exit code that follows; `lost`: a rank that could not say."""
 
     message: str
     rank: int
     code: int
+    lost: bool = False
 
 
 class Watch:
@@ -84,15 +85,16 @@ class Watch:
             deadline = time.monotonic() + 3.0
             while lost_contact and self._told() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
-            self._conclude(Cause(message, self._rank, code))
+            self._conclude(Cause(message, self._rank, code, lost_contact))
         assert self._cause is not None
         return self._cause
 
     def _conclude(self, mine: Cause) -> None:
         self._cause = self._told(mine) or mine
-        if self._cause.rank == self._rank or self._rank == 0:
-            outcomes.write(self._rank, self._cause.code, self._cause.message, self._cause.rank)
-            if self.on_failure is not None:
+        outcomes.write(self._rank, self._cause.code, self._cause.message, not self._cause.lost)
+        if self.on_failure is not None and (self._cause.rank == self._rank or self._rank == 0):
+            # Where the failure is a full disk, there is no room to write it down either.
+            with suppress(OSError):
                 self.on_failure(self._cause.message)
 
     def _told(self, mine: Cause | None = None) -> Cause | None:
@@ -115,14 +117,17 @@ class Watch:
                 if time.monotonic() - self._ending_since > _PATIENCE_S:
                     os._exit(self._cause.code if self._cause else 1)
                 continue
-            if problem := self._standstill() or self._missing():
-                self._conclude(Cause(problem, self._rank, 1))
+            if standstill := self._standstill():
+                self._conclude(Cause(standstill, self._rank, 1))
+                self._end()
+            elif missing := self._missing():
+                self._conclude(Cause(missing, self._rank, 1, lost=True))
                 self._end()
             elif (told := self._told()) is not None:
                 # The main thread learns it from its broken connections, unless it is stuck in one of them.
                 if self._done.wait(_PATIENCE_S / 2) or self._ending_since is not None:
                     continue
-                self._cause = told
+                self._conclude(told)
                 self._end()
 
     def _standstill(self) -> str | None:
@@ -165,11 +170,8 @@ class Watch:
         """Ends the process from this thread: the main thread cannot."""
         assert self._cause is not None
         if self.folder is not None:
-            try:
-                with open(self._stacks_file, "w", encoding="utf-8") as file:
-                    faulthandler.dump_traceback(file, all_threads=True)
-            except OSError:
-                pass
+            with suppress(OSError), open(self._stacks_file, "w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
         if self._cause.rank == self._rank and not outcomes.supervised():
             print(f"\nanybatch: error: {self._cause.message}", file=sys.stderr, flush=True)
         os._exit(self._cause.code)

@@ -101,8 +101,9 @@ def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine
     if not is_empty(run.path):
         raise InputError(f"{run.path}: already exists; go on with --resume, or choose another folder with --run")
     try:
-        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
+        # First of all: a folder with a recipe can be resumed, whenever it was left.
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
+        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
         return _build(recipe, run)
     except BaseException:
         shutil.rmtree(new or run.path, ignore_errors=True)
@@ -128,6 +129,8 @@ def _check_same(recipe: Recipe, run: Run) -> None:
 
 def _use_its_threads(run: Run, num_ranks: int) -> None:
     """Goes on with the run's number of threads: the same sums in the same order need it. Other ranks, other sums."""
+    if not run.environment_file.exists():
+        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
     environment = run.environment()
     threads = environment.get("threads")
     if not isinstance(threads, int) or threads < 1:
