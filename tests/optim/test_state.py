@@ -227,14 +227,24 @@ def test_wrong_tensors_are_named(native):
     assert not optimizer.state
 
 
-def test_sharded_parameters_are_refused(native, tmp_path):
-    import torch.distributed as dist
-    from torch.distributed.tensor import DTensor, init_device_mesh
+def test_a_state_dict_that_does_not_fit_is_refused_whole(native, problem):
+    params = problem.params()
+    optimizer = native.make([("w", params[0]), ("b", params[1])])
+    problem.gradients = [gradients[:2] for gradients in problem.gradients]
+    problem.run(optimizer, params[:2])
+    before = copy.deepcopy(optimizer.state_dict())
+    name = "exp_avg" if native.name == "lamb" else "momentum_buffer"
 
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
-        sharded = DTensor.from_local(torch.ones(2), init_device_mesh("cpu", (1,)))
-        with pytest.raises(TypeError, match=r"0\.0 is a DTensor"):
-            native.make([P(sharded)])
-    finally:
-        dist.destroy_process_group()
+    lacking = copy.deepcopy(before)
+    del lacking["state"][1][name]
+    with pytest.raises(ValueError, match=f"the state of b lacks {name}; it has"):
+        optimizer.load_state_dict(lacking)
+
+    foreign = copy.deepcopy(before)
+    foreign["state"][0][name] = torch.zeros(4, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"{name} of w has shape \(4, 6\), the parameter \(6, 4\)"):
+        optimizer.load_state_dict(foreign)
+
+    for index, state in before["state"].items():
+        for key, value in state.items():
+            assert torch.equal(optimizer.state_dict()["state"][index][key], value)

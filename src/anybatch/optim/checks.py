@@ -1,6 +1,5 @@
 """Is this a group that a layer-wise optimizer can use? Errors name the argument, its value and its bound."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anybatch.optim.norms import ORDER
+from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
 
 def at_least(group: Mapping[str, Any], name: str, bound: float) -> None:
@@ -53,21 +53,50 @@ def check_speed(group: Mapping[str, Any]) -> None:
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
     """Raises TypeError for a tensor whose norm this process cannot know, ValueError where blocks do not divide it."""
-    # DTensor's module is large; a parameter can only be one if something has imported it.
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(p, distributed.DTensor):
-        raise TypeError(f"{name} is a DTensor: layers that are sharded over ranks are not supported by this version")
     if getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False):
-        raise TypeError(f"{name} belongs to FSDP1, which hides the layers: use DDP, or an unsharded model")
+        raise TypeError(
+            f"{name} belongs to FSDP1 (FullyShardedDataParallel), whose flat parameters hide where a layer begins: "
+            "shard the model with torch.distributed.fsdp.fully_shard"
+        )
     if not p.is_floating_point():
         raise TypeError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be optimized")
     if blocks > 1 and (p.ndim == 0 or p.shape[0] % blocks):
         raise ValueError(f"blocks={blocks} does not divide dimension 0 of {name}, whose shape is {tuple(p.shape)}")
+    try:
+        layout_of(p, blocks)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
 
 
-def check_gradient(name: str, grad: Tensor) -> None:
-    """Raises TypeError for a gradient that is sparse or not real."""
+def check_state(name: str, p: Tensor, state: Mapping[str, Any], required: Sequence[str]) -> None:
+    """Raises ValueError for a state that is not this parameter's: a name missing, another shape or another layout."""
+    missing = [key for key in required if key not in state]
+    if missing:
+        raise ValueError(f"the state of {name} lacks {', '.join(missing)}; it has {', '.join(map(str, state))}")
+    for key, value in state.items():
+        if key == "step" or not isinstance(value, Tensor):
+            continue
+        if value.shape != p.shape:
+            raise ValueError(f"{key} of {name} has shape {tuple(value.shape)}, the parameter {tuple(p.shape)}")
+        if layout_words(value) != layout_words(p):
+            raise ValueError(
+                f"{key} of {name} is {layout_words(value)}, the parameter {layout_words(p)}: move states between "
+                "layouts with the functions of torch.distributed.checkpoint.state_dict"
+            )
+
+
+def local_gradient(name: str, p: Tensor) -> Tensor:
+    """What this rank holds of the gradient, cut as the parameter is; TypeError for one that is sparse or not real."""
+    grad = p.grad
+    assert grad is not None
+    if is_sharded(p):
+        if not is_sharded(grad):
+            raise TypeError(f"the gradient of {name} is not a DTensor, but the parameter is")
+        if grad.placements != p.placements:  # type: ignore[attr-defined]
+            grad = grad.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
+        grad = local(grad)
     if grad.layout is not torch.strided:
         raise TypeError(f"the gradient of {name} is sparse ({grad.layout}): only dense gradients are supported")
     if not grad.is_floating_point():
         raise TypeError(f"the gradient of {name} has dtype {grad.dtype}: only real floating-point ones are supported")
+    return grad

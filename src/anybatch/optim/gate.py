@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybatch.optim.norms import accumulator, layer_norms
+from anybatch.optim.norms import Layers, accumulator, measure
+from anybatch.optim.parts import Part
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -21,7 +22,7 @@ class Verdict(NamedTuple):
 
 
 def look(
-    grads: Sequence[Sequence[Tensor]],
+    parts: Sequence[Part],
     device: torch.device,
     *,
     max_grad_norm: float | None,
@@ -30,10 +31,10 @@ def look(
 ) -> Verdict:
     """Reads every gradient once, if clipping or the policy asks for it, and transfers two numbers if the policy does.
 
-        clip = max_grad_norm / max(|g|, max_grad_norm)      |g| over all gradients of all ranks of process_group
+        clip = max_grad_norm / max(|g|, max_grad_norm)      |g| over all gradients of all ranks
 
     Args:
-        grads: gradients by part, one device a part.
+        parts: whose gradients; those of a mesh are measured over all their shards, in one all-reduce.
         device: where the norms meet.
         process_group: ranks that own different parameters; each must call, with or without gradients of its own.
 
@@ -41,9 +42,9 @@ def look(
     """
     if max_grad_norm is None and nonfinite == "propagate":
         return Verdict(True, [], None)
-    norms = torch.cat(
-        [torch.zeros(0, dtype=accumulator(device), device=device), *(layer_norms(g).to(device) for g in grads)]
-    )
+    gradients = [Layers(part.grads, [each.undivided() for each in part.layouts], "l2", part.mesh) for part in parts]
+    several = [norms.to(device) for norms in measure(gradients)]
+    norms = torch.cat([torch.zeros(0, dtype=accumulator(device), device=device), *several])
     good = norms.isfinite()
     total = torch.stack([norms.where(good, 0.0).square().sum(), (~good).sum().to(norms.dtype)])
     if process_group is not None:

@@ -77,6 +77,8 @@ class LAMB(NativeOptimizer):
         5.0
     """
 
+    _state_names = ("step", "exp_avg", "exp_avg_sq")
+
     def __init__(
         self,
         params: Any,
@@ -133,13 +135,13 @@ class LAMB(NativeOptimizer):
         return {"step": torch.zeros((), device=p.device if group["capturable"] else "cpu"), **moments}
 
     def _update(self, part: Part, clip: Tensor | None) -> None:
-        group, states = part.group, [self.state[p] for p in part.params]
+        group = part.group
         part.updates = lamb_update(
             part.weights,
             part.scaled_grads(clip),
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [state["step"] for state in states],
+            self._local_state(part, "exp_avg"),
+            self._local_state(part, "exp_avg_sq"),
+            self._local_state(part, "step"),
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             eps=group["eps"],

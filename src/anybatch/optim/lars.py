@@ -66,6 +66,8 @@ class LARS(NativeOptimizer):
         tensor([2.5000, 4.0000])
     """
 
+    _state_names = ("momentum_buffer",)
+
     def __init__(
         self,
         params: Any,
@@ -134,14 +136,11 @@ class LARS(NativeOptimizer):
         if group["form"] == "lamb-paper":
             part.updates = lars_average(
                 part.updates,
-                self._momenta(part),
+                self._local_state(part, "momentum_buffer"),
                 momentum=group["momentum"],
                 nesterov=group["nesterov"],
                 foreach=part.foreach,
             )
-
-    def _momenta(self, part: Part) -> list[Tensor]:
-        return [self.state[p]["momentum_buffer"] for p in part.params]
 
     def _ratios(
         self, group: dict[str, Any], weight_norms: Tensor, update_norms: Tensor
@@ -167,7 +166,7 @@ class LARS(NativeOptimizer):
         lars_move(
             part.by_layer(part.weights),
             part.by_layer(directions),
-            part.by_layer(self._momenta(part)),
+            part.by_layer(self._local_state(part, "momentum_buffer")),
             part.rates(inside),
             part.rates(outside),
             momentum=group["momentum"],

@@ -67,7 +67,7 @@ class Layerwise(LayerwiseOptimizer):
 
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
         for part in parts:
-            part.weights = [p.to(computed_in(p.dtype), copy=True) for p in part.params]
+            part.weights = [x.to(computed_in(x.dtype), copy=True) for x in part.locals]
         rates = [group["lr"] for group in self.param_groups]
         try:
             for group in self.param_groups:
@@ -77,7 +77,7 @@ class Layerwise(LayerwiseOptimizer):
             for group, lr in zip(self.param_groups, rates, strict=True):
                 group["lr"] = lr
         for part in parts:
-            part.updates = [x - p for x, p in zip(part.weights, part.params, strict=True)]
+            part.updates = [x - p for x, p in zip(part.weights, part.locals, strict=True)]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -3,16 +3,17 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anybatch.optim.checks import check_speed, one_of
+from anybatch.optim.checks import check_speed, check_state, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.parts import Part, computed_in
-from anybatch.optim.strategy import LayerwiseOptimizer
+from anybatch.optim.sharding import local
+from anybatch.optim.strategy import LayerwiseOptimizer, parameter_names
 
 
 class NativeOptimizer(LayerwiseOptimizer):
@@ -46,6 +47,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         self.nonfinite_layers: list[str] = []
         super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
 
+    _state_names: ClassVar[tuple[str, ...]]
+
     @abstractmethod
     def _update(self, part: Part, clip: Tensor | None) -> None:
         """Sets part.updates from part.weights, the clipped gradients and the state, which advances."""
@@ -59,23 +62,26 @@ class NativeOptimizer(LayerwiseOptimizer):
             for p in part.params:
                 if not self.state[p]:
                     self.state[p] = self._new_state(part.group, p)
-            part.weights = [self._weight(part.group, p) for p in part.params]
+            part.weights = self._weights(part)
             self._update(part, clip)
 
-    def _weight(self, group: dict[str, Any], p: Tensor) -> Tensor:
-        dtype = computed_in(p.dtype)
-        if p.dtype == dtype or not group["master_weights"]:
-            return p.to(dtype)
-        if "master" not in self.state[p]:
-            self.state[p]["master"] = p.to(dtype)
-        master: Tensor = self.state[p]["master"]
-        return master
+    def _weights(self, part: Part) -> list[Tensor]:
+        dtype = computed_in(part.dtype)
+        if part.dtype == dtype or not part.group["master_weights"]:
+            return [x.to(dtype) for x in part.locals]
+        for p in part.params:
+            if "master" not in self.state[p]:
+                self.state[p]["master"] = p.to(dtype)
+        return self._local_state(part, "master")
+
+    def _local_state(self, part: Part, name: str) -> list[Tensor]:
+        return [local(self.state[p][name]) for p in part.params]
 
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
         if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
             _refuse_capture()
         verdict = look(
-            [part.grads for part in parts],
+            parts,
             parts[0].device if parts else self.param_groups[0]["params"][0].device,
             max_grad_norm=self.max_grad_norm,
             nonfinite=self.nonfinite,
@@ -98,8 +104,18 @@ class NativeOptimizer(LayerwiseOptimizer):
                 f"nonfinite={self.nonfinite!r} reads a flag on the host, which capturable=True forbids; use 'propagate'"
             )
 
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
+                if key in state_dict["state"]:
+                    check_state(name, p, state_dict["state"][key], self._state_names)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32."""
+        """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32.
+
+        Raises:
+            ValueError: a state is missing, or has another shape or layout than its parameter; nothing was loaded.
+        """
         with _exact_state(self):
             super().load_state_dict(state_dict)
 
@@ -114,12 +130,13 @@ def _refuse_capture() -> None:
 
 
 @contextmanager
-def _exact_state(optimizer: Optimizer) -> Iterator[None]:
+def _exact_state(optimizer: NativeOptimizer) -> Iterator[None]:
     """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16."""
     given: dict[str, Any] = {}
 
     def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
         given.update(state_dict)
+        optimizer._check_state(state_dict)
 
     def restore(_: Optimizer) -> None:
         saved = [index for group in given["param_groups"] for index in group["params"]]

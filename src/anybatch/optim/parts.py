@@ -1,4 +1,4 @@
-"""The tensors that one call of an update function takes together."""
+"""The tensors that one call of an update function takes together: of each, what this rank holds."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from anybatch.optim.norms import Layers, Norm
+from anybatch.optim.sharding import Layout, Piece
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
@@ -15,17 +18,21 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(slots=True)
 class Part:
-    """The parameters of one group, device and dtype that have a gradient, in the order of the group.
+    """The parameters of one group, device, dtype and mesh that have a gradient, in the order of the group.
 
-    `weights` are what a step moves, in the dtype it is computed in: the parameters, or fp32 for narrower ones.
-    `updates` is u. The first phase of a step sets both.
+    `params` are the optimizer's own objects, which key its state; every other list has what this rank holds: `locals`
+    of the parameters, `grads`, `weights`, which a step moves, in the dtype it is computed in (the parameters, or fp32
+    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two.
     """
 
     group: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    mesh: Any = None
     names: list[str] = field(default_factory=list)
     params: list[Tensor] = field(default_factory=list)
+    layouts: list[Layout] = field(default_factory=list)
+    locals: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
@@ -56,11 +63,19 @@ class Part:
         scale = sign if clip is None else (sign * clip).to(self.device, computed_in(self.dtype))
         return torch._foreach_mul(list(grads), scale) if self.foreach else (g * scale for g in grads)
 
+    def layers(self, tensors: list[Tensor], norm: Norm) -> Layers:
+        """What `measure` asks for."""
+        return Layers(tensors, self.layouts, norm, self.mesh)
+
     def by_layer(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Views in which the layers of a tensor lie along a dimension of their own, in front."""
+        """The tensors, or views in which the layers of one lie along a dimension of their own, in front."""
         if self.blocks == 1:
             return tensors
-        return [t.view(self.blocks, t.shape[0] // self.blocks, *t.shape[1:]) for t in tensors]
+        return [piece.of(tensors[i]) for i, piece in self._pieces()]
+
+    def _pieces(self) -> Iterator[tuple[int, Piece]]:
+        for i, layout in enumerate(self.layouts):
+            yield from ((i, piece) for piece in layout.pieces or ())
 
     def rates(self, rates: Tensor) -> list[Tensor]:
         """One rate a layer, shape (layers,) -> a factor of each tensor of `by_layer(weights)`."""
@@ -70,4 +85,7 @@ class Part:
         if self.blocks == 1:
             return list(each.unbind())
         rows = each.view(len(self.params), self.blocks)
-        return [row.view(-1, *[1] * t.ndim) for row, t in zip(rows, self.weights, strict=True)]
+        return [
+            rows[i, piece.first : piece.first + piece.layers].view(-1, *[1] * self.weights[i].ndim)
+            for i, piece in self._pieces()
+        ]

@@ -1,17 +1,18 @@
 """The paper's general strategy: any update, rescaled layer by layer to the layer's own norm."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anybatch.optim.checks import check_gradient, check_parameter, check_strategy
-from anybatch.optim.norms import layer_norms
+from anybatch.optim.checks import check_parameter, check_strategy, local_gradient
+from anybatch.optim.norms import measure
 from anybatch.optim.parts import Part
 from anybatch.optim.ratios import TrustRatio, trust_ratios
+from anybatch.optim.sharding import layout_of, local, mesh_of
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -19,7 +20,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     gate     may refuse the step before anything has changed
     phase 1  u for every layer of every group                 moments advance
-    norms    |x| and |u| of all layers, one packed tensor     where shards will agree, in one all-reduce
+    norms    |x| and |u| of all layers, over all their shards, in one all-reduce of each mesh
     phase 2  x <- x - lr * ratio * u                          ratio = phi(|x|) / |u|, or 1 where `adapt` is False
     """
 
@@ -70,13 +71,16 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     def _move(self, parts: list[Part]) -> None:
         record = []
-        for part, (weight_norms, update_norms) in zip(parts, _norms(parts), strict=True):
+        weights = [part.layers(part.weights, part.group["norm"]) for part in parts]
+        updates = [part.layers(part.updates, part.group["norm"]) for part in parts]
+        norms = measure([*weights, *updates])
+        for part, weight_norms, update_norms in zip(parts, norms[: len(parts)], norms[len(parts) :], strict=True):
             if part.group["adapt"]:
                 update_norms, ratios, clamped = self._ratios(part.group, weight_norms, update_norms)
             else:
                 ratios, clamped = torch.ones_like(weight_norms), torch.zeros_like(weight_norms)
             self._apply(part, ratios)
-            for p, x in zip(part.params, part.weights, strict=True):
+            for p, x in zip(part.locals, part.weights, strict=True):
                 if x is not p:
                     p.copy_(x)
             record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
@@ -98,16 +102,21 @@ class LayerwiseOptimizer(Optimizer, ABC):
         }
 
     def _parts(self) -> list[Part]:
-        parts: dict[tuple[int, torch.device, torch.dtype], Part] = {}
+        parts: dict[tuple[int, torch.device, torch.dtype, Any], Part] = {}
         for index, group in enumerate(self.param_groups):
-            for name, p in zip(_names(index, group), group["params"], strict=True):
+            for name, p in zip(parameter_names(index, group), group["params"], strict=True):
                 if p.grad is None:
                     continue
-                check_gradient(name, p.grad)
-                part = parts.setdefault((index, p.device, p.dtype), Part(group, p.device, p.dtype))
+                mesh = mesh_of(p)
+                key = (index, p.device, p.dtype, mesh)
+                if key not in parts:
+                    parts[key] = Part(group, p.device, p.dtype, mesh)
+                part = parts[key]
                 part.names.append(name)
                 part.params.append(p)
-                part.grads.append(p.grad)
+                part.layouts.append(layout_of(p, group["blocks"]))
+                part.locals.append(local(p))
+                part.grads.append(local_gradient(name, p))
         return list(parts.values())
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -117,7 +126,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _check_group(self, index: int) -> None:
         group = self.param_groups[index]
         self._check(group)
-        for name, p in zip(_names(index, group), group["params"], strict=True):
+        for name, p in zip(parameter_names(index, group), group["params"], strict=True):
             check_parameter(name, p, group["blocks"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -140,18 +149,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
                     group.setdefault(key, value)
 
 
-def _names(index: int, group: dict[str, Any]) -> list[str]:
+def parameter_names(index: int, group: dict[str, Any]) -> list[str]:
+    """As the user gave them; "group.index" where the parameters came without."""
     names: list[str] = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
     return names
-
-
-def _norms(parts: list[Part]) -> Iterator[Tensor]:
-    """|x| and |u| of each part's layers, shape (2, layers); on the way they all stand in one tensor."""
-    pairs = []
-    for part in parts:
-        norm, blocks = part.group["norm"], part.blocks
-        pair = torch.stack([layer_norms(part.weights, norm, blocks), layer_norms(part.updates, norm, blocks)])
-        pairs.append(pair.to(parts[0].device))
-    packed = torch.cat(pairs, dim=1)
-    for part, pair in zip(parts, torch.split(packed, [pair.shape[1] for pair in pairs], dim=1), strict=True):
-        yield pair.to(part.device)

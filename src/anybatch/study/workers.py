@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from itertools import count
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Event
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
@@ -36,26 +38,28 @@ def run_side_by_side(
     """
     context = get_context("spawn")
     messages: Queue[Message] = context.Queue()  # type: ignore[assignment]
+    asked = context.Event()
     shown = _Shown(progress)
     with (
         stop_requests() as request,
-        ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages,)) as pool,
+        ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages, asked)) as pool,
     ):
         # No more than the workers can take at once: a pool starts what it holds, asked to stop or not.
         waiting = list(reversed(calls))
         futures: list[Future[Result]] = []
         pending: set[Future[Result]] = set()
-        asked = False
-        while pending or (waiting and not asked):
-            while waiting and not asked and len(pending) < num_workers:
+        while pending or (waiting and not asked.is_set()):
+            while waiting and not asked.is_set() and len(pending) < num_workers:
                 futures.append(pool.submit(_call, waiting.pop()))
                 pending.add(futures[-1])
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
             shown.update(messages)
-            if not asked and (request.reason or any(future.exception() for future in done)):
-                asked = True
-                for worker in shown.workers:
-                    os.kill(worker, signal.SIGTERM)
+            if request.reason or any(future.exception() for future in done):
+                asked.set()
+            # Later rounds, too: a worker's first message may arrive after another's failure.
+            while asked.is_set() and shown.workers:
+                with suppress(ProcessLookupError):
+                    os.kill(shown.workers.pop(), signal.SIGTERM)
     # A result can overtake the last messages; with the workers gone, all have arrived.
     shown.update(messages)
     errors = [error for future in futures if (error := future.exception())]
@@ -124,16 +128,17 @@ class _SentTask:
 
 
 _progress: Progress
+_asked: Event
 
 
-def _start_worker(messages: "Queue[Message]") -> None:
-    global _progress
+def _start_worker(messages: "Queue[Message]", asked: Event) -> None:
+    global _progress, _asked
     # Ctrl-C in a terminal goes to a whole process group: out of it, the workers stop when they are asked, once.
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _progress = _SentProgress(messages)
+    _progress, _asked = _SentProgress(messages), asked
     messages.put(("worker", os.getpid()))
 
 
@@ -147,5 +152,8 @@ def _end_with_parent() -> None:
 
 
 def _call(call: Callable[[Progress], Result]) -> Result:
+    # Listening first: whoever asks sets the flag and then signals each worker once, so no call misses both.
     with stop_requests():
+        if _asked.is_set():
+            raise Stopped("asked to stop before it began")
         return call(_progress)

@@ -1,0 +1,120 @@
+"""What this rank holds of a sharded tensor: which rows, of which layers, and which ranks hold the rest."""
+
+import math
+import sys
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Piece(NamedTuple):
+    """Rows start .. stop of a tensor, which are `layers` equal slices, the first of them layer number `first`."""
+
+    start: int
+    stop: int
+    first: int
+    layers: int
+
+    def of(self, t: Tensor) -> Tensor:
+        """The rows in a view whose dimension 0 runs over the layers."""
+        rows = self.stop - self.start
+        return t.narrow(0, self.start, rows).view(self.layers, rows // self.layers, *t.shape[1:])
+
+
+class Layout(NamedTuple):
+    """How the layers of one tensor lie in what this rank holds of it.
+
+    Attributes:
+        blocks: layers in the whole tensor.
+        pieces: where they lie in the local rows; None: the local tensor is, of every size, a single layer's.
+        cut: mesh dimensions (of more than one rank) along which the tensor is sharded.
+    """
+
+    blocks: int
+    pieces: tuple[Piece, ...] | None
+    cut: frozenset[int]
+
+    def undivided(self) -> "Layout":
+        """The same tensor as one layer."""
+        return Layout(1, None, self.cut)
+
+
+def is_sharded(t: Tensor) -> bool:
+    """Whether `t` is a DTensor, be it one that every rank holds whole."""
+    # DTensor's module is large; a tensor can only be one if something has imported it.
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(t, distributed.DTensor)
+
+
+def local(t: Tensor) -> Tensor:
+    """What this rank holds of `t`, sharing its memory."""
+    here: Tensor = t.to_local() if is_sharded(t) else t  # type: ignore[attr-defined]
+    return here
+
+
+def mesh_of(t: Tensor) -> Any:
+    """The device mesh over which `t` is distributed, None for an ordinary tensor."""
+    return t.device_mesh if is_sharded(t) else None  # type: ignore[attr-defined]
+
+
+def layout_words(t: Tensor) -> str:
+    """For an error: how `t` is distributed."""
+    return f"sharded {t.placements} over {t.device_mesh}" if is_sharded(t) else "an ordinary tensor"  # type: ignore[attr-defined]
+
+
+def layout_of(t: Tensor, blocks: int) -> Layout:
+    """Where the `blocks` equal slices of `t` along dimension 0 lie on this rank.
+
+    Raises:
+        TypeError: a mesh dimension holds partial sums, or the rows of a tensor in blocks lie scattered on this rank.
+    """
+    if is_sharded(t):
+        return _sharded_layout(t.shape, blocks, t.device_mesh, t.placements)  # type: ignore[attr-defined]
+    return Layout(blocks, _pieces(0, t.shape[0], t.shape[0] // blocks) if blocks > 1 else None, frozenset())
+
+
+@lru_cache(maxsize=65536)
+def _sharded_layout(shape: torch.Size, blocks: int, mesh: Any, placements: Sequence[Any]) -> Layout:
+    for placement in placements:
+        if not placement.is_replicate() and not hasattr(placement, "dim"):
+            raise TypeError(f"placement {placement} on {mesh}: only Shard and Replicate can be stepped")
+    cut = {i: placement.dim for i, placement in enumerate(placements) if hasattr(placement, "dim") and mesh.size(i) > 1}
+    if blocks == 1:
+        return Layout(1, None, frozenset(cut))
+    # The definition of each placement, applied to the numbers of the rows: right for uneven and strided shards, too.
+    rows = torch.arange(shape[0])
+    for i, placement in enumerate(placements):
+        if cut.get(i) == 0:
+            shards, _ = placement._split_tensor(rows, mesh.size(i), with_padding=False)
+            rows = shards[mesh.get_local_rank(i)]
+    start = int(rows[0]) if len(rows) else 0
+    if len(rows) and int(rows[-1]) - start + 1 != len(rows):
+        raise TypeError(f"blocks={blocks} of a tensor whose rows {placements} scatters: shard it along one dimension")
+    return Layout(blocks, _pieces(start, start + len(rows), shape[0] // blocks), frozenset(cut))
+
+
+def _pieces(start: int, stop: int, size: int) -> tuple[Piece, ...]:
+    """Rows start .. stop of a tensor in layers of `size` rows: the end of a layer, whole layers, the start of one."""
+    if size == 0:
+        return ()
+    whole_from = min(stop, -(-start // size) * size)
+    whole_to = max(whole_from, stop // size * size)
+    several = [(start, whole_from, 1), (whole_from, whole_to, (whole_to - whole_from) // size), (whole_to, stop, 1)]
+    return tuple(Piece(a - start, b - start, a // size, layers) for a, b, layers in several if a < b)
+
+
+def reduce_over(packed: Tensor, mesh: Any, dims: Collection[int], op: Any) -> None:
+    """Reduces `packed` in place over the ranks that differ from this one in the mesh dimensions `dims` alone.
+
+    One all-reduce where `dims` has one dimension or they span all ranks; else one a dimension: a group for several can
+    be made only with the help of ranks that are not in it, and PyTorch makes one for each dimension alone.
+    """
+    if len(dims) > 1 and math.prod(mesh.size(i) for i in dims) == dist.get_world_size():
+        dist.all_reduce(packed, op)
+        return
+    for i in sorted(dims):
+        dist.all_reduce(packed, op, group=mesh.get_group(i))
