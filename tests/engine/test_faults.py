@@ -1,16 +1,13 @@
 """Whatever happens to one rank, all of them end, soon, and what was first is what the user reads."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from engine.forked import run_script
 
-SCRIPT = Path(__file__).with_name("faulty_rank.py")
+SCRIPT = Path(__file__).with_name("faulty_ranks.py")
 FAULTS = ("raise", "input", "memory", "kill", "hang", "stop")
 # Far above what an ending takes on a busy machine, far below the limits of gloo and NCCL, which are minutes.
 LIMIT_S = 90
@@ -28,40 +25,22 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """All faults, side by side: starting processes is what takes the time."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    environment.pop("RANK", None)
-    started: dict[str, tuple[Path, list[subprocess.Popen[str]]]] = {}
-    for fault in FAULTS:
-        folder = tmp_path_factory.mktemp(fault)
-        (folder / "run").mkdir()
-        commands = [[sys.executable, str(SCRIPT), str(folder), str(rank), "2", fault] for rank in (0, 1)]
-        started[fault] = (
-            folder,
-            [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands],
-        )
-    deadline = time.monotonic() + LIMIT_S
-    found = {}
-    try:
-        for fault, (folder, ranks) in started.items():
-            printed = [rank.communicate(timeout=max(1, deadline - time.monotonic()))[1] for rank in ranks]
-            status = json.loads((folder / "run" / "status.json").read_text())
-            found[fault] = Ended((ranks[0].returncode, ranks[1].returncode), (printed[0], printed[1]), status, folder)
-    finally:
-        for _, ranks in started.values():
-            for rank in ranks:
-                rank.kill()
-    return found
+    """All faults, side by side."""
+    top = tmp_path_factory.mktemp("faults")
+    run_script(SCRIPT, top, *FAULTS, limit_s=LIMIT_S)
+    return {folder.name: _read(folder) for folder in top.iterdir()}
+
+
+def _read(folder: Path) -> Ended:
+    first, second = ((folder / f"printed-{rank}").read_text() for rank in (0, 1))
+    codes = json.loads((folder / "codes.json").read_text())
+    return Ended(tuple(codes), (first, second), json.loads((folder / "run" / "status.json").read_text()), folder)
 
 
 def test_the_rank_that_raises_says_why(ended: dict[str, Ended]) -> None:
     end = ended["raise"]
     assert end.codes == (1, 1)
-    assert end.printed[1].splitlines()[-1] == "RuntimeError: the reader of rank 1 is broken"
+    assert end.printed[1].splitlines()[-1].removeprefix("[rank1]: ") == "RuntimeError: the reader of rank 1 is broken"
     assert end.printed[0] == ""
     assert end.status["outcome"] == "failed"
     assert end.status["message"] == "rank 1: RuntimeError: the reader of rank 1 is broken"

@@ -1,13 +1,20 @@
-"""One rank of a run in which something goes wrong on rank 1; run as: faulty_rank.py FOLDER RANK SIZE FAULT."""
+"""Runs of two ranks in which something goes wrong on rank 1; run as: faulty_ranks.py FOLDER FAULT ...
 
+All runs side by side, forked from one process, since importing torch is what takes the time. FOLDER/FAULT then holds the
+run, what each rank printed, and codes.json, their exit codes.
+"""
+
+import json
 import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from engine.forked import exit_codes, fork
 from engine.linear_job import RaggedExamples, regression_job
 
 from anybatch.engine import join_ranks, train
@@ -55,4 +62,11 @@ def main(folder: Path, rank: int, size: int, fault: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+    folder, *faults = sys.argv[1:]
+    processes = {}
+    for fault in faults:
+        here = Path(folder) / fault
+        (here / "run").mkdir(parents=True)
+        processes[fault] = [fork(partial(main, here, rank, 2, fault), here / f"printed-{rank}") for rank in (0, 1)]
+    for fault, ranks in processes.items():
+        (Path(folder) / fault / "codes.json").write_text(json.dumps(exit_codes(ranks)))
