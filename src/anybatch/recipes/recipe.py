@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from anybatch.errors import InputError
 from anybatch.scaling import Reference, Scaled
@@ -112,6 +112,12 @@ class EngineSettings(Settings):
     prefetch: bool = True
     max_skipped_steps: int = Field(default=20, ge=1)
     hang_timeout_s: float = Field(default=600.0, gt=0)
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _none_is_a_name(cls, value: Any) -> Any:
+        """On the command line, none stands for null."""
+        return "none" if value is None else value
 
     @property
     def evaluation_batch_size(self) -> int:
