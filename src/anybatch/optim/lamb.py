@@ -26,7 +26,8 @@ class LAMB(NativeOptimizer):
         nesterov="mv"   and v_hat = b2 v / (1-b2^(t+1)) + (1-b2) g*g / (1-b2^t)    NN-LAMB
         bias_correction=False   every denominator 1-b^t is 1
 
-    |.| is taken over the whole layer, one block at a time where a group sets `blocks`; phi clamps it.
+    |.| is taken over the whole layer: over all shards of a DTensor, as `fully_shard` and tensor parallelism make them,
+    and one block at a time where a group sets `blocks`; phi clamps it.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
@@ -62,7 +63,7 @@ class LAMB(NativeOptimizer):
 
     Raises:
         ValueError: naming the argument, its value and its bound.
-        TypeError: parameters or gradients are complex, sparse, or shards.
+        TypeError: parameters or gradients are complex or sparse, or parameters are FSDP1's flat ones.
 
     Source: You et al. 2020, arXiv 1904.00962, Algorithm 2 and appendix (N-LAMB, NN-LAMB; after Dozat 2016).
 

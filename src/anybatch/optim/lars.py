@@ -28,8 +28,8 @@ class LARS(NativeOptimizer):
 
         nesterov            x moves along mu m + (...) d, with the new m, in place of m
 
-    The last two differ as soon as lr changes; timm's is the last. |.| is taken over the whole layer, one block at a
-    time where a group sets `blocks`.
+    The last two differ as soon as lr changes; timm's is the last. |.| is taken over the whole layer: over all shards of
+    a DTensor, and one block at a time where a group sets `blocks`.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
@@ -53,7 +53,7 @@ class LARS(NativeOptimizer):
 
     Raises:
         ValueError: naming the argument, its value and its bound.
-        TypeError: parameters or gradients are complex, sparse, or shards.
+        TypeError: parameters or gradients are complex or sparse, or parameters are FSDP1's flat ones.
 
     Source: You et al. 2020, arXiv 1904.00962, Algorithm 1; You, Gitman, Ginsburg 2017, arXiv 1708.03888; timm `Lars`.
 

@@ -30,7 +30,8 @@ class Layerwise(LayerwiseOptimizer):
 
     Raises:
         ValueError: naming the argument, its value and its bound; or base is layer-wise itself.
-        TypeError: base is no optimizer; parameters or gradients are complex, sparse, or shards.
+        TypeError: base is no optimizer; parameters or gradients are complex or sparse, or parameters
+            are FSDP1's flat ones.
 
     Source: You et al. 2020, arXiv 1904.00962, section 3.
 
@@ -111,7 +112,7 @@ class Layerwise(LayerwiseOptimizer):
         self.base.add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"base": self.base, "_record": self._record}
+        return {"base": self.base, "_seen": self._seen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

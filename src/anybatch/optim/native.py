@@ -13,7 +13,7 @@ from anybatch.optim.checks import check_speed, check_state, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.sharding import local
-from anybatch.optim.strategy import LayerwiseOptimizer, parameter_names
+from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
 
 
 class NativeOptimizer(LayerwiseOptimizer):
@@ -23,9 +23,6 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     Attributes:
         max_grad_norm, nonfinite, process_group: as given; they hold for all groups, and may be changed between steps.
-        skipped_steps: steps refused under nonfinite="skip" in this object's life. Pickled and copied with it, but not
-            part of `state_dict`, which has PyTorch's two keys and no other.
-        nonfinite_layers: names of the parameters for which this process refused the last step; empty if it was taken.
     """
 
     def __init__(
@@ -43,9 +40,24 @@ class NativeOptimizer(LayerwiseOptimizer):
         self.max_grad_norm = max_grad_norm
         self.nonfinite: Nonfinite = nonfinite
         self.process_group = process_group
-        self.skipped_steps = 0
-        self.nonfinite_layers: list[str] = []
+        self._seen = Seen()
         super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps refused under nonfinite="skip" in this object's life.
+
+        Pickled and copied with it, but not part of `state_dict`, which has PyTorch's two keys and no other.
+        """
+        return self._seen.skipped_steps
+
+    @property
+    def nonfinite_layers(self) -> list[str]:
+        """Names of the parameters for which the last step was refused; empty if it was taken.
+
+        Of a sharded parameter every rank knows; of ranks that own different parameters each knows its own.
+        """
+        return self._seen.nonfinite_layers
 
     _state_names: ClassVar[tuple[str, ...]]
 
@@ -58,21 +70,27 @@ class NativeOptimizer(LayerwiseOptimizer):
         """The state of a parameter before its first step."""
 
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
+        for group in self.param_groups:
+            self._init_group(group)
         for part in parts:
-            for p in part.params:
-                if not self.state[p]:
-                    self.state[p] = self._new_state(part.group, p)
             part.weights = self._weights(part)
             self._update(part, clip)
 
+    def _init_group(self, group: dict[str, Any]) -> None:
+        """Makes the states that are missing. torch.compile knows the name, and calls it instead of tracing it."""
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if not self.state[p]:
+                self.state[p] = self._new_state(group, p)
+            if group["master_weights"] and "master" not in self.state[p] and p.dtype != computed_in(p.dtype):
+                self.state[p]["master"] = p.to(computed_in(p.dtype))
+
     def _weights(self, part: Part) -> list[Tensor]:
         dtype = computed_in(part.dtype)
-        if part.dtype == dtype or not part.group["master_weights"]:
-            return [x.to(dtype) for x in part.locals]
-        for p in part.params:
-            if "master" not in self.state[p]:
-                self.state[p]["master"] = p.to(dtype)
-        return self._local_state(part, "master")
+        if part.dtype != dtype and part.group["master_weights"]:
+            return self._local_state(part, "master")
+        return [x.to(dtype) for x in part.locals]
 
     def _local_state(self, part: Part, name: str) -> list[Tensor]:
         return [local(self.state[p][name]) for p in part.params]
@@ -88,12 +106,12 @@ class NativeOptimizer(LayerwiseOptimizer):
             process_group=self.process_group,
         )
         names = [name for part in parts for name in part.names]
-        self.nonfinite_layers = [names[i] for i in verdict.nonfinite]
+        self._seen.nonfinite_layers = [names[i] for i in verdict.nonfinite]
         if not verdict.finite:
             if self.nonfinite == "raise":
                 where = ", ".join(self.nonfinite_layers) or "parameters of another rank"
                 raise RuntimeError(f"non-finite gradient in {where}; no parameter and no state was changed")
-            self.skipped_steps += 1
+            self._seen.skipped_steps += 1
         return verdict.finite, verdict.clip
 
     def _check(self, group: dict[str, Any]) -> None:
@@ -120,7 +138,7 @@ class NativeOptimizer(LayerwiseOptimizer):
             super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("max_grad_norm", "nonfinite", "process_group", "skipped_steps", "nonfinite_layers", "_record")
+        own = ("max_grad_norm", "nonfinite", "process_group", "_seen")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +16,22 @@ from anybatch.optim.ratios import TrustRatio, trust_ratios
 from anybatch.optim.sharding import layout_of, local, mesh_of
 
 
+@dataclass
+class Seen:
+    """What steps leave to be asked for: in an object of its own, since torch.compile forgets what is set on optimizers.
+
+    Attributes:
+        layers: names of the layers of the last step taken.
+        columns: weight norm, update norm, ratio and whether a bound acted, shape (4, layers).
+        skipped_steps, nonfinite_layers: see `NativeOptimizer`.
+    """
+
+    layers: list[str] = field(default_factory=list)
+    columns: Tensor | None = None
+    skipped_steps: int = 0
+    nonfinite_layers: list[str] = field(default_factory=list)
+
+
 class LayerwiseOptimizer(Optimizer, ABC):
     """Owns `step`; a subclass brings u.
 
@@ -24,7 +41,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     phase 2  x <- x - lr * ratio * u                          ratio = phi(|x|) / |u|, or 1 where `adapt` is False
     """
 
-    _record: tuple[list[str], Tensor] | None = None
+    _seen: "Seen"
 
     @abstractmethod
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
@@ -84,8 +101,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 if x is not p:
                     p.copy_(x)
             record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
-        names = [name for part in parts for name in part.layer_names()]
-        self._record = names, torch.cat([columns.to(record[0].device) for columns in record], dim=1)
+        self._seen.layers = [name for part in parts for name in part.layer_names()]
+        self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
 
     def trust_ratios(self) -> dict[str, TrustRatio]:
         """What the last step that was taken did to every layer that had a gradient; {} before the first.
@@ -93,12 +110,12 @@ class LayerwiseOptimizer(Optimizer, ABC):
         Named as in `param_groups` or `named_parameters` where the optimizer was given names, else "group.index"; with
         blocks, "name[block]". One transfer from the device.
         """
-        if self._record is None:
+        layers, columns = self._seen.layers, self._seen.columns
+        if columns is None:
             return {}
-        names, columns = self._record
         return {
             name: TrustRatio(weight, update, ratio, bool(clamped))
-            for name, weight, update, ratio, clamped in zip(names, *columns.tolist(), strict=True)
+            for name, weight, update, ratio, clamped in zip(layers, *columns.tolist(), strict=True)
         }
 
     def _parts(self) -> list[Part]:
@@ -143,6 +160,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("_seen", Seen())
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 if key != "differentiable":  # PyTorch adds it to the defaults of whoever loads
