@@ -171,7 +171,7 @@ def main() -> int:
         folder = Path(name)
         assert wait([fork(lambda: write_text(folder / "data"))]) == [0]
         num_examples = int((folder / "data" / "num_examples").read_text())
-        recipe = recipe_of(folder / "data", num_steps=20 + 8 * asked.kills)
+        recipe = recipe_of(folder / "data", num_steps=20 + 5 * asked.kills)
         whole, killed = Run(folder / "whole"), Run(folder / "killed")
         assert wait(start(recipe, whole.path, asked.ranks)) == [0] * asked.ranks, (folder / "whole.log").read_text()
         ways: Counter[str] = Counter()
@@ -179,7 +179,7 @@ def main() -> int:
         while sum(ways.values()) < asked.kills and not killed.finished:
             way = WAYS[sum(ways.values()) % len(WAYS)]
             processes = start(recipe, killed.path, asked.ranks)
-            disturb(killed, processes, way, chance.randint(0, 8), num_examples / 16, chance)
+            disturb(killed, processes, way, chance.randint(0, 5), num_examples / 16, chance)
             ends.update(map(str, wait(processes)))
             ways[way] += 1
         while not killed.finished:
