@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_speed, check_state, one_of
 from anybatch.optim.gate import Nonfinite, look
+from anybatch.optim.kernels import kernels_for
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.sharding import local
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
@@ -41,6 +42,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         self.nonfinite: Nonfinite = nonfinite
         self.process_group = process_group
         self._seen = Seen()
+        self._fused: dict[torch.device, Any] = {}
         super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
 
     @property
@@ -60,6 +62,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         return self._seen.nonfinite_layers
 
     _state_names: ClassVar[tuple[str, ...]]
+    _algorithm: ClassVar[str]
 
     @abstractmethod
     def _update(self, part: Part, clip: Tensor | None) -> None:
@@ -69,9 +72,31 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """The state of a parameter before its first step."""
 
-    def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
+    def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
         for group in self.param_groups:
             self._init_group(group)
+        if torch.compiler.is_compiling():
+            return super()._take(parts, clip)
+        record: list[Tensor | None] = [None] * len(parts)
+        for device in {part.device for part in parts}:
+            mine = [i for i, part in enumerate(parts) if part.device == device and part.fused]
+            if mine:
+                columns = self._launches(device).step([parts[i] for i in mine], self.state, clip)
+                for i, each in zip(mine, columns, strict=True):
+                    record[i] = each
+        rest = [i for i, columns in enumerate(record) if columns is None]
+        if rest:
+            for i, columns in zip(rest, super()._take([parts[i] for i in rest], clip), strict=True):
+                record[i] = columns
+        return [columns for columns in record if columns is not None]
+
+    def _launches(self, device: torch.device) -> Any:
+        """The fused steps of this optimizer on a device."""
+        if device not in self._fused:
+            self._fused[device] = kernels_for(device).Launches(type(self)._algorithm)
+        return self._fused[device]
+
+    def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
         for part in parts:
             part.weights = self._weights(part)
             self._update(part, clip)
@@ -138,6 +163,10 @@ class NativeOptimizer(LayerwiseOptimizer):
         """
         with _exact_state(self):
             super().load_state_dict(state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._fused = {}
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "nonfinite", "process_group", "_seen")

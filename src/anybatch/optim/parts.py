@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybatch.optim.kernels import wants_fused
 from anybatch.optim.norms import Layers, Norm
 from anybatch.optim.sharding import Layout, Piece
 
@@ -48,6 +49,11 @@ class Part:
         """Whether one call takes many tensors: as the group says, or on CUDA, where launches cost most."""
         chosen = self.group.get("foreach")
         return self.device.type == "cuda" if chosen is None else bool(chosen)
+
+    @property
+    def fused(self) -> bool:
+        """Whether one kernel takes both phases of all tensors."""
+        return "fused" in self.group and wants_fused(self.device, self.dtype, self.group)
 
     def layer_names(self) -> Iterator[str]:
         """name, or name[0], name[1], ... where a tensor is several layers."""

@@ -34,6 +34,11 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+#ifndef SOURCE
+#define SOURCE "unknown"
+#endif
+EXPORT const char *ab_source = SOURCE; /* what this was built from */
+
 #ifndef BLOCK
 #define BLOCK 1024 /* elements that stay in the first-level cache between their update and its sum */
 #endif
@@ -491,6 +496,14 @@ static int same_layout(const view *a, const view *b)
     return 1;
 }
 
+static int64_t elements(const view *a)
+{
+    int64_t numel = 1;
+    for (int d = 0; d < a->ndim; d++)
+        numel *= a->shape[d];
+    return numel;
+}
+
 /* Whether the elements lie without gaps or overlaps; `rows`: with dimension 0 outermost, too. */
 static int dense(const view *a, int64_t numel, int rows)
 {
@@ -534,9 +547,7 @@ EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wro
             if (seen->dtype.code != (is_narrow ? BFLOAT : FLOAT) || seen->dtype.bits != (is_narrow ? 16 : 32))
                 return WRONG_DTYPE;
             if (role == WEIGHT) {
-                int64_t numel = 1;
-                for (int d = 0; d < weight.ndim; d++)
-                    numel *= weight.shape[d];
+                int64_t numel = elements(&weight);
                 if (numel != p->tensor[i].numel)
                     return WRONG_SIZE;
                 if (!dense(&weight, numel, pieces > 1))
@@ -763,25 +774,11 @@ static float as_rate(double value)
     return value > FLT_MAX ? FLT_MAX : (float)value;
 }
 
-static void set_rates(plan *p, int64_t s, double ratio)
-{
-    const rule *r = rule_of(p, s);
-    double inside = r->rate_inside ? ratio * r->lr : ratio, outside = r->rate_inside ? 1 : r->lr;
-    p->rate[s][0] = as_rate(inside);
-    p->rate[s][1] = as_rate(r->kind == LARS_SUM ? outside : ratio * r->lr);
-}
-
 /* ratio = clip(coefficient * phi(|x|) / (|u| + eps)); 1 where |x| = 0 or |u| = 0, and where the group is not adapted. */
-static void settle(plan *p, int64_t s)
+static void settle(plan *p, int64_t s, const double squares[2])
 {
     const rule *r = rule_of(p, s);
-    double x = 0, u = 0, ratio = 1;
-    for (int64_t c = p->first_chunk[s]; c < p->first_chunk[s + 1]; c++) {
-        x += p->sums[c][0];
-        u += p->sums[c][1];
-    }
-    x = sqrt(x);
-    u = sqrt(u);
+    double x = sqrt(squares[0]), u = sqrt(squares[1]), ratio = 1;
     int clamped = 0;
     if (r->adapt) {
         if (r->kind == LARS_SUM && !r->joint_norm)
@@ -789,7 +786,7 @@ static void settle(plan *p, int64_t s)
         if (x != 0 && u != 0) {
             double raw = r->coefficient * within(x, r->phi) / (u + r->ratio_eps);
             ratio = within(raw, r->trust_clip);
-            clamped = within(x, r->phi) != x ? x == x : (raw < r->trust_clip[0] || raw > r->trust_clip[1]);
+            clamped = x < r->phi[0] || x > r->phi[1] || raw < r->trust_clip[0] || raw > r->trust_clip[1];
         }
     }
     double *record = p->record + p->segment[s].layer;
@@ -797,7 +794,25 @@ static void settle(plan *p, int64_t s)
     record[p->layers] = u;
     record[2 * p->layers] = ratio;
     record[3 * p->layers] = clamped;
-    set_rates(p, s, ratio);
+    double inside = r->rate_inside ? ratio * r->lr : ratio, outside = r->rate_inside ? 1 : r->lr;
+    p->rate[s][0] = as_rate(inside);
+    p->rate[s][1] = as_rate(r->kind == LARS_SUM ? outside : ratio * r->lr);
+}
+
+static void add_chunks(const plan *p, int64_t s, double squares[2])
+{
+    for (int64_t c = p->first_chunk[s]; c < p->first_chunk[s + 1]; c++) {
+        squares[0] += p->sums[c][0];
+        squares[1] += p->sums[c][1];
+    }
+}
+
+/* The same from what this process alone knows. */
+static void settle_here(plan *p, int64_t s)
+{
+    double squares[2] = {0};
+    add_chunks(p, s, squares);
+    settle(p, s, squares);
 }
 
 /* Both passes over a run of chunks that holds whole layers, or layers without a ratio. */
@@ -810,7 +825,7 @@ static void finish(plan *p, int64_t from, int64_t to, float *u)
         for (int64_t c = from; c < end; c++)
             first(p, c, u + (c - from) * CHUNK);
         if (adapt)
-            settle(p, s);
+            settle_here(p, s);
         for (int64_t c = from; c < end; c++)
             second(p, c, u + (c - from) * CHUNK);
         from = end;
@@ -831,7 +846,7 @@ static void whole_item(void *context, int64_t index, int thread)
             rest(&spins);
         first(p, it->from, kept);
         if (atomic_fetch_sub_explicit(&p->left[s], 1, memory_order_acq_rel) == 1) {
-            settle(p, s);
+            settle_here(p, s);
             atomic_store_explicit(&p->left[s], -1, memory_order_release);
         }
     } else {
@@ -915,11 +930,11 @@ static int scratch(plan *p, int threads)
     return threads;
 }
 
-/* A whole step, or one phase of it for layers of which other processes hold the rest.
+/* A whole step, or one phase of it for layers of which other processes hold the rest. `layers` has four rows.
 
-   WHOLE    layers: |x|, |u|, ratio, clamped of every layer, written as four rows
-   FIRST    layers: |x|^2 and |u|^2 of what is here of every layer, written as two rows
-   SECOND   layers: the ratio of every layer, read
+   WHOLE    writes |x|, |u|, ratio and clamped of every layer
+   FIRST    writes |x|^2 and |u|^2 of what is here of every layer
+   SECOND   reads the same of all processes together, and writes what WHOLE does
 
    Returns 0; -1, and nothing has changed, where the memory does not suffice. */
 EXPORT int ab_step(plan *p, const rule *rules, int64_t count, int phase, int threads, double *layers)
@@ -929,31 +944,37 @@ EXPORT int ab_step(plan *p, const rule *rules, int64_t count, int phase, int thr
     if (phase == WHOLE && !(threads = scratch(p, threads)))
         return -1;
     prepare(p, phase != SECOND);
+    if (phase == FIRST) {
+        run(p->turns, first_turn, p, threads);
+        memset(layers, 0, 2 * (size_t)p->layers * sizeof *layers);
+        for (int64_t s = 0; s < p->segments; s++) {
+            double squares[2] = {0};
+            add_chunks(p, s, squares);
+            layers[p->segment[s].layer] += squares[0];
+            layers[p->layers + p->segment[s].layer] += squares[1];
+        }
+        return 0;
+    }
     if (phase == WHOLE) {
+        double none[2] = {0};
         for (int64_t s = 0; s < p->segments; s++) {
             atomic_init(&p->left[s], p->first_chunk[s + 1] - p->first_chunk[s]);
             if (!rule_of(p, s)->adapt)
-                set_rates(p, s, 1);
+                settle(p, s, none);
         }
         memset(p->done, 0, (size_t)p->items * sizeof *p->done);
         run(p->items, whole_item, p, threads);
         for (int64_t s = 0; s < p->segments; s++)
             if (!rule_of(p, s)->adapt || !p->segment[s].numel)
-                settle(p, s);
-        memcpy(layers, p->record, 4 * (size_t)p->layers * sizeof *layers);
-    } else if (phase == FIRST) {
-        run(p->turns, first_turn, p, threads);
-        memset(layers, 0, 2 * (size_t)p->layers * sizeof *layers);
-        for (int64_t s = 0; s < p->segments; s++)
-            for (int64_t c = p->first_chunk[s]; c < p->first_chunk[s + 1]; c++) {
-                layers[p->segment[s].layer] += p->sums[c][0];
-                layers[p->layers + p->segment[s].layer] += p->sums[c][1];
-            }
+                settle_here(p, s);
     } else {
-        for (int64_t s = 0; s < p->segments; s++)
-            set_rates(p, s, layers[p->segment[s].layer]);
+        for (int64_t s = 0; s < p->segments; s++) {
+            int64_t layer = p->segment[s].layer;
+            settle(p, s, (double[2]){layers[layer], layers[p->layers + layer]});
+        }
         run(p->turns, second_turn, p, threads);
     }
+    memcpy(layers, p->record, 4 * (size_t)p->layers * sizeof *layers);
     return 0;
 }
 
@@ -991,13 +1012,32 @@ static void look_turn(void *context, int64_t index, int thread)
     }
 }
 
+/* Writes down where the arrays are. Call with the GIL held. Returns how many are dense and fp32 or bf16 on the CPU, from
+   the first on. */
+EXPORT int64_t ab_arrays(int64_t count, take_view take, void *const *objects, array *arrays)
+{
+    for (int64_t i = 0; i < count; i++) {
+        view seen;
+        if (take(objects[i], &seen) || seen.device.type != CPU)
+            return i;
+        int is_narrow = seen.dtype.code == BFLOAT && seen.dtype.bits == 16;
+        if (!is_narrow && !(seen.dtype.code == FLOAT && seen.dtype.bits == 32))
+            return i;
+        int64_t numel = elements(&seen);
+        if (!dense(&seen, numel, 0))
+            return i;
+        arrays[i] = (array){(char *)seen.data + seen.byte_offset, numel, is_narrow};
+    }
+    return count;
+}
+
 /* The sum of squares of each array. Returns 0; -1 where the memory does not suffice. */
 EXPORT int ab_squares(int64_t count, const array *arrays, int threads, double *squares)
 {
-    int64_t pieces = 0, elements = 0;
+    int64_t pieces = 0, all = 0;
     for (int64_t i = 0; i < count; i++) {
         pieces += (arrays[i].numel + CHUNK - 1) / CHUNK;
-        elements += arrays[i].numel;
+        all += arrays[i].numel;
     }
     int64_t *owner = zeros(pieces, sizeof *owner), *first = zeros(count, sizeof *first);
     int64_t *turn = zeros(pieces, sizeof *turn), turns = 0;
@@ -1018,7 +1058,7 @@ EXPORT int ab_squares(int64_t count, const array *arrays, int threads, double *s
         if (gathered)
             turn[turns++] = k;
         look l = {arrays, owner, first, turn, sums};
-        run(turns, look_turn, &l, worthwhile(elements, threads));
+        run(turns, look_turn, &l, worthwhile(all, threads));
         k = 0;
         for (int64_t i = 0; i < count; i++)
             for (squares[i] = 0; k < pieces && owner[k] == i; k++)
