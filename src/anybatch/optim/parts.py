@@ -23,7 +23,8 @@ class Part:
 
     `params` are the optimizer's own objects, which key its state; every other list has what this rank holds: `locals`
     of the parameters, `grads`, `weights`, which a step moves, in the dtype it is computed in (the parameters, or fp32
-    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two.
+    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two. `states` are the
+    optimizer's own dictionaries.
     """
 
     group: dict[str, Any]
@@ -35,6 +36,7 @@ class Part:
     layouts: list[Layout] = field(default_factory=list)
     locals: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Tensor]] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
 

@@ -83,7 +83,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         taken, clip = self._gate(parts)
         if taken and parts:
             record = self._take(parts, clip)
-            self._seen.layers = [name for part in parts for name in part.layer_names()]
+            self._seen.layers = self._layer_names(parts)
             self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
         return loss
 
@@ -108,6 +108,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
                     p.copy_(x)
             record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
         return record
+
+    def _layer_names(self, parts: list[Part]) -> list[str]:
+        return [name for part in parts for name in part.layer_names()]
 
     def trust_ratios(self) -> dict[str, TrustRatio]:
         """What the last step that was taken did to every layer that had a gradient; {} before the first.

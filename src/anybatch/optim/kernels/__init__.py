@@ -32,7 +32,7 @@ def why_not_fused(device: torch.device, dtype: torch.dtype, group: Mapping[str, 
 def wants_fused(device: torch.device, dtype: torch.dtype, group: Mapping[str, Any]) -> bool:
     """Whether the step of such parameters shall be fused: as the group says; on a CPU, if it can be, by default.
 
-    foreach=False asks for the plain path, as in torch.optim, and so does capturable on a CPU, where a fused step reads a
+    foreach=False asks for the plain path, as in torch.optim. So does capturable on a CPU: a fused step reads the
     learning rate on the host.
     """
     if group["fused"] is not None:

@@ -100,13 +100,15 @@ typedef float f4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef double d4 __attribute__((vector_size(32)));
 #define LANES 8
 
-/* torch's lerp: a + weight (b - a), from the nearer end. */
-static inline float lerp(float a, float b, float weight, float rest)
+#define INLINE static inline __attribute__((always_inline))
+
+/* torch's lerp, a + weight (b - a) from the nearer end; rest = 1 - weight. */
+INLINE float lerp(float a, float b, float weight, float rest, int near)
 {
-    return weight < 0.5f ? a + weight * (b - a) : b + rest * (a - b);
+    return near ? a + weight * (b - a) : b + rest * (a - b);
 }
 
-static inline float lamb_u(float x, float g, float m, float v, factors f, int nesterov)
+INLINE float lamb_u(float x, float g, float m, float v, factors f, int nesterov)
 {
     float m_hat = m * f.of_m, v_hat = v * f.of_v;
     if (nesterov > 0)
@@ -116,28 +118,58 @@ static inline float lamb_u(float x, float g, float m, float v, factors f, int ne
     return m_hat / (sqrtf(v_hat) + f.eps) + f.weight_decay * x;
 }
 
-static inline __attribute__((always_inline)) void lamb_loop(
-    long n, const float *restrict x, const float *restrict g, float *restrict m, float *restrict v, float *restrict u,
-    factors f, int nesterov)
+/* Advances the moments of an element; returns u. */
+INLINE float lamb_element(float x, float g, float *m, float *v, factors f, int nesterov, int near)
 {
-    for (long i = 0; i < n; i++) {
-        float gi = g[i] * f.scale;
-        float mi = lerp(m[i], gi, f.weight1, f.beta1);
-        float vi = v[i] * f.beta2 + f.weight2 * gi * gi;
-        m[i] = mi;
-        v[i] = vi;
-        u[i] = lamb_u(x[i], gi, mi, vi, f, nesterov);
+    *m = lerp(*m, g, f.weight1, f.beta1, near);
+    *v = *v * f.beta2 + f.weight2 * g * g;
+    return lamb_u(x, g, *m, *v, f, nesterov);
+}
+
+/* u and the sums of squares, which are exact in double, in one loop: arithmetic goes on while memory is waited for. */
+INLINE void lamb_loop(
+    long n, const float *restrict x, const float *restrict g, float *restrict m, float *restrict v, float *restrict u,
+    double *restrict of_x, double *restrict of_u, factors f, int nesterov, int near)
+{
+    double sum_x[LANES], sum_u[LANES];
+    memcpy(sum_x, of_x, sizeof sum_x);
+    memcpy(sum_u, of_u, sizeof sum_u);
+    long i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            long k = i + lane;
+            float uk = lamb_element(x[k], g[k] * f.scale, m + k, v + k, f, nesterov, near);
+            u[k] = uk;
+            sum_x[lane] += (double)x[k] * x[k];
+            sum_u[lane] += (double)uk * uk;
+        }
+    memcpy(of_x, sum_x, sizeof sum_x);
+    memcpy(of_u, sum_u, sizeof sum_u);
+    for (int lane = 0; i < n; i++, lane++) {
+        u[i] = lamb_element(x[i], g[i] * f.scale, m + i, v + i, f, nesterov, near);
+        of_x[lane] += (double)x[i] * x[i];
+        of_u[lane] += (double)u[i] * u[i];
     }
 }
 
-CLONES static void lamb_first(long n, const float *x, const float *g, float *m, float *v, float *u, factors f)
+CLONES static void lamb_first(
+    long n, const float *x, const float *g, float *m, float *v, float *u, double *of_x, double *of_u, factors f)
 {
-    if (f.nesterov == 0)
-        lamb_loop(n, x, g, m, v, u, f, 0);
-    else if (f.nesterov == 1)
-        lamb_loop(n, x, g, m, v, u, f, 1);
-    else
-        lamb_loop(n, x, g, m, v, u, f, 2);
+    if (f.weight1 < 0.5f) {
+        if (f.nesterov == 0)
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 0, 1);
+        else if (f.nesterov == 1)
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 1, 1);
+        else
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 2, 1);
+    } else {
+        if (f.nesterov == 0)
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 0, 0);
+        else if (f.nesterov == 1)
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 1, 0);
+        else
+            lamb_loop(n, x, g, m, v, u, of_x, of_u, f, 2, 0);
+    }
 }
 
 /* The second pass where u was not kept. */
@@ -170,21 +202,26 @@ CLONES static void direction(long n, const float *restrict x, const float *restr
         d[i] = g[i] * f.scale + f.weight_decay * x[i];
 }
 
-/* m <- mu m + (1-mu) d, and d becomes u */
-CLONES static void average(long n, float *restrict d, float *restrict m, factors f)
+/* m <- mu m + (1-mu) d */
+CLONES static void average(long n, const float *restrict d, float *restrict m, factors f)
 {
-    for (long i = 0; i < n; i++)
-        m[i] = lerp(m[i], d[i], f.weight1, f.beta1);
-    if (f.nesterov)
+    if (f.weight1 < 0.5f)
         for (long i = 0; i < n; i++)
-            d[i] = lerp(d[i], m[i], f.beta1, f.weight1);
+            m[i] = lerp(m[i], d[i], f.weight1, f.beta1, 1);
+    else
+        for (long i = 0; i < n; i++)
+            m[i] = lerp(m[i], d[i], f.weight1, f.beta1, 0);
 }
 
-/* u of Algorithm 1 again, from the new m */
+/* d becomes mu m + (1-mu) d */
 CLONES static void look_ahead(long n, float *restrict d, const float *restrict m, factors f)
 {
-    for (long i = 0; i < n; i++)
-        d[i] = lerp(d[i], m[i], f.beta1, f.weight1);
+    if (f.beta1 < 0.5f)
+        for (long i = 0; i < n; i++)
+            d[i] = lerp(d[i], m[i], f.beta1, f.weight1, 1);
+    else
+        for (long i = 0; i < n; i++)
+            d[i] = lerp(d[i], m[i], f.beta1, f.weight1, 0);
 }
 
 /* m <- mu m + inside d; x <- x - outside m, or outside (mu m + inside d) */
@@ -218,8 +255,8 @@ CLONES static void add_squares(long n, const float *a, double *lanes)
     }
     memcpy(lanes, &low, sizeof low);
     memcpy(lanes + 4, &high, sizeof high);
-    for (; i < n; i++)
-        lanes[i % LANES] += (double)a[i] * a[i];
+    for (int lane = 0; i < n; i++, lane++)
+        lanes[lane] += (double)a[i] * a[i];
 }
 
 static double total(const double *lanes)
@@ -282,6 +319,8 @@ typedef struct plan {
     float *ring, **local;             /* scratch shared by all, and of each thread */
     int threads;
     int64_t slots, local_size;
+    int moved;      /* a parameter is elsewhere than before */
+    int64_t shared; /* a parameter that shares memory with another; -1: none */
 } plan;
 
 static void *zeros(int64_t count, size_t size)
@@ -405,7 +444,7 @@ EXPORT plan *ab_plan(
     plan *p = zeros(1, sizeof *p);
     if (!p)
         return NULL;
-    *p = (plan){.tensors = tensors, .segments = segments, .layers = layers};
+    *p = (plan){.tensors = tensors, .segments = segments, .layers = layers, .shared = -1};
     int64_t kept = 0;
     for (int64_t s = 0; s < segments; s++) {
         int64_t chunks = (segment_table[s].numel + CHUNK - 1) / CHUNK;
@@ -484,7 +523,7 @@ typedef int (*take_view)(void *object, view *out);
 
 enum { CPU = 1, FLOAT = 2, BFLOAT = 4 };
 
-enum answer { ALL_WELL, NO_VIEW, WRONG_DEVICE, WRONG_DTYPE, WRONG_LAYOUT, WRONG_SIZE };
+enum answer { ALL_WELL, NO_VIEW, WRONG_DEVICE, WRONG_DTYPE, WRONG_LAYOUT, WRONG_SIZE, SHARED };
 
 static int same_layout(const view *a, const view *b)
 {
@@ -521,10 +560,41 @@ static int dense(const view *a, int64_t numel, int rows)
     return covered == numel;
 }
 
+typedef struct {
+    const char *begin, *end;
+    int64_t tensor;
+} range;
+
+static int by_address(const void *a, const void *b)
+{
+    const char *left = ((const range *)a)->begin, *right = ((const range *)b)->begin;
+    return (left > right) - (left < right);
+}
+
+/* A parameter that shares memory with another, -1 if none does: their order would matter, and threads have none. */
+static int64_t sharing(const plan *p)
+{
+    range *ranges = zeros(p->tensors, sizeof *ranges);
+    int64_t n = 0, found = -1;
+    if (!ranges)
+        return 0;
+    for (int64_t i = 0; i < p->tensors; i++)
+        if (p->tensor[i].numel) {
+            const char *begin = p->at[i][WEIGHT];
+            ranges[n++] = (range){begin, begin + p->tensor[i].numel * (p->tensor[i].narrow ? 2 : 4), i};
+        }
+    qsort(ranges, (size_t)n, sizeof *ranges, by_address);
+    for (int64_t i = 1; i < n; i++)
+        if (ranges[i].begin < ranges[i - 1].end)
+            found = ranges[i].tensor;
+    free(ranges);
+    return found;
+}
+
 /* Writes down where the tensors are: objects[role][tensor], NULL where a rule has no such array. Call with the GIL held.
 
-   Every array must be on the CPU, in the dtype that the plan says, and laid out like its parameter, which must be dense.
-   Otherwise returns why not, and which array in wrong[0] (role) and wrong[1] (tensor). */
+   Every array must be on the CPU, in the dtype that the plan says, and laid out like its parameter, which must be dense
+   and share its memory with no other. Otherwise returns why not, and which array in wrong[0] (role) and wrong[1] (tensor). */
 EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wrong)
 {
     int64_t s = 0;
@@ -534,6 +604,7 @@ EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wro
         for (; s < p->segments && p->segment[s].tensor == i; s++)
             pieces++;
         for (int role = 0; role < ROLES; role++, seen = &other) {
+            void *before = p->at[i][role];
             p->at[i][role] = NULL;
             if (!objects[role] || !objects[role][i])
                 continue;
@@ -556,36 +627,15 @@ EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wro
                 return WRONG_LAYOUT;
             }
             p->at[i][role] = (char *)seen->data + seen->byte_offset;
+            p->moved |= role == WEIGHT && p->at[i][role] != before;
         }
     }
-    return ALL_WELL;
-}
-
-static int by_address(const void *a, const void *b)
-{
-    const char *left = ((char *const *)a)[0], *right = ((char *const *)b)[0];
-    return (left > right) - (left < right);
-}
-
-/* Whether two parameters share memory: their order would matter, and there is none between threads. */
-EXPORT int ab_overlap(const plan *p)
-{
-    char *(*range)[2] = zeros(p->tensors, sizeof *range);
-    if (!range)
-        return 1;
-    int64_t n = 0;
-    for (int64_t i = 0; i < p->tensors; i++)
-        if (p->tensor[i].numel) {
-            range[n][0] = p->at[i][WEIGHT];
-            range[n][1] = range[n][0] + p->tensor[i].numel * (p->tensor[i].narrow ? 2 : 4);
-            n++;
-        }
-    qsort(range, (size_t)n, sizeof *range, by_address);
-    int overlap = 0;
-    for (int64_t i = 1; i < n; i++)
-        overlap |= range[i][0] < range[i - 1][1];
-    free(range);
-    return overlap;
+    if (p->moved)
+        p->shared = sharing(p);
+    p->moved = 0;
+    wrong[0] = WEIGHT;
+    wrong[1] = p->shared;
+    return p->shared < 0 ? ALL_WELL : SHARED;
 }
 
 /* ------------------------------------------------------------------------------------------------ threads */
@@ -698,28 +748,25 @@ static void first(plan *p, int64_t index, float *kept)
     factors f = p->factors[s->tensor];
     float xs[BLOCK], gs[BLOCK], us[BLOCK];
     double of_x[LANES] = {0}, of_u[LANES] = {0};
+    if (r->kind == LARS_SUM && !r->joint_norm)
+        f.weight_decay = 0; /* |g| in place of |g + wd x| */
     for (int64_t b = 0; b < c->n; b += BLOCK) {
         long n = c->n - b < BLOCK ? (long)(c->n - b) : BLOCK;
         int64_t i = s->begin + c->begin + b;
         const float *x = at[MASTER] ? (float *)at[MASTER] + i : read(at[WEIGHT], i, n, t->narrow, xs);
         const float *g = read(at[GRADIENT], i, n, t->narrow, gs);
         float *u = kept ? kept + b : us, *m = (float *)at[FIRST_MOMENT] + i;
-        const float *result = u;
         if (r->kind == LAMB) {
-            lamb_first(n, x, g, m, (float *)at[SECOND_MOMENT] + i, u, f);
-        } else if (r->kind == LARS_AVERAGE) {
-            direction(n, x, g, u, f);
-            average(n, u, m, f);
-            if (!f.nesterov)
-                result = m;
-        } else if (!r->joint_norm) {
-            f.weight_decay = 0;
-            direction(n, x, g, u, f);
-        } else {
-            direction(n, x, g, u, f);
+            lamb_first(n, x, g, m, (float *)at[SECOND_MOMENT] + i, u, of_x, of_u, f);
+            continue;
         }
+        direction(n, x, g, u, f);
+        if (r->kind == LARS_AVERAGE)
+            average(n, u, m, f);
+        if (r->kind == LARS_AVERAGE && f.nesterov)
+            look_ahead(n, u, m, f);
         add_squares(n, x, of_x);
-        add_squares(n, result, of_u);
+        add_squares(n, r->kind == LARS_AVERAGE && !f.nesterov ? m : u, of_u);
     }
     p->sums[index][0] = total(of_x);
     p->sums[index][1] = total(of_u);

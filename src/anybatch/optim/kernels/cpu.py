@@ -20,7 +20,7 @@ _INT = ctypes.c_int64
 _WHOLE, _FIRST, _SECOND = 0, 1, 2  # `enum phase`
 _WEIGHT, _GRADIENT, _MASTER, _STEP, _ROLES = 0, 1, 4, 5, 6  # `enum role`; 2 and 3 are the moments
 _KINDS = {"lamb": 0, "lamb-paper": 1, "lars-2017": 2, "lr-outside": 2}  # `enum kind`
-_NO_VIEW, _WRONG_DEVICE, _WRONG_DTYPE, _WRONG_LAYOUT, _WRONG_SIZE = 1, 2, 3, 4, 5  # `enum answer`
+_NO_VIEW, _WRONG_DEVICE, _WRONG_DTYPE, _WRONG_LAYOUT, _WRONG_SIZE, _SHARED = 1, 2, 3, 4, 5, 6  # `enum answer`
 _ROLE_NAMES = {_WEIGHT: "the parameter", _GRADIENT: "its gradient", _MASTER: "its master", _STEP: "its step"}
 _ANSWERS = {
     _NO_VIEW: "cannot be seen through DLPack",
@@ -28,6 +28,7 @@ _ANSWERS = {
     _WRONG_DTYPE: "has another dtype than the kernels take",
     _WRONG_LAYOUT: "is not dense, or not laid out in memory like the parameter",
     _WRONG_SIZE: "has changed its size",
+    _SHARED: "shares memory with another parameter",
 }
 
 
@@ -102,9 +103,7 @@ class Launches:
         self._algorithm = ALGORITHMS[algorithm]
         self._table: _Table | None = None
 
-    def step(
-        self, parts: Sequence[Part], states: Mapping[Tensor, Any], clip: Tensor | None
-    ) -> list[Tensor | None]:
+    def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
         """Steps the parts; of each, |x|, |u|, the ratio and whether a bound acted, shape (4, layers).
 
         None for a part that was left alone, since its tensors lie in memory as the kernels cannot take them.
@@ -116,7 +115,7 @@ class Launches:
         while served:
             if self._table is None or not self._table.fits(served):
                 self._table = _Table(self._algorithm, served)
-            refused = self._table.refer(served, states)
+            refused = self._table.refer(served)
             if refused is None:
                 found = self._table.step(served, clip)
                 return [found.pop(0) if any(map(is_, served, [part] * len(served))) else None for part in parts]
@@ -179,11 +178,11 @@ class _Table:
                 **self._algorithm.settings(group),
             )  # fmt: skip
 
-    def refer(self, parts: Sequence[Part], states: Mapping[Tensor, Any]) -> tuple[int, str] | None:
+    def refer(self, parts: Sequence[Part]) -> tuple[int, str] | None:
         """Finds every tensor in memory; the index of a part that cannot be stepped, and why."""
         self._grads = [g for part in parts for g in part.grads]
         self._hold(_WEIGHT, [x for part in parts for x in part.locals])
-        owned = [states[p] for p in self._params]
+        owned = [state for part in parts for state in part.states]
         for role, name in enumerate(self._algorithm.moments, start=_GRADIENT + 1):
             self._hold(role, self._local(map(itemgetter(name), owned)))
         if self._algorithm.counts:
@@ -245,7 +244,7 @@ class _Table:
             self._call(_SECOND, columns)
         self._grads = []
         torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
-        return list(columns.split(self._layers, dim=1))
+        return list(torch.split(columns, self._layers, dim=1))
 
     def _call(self, phase: int, columns: Tensor) -> None:
         threads = torch.get_num_threads()
@@ -254,7 +253,7 @@ class _Table:
 
     def _over_mesh(self, parts: Sequence[Part], squares: Tensor) -> None:
         """Adds up the squares, shape (2, layers), over the ranks that hold the rest, in one all-reduce."""
-        mesh = self._mesh
+        mesh: Any = self._mesh
         away = frozenset(i for i in self.cut if mesh.get_local_rank(i) > 0)
         # Along a dimension in which a tensor is whole, the first rank speaks for all.
         speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]

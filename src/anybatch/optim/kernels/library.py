@@ -40,7 +40,6 @@ class Library:
         self.take_view = _take_view()
         self.plan = _declared(free.ab_plan, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT)
         self.free = _declared(free.ab_free, None, _POINTER)
-        self.overlap = _declared(free.ab_overlap, ctypes.c_int, _POINTER)
         self.step = _declared(free.ab_step, ctypes.c_int, _POINTER, _POINTER, _INT, *[ctypes.c_int] * 2, _POINTER)
         self.squares = _declared(free.ab_squares, ctypes.c_int, _INT, _POINTER, ctypes.c_int, _POINTER)
         self.fetch = _declared(held.ab_fetch, ctypes.c_int, _POINTER, _POINTER, _POINTER, _POINTER)
