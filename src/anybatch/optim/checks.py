@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybatch.optim.kernels import why_not_fused
 from anybatch.optim.norms import ORDER
 from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
@@ -48,7 +49,10 @@ def check_speed(group: Mapping[str, Any]) -> None:
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other")
     if group["fused"]:
-        raise ValueError("fused=True: this version has no fused kernels; use fused=None")
+        for p in group["params"]:
+            why = why_not_fused(p.device, p.dtype, group)
+            if why is not None:
+                raise ValueError(f"fused=True: {why}; fused=None takes the fastest path there is")
 
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:

@@ -68,6 +68,7 @@ class LARS(NativeOptimizer):
     """
 
     _state_names = ("momentum_buffer",)
+    _algorithm = "LARS"
 
     def __init__(
         self,

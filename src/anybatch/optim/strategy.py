@@ -82,11 +82,17 @@ class LayerwiseOptimizer(Optimizer, ABC):
         parts = self._parts()
         taken, clip = self._gate(parts)
         if taken and parts:
-            self._updates(parts, clip)
-            self._move(parts)
+            record = self._take(parts, clip)
+            self._seen.layers = self._layer_names(parts)
+            self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
         return loss
 
-    def _move(self, parts: list[Part]) -> None:
+    def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
+        """Both phases; of each part, weight norm, update norm, ratio and whether a bound acted, shape (4, layers)."""
+        self._updates(parts, clip)
+        return self._move(parts)
+
+    def _move(self, parts: list[Part]) -> list[Tensor]:
         record = []
         weights = [part.layers(part.weights, part.group["norm"]) for part in parts]
         updates = [part.layers(part.updates, part.group["norm"]) for part in parts]
@@ -101,8 +107,10 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 if x is not p:
                     p.copy_(x)
             record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
-        self._seen.layers = [name for part in parts for name in part.layer_names()]
-        self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
+        return record
+
+    def _layer_names(self, parts: list[Part]) -> list[str]:
+        return [name for part in parts for name in part.layer_names()]
 
     def trust_ratios(self) -> dict[str, TrustRatio]:
         """What the last step that was taken did to every layer that had a gradient; {} before the first.
