@@ -213,7 +213,9 @@ def _compiled(problem: Problem, clip: float | None) -> Step:
     try:
         step()
     except Exception as error:  # whatever is wrong with the compiler is no reason to end the measurement
-        raise Unavailable(f"torch.compile failed: {str(error).splitlines()[0] if str(error) else type(error)}") from None
+        raise Unavailable(
+            f"torch.compile failed: {str(error).splitlines()[0] if str(error) else type(error)}"
+        ) from None
     return step
 
 

@@ -1,15 +1,12 @@
 """What is installed here, which kernels take a step, and why others do not."""
 
 import os
-import shutil
-import subprocess
 from typing import Any
 
 import torch
 
 from anybatch.engine.environment import describe_environment
 from anybatch.machine.installed import versions
-from anybatch.optim import LAMB
 
 
 def examine() -> dict[str, Any]:

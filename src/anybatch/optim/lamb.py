@@ -78,6 +78,7 @@ class LAMB(NativeOptimizer):
         5.0
     """
 
+    _algorithm = "LAMB"
     _state_names = ("step", "exp_avg", "exp_avg_sq")
     _algorithm = "LAMB"
 

@@ -67,6 +67,7 @@ class LARS(NativeOptimizer):
         tensor([2.5000, 4.0000])
     """
 
+    _algorithm = "LARS"
     _state_names = ("momentum_buffer",)
     _algorithm = "LARS"
 

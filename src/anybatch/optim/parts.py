@@ -17,7 +17,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Part:
     """The parameters of one group, device, dtype and mesh that have a gradient, in the order of the group.
 

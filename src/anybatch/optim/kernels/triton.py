@@ -44,13 +44,12 @@ class Kind(NamedTuple):
         return {f"{name}_DTYPE": _DTYPES.get(dtypes[name]) for name in names}
 
 
-class Segment(NamedTuple):
-    """Consecutive elements of one tensor that belong to one layer."""
+class Layer(NamedTuple):
+    """Where a layer lies: elements that follow each other in one tensor."""
 
     tensor: int
     start: int
     numel: int
-    layer: int
 
 
 class FusedTensors:
@@ -58,47 +57,42 @@ class FusedTensors:
 
     Args:
         device: CUDA, or the CPU in Triton's interpreter.
-        segments: ordered by layer; the layers of a tensor together.
-        layers: how many there are, with or without elements here.
+        layers: with or without elements here; those of a tensor stand together.
         groups: of each tensor, the row of the settings.
     """
 
-    def __init__(
-        self, device: torch.device, kind: Kind, segments: Sequence[Segment], layers: int, groups: Sequence[int]
-    ) -> None:
-        self.device, self.kind, self.layers, self.tensors = device, kind, layers, len(groups)
+    def __init__(self, device: torch.device, kind: Kind, layers: Sequence[Layer], groups: Sequence[int]) -> None:
+        self.device, self.kind, self.layers, self.tensors = device, kind, len(layers), len(groups)
         self._group = torch.tensor(groups, dtype=torch.int64)
-        self._tensor, self._start, numel, self._layer = torch.tensor(segments, dtype=torch.int64).view(-1, 4).unbind(1)
-        chunks = (numel + CHUNK - 1) // CHUNK
-        segment = torch.repeat_interleave(chunks)
-        index = torch.arange(len(segment)) - (chunks.cumsum(0) - chunks)[segment]
-        count = (numel[segment] - index * CHUNK).clamp(max=CHUNK)
-        self._chunk_rows = torch.stack([segment, index, count, torch.zeros_like(index)], dim=1)
-        self._size = len(segment)
-        self._waited_for = len(self._tensor[segment].unique())
+        self._tensor, self._start, numel = torch.tensor(layers, dtype=torch.int64).unbind(1)
+        # Without elements, too: someone has to count the step and to record the layer.
+        chunks = ((numel + CHUNK - 1) // CHUNK).clamp(min=1)
+        layer = torch.repeat_interleave(chunks)
+        index = torch.arange(len(layer)) - (chunks.cumsum(0) - chunks)[layer]
+        count = (numel[layer] - index * CHUNK).clamp(max=CHUNK)
+        self._chunk_rows = torch.stack([layer, index, count, torch.zeros_like(index)], dim=1)
+        self._size = len(layer)
         self._chunks = _Table(device, torch.int32, self._size, programs.CHUNK_COLUMNS.value)
-        self._segments = _Table(device, torch.int64, len(numel), programs.SEGMENT_COLUMNS.value)
+        self._layers = _Table(device, torch.int64, len(numel), programs.LAYER_COLUMNS.value)
         self._settings = _Table(device, torch.float64, max(groups) + 1, programs.SETTING_COLUMNS.value)
         self._limit = _Table(device, torch.float64, 1, 1)
-        self._first = _starts(self._layer[segment], layers).to(device)
-        self._first_of_tensor = _starts(self._tensor[segment], self.tensors).to(device)
-        self._each_layer = torch.arange(layers + 1, dtype=torch.int32).to(device)
+        self._first = _starts(layer, self.layers).to(device)
+        self._first_of_tensor = _starts(self._tensor[layer], self.tensors).to(device)
+        self._each_layer = torch.arange(self.layers + 1, dtype=torch.int32).to(device)
         self._estimates = torch.empty(len(numel), 4, device=device)
         self._addresses: Any = None
         self._arrivals = torch.zeros(self.tensors + 1, dtype=torch.int32, device=device)
         self._squares, self._sums, self._verdict, self._totals, self._record = (
             torch.zeros(shape, dtype=torch.float64, device=device)
-            for shape in [(2, self._size), (self.tensors,), (3,), (2, layers), (4, layers)]
+            for shape in [(2, self._size), (self.tensors,), (3,), (2, self.layers), (4, self.layers)]
         )
-        # What is true where there are no elements, and so no program.
-        self._verdict[2] = self._record[2] = 1.0
 
     def refer(self, addresses: Sequence[Sequence[int]], settings: Sequence[Sequence[float]]) -> None:
         """Copies to the device, where it has changed, where everything is and how to step.
 
         Args:
             addresses: columns: of x, the parameters, the gradients, both states, the steps, the rates; 0 for none.
-            settings: a row for each group, as `setting_row` makes it.
+            settings: rows of the groups, as `lamb_settings` and `lars_settings` make them.
         """
         self._settings.write(torch.tensor(settings, dtype=torch.float64))
         if addresses == self._addresses:
@@ -106,13 +100,13 @@ class FusedTensors:
         self._addresses = addresses
         sizes = [self.kind.x.itemsize, self.kind.parameter.itemsize, self.kind.gradient.itemsize, 4, 4, 0, 0]
         of_tensor = torch.tensor(addresses, dtype=torch.int64).T
-        of_segment = of_tensor[self._tensor] + self._start[:, None] * torch.tensor(sizes)
+        of_layer = of_tensor[self._tensor] + self._start[:, None] * torch.tensor(sizes)
         leads = torch.ones_like(self._tensor)
         leads[1:] = self._tensor[1:] != self._tensor[:-1]
-        own = torch.stack([self._layer, self._group[self._tensor], self._tensor, leads], dim=1)
-        self._segments.write(torch.cat([of_segment, own], dim=1))
-        segment, _, count, _ = self._chunk_rows.unbind(1)
-        self._chunk_rows[:, 3] = (of_segment[:, :5] % 16 == 0).all(dim=1)[segment] & (count % 8 == 0)
+        own = torch.stack([self._group[self._tensor], self._tensor, leads], dim=1)
+        self._layers.write(torch.cat([of_layer, own], dim=1))
+        layer, _, count, _ = self._chunk_rows.unbind(1)
+        self._chunk_rows[:, 3] = (of_layer[:, :5] % 16 == 0).all(dim=1)[layer] & (count % 8 == 0)
         self._chunks.write(self._chunk_rows)
 
     def look(self, max_grad_norm: float | None) -> tuple[Tensor, Tensor]:
@@ -120,8 +114,8 @@ class FusedTensors:
         limit = sys.float_info.max if max_grad_norm is None else max_grad_norm
         self._limit.write(torch.tensor([[limit]], dtype=torch.float64))
         self._launch(
-            programs.look_at_gradients, self._size, self._chunks.there, self._segments.there, self._first_of_tensor,
-            self._squares, self._sums, self._arrivals, self._limit.there, self._verdict, self.tensors, self._waited_for,
+            programs.look_at_gradients, self._size, self._chunks.there, self._layers.there, self._first_of_tensor,
+            self._squares, self._sums, self._arrivals, self._limit.there, self._verdict, self.tensors,
             CHUNK=CHUNK, **self.kind.constants("GRADIENT"),
         )  # fmt: skip
         return self._sums, self._verdict
@@ -129,7 +123,7 @@ class FusedTensors:
     def measure(self, clip: Tensor | None) -> None:
         """Phase 1, with the gradients times `clip`, a 0-d float64 of this device."""
         self._launch(
-            self.kind.measure, self._size, self._chunks.there, self._segments.there, self._settings.there,
+            self.kind.measure, self._size, self._chunks.there, self._layers.there, self._settings.there,
             self._squares, self._size, self._estimates, clip, CLIP=clip is not None, CHUNK=CHUNK,
             **dict(self.kind.variant), **self.kind.constants("X", "GRADIENT"),
         )  # fmt: skip
@@ -140,7 +134,7 @@ class FusedTensors:
         if totals is not None:
             squares, stride, first = totals, self.layers, self._each_layer
         self._launch(
-            self.kind.apply, self._size, self._chunks.there, self._segments.there, self._settings.there,
+            self.kind.apply, self._size, self._chunks.there, self._layers.there, self._settings.there,
             squares, stride, first, self._estimates, clip, self._record, self.layers, CLIP=clip is not None,
             CHUNK=CHUNK, **dict(self.kind.variant), **self.kind.constants("X", "PARAMETER", "GRADIENT", "RATE"),
         )  # fmt: skip
@@ -154,8 +148,6 @@ class FusedTensors:
         return self._totals
 
     def _launch(self, program: Any, programs_wanted: int, *arguments: Any, **constants: Any) -> None:
-        if programs_wanted == 0:
-            return
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             # Contraction is left to nobody: the plain path has none.
             program[(programs_wanted,)](*arguments, **constants, BLOCK=BLOCK, num_warps=4, enable_fp_fusion=False)
@@ -200,10 +192,11 @@ def lars_kind(group: Mapping[str, Any], **dtypes: Any) -> Kind:
     return Kind(lars_directions, lars_apply, variant, **dtypes)
 
 
-def lamb_settings(group: Mapping[str, Any]) -> list[float]:
-    """The group's row of settings; a learning rate that is a tensor on the device is read there."""
+def lamb_settings(group: Mapping[str, Any], lr: float) -> list[float]:
+    """The row of settings for a group of LAMB."""
     return _settings(
         group,
+        lr,
         {
             programs.DECAY_1: group["betas"][0],
             programs.DECAY_2: group["betas"][1],
@@ -214,11 +207,12 @@ def lamb_settings(group: Mapping[str, Any]) -> list[float]:
     )
 
 
-def lars_settings(group: Mapping[str, Any]) -> list[float]:
-    """The group's row of settings; a learning rate that is a tensor on the device is read there."""
+def lars_settings(group: Mapping[str, Any], lr: float) -> list[float]:
+    """The row of settings for a group of LARS."""
     average, joint = group["form"] == "lamb-paper", group["joint_norm"]
     return _settings(
         group,
+        lr,
         {
             programs.DECAY_1: group["momentum"],
             programs.COEFFICIENT: group["trust_coefficient"],
@@ -229,11 +223,10 @@ def lars_settings(group: Mapping[str, Any]) -> list[float]:
     )
 
 
-def _settings(group: Mapping[str, Any], own: dict[Any, float]) -> list[float]:
+def _settings(group: Mapping[str, Any], lr: float, own: dict[Any, float]) -> list[float]:
     row = [0.0] * programs.SETTING_COLUMNS.value
-    lr = group["lr"]
     shared = {
-        programs.LR: lr if not isinstance(lr, Tensor) else lr.item() if lr.device.type == "cpu" else 0.0,
+        programs.LR: lr,
         programs.WEIGHT_DECAY: group["weight_decay"],
         programs.SIGN: -1.0 if group["maximize"] else 1.0,
         programs.ADAPT: group["adapt"],

@@ -13,11 +13,11 @@ from anybatch.optim.kernels.triton_programs import (
     FIRST_STATE,
     GRADIENT,
     GROUP,
+    LAYER_COLUMNS,
     LOG_DECAY_1,
     LOG_DECAY_2,
     PARAMETER,
     SECOND_STATE,
-    SEGMENT_COLUMNS,
     SETTING_COLUMNS,
     STEP,
     WEIGHT_DECAY,
@@ -34,27 +34,27 @@ from anybatch.optim.kernels.triton_programs import (
 
 @triton.jit
 def lamb_moments(
-    chunks, segments, settings, squares, stride, estimates, clip,
+    chunks, layers, settings, squares, stride, estimates, clip,
     X_DTYPE: tl.constexpr, GRADIENT_DTYPE: tl.constexpr, NESTEROV: tl.constexpr, CLIP: tl.constexpr,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Phase 1: m and v advance; squares, (2, chunks): |x|^2 and |u|^2 of every chunk.
 
-    estimates, (segments, 4): the factors of m_hat and v_hat, for phase 2, in which the steps advance.
+    estimates, (layers, 4): the factors of m_hat and v_hat, for phase 2, in which the steps advance.
     """
     index = tl.program_id(0)
     chunk = chunks + index * CHUNK_COLUMNS
-    segment = tl.load(chunk)
-    row = segments + segment * SEGMENT_COLUMNS
+    layer = tl.load(chunk)
+    row = layers + layer * LAYER_COLUMNS
     own = settings + tl.load(row + GROUP) * SETTING_COLUMNS
     t = tl.load(tl.load(row + STEP).to(tl.pointer_type(tl.float32))).to(tl.float64) + 1.0
     of_m, of_g = _look_ahead(own, DECAY_1, LOG_DECAY_1, t, NESTEROV > 0)
     of_v, of_gg = _look_ahead(own, DECAY_2, LOG_DECAY_2, t, NESTEROV > 1)
     if tl.load(chunk + 1) == 0:
-        tl.store(estimates + 4 * segment, of_m)
-        tl.store(estimates + 4 * segment + 1, of_g)
-        tl.store(estimates + 4 * segment + 2, of_v)
-        tl.store(estimates + 4 * segment + 3, of_gg)
+        tl.store(estimates + 4 * layer, of_m)
+        tl.store(estimates + 4 * layer + 1, of_g)
+        tl.store(estimates + 4 * layer + 2, of_v)
+        tl.store(estimates + 4 * layer + 3, of_gg)
     scale = gradient_scale(own, clip, CLIP)
     if tl.load(chunk + 3) != 0:
         _advance(
@@ -134,17 +134,17 @@ def _update(x, g, m, v, of_m, of_g, of_v, of_gg, eps, weight_decay, NESTEROV):
 
 @triton.jit
 def lamb_apply(
-    chunks, segments, settings, squares, stride, first, estimates, clip, record, layers,
+    chunks, layers, settings, squares, stride, first, estimates, clip, record, number,
     X_DTYPE: tl.constexpr, PARAMETER_DTYPE: tl.constexpr, GRADIENT_DTYPE: tl.constexpr, RATE_DTYPE: tl.constexpr,
     NESTEROV: tl.constexpr, CLIP: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Phase 2: x <- x - lr * ratio * u. u is made again from m, v, x: as many bytes as keeping it, and no scratch."""
     index = tl.program_id(0)
     chunk = chunks + index * CHUNK_COLUMNS
-    segment = tl.load(chunk)
-    row = segments + segment * SEGMENT_COLUMNS
+    layer = tl.load(chunk)
+    row = layers + layer * LAYER_COLUMNS
     own = settings + tl.load(row + GROUP) * SETTING_COLUMNS
-    ratio = trust(row, own, squares, stride, first, record, layers, tl.load(chunk + 1) == 0, BLOCK)
+    ratio = trust(layer, own, squares, stride, first, record, number, tl.load(chunk + 1) == 0, BLOCK)
     rate = no_larger(ratio * learning_rate(row, own, RATE_DTYPE))
     if (tl.load(chunk + 1) == 0) & (tl.load(row + ADVANCES) != 0):
         step = tl.load(row + STEP).to(tl.pointer_type(tl.float32))
@@ -152,12 +152,12 @@ def lamb_apply(
     scale = gradient_scale(own, clip, CLIP)
     if tl.load(chunk + 3) != 0:
         _move(
-            row, own, chunk, scale, rate, estimates + 4 * segment,
+            row, own, chunk, scale, rate, estimates + 4 * layer,
             X_DTYPE, PARAMETER_DTYPE, GRADIENT_DTYPE, NESTEROV, True, CHUNK, BLOCK,
         )  # fmt: skip
     else:
         _move(
-            row, own, chunk, scale, rate, estimates + 4 * segment,
+            row, own, chunk, scale, rate, estimates + 4 * layer,
             X_DTYPE, PARAMETER_DTYPE, GRADIENT_DTYPE, NESTEROV, False, CHUNK, BLOCK,
         )  # fmt: skip
 

@@ -10,8 +10,8 @@ from anybatch.optim.kernels.triton_programs import (
     GRADIENT,
     GROUP,
     IN_DIRECTION,
+    LAYER_COLUMNS,
     PARAMETER,
-    SEGMENT_COLUMNS,
     SETTING_COLUMNS,
     WEIGHT_DECAY,
     X,
@@ -31,14 +31,14 @@ RATE_OUTSIDE = tl.constexpr(2)  # timm
 
 @triton.jit
 def lars_directions(
-    chunks, segments, settings, squares, stride, unused, clip,
+    chunks, layers, settings, squares, stride, unused, clip,
     X_DTYPE: tl.constexpr, GRADIENT_DTYPE: tl.constexpr, FORM: tl.constexpr, NESTEROV: tl.constexpr,
     CLIP: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Phase 1: squares, (2, chunks): |x|^2 and |u|^2 of every chunk. Under Algorithm 1 u is m, which advances."""
     index = tl.program_id(0)
     chunk = chunks + index * CHUNK_COLUMNS
-    row = segments + tl.load(chunk) * SEGMENT_COLUMNS
+    row = layers + tl.load(chunk) * LAYER_COLUMNS
     own = settings + tl.load(row + GROUP) * SETTING_COLUMNS
     scale = gradient_scale(own, clip, CLIP)
     if tl.load(chunk + 3) != 0:
@@ -94,16 +94,17 @@ def _average(d, m, momentum, share, NESTEROV):
 
 @triton.jit
 def lars_apply(
-    chunks, segments, settings, squares, stride, first, unused, clip, record, layers,
+    chunks, layers, settings, squares, stride, first, unused, clip, record, number,
     X_DTYPE: tl.constexpr, PARAMETER_DTYPE: tl.constexpr, GRADIENT_DTYPE: tl.constexpr, RATE_DTYPE: tl.constexpr,
     FORM: tl.constexpr, NESTEROV: tl.constexpr, CLIP: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Phase 2: x <- x - outside * m; with the rate in or beside the buffer, m <- mu m + inside * d before."""
     index = tl.program_id(0)
     chunk = chunks + index * CHUNK_COLUMNS
-    row = segments + tl.load(chunk) * SEGMENT_COLUMNS
+    layer = tl.load(chunk)
+    row = layers + layer * LAYER_COLUMNS
     own = settings + tl.load(row + GROUP) * SETTING_COLUMNS
-    ratio = trust(row, own, squares, stride, first, record, layers, tl.load(chunk + 1) == 0, BLOCK)
+    ratio = trust(layer, own, squares, stride, first, record, number, tl.load(chunk + 1) == 0, BLOCK)
     lr = learning_rate(row, own, RATE_DTYPE)
     inside, outside = 1.0, no_larger(ratio * lr)
     if FORM == RATE_INSIDE:

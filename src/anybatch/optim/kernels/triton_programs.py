@@ -2,8 +2,8 @@
 
 Tables on the device say what a program works on; `triton.py` writes them.
 
-    chunks    int32, a row a program     segment; index of the chunk in it; elements; 1 where vector loads are allowed
-    segments  int64, a row a segment     the columns named below, of which the first seven are addresses
+    chunks    int32, a row a program     layer; index of the chunk in it; elements; 1 where vector loads are allowed
+    layers    int64, a row a layer       the columns named below, of which the first seven are addresses
     settings  float64, a row a group     the columns named below
     first     int32, (layers + 1,)       the first chunk of every layer: its chunks follow each other
 
@@ -16,7 +16,7 @@ import triton.language as tl
 
 CHUNK_COLUMNS = tl.constexpr(4)
 
-SEGMENT_COLUMNS = tl.constexpr(11)
+LAYER_COLUMNS = tl.constexpr(10)
 X = tl.constexpr(0)
 PARAMETER = tl.constexpr(1)
 GRADIENT = tl.constexpr(2)
@@ -24,10 +24,9 @@ FIRST_STATE = tl.constexpr(3)
 SECOND_STATE = tl.constexpr(4)
 STEP = tl.constexpr(5)
 RATE = tl.constexpr(6)  # a learning rate that is a tensor on the device
-LAYER = tl.constexpr(7)
-GROUP = tl.constexpr(8)
-TENSOR = tl.constexpr(9)
-ADVANCES = tl.constexpr(10)  # 1 in one segment of every tensor, whose first chunk counts the step
+GROUP = tl.constexpr(7)
+TENSOR = tl.constexpr(8)
+ADVANCES = tl.constexpr(9)  # 1 in one layer of every tensor, whose first chunk counts the step
 
 SETTING_COLUMNS = tl.constexpr(18)
 LR = tl.constexpr(0)
@@ -106,9 +105,8 @@ def no_larger(rate):
 
 
 @triton.jit
-def trust(row, own, squares, stride, first, record, layers, records, LANES):
-    """The ratio of a segment's layer, from the squares of all its chunks; where `records`, |x|, |u|, it, clamped."""
-    layer = tl.load(row + LAYER)
+def trust(layer, own, squares, stride, first, record, number, records, LANES):
+    """The ratio of a layer, from the squares of its chunks; where `records`, a column: |x|, |u|, ratio, clamped."""
     start = tl.load(first + layer)
     end = tl.load(first + layer + 1)
     weight = tl.sqrt(total(squares, start, end, LANES))
@@ -125,9 +123,9 @@ def trust(row, own, squares, stride, first, record, layers, records, LANES):
         clamped = tl.where(still, 0.0, (outside_phi | outside_clip).to(tl.float64))
     if records:
         tl.store(record + layer, weight)
-        tl.store(record + layers + layer, update)
-        tl.store(record + 2 * layers + layer, ratio)
-        tl.store(record + 3 * layers + layer, clamped)
+        tl.store(record + number + layer, update)
+        tl.store(record + 2 * number + layer, ratio)
+        tl.store(record + 3 * number + layer, clamped)
     return ratio
 
 
@@ -142,7 +140,7 @@ def learning_rate(row, own, RATE_DTYPE):
 
 @triton.jit
 def look_at_gradients(
-    chunks, segments, first, squares, sums, arrivals, limit, verdict, tensors, waited_for,
+    chunks, layers, first, squares, sums, arrivals, limit, verdict, tensors,
     GRADIENT_DTYPE: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sums: |g|^2 of every tensor; verdict: their total, without those that are not finite; how many those are; clip.
@@ -150,11 +148,11 @@ def look_at_gradients(
     Here `first` counts the chunks of tensors. The last program of a tensor adds up the tensor, the last of these
     everything: who is last is left to chance, what it adds and in which order is not.
 
-    arrivals: int32, (tensors + 1,), zero before and after. waited_for: tensors that have a chunk.
+    arrivals: int32, (tensors + 1,), zero before and after.
     """
     index = tl.program_id(0)
     chunk = chunks + index * CHUNK_COLUMNS
-    row = segments + tl.load(chunk) * SEGMENT_COLUMNS
+    row = layers + tl.load(chunk) * LAYER_COLUMNS
     if tl.load(chunk + 3) != 0:
         _look(row, chunk, squares + index, GRADIENT_DTYPE, True, CHUNK, BLOCK)
     else:
@@ -167,7 +165,7 @@ def look_at_gradients(
         tl.store(arrivals + tensor, 0)
         tl.store(sums + tensor, total(squares, start, end, BLOCK))
         tl.debug_barrier()
-        if tl.atomic_add(arrivals + tensors, 1, sem="acq_rel", scope="gpu") == waited_for - 1:
+        if tl.atomic_add(arrivals + tensors, 1, sem="acq_rel", scope="gpu") == tensors - 1:
             tl.store(arrivals + tensors, 0)
             _judge(sums, limit, verdict, tensors, BLOCK)
 
@@ -203,10 +201,10 @@ def _judge(sums, limit, verdict, tensors, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def add_up_layers(first, squares, stride, totals, layers, BLOCK: tl.constexpr):
+def add_up_layers(first, squares, stride, totals, number, BLOCK: tl.constexpr):
     """totals: |x|^2 and |u|^2 of every layer, (2, layers): what ranks that share layers exchange between the phases."""
     layer = tl.program_id(0)
     start = tl.load(first + layer)
     end = tl.load(first + layer + 1)
     tl.store(totals + layer, total(squares, start, end, BLOCK))
-    tl.store(totals + layers + layer, total(squares + stride, start, end, BLOCK))
+    tl.store(totals + number + layer, total(squares + stride, start, end, BLOCK))
