@@ -2,6 +2,7 @@
 
 from anybatch.machine.bench import Conditions, measure
 from anybatch.machine.doctor import examine
+from anybatch.machine.shapes import SETS
 from anybatch.machine.table import print_tables
 
-__all__ = ["Conditions", "examine", "measure", "print_tables"]
+__all__ = ["SETS", "Conditions", "examine", "measure", "print_tables"]

@@ -13,7 +13,7 @@ from anybatch.engine.environment import describe_environment
 from anybatch.engine.progress import Progress, SilentProgress
 from anybatch.errors import InputError
 from anybatch.machine.busy import busy_processes
-from anybatch.machine.contenders import Algorithm, Contender, contenders
+from anybatch.machine.contenders import Contender, contenders
 from anybatch.machine.installed import versions
 from anybatch.machine.problem import Problem
 from anybatch.machine.shapes import SETS
@@ -42,7 +42,7 @@ class Conditions:
         InputError: naming the argument, its value and its bound.
     """
 
-    algorithm: Algorithm = "lamb"
+    algorithm: str = "lamb"
     sets: tuple[str, ...] = tuple(SETS)
     device: str = "cpu"
     threads: int | None = None
@@ -74,7 +74,7 @@ def measure(conditions: Conditions, progress: Progress | None = None) -> dict[st
     Returns:
         "conditions", "environment", and "sets": for each its name, tensors and parameters, and either "rows" or
         "why_not". A row has "name", "role", and either "why_not" or "median_s", "samples_s", "bytes_per_parameter",
-        "counted" (operation by operation, or known), "gb_per_s", and "against_reference": its time over the reference's.
+        "counted" (operation by operation, or known), "gb_per_s", and "against_reference", its time over the other's.
     """
     progress = progress or SilentProgress()
     before = torch.get_num_threads()

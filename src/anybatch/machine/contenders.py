@@ -18,7 +18,6 @@ from anybatch.machine.traffic import pattern
 from anybatch.machine.unavailable import Unavailable
 from anybatch.optim import LAMB, LARS
 
-Algorithm = Literal["lamb", "lars"]
 Step = Callable[[], object]
 
 _LR = 1e-6
@@ -41,8 +40,8 @@ class Contender:
     bytes_per_parameter: float | None = None
 
 
-def contenders(algorithm: Algorithm, compiled: bool) -> list[Contender]:
-    """The rows for one algorithm, ours first; `compiled` adds torch.compile, which takes a minute to start."""
+def contenders(algorithm: str, compiled: bool) -> list[Contender]:
+    """The rows for "lamb" or "lars", ours first; `compiled` adds torch.compile, which takes a minute to start."""
     if algorithm == "lars":
         return [
             Contender("anybatch LARS fused", "ours", _ours(LARS, fused=True), 28),

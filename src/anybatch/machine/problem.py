@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anybatch.machine.shapes import Shape
 from anybatch.machine.unavailable import Unavailable
 
-# Parameters, gradients and two states, and what a foreach step and a jitted one with buffers of its own take beside them.
+# Parameters, gradients and two states; and what a foreach step and a jitted one with its own buffers take beside them.
 _BYTES_SHARED = 16
 _BYTES_BESIDE = 24
 
@@ -44,7 +44,7 @@ class Problem:
 
 def _filled(shape: Sequence[int], noise: Tensor, scale: float) -> Tensor:
     values = torch.empty(shape, device=noise.device)
-    for piece in values.view(-1).split(len(noise)):
+    for piece in torch.split(values.view(-1), len(noise)):
         torch.mul(noise[: len(piece)], scale, out=piece)
     return values
 

@@ -20,14 +20,14 @@ _SOURCE = Path(__file__).with_name("traffic.c")
 _CHUNK = 65_536
 
 
-class CountBytes(TorchDispatchMode):
+class CountBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes that torch's operations read and write, as if there were no cache between two of them.
 
     What a kernel of another kind does (C, jax, a compiled graph) is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -78,7 +78,6 @@ class LAMB(NativeOptimizer):
         5.0
     """
 
-    _algorithm = "LAMB"
     _state_names = ("step", "exp_avg", "exp_avg_sq")
     _algorithm = "LAMB"
 

@@ -67,7 +67,6 @@ class LARS(NativeOptimizer):
         tensor([2.5000, 4.0000])
     """
 
-    _algorithm = "LARS"
     _state_names = ("momentum_buffer",)
     _algorithm = "LARS"
 

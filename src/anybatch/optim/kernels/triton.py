@@ -23,7 +23,12 @@ from anybatch.optim.kernels.triton_lars import AVERAGE, RATE_INSIDE, RATE_OUTSID
 CHUNK = 32_768
 BLOCK = 1_024
 
-_DTYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+_DTYPES: dict[torch.dtype | None, Any] = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 _FORMS = {"lamb-paper": AVERAGE, "lars-2017": RATE_INSIDE, "lr-outside": RATE_OUTSIDE}
 
 

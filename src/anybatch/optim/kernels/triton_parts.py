@@ -104,7 +104,7 @@ class Launches:
             columns = launch.tensors.apply(factor, totals.get(i))
             for tensor, copy in launch.copies:
                 tensor.copy_(copy)
-            each = columns.split([len(part.params) * part.blocks for part in launch.parts], dim=1)
+            each = torch.split(columns, [len(part.params) * part.blocks for part in launch.parts], dim=1)
             found.update({id(part): own for part, own in zip(launch.parts, each, strict=True)})
         torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
         return [found[id(part)] for part in parts]
@@ -206,7 +206,8 @@ def _alike(*tensors: Tensor) -> bool:
 
 
 def _tables(kind: Kind, parts: list[Part]) -> FusedTensors:
-    layers, groups = [], []
+    layers: list[Layer] = []
+    groups: list[int] = []
     for group, part in enumerate(parts):
         for x, layout in zip(part.locals, part.layouts, strict=True):
             where = {0: (0, x.numel())} if layout.pieces is None else dict(_places(x, layout.pieces))
@@ -243,6 +244,6 @@ def _over_meshes(launches: Sequence[_Launch]) -> dict[int, Tensor]:
                 totals[i] *= torch.tensor(speaks, dtype=torch.float64, device=totals[i].device)
         packed = torch.cat([totals[i] for i in indices], dim=1)
         reduce_over(packed, mesh, dims, dist.ReduceOp.SUM)
-        for i, total in zip(indices, packed.split([totals[i].shape[1] for i in indices], dim=1), strict=True):
+        for i, total in zip(indices, torch.split(packed, [totals[i].shape[1] for i in indices], dim=1), strict=True):
             totals[i] = total.contiguous()
     return totals
