@@ -164,7 +164,9 @@ def bench(
     Example: anybatch bench --shapes resnet-50 --threads 1 --out step.json
     """
     from anybatch.engine import progress_display
-    from anybatch.machine import SETS, Conditions, measure, print_tables
+    from anybatch.machine.bench import Conditions, measure
+    from anybatch.machine.shapes import SETS
+    from anybatch.machine.table import print_tables
 
     chosen = Conditions(
         algorithm=algorithm,
@@ -191,7 +193,7 @@ def bench(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, which kernels take a step here, and what is missing."""
-    from anybatch.machine import examine
+    from anybatch.machine.doctor import examine
 
     _print(examine(), as_json)
 
