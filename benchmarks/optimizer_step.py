@@ -2,8 +2,8 @@
 
     python benchmarks/optimizer_step.py [--only NAME ...]      on a machine that does nothing else: about 15 minutes
 
-Each condition is one run of `anybatch bench`. Results go to benchmarks/results/optimizer-step.json; with --only, those of
-the other conditions stay as they are.
+Each condition is one run of `anybatch bench`. Results go to benchmarks/results/optimizer-step.json; with --only, the
+others in it stay as they are.
 """
 
 import argparse

@@ -272,7 +272,7 @@ def test_what_cannot_be_fused_says_why(monkeypatch):
         LAMB([torch.nn.Parameter(torch.ones(2, dtype=torch.float64, device=DEVICE))], fused=True)
     monkeypatch.setitem(kernels.BACKENDS, DEVICE, "anybatch.optim.kernels.nowhere")
     kernels._module.cache_clear()
-    with pytest.raises(ValueError, match="fused=True: the kernels for .* cannot be imported: .*nowhere"):
+    with pytest.raises(ValueError, match=r"fused=True: the kernels for .* cannot be imported: .*nowhere"):
         LARS([torch.nn.Parameter(torch.ones(2, device=DEVICE))], 0.1, fused=True)
 
 

@@ -22,7 +22,7 @@ from anybatch.optim.kernels.triton import (
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.sharding import Piece, local, reduce_over
 
-States = Mapping[Tensor, Any]
+State = dict[str, Tensor]
 
 
 class Rule(NamedTuple):
@@ -76,27 +76,29 @@ class Launches:
         self._captured: list[FusedTensors] = []
         self._looked: tuple[weakref.ref[Part], FusedTensors] | None = None
 
-    def look(self, parts: Sequence[Part], states: States, max_grad_norm: float | None) -> tuple[Tensor, Tensor] | None:
+    def look(
+        self, parts: Sequence[Part], states: Mapping[Tensor, State], max_grad_norm: float | None
+    ) -> tuple[Tensor, Tensor] | None:
         """As `FusedTensors.look`, over all parts; None where that takes more than one launch, or ranks share layers."""
         launches = self._launches(parts)
         if len(launches) != 1 or launches[0].cut:
             return None
-        self._refer(launches[0], states)
+        self._refer(launches[0], [states.get(p, {}) for part in parts for p in part.params])
         self._looked = weakref.ref(parts[0]), launches[0].tensors
         return launches[0].tensors.look(max_grad_norm)
 
-    def step(self, parts: Sequence[Part], states: States, clip: Tensor | None) -> list[Tensor | None]:
+    def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
         """Steps the parts; of each, |x|, |u|, the ratio and whether a bound acted, shape (4, layers).
 
         Args:
-            parts: of one device.
-            states: of every parameter, what the rule and its group ask for.
+            parts: of one device, with all the states that the rule and their groups ask for.
             clip: what the gradients are multiplied by.
         """
         launches = self._launches(parts)
+        self._looked = None
         factor = None if clip is None else clip.to(parts[0].device, torch.float64)
         for launch in launches:
-            self._refer(launch, states)
+            self._refer(launch, [state for part in launch.parts for state in part.states])
             launch.tensors.measure(factor)
         totals = _over_meshes(launches)
         found: dict[int, Tensor] = {}
@@ -144,22 +146,22 @@ class Launches:
                 known.spare.append(_tables(key[1], parts))
         return known.tables
 
-    def _refer(self, launch: _Launch, states: States) -> None:
+    def _refer(self, launch: _Launch, states: Sequence[State]) -> None:
         launch.copies, launch.gradients = [], []
-        rows = [row for part in launch.parts for row in self._addresses(part, launch, states)]
+        rest = iter(states)
+        rows = [row for part in launch.parts for row in self._addresses(part, launch, rest)]
         # A rate on the device is read there.
         read = launch.kind.rate is not None
         settings = [self._rule.settings(part.group, 0.0 if read else float(part.group["lr"])) for part in launch.parts]
         launch.tensors.refer([list(column) for column in zip(*rows, strict=True)], settings)
 
-    def _addresses(self, part: Part, launch: _Launch, states: States) -> Iterator[tuple[int, ...]]:
+    def _addresses(self, part: Part, launch: _Launch, states: Iterator[State]) -> Iterator[tuple[int, ...]]:
         """Of each tensor of a part, as `FusedTensors.refer` wants them; what lies otherwise in memory is copied."""
         masters = launch.kind.x != part.dtype
         names = [*self._rule.states, *(["master"] if masters else [])]
         rate = part.group["lr"].data_ptr() if launch.kind.rate is not None else 0
-        for p, here, grad in zip(part.params, part.locals, part.grads, strict=True):
-            g = grad.to(launch.kind.gradient)
-            state = states.get(p)
+        for here, grad in zip(part.locals, part.grads, strict=True):
+            g, state = grad.to(launch.kind.gradient), next(states)
             if not state:  # before the first step: there is something to look at, but nothing to step
                 launch.gradients.append(g.contiguous())
                 yield 0, 0, launch.gradients[-1].data_ptr(), 0, 0, 0, 0
