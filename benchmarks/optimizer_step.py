@@ -22,14 +22,14 @@ PAGE = ROOT / "docs/performance.md"
 START = "<!-- measured: from here to the end by benchmarks/optimizer_step.py -->\n"
 
 RUNS = {
-    "bert-large": Conditions(sets=("bert-large",), compiled=True),
-    "bert-base": Conditions(sets=("bert-base",), compiled=True),
-    "resnet-50": Conditions(sets=("resnet-50",), compiled=True),
-    "many-small": Conditions(sets=("many-small",), compiled=True),
-    "lars": Conditions(algorithm="lars", sets=("resnet-50",)),
-    "clipped": Conditions(sets=("bert-base",), clip=1.0),
-    "one-thread": Conditions(sets=("bert-base",), threads=1),
-    "busy-core": Conditions(sets=("bert-base",), busy=1),
+    "bert-large": Conditions(sets=("bert-large",), repeats=7),
+    "bert-base": Conditions(sets=("bert-base",), repeats=7),
+    "resnet-50": Conditions(sets=("resnet-50",), repeats=7, compiled=True),
+    "many-small": Conditions(sets=("many-small",), repeats=7),
+    "lars": Conditions(algorithm="lars", sets=("resnet-50",), repeats=7),
+    "clipped": Conditions(sets=("bert-base",), repeats=7, clip=1.0),
+    "one-thread": Conditions(sets=("resnet-50",), repeats=7, threads=1),
+    "busy-core": Conditions(sets=("resnet-50",), repeats=7, busy=1),
 }
 
 
