@@ -71,7 +71,7 @@ def test_every_contender_takes_part_or_says_why(tiny, algorithm, clip):
         assert measured["anybatch LAMB foreach"]["bytes_per_parameter"] == pytest.approx(112, abs=8)
     assert json.loads(json.dumps(found)) == found
     assert all(len(cells) == len(table.COLUMNS) for cells in table.rows(only))
-    assert "ours" in {row["role"] for row in measured.values()} and any(table.findings(only))
+    assert any(table.findings(only))
 
 
 def test_states_are_shared_so_that_all_contenders_fit(tiny):
