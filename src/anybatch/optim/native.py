@@ -132,6 +132,11 @@ class NativeOptimizer(LayerwiseOptimizer):
             if p.grad is None:
                 continue
             if not self.state[p]:
+                if _capturing():
+                    raise RuntimeError(
+                        "a CUDA graph is being captured, and would make the states anew at every replay: "
+                        "take a step before"
+                    )
                 self.state[p] = self._new_state(group, p)
             if group["master_weights"] and "master" not in self.state[p] and p.dtype != computed_in(p.dtype):
                 self.state[p]["master"] = p.to(computed_in(p.dtype))
@@ -211,8 +216,12 @@ class NativeOptimizer(LayerwiseOptimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
 
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def _refuse_capture() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if _capturing():
         raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")
 
 
