@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 _HERE = Path(__file__).parent
-# What the C may look at: a subclass may keep its numbers elsewhere.
-PLAIN = {Tensor, torch.nn.Parameter}
+# What the C looks at: a subclass may keep its numbers elsewhere, and nothing has none.
+SEEN = {Tensor, torch.nn.Parameter, type(None)}
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -88,7 +88,7 @@ def library() -> Library | str:
 
 def addresses(objects: Sequence[object]) -> "array[int]":
     """Of Python's objects, for the functions that look at them."""
-    return array("Q", map(id, objects))
+    return array("Q", [0 if each is None else id(each) for each in objects])
 
 
 class _Array(ctypes.Structure):
@@ -101,7 +101,7 @@ def squares(tensors: Sequence[Tensor]) -> Tensor | None:
     None where one is not dense and fp32 or bf16 on the CPU, or where there is no library.
     """
     lib = library()
-    if isinstance(lib, str) or not set(map(type, tensors)) <= PLAIN:
+    if isinstance(lib, str) or not set(map(type, tensors)) <= SEEN:
         return None
     places, count = (_Array * len(tensors))(), len(tensors)
     objects = addresses(tensors)
