@@ -48,8 +48,11 @@ EXPORT const char *ab_source = SOURCE; /* what this was built from */
 #ifndef TURN
 #define TURN 65536 /* elements that a thread takes at a time where layers are small */
 #endif
-#ifndef LOCAL
-#define LOCAL 131072 /* the largest layer that one thread finishes while it is in the second-level cache */
+#ifndef SMALL
+#define SMALL 131072 /* the largest layer that fits the second-level cache between its passes: one thread finishes it */
+#endif
+#ifndef LARGE
+#define LARGE (1 << 22) /* the largest layer that one thread finishes where there are enough layers for all threads */
 #endif
 #ifndef LAG
 #define LAG (1 << 20) /* elements of other work between a layer's two passes, so that nobody waits for the first */
@@ -316,9 +319,10 @@ typedef struct plan {
     float (*rate)[2];                 /* inside and outside the momentum buffer, by segment */
     atomic_llong *left;               /* chunks of a segment that have not finished the first pass; -1: settled */
     atomic_char *done;                /* by item */
-    float *ring, **local;             /* scratch shared by all, and of each thread */
+    float *ring, **scratch;           /* scratch shared by all, and of each thread */
     int threads;
-    int64_t slots, local_size;
+    int64_t slots;
+    int64_t local;  /* elements of a layer up to which one thread finishes it */
     int moved;      /* a parameter is elsewhere than before */
     int64_t shared; /* a parameter that shares memory with another; -1: none */
 } plan;
@@ -424,7 +428,7 @@ static int order(plan *p)
         for (int64_t i = 0; i < p->slots; i++)
             l.user[i] = -1;
         for (int64_t s = 0; s < p->segments; s++)
-            if (!rule_of(p, s)->adapt || p->segment[s].numel <= LOCAL)
+            if (!rule_of(p, s)->adapt || p->segment[s].numel <= p->local)
                 list_small(&l, s);
             else
                 list_large(&l, s);
@@ -441,32 +445,34 @@ EXPORT void ab_free(plan *p)
     if (!p)
         return;
     for (int i = 0; i < p->threads; i++)
-        free(p->local[i]);
-    free(p->local), free(p->rules), free(p->tensor), free(p->segment), free(p->first_chunk), free(p->chunk);
+        free(p->scratch[i]);
+    free(p->scratch), free(p->rules), free(p->tensor), free(p->segment), free(p->first_chunk), free(p->chunk);
     free(p->item), free(p->turn), free(p->at), free(p->factors), free(p->sums), free(p->record), free(p->rate);
     free(p->left), free(p->done), free(p->ring), free(p);
 }
 
-/* Copies the three tables. NULL where the memory does not suffice. */
+/* Copies the three tables; plans for a number of threads, on which no result depends. NULL where the memory does not suffice. */
 EXPORT plan *ab_plan(
     int64_t rules, const rule *rule_table, int64_t tensors, const tensor *tensor_table, int64_t segments,
-    const segment *segment_table, int64_t layers)
+    const segment *segment_table, int64_t layers, int threads)
 {
     plan *p = zeros(1, sizeof *p);
     if (!p)
         return NULL;
     *p = (plan){.tensors = tensors, .segments = segments, .layers = layers, .shared = -1};
     int64_t kept = 0;
+    for (int64_t s = 0; s < segments; s++)
+        p->elements += segment_table[s].numel;
+    p->local = p->elements / (4 * (threads > 0 ? threads : 1));
+    p->local = p->local < SMALL ? SMALL : p->local > LARGE ? LARGE : p->local;
     for (int64_t s = 0; s < segments; s++) {
         int64_t chunks = (segment_table[s].numel + CHUNK - 1) / CHUNK;
         p->chunks += chunks;
-        p->elements += segment_table[s].numel;
         const rule *r = &rule_table[tensor_table[segment_table[s].tensor].rule];
-        if (segment_table[s].numel > LOCAL && r->adapt && r->kind == LAMB)
+        if (segment_table[s].numel > p->local && r->adapt && r->kind == LAMB)
             kept += chunks;
     }
     p->slots = kept < RING / CHUNK ? kept + LAG / CHUNK : RING / CHUNK + LAG / CHUNK;
-    p->local_size = (LOCAL + CHUNK - 1) / CHUNK * CHUNK;
     p->rules = zeros(rules, sizeof *p->rules);
     p->tensor = zeros(tensors, sizeof *p->tensor);
     p->segment = zeros(segments, sizeof *p->segment);
@@ -899,7 +905,7 @@ static void whole_item(void *context, int64_t index, int thread)
     int64_t s = p->chunk[it->from].segment;
     int spins = 0;
     if (it->work == FINISH) {
-        finish(p, it->from, it->to, p->local[thread]);
+        finish(p, it->from, it->to, p->scratch[thread]);
     } else if (it->work == PASS_1) {
         while (it->after >= 0 && !atomic_load_explicit(&p->done[it->after], memory_order_acquire))
             rest(&spins);
@@ -974,19 +980,26 @@ static void prepare(plan *p, int advance)
     }
 }
 
-/* Scratch of each thread; fewer threads where the memory does not suffice for all, 0 where for none. */
+/* Scratch of each thread, for the largest layer that it finishes alone; fewer threads where the memory does not suffice for
+   all, 0 where for none. */
 static int scratch(plan *p, int threads)
 {
-    if (threads > p->threads) {
-        float **grown = realloc(p->local, (size_t)threads * sizeof *grown);
-        if (!grown)
-            return p->threads;
-        p->local = grown;
-        for (; p->threads < threads; p->threads++)
-            if (!(p->local[p->threads] = malloc((size_t)p->local_size * sizeof(float))))
-                return p->threads;
-    }
-    return threads;
+    if (threads <= p->threads)
+        return threads;
+    int64_t chunks = 1;
+    for (int64_t s = 0; s < p->segments; s++)
+        if (rule_of(p, s)->adapt && p->segment[s].numel <= p->local) {
+            int64_t here = p->first_chunk[s + 1] - p->first_chunk[s];
+            chunks = here > chunks ? here : chunks;
+        }
+    float **grown = realloc(p->scratch, (size_t)threads * sizeof *grown);
+    if (!grown)
+        return p->threads;
+    p->scratch = grown;
+    for (; p->threads < threads; p->threads++)
+        if (!(p->scratch[p->threads] = malloc((size_t)chunks * CHUNK * sizeof(float))))
+            break;
+    return p->threads;
 }
 
 /* A whole step, or one phase of it for layers of which other processes hold the rest. `layers` has four rows.

@@ -157,7 +157,7 @@ class _Table:
         tensors, pieces = array("q", chain.from_iterable(rows)), array("q", chain.from_iterable(segments))
         self._plan = lib.plan(
             len(parts), self._rules, len(rows), tensors.buffer_info()[0], len(segments), pieces.buffer_info()[0],
-            sum(self._layers),
+            sum(self._layers), torch.get_num_threads(),
         )  # fmt: skip
         if not self._plan:
             raise MemoryError("no memory for the fused kernels' tables")
@@ -268,7 +268,7 @@ def _has_masters(part: Part) -> bool:
 
 def _key(parts: Sequence[Part]) -> list[Any]:
     """What the plan of these parts depends on, besides their parameters."""
-    return [
+    return [torch.get_num_threads()] + [
         (len(part.params), part.dtype, part.blocks, part.group["adapt"], part.group.get("form"), _has_masters(part))
         for part in parts
     ]

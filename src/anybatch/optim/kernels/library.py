@@ -38,7 +38,9 @@ class Library:
         if source.exists() and built != source_mark(source.read_bytes()):
             raise OSError(f"{path.name} was built from another version of cpu.c: install the package again")
         self.take_view = _take_view()
-        self.plan = _declared(free.ab_plan, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT)
+        self.plan = _declared(
+            free.ab_plan, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, ctypes.c_int
+        )
         self.free = _declared(free.ab_free, None, _POINTER)
         self.step = _declared(free.ab_step, ctypes.c_int, _POINTER, _POINTER, _INT, *[ctypes.c_int] * 2, _POINTER)
         self.squares = _declared(free.ab_squares, ctypes.c_int, _INT, _POINTER, ctypes.c_int, _POINTER)
