@@ -40,7 +40,7 @@ CASES = [
     (layout, name, dtype)
     for layout in ("whole", "fsdp-4", "fsdp-3", "replicate", "hsdp", "tp-fsdp", "mixed", "columns")
     for name in sharded_ranks.OPTIMIZERS
-    for dtype in ((torch.float64, torch.float32) if name == "lamb" else (torch.float64,))
+    for dtype in sharded_ranks.DTYPES.get(name, (torch.float64,))
 ]
 
 

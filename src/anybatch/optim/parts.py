@@ -54,7 +54,9 @@ class Part:
 
     @property
     def fused(self) -> bool:
-        """Whether one kernel takes both phases of all tensors."""
+        """Whether one kernel takes both phases of all tensors. Sharded ones only if asked to: all ranks must agree."""
+        if self.mesh is not None:
+            return bool(self.group.get("fused"))
         return "fused" in self.group and wants_fused(self.device, self.dtype, self.group)
 
     def layer_names(self) -> Iterator[str]:
