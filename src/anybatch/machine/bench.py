@@ -84,7 +84,11 @@ def measure(conditions: Conditions, progress: Progress | None = None) -> dict[st
         sets = [_set(name, conditions, progress) for name in conditions.sets]
     finally:
         torch.set_num_threads(before)
-    return {"conditions": asdict(conditions), "environment": environment, "sets": sets}
+    return {
+        "conditions": {**asdict(conditions), "sets": list(conditions.sets)},
+        "environment": environment,
+        "sets": sets,
+    }
 
 
 def _set(name: str, conditions: Conditions, progress: Progress) -> dict[str, Any]:

@@ -137,8 +137,8 @@ def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
     for index, state in saved["state"].items():
         shared = iter((problem.first[order[index]], problem.second[order[index]]))
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == problem.params[order[index]].shape and value.ndim:
-                state[name] = next(shared)
+            if isinstance(value, Tensor) and name != "step" and value.shape == problem.params[order[index]].shape:
+                state[name] = next(shared, value)
     optimizer.load_state_dict(saved)
     return optimizer.step
 

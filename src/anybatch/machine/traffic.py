@@ -35,14 +35,15 @@ class CountBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = function(*args, **kwargs)
         schema = function._schema
         returned = [each.alias_info for each in schema.returns]
-        if any(alias is not None and not alias.is_write for alias in returned):
-            return result  # a view
+        packet = function.overloadpacket
+        if packet in _ALLOCATES or any(alias is not None and not alias.is_write for alias in returned):
+            return result  # memory that nobody has written, or a view
         given = [*args, *(kwargs.get(each.name) for each in schema.arguments[len(args) :])]
         for value, declared in zip(given, schema.arguments, strict=False):
             size = sum(_size(t) for t in _tensors(value))
             written = declared.alias_info is not None and declared.alias_info.is_write
-            overwritten = written and function.overloadpacket in _OVERWRITE
-            self.bytes += size * ((not overwritten) + written)
+            read = packet not in _FILLS and not (written and packet in _OVERWRITES)
+            self.bytes += size * (read + written)
         results = result if len(returned) > 1 else [result]
         self.bytes += sum(
             _size(t) for value, alias in zip(results, returned, strict=False) if alias is None for t in _tensors(value)
@@ -50,7 +51,10 @@ class CountBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-_OVERWRITE = {torch.ops.aten.copy_, torch.ops.aten.zero_, torch.ops.aten.fill_, torch.ops.aten._foreach_copy_}
+_aten = torch.ops.aten
+_ALLOCATES = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided}
+_FILLS = {_aten.zeros_like, _aten.ones_like, _aten.full_like, _aten.new_zeros, _aten.new_ones, _aten.new_full}
+_OVERWRITES = {_aten.copy_, _aten.zero_, _aten.fill_, _aten._foreach_copy_}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
