@@ -114,7 +114,7 @@ class Launches:
         """
         found: dict[int, Tensor] = {}
         for mesh in dict.fromkeys(part.mesh for part in parts):
-            found.update(self._step(mesh, [part for part in parts if part.mesh is mesh], clip))
+            found.update(self._step(mesh, [part for part in parts if part.mesh == mesh], clip))
         return [found.get(id(part)) for part in parts]
 
     def _step(self, mesh: Any, parts: list[Part], clip: Tensor | None) -> dict[int, Tensor]:
