@@ -13,12 +13,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from optim import triton_machine_code
 from optim.test_gate import Waits, assert_bitwise, snapshot
 
 from anybatch.optim import LAMB, LARS, kernels
+from anybatch.optim.parts import Part
+from anybatch.optim.sharding import Layout, Piece
 
 pytest.importorskip("triton")
+
+from optim import triton_machine_code
+
+from anybatch.optim.kernels import triton_parts
 
 INTERPRETED = os.environ["TRITON_INTERPRET"] != "0"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -276,36 +281,65 @@ def test_what_cannot_be_fused_says_why(monkeypatch):
         LARS([torch.nn.Parameter(torch.ones(2, device=DEVICE))], 0.1, fused=True)
 
 
-def test_layers_that_ranks_share():
-    """A tensor of three layers, cut inside the second: each part sums its own, the sums are added, each part moves."""
-    from anybatch.optim.kernels.triton import FusedTensors, Layer, lamb_kind, lamb_settings
+class OneRankOfTwo:
+    """As much of a device mesh as a step asks for."""
 
+    def __init__(self, rank):
+        self.rank = rank
+
+    def get_local_rank(self, dimension):
+        return self.rank
+
+
+def test_layers_that_ranks_share(monkeypatch):
+    """Three layers in a tensor that is cut inside the second, and a tensor that both ranks hold whole.
+
+    Each rank steps twice from the same start: to hear what it sends, and with the sum of what both have sent.
+    """
     random = torch.Generator().manual_seed(0)
-    whole = torch.nn.Parameter(torch.randn(6, 9, generator=random).to(DEVICE))
-    whole.grad = torch.randn(6, 9, generator=random).to(DEVICE)
-    rows = [
-        (whole.detach()[:3].clone(), [(0, 18), (18, 9), (0, 0)]),
-        (whole.detach()[3:].clone(), [(0, 0), (0, 9), (9, 18)]),
+    whole = [torch.nn.Parameter(torch.randn(*shape, generator=random).to(DEVICE)) for shape in ((6, 9), (3, 7))]
+    for p in whole:
+        p.grad = torch.randn(p.shape, generator=random).to(DEVICE)
+    optimizer = LAMB([{"params": list(zip(("qkv", "both"), whole, strict=True)), "blocks": 3}], lr=0.1, foreach=False)
+    pieces = [
+        (Piece(0, 2, 0, 1), Piece(2, 3, 1, 1)),
+        (Piece(0, 1, 1, 1), Piece(1, 3, 2, 1)),
     ]
-    optimizer = LAMB([{"params": [("qkv", whole)], "blocks": 3}], lr=0.1, foreach=False)
-    fp32 = torch.float32
-    kind = lamb_kind(optimizer.param_groups[0], x=fp32, parameter=fp32, gradient=fp32, rate=None)
-    settings = [lamb_settings(optimizer.param_groups[0], 0.1)]
-    ranks = []
-    for (x, places), g in zip(rows, (whole.grad[:3], whole.grad[3:]), strict=True):
-        own = [x, x, g, torch.zeros_like(x), torch.zeros_like(x), torch.zeros((), device=DEVICE)]
-        tensors = FusedTensors(whole.device, kind, [Layer(0, *place) for place in places], [0])
-        tensors.refer([*([t.data_ptr()] for t in own), [0]], settings)
-        tensors.measure(None)
-        ranks.append((tensors, own))
-    totals = sum(tensors.totals() for tensors, _ in ranks)
-    columns = [tensors.apply(None, totals) for tensors, _ in ranks]
+    start = [p.detach().clone() for p in whole]
+    sent = []
+
+    def step_of(rank, total):
+        part = Part(optimizer.param_groups[0], whole[0].device, torch.float32, OneRankOfTwo(rank), ["qkv", "both"])
+        rows = slice(3 * rank, 3 * rank + 3)
+        part.params = part.locals = [start[0][rows].clone(), start[1].clone()]
+        part.grads = [whole[0].grad[rows], whole[1].grad]
+        both = (Piece(0, 3, 0, 3),)
+        part.layouts = [Layout(3, pieces[rank], frozenset({0})), Layout(3, both, frozenset())]
+        part.states = [optimizer._new_state(optimizer.param_groups[0], p) for p in part.params]
+
+        def reduce_over(packed, mesh, dims, op):
+            assert dims == frozenset({0})
+            sent.append(packed.clone())
+            if total is not None:
+                packed.copy_(total)
+
+        monkeypatch.setattr(triton_parts, "reduce_over", reduce_over)
+        (columns,) = triton_parts.Launches("LAMB").step([part], None)
+        return part, columns
+
+    for rank in range(2):
+        step_of(rank, None)
+    ranks = [step_of(rank, sum(sent[:2])) for rank in range(2)]
     optimizer.step()
-    torch.testing.assert_close(torch.cat([own[0] for _, own in ranks]), whole.detach(), rtol=1e-6, atol=1e-6)
-    assert torch.equal(*columns)
-    ratios = [ratio.ratio for ratio in optimizer.trust_ratios().values()]
-    torch.testing.assert_close(columns[0][2].cpu(), torch.tensor(ratios, dtype=torch.float64), rtol=1e-6, atol=0.0)
-    assert all(own[5].item() == 1 for _, own in ranks)
+    torch.testing.assert_close(
+        torch.cat([part.locals[0] for part, _ in ranks]), whole[0].detach(), rtol=1e-6, atol=1e-6
+    )
+    for part, columns in ranks:
+        torch.testing.assert_close(part.locals[1], whole[1].detach(), rtol=1e-6, atol=1e-6)
+        assert torch.equal(columns, ranks[0][1])
+        assert [state["step"].item() for state in part.states] == [1, 1]
+    expected = torch.tensor([list(map(float, row)) for row in optimizer.trust_ratios().values()], dtype=torch.float64)
+    torch.testing.assert_close(ranks[0][1].cpu(), expected.T, rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.slow
