@@ -21,7 +21,7 @@ from anybatch.optim.sharding import Layout, Piece
 
 pytest.importorskip("triton")
 
-from optim import triton_machine_code
+from optim.kernels import triton_machine_code
 
 from anybatch.optim.kernels import triton_parts
 
