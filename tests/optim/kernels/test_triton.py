@@ -25,6 +25,8 @@ from optim.kernels import triton_machine_code
 
 from anybatch.optim.kernels import triton_parts
 
+pytestmark = pytest.mark.without_kernels  # those in C
+
 INTERPRETED = os.environ["TRITON_INTERPRET"] != "0"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
