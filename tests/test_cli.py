@@ -272,6 +272,15 @@ def test_a_run_in_use_is_refused(
     assert "in use by another process" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_shown_again(
+    finished: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["anybatch", *finished, "--resume"])
+    main()
+    assert capsys.readouterr().out == first
+
+
 def test_a_run_of_somebody_else_is_one_line(
     finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

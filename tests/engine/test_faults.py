@@ -71,7 +71,7 @@ def test_a_rank_that_hangs_is_named_with_where_it_stood(ended: dict[str, Ended])
     assert end.codes == (1, 1)
     assert "rank 1: no progress for 3 s" in end.printed[1].splitlines()[-1]
     assert "read" in (end.folder / "run" / "stacks-rank1.txt").read_text()
-    assert end.status["message"].startswith("rank 1: no progress for 3 s")
+    assert end.status["message"].startswith("rank 1: no progress for 3 s, reading the examples of step 4")
 
 
 def test_all_ranks_stop_after_the_same_step_and_save(ended: dict[str, Ended]) -> None:
