@@ -273,12 +273,12 @@ def test_a_run_in_use_is_refused(
 
 
 def test_a_finished_run_is_shown_again(
-    finished: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["anybatch", *finished, "--resume"])
+    monkeypatch.setattr(sys, "argv", ["anybatch", *finished, "--resume", "--json"])
     main()
-    assert capsys.readouterr().out == first
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path / "run"), **result}
 
 
 def test_a_run_of_somebody_else_is_one_line(
