@@ -1,6 +1,17 @@
 """How much changes with the batch: learning rate, warm-up, steps. Pure functions, without torch or NumPy."""
 
+from anybatch.scaling.noise import NoiseScale, examples_at, noise_scale, split_norms
 from anybatch.scaling.rules import Reference, Scaled, linear, square_root
 from anybatch.scaling.schedule import schedule
 
-__all__ = ["Reference", "Scaled", "linear", "schedule", "square_root"]
+__all__ = [
+    "NoiseScale",
+    "Reference",
+    "Scaled",
+    "examples_at",
+    "linear",
+    "noise_scale",
+    "schedule",
+    "split_norms",
+    "square_root",
+]
