@@ -8,7 +8,7 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.planner.accelerators import Achieved
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.from_recipe import workload_of
 from anybatch.planner.memory import Layout
 from anybatch.planner.step_time import step_time

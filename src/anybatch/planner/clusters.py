@@ -1,63 +1,14 @@
-"""Clusters as data: an accelerator, how many a node, and what connects them."""
+"""Clusters by name."""
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from anybatch.errors import InputError
 from anybatch.planner import accelerators
 from anybatch.planner.accelerators import Accelerator
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.collectives import Link
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A kind of hardware, in any number up to `most_devices`.
-
-    Args:
-        devices_a_node: beyond one node, whole nodes only.
-        inside, between: the links of one device, within its node and to other nodes.
-        overlap: the share of the backward pass behind which an all-reduce can hide.
-        jitter: standard deviation of a device's step over its mean; all wait for the slowest.
-        host_bytes_per_s: what a node can read and send to its devices.
-        storage_bytes_per_s: what a checkpoint is written at.
-        price: of a device an hour, in US dollars; None where no price was read. `price_source` says where.
-    """
-
-    name: str
-    title: str
-    accelerator: Accelerator
-    devices_a_node: int
-    most_devices: int
-    inside: Link
-    between: Link
-    overlap: float = 0.8
-    jitter: float = 0.02
-    host_bytes_per_s: float = 20e9
-    storage_bytes_per_s: float = 2e9
-    price: float | None = None
-    price_source: str = ""
-
-    def check_devices(self, num_devices: int) -> int:
-        """`num_devices`, where this cluster comes in that number.
-
-        Raises:
-            InputError: below 1, above `most_devices`, or a part of a node beyond the first.
-        """
-        if num_devices < 1:
-            raise InputError(f"--devices {num_devices}: must be at least 1")
-        if num_devices > self.most_devices:
-            raise InputError(f"--devices {num_devices}: {self.name} has at most {self.most_devices:,}")
-        if num_devices > self.devices_a_node and num_devices % self.devices_a_node:
-            raise InputError(
-                f"--devices {num_devices}: {self.name} has {self.devices_a_node} a node; beyond one node give a "
-                f"multiple of {self.devices_a_node}"
-            )
-        return num_devices
-
-    def nodes(self, num_devices: int) -> int:
-        return -(-num_devices // self.devices_a_node)
-
+from anybatch.planner.measure import measure_this_machine
 
 _PRICES = "specialty clouds' on-demand rates in 2026, middle of the range that mercatus-ai.com lists"
 _PCIE = Link(bytes_per_s=32e9, latency_s=10e-6, achieved=0.5)
@@ -110,12 +61,6 @@ def _pcie_node(name: str, accelerator: Accelerator, devices: int, between: Link,
     )
 
 
-def _this_machine() -> Cluster:
-    from anybatch.planner.measure import measure_this_machine
-
-    return measure_this_machine()
-
-
 _HDR_SHARED = Link(bytes_per_s=6e9, latency_s=10e-6)
 
 CLUSTERS: dict[str, Callable[[], Cluster]] = {
@@ -127,7 +72,7 @@ CLUSTERS: dict[str, Callable[[], Cluster]] = {
     "l40s-node": lambda: _pcie_node("l40s-node", accelerators.L40S, 8, _HDR_SHARED, 128),
     "rtx4090-box": lambda: _pcie_node("rtx4090-box", accelerators.RTX_4090, 6, _ETHERNET_10G, 8),
     "rx7900xtx-box": lambda: _pcie_node("rx7900xtx-box", accelerators.RX_7900_XTX, 6, _ETHERNET_10G, 8),
-    "this-machine": _this_machine,
+    "this-machine": measure_this_machine,
 }
 
 

@@ -1,6 +1,6 @@
 """The commands that start a planned run."""
 
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.prediction import Prediction
 from anybatch.planner.workload import Workload
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from anybatch.planner.accelerators import Accelerator, Achieved
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.collectives import Link
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.workload import STATE_BYTES, Workload, WorkPhase
 
 # CUDA's context, the allocator's slack, the messages' buffers.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anybatch.errors import InputError
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.examples import Curve, Fixed, Law
 from anybatch.planner.prediction import Prediction, predict
 from anybatch.planner.workload import Workload

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from anybatch.errors import InputError
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.examples import Fixed, whole_steps
 from anybatch.planner.memory import Layout, choose_layout, memory, room
 from anybatch.planner.step_time import StepTime, step_time

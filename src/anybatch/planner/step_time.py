@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from anybatch.planner.clusters import Cluster
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.collectives import all_reduce_s
 from anybatch.planner.memory import Layout
 from anybatch.planner.workload import OPTIMIZER_BYTES, Workload, WorkPhase

@@ -68,7 +68,7 @@ def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]
     Example:
         >>> found = noise_scale([1.0, 1.2, 0.8, 1.0], [50.0, 52.0, 48.0, 50.0])
         >>> found.value, round(found.low, 1), round(found.high, 1)
-        (50.0, 40.2, 66.0)
+        (50.0, 41.4, 63.1)
     """
     count = len(gradient_squares)
     if count != len(noise_traces):
