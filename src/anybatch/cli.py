@@ -126,6 +126,27 @@ def report(
 
 
 @app.command()
+def advise(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the gradient noise over a short run, and say which batch is worth it.
+
+    Example: anybatch advise bert-tiny --set data.path=shards
+    """
+    from anybatch.engine import progress_display
+    from anybatch.recipes import change, find_recipe
+    from anybatch.study.advise import advise as measure
+    from anybatch.study.advise import to_json, to_text
+
+    with progress_display() as progress:
+        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress)
+    print(to_json(advice) if as_json else to_text(advice))
+
+
+@app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe, or a published run: bert-large, resnet50, ...")],
     cluster: Annotated[str, typer.Option(help="h100-node, a100-node, ..., this-machine.")],

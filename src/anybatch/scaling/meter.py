@@ -130,8 +130,7 @@ class GradientNoiseScale:
         Raises:
             ValueError: fewer than 3 steps, or `preconditioned` without an Adam-like optimizer.
         """
-        measured = self._measured(preconditioned)
-        return noise_scale(*measured.sum(2).T.tolist())
+        return noise_scale(*self.history(preconditioned=preconditioned))
 
     def layers(self, *, preconditioned: bool = False) -> dict[str, NoiseScale]:
         """The noise scale of each parameter on its own, by name."""
@@ -141,6 +140,11 @@ class GradientNoiseScale:
             name: noise_scale(squares[:, index].tolist(), traces[:, index].tolist())
             for index, name in enumerate(self._parameters)
         }
+
+    def history(self, *, preconditioned: bool = False) -> tuple[list[float], list[float]]:
+        """The unbiased estimates of |G|^2 and tr(Sigma) of every step measured, in order; of all parameters."""
+        squares, traces = self._measured(preconditioned).sum(2).T.tolist()
+        return squares, traces
 
     def _measured(self, preconditioned: bool) -> Tensor:
         """Finite steps: float64[steps, 2, layers]."""
