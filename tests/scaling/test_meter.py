@@ -113,6 +113,21 @@ def test_the_preconditioned_noise_scale_weighs_as_the_update_does():
     torch.testing.assert_close(preconditioner(optimizer, dict(model.named_parameters()))["weight"], expected)
 
 
+def test_a_removed_meter_costs_nothing_and_keeps_what_it_saw():
+    model, random = LinearRegression(3), torch.Generator().manual_seed(0)
+    noise = GradientNoiseScale(model)
+    for step in range(8):
+        if step == 5:
+            noise.remove()
+        for _ in range(2):
+            model(4, random).backward()
+            noise.micro_batch(4)
+        noise.step()
+        model.zero_grad()
+    assert noise.estimate().num_steps == 5
+    assert not model.weight._backward_hooks
+
+
 def test_misuse_is_one_clear_error():
     model = LinearRegression(3)
     with pytest.raises(ValueError, match="every=0"):

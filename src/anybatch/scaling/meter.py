@@ -1,5 +1,6 @@
 """The gradient noise scale of a training loop, measured from the micro-batches that it computes anyway."""
 
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from anybatch.scaling.noise import NoiseScale, noise_scale
 
@@ -94,10 +96,10 @@ class GradientNoiseScale:
         self._examples: int = 0
         self._first_examples: int = 0
         self._small = torch.zeros(())
+        self._hooks: list[RemovableHandle] = []
         self._start_step()
         if not self._sharded:
-            for index, parameter in enumerate(self._parameters.values()):
-                parameter.register_hook(self._hook(index))
+            self._hooks = [p.register_hook(self._hook(index)) for index, p in enumerate(self._parameters.values())]
 
     def micro_batch(self, num_examples: int) -> None:
         """After the backward pass of `num_examples` examples on this rank."""
@@ -123,6 +125,14 @@ class GradientNoiseScale:
             self._record()
         self._steps += 1
         self._start_step()
+
+    def remove(self) -> None:
+        """Takes the hooks off the model; what was measured stays."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._measuring = False
+        self._every = sys.maxsize
 
     def estimate(self, *, preconditioned: bool = False) -> NoiseScale:
         """The noise scale of all parameters together, over the steps measured so far.

@@ -72,6 +72,7 @@ def advise(recipe: Recipe, num_steps: int, progress: Progress) -> Advice:
             task.end()
         if taken < num_steps:
             raise InputError(f"{recipe.name}: the loss was lost at step {taken}, at the reference's own rate")
+        noise.remove()
         plain = noise.estimate()
         preconditioned = noise.estimate(preconditioned=True) if recipe.optimizer.name in _PRECONDITIONED else None
         examples = phase.examples
