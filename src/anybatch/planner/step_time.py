@@ -49,7 +49,7 @@ def step_time(
                 and parameters gathered twice a micro-batch
     optimizer   bytes / memory bandwidth; a shard's under FSDP
     norms       small all-reduces: two to agree on the step, one more for the packed norms of shards
-    stragglers  jitter * (compute + kernels) * E[max of D standard normals], or less where the step averages it out
+    stragglers  jitter * (compute + kernels) * E[max of D standard normals]
     input       reading and sending the next batch, where that takes longer than all the rest
     """
     a_device = math.ceil(batch_size / num_devices)
@@ -74,7 +74,7 @@ def step_time(
 
 
 def expected_slowest(count: int) -> float:
-    """The expected greatest of `count` standard normal draws, by Blom's approximation (to 2 %); 0 for one.
+    """The expected greatest of `count` standard normal draws, by Blom's approximation (to 5 %); 0 for one.
 
     Example:
         >>> round(expected_slowest(8), 2), round(expected_slowest(1024), 2)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anybatch.errors import InputError
+from anybatch.models import BertSettings, pretraining_flops
 from anybatch.planner.accelerators import Family, Precision
 from anybatch.planner.examples import Examples
 
@@ -113,7 +114,7 @@ def bert_phase(
     vocabulary_size: int,
     hidden_size: int,
     num_layers: int,
-    sequence_length: float,
+    sequence_length: int,
     num_masked: float,
     value_bytes: int = 2,
     share: float = 1.0,
@@ -121,19 +122,20 @@ def bert_phase(
 ) -> WorkPhase:
     """A phase of BERT pretraining on sequences of S tokens, M of which are masked, with L layers of H.
 
-    forward FLOPs    L S (24 H^2 + 4 S H) + M (2 H^2 + 2 H V), matrix products alone; the backward pass is twice that
-    activations      34 S H bytes a layer at 16 bits: attention is recomputed, never stored (Korthikanti et al. 2022,
-                     arXiv 2205.05198, equation 2 without its S^2 term), and the logits with their gradient
+    FLOPs are those of `models.pretraining_flops`. Activations are 34 S H bytes a layer at 16 bits, as attention is
+    recomputed and never stored (Korthikanti et al. 2022, arXiv 2205.05198, equation 2 without its S^2 term), and the
+    logits with their gradient.
     """
     s, h = sequence_length, hidden_size
-    forward = num_layers * s * (24 * h * h + 4 * s * h) + num_masked * (2 * h * h + 2 * h * vocabulary_size)
+    # Neither heads nor the table of positions cost matrix products.
+    shape = BertSettings(vocabulary_size, hidden_size, num_layers, num_heads=1, max_positions=s)
     scale = value_bytes / 2
     logits = num_masked * vocabulary_size * (value_bytes + 8)
     return WorkPhase(
         title=title,
         share=share,
         batch_ratio=batch_ratio,
-        flops=3 * forward,
+        flops=pretraining_flops(shape, s, num_masked / s),
         activation_bytes=num_layers * 34 * s * h * scale + logits,
         checkpointed_bytes=(num_layers * 2 + 34) * s * h * scale + logits,
         input_bytes=s * 24,
