@@ -74,7 +74,9 @@ def workload_of(recipe: Recipe) -> Workload:
         num_kernels=KERNELS_A_LAYER * model.num_layers,
         phases=phases,
         optimizer=recipe.optimizer.name,  # type: ignore[arg-type]
-        examples=Fixed(num_examples, _largest_batch(recipe, num_examples), "the reference's warm-up and length allow"),
+        examples=Fixed(
+            num_examples, _largest_batch(recipe, num_examples), "beyond, its warm-up would take the whole run"
+        ),
         batch_size=first.batch_size,
         evaluation=Evaluation(recipe.data.num_held_out, num_examples / recipe.engine.num_evals),
         num_checkpoints=1 + num_examples // first.batch_size // recipe.engine.checkpoint_every_steps,
