@@ -1,6 +1,8 @@
-"""One rank of several that measure one noise scale; run by test_meter.py as: noise_ranks.py RANK SIZE FOLDER."""
+"""Two ranks, and four, that measure one noise scale; run by test_meter.py as: noise_ranks.py FOLDER."""
 
 import json
+import multiprocessing
+import signal
 import sys
 from pathlib import Path
 
@@ -46,4 +48,17 @@ def preconditioned(rank: int, size: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    # An orderly exit ends the daemons, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # Forked after torch is imported, which is most of what a rank costs.
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=main, args=(rank, size, Path(sys.argv[1])), daemon=True)
+        for size in (2, 4)
+        for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(max(abs(process.exitcode) for process in ranks))

@@ -78,7 +78,7 @@ def expected_slowest(count: int) -> float:
 
     Example:
         >>> round(expected_slowest(8), 2), round(expected_slowest(1024), 2)
-        (1.42, 3.23)
+        (1.43, 3.23)
     """
     return NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) if count > 1 else 0.0
 
