@@ -24,7 +24,7 @@ LEVELS = (
     {"errors"},
 )
 # What a base installation has: the optimizers and the scaling rules need no more than torch.
-LIGHT = {"optim": {"torch", "triton", "typing_extensions"}, "scaling": set()}
+LIGHT = {"optim": {"torch", "triton", "typing_extensions"}, "scaling": {"torch"}}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -198,6 +198,69 @@ def doctor(as_json: AsJson = False) -> None:
     _print(examine(), as_json)
 
 
+@app.command()
+def advise(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the gradient noise over a short run, and say which batch is worth it.
+
+    Example: anybatch advise bert-tiny --set data.path=shards
+    """
+    from anybatch.engine import progress_display
+    from anybatch.recipes import change, find_recipe
+    from anybatch.study.advise import advise as measure
+    from anybatch.study.advise import to_json, to_text
+
+    with progress_display() as progress:
+        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress)
+    print(to_json(advice) if as_json else to_text(advice))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a published run: bert-large, resnet50, ...")],
+    cluster: Annotated[str, typer.Option(help="h100-node, a100-node, ..., this-machine.")],
+    devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
+    batch_size: BatchSize = None,
+    deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: the cheapest that meets it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="US dollars: the fastest within it.")] = None,
+    price: Annotated[float | None, typer.Option(help="US dollars a device an hour.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Another one than the recipe's.")] = None,
+    critical_batch: Annotated[float | None, typer.Option(help="The batch at which examples double.")] = None,
+    advice: Annotated[Path | None, typer.Option(help="What `anybatch advise --json` printed, for the same.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="A run folder: take the steps' speed from it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw time and cost: an .svg, .png or .pdf file.")] = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time, cost and the point of diminishing returns on hardware that is not here.
+
+    Example: anybatch plan bert-large --cluster a100-node --deadline 2h --plot plan.svg
+    """
+    from anybatch.planner.command import plan as make_plan
+
+    text = make_plan(
+        recipe,
+        cluster,
+        devices=devices,
+        batch_size=batch_size,
+        deadline=deadline,
+        budget=budget,
+        price=price,
+        optimizer=optimizer,
+        critical_batch=critical_batch,
+        advice=advice,
+        calibration_run=calibrate,
+        plot=plot,
+        assignments=assignments,
+        as_json=as_json,
+    )
+    print(text)
+
+
 @data_app.command()
 def prepare(
     files: Annotated[list[Path], typer.Argument(help=".txt or .jsonl files, plain, .gz or .xz.")],
