@@ -257,7 +257,7 @@ def test_other_data_under_the_same_name_are_refused(
     index = shards / "train" / "index.json"
     index.write_text(index.read_text() + " ")
     assert run_main([*finished, "--resume"], monkeypatch) == 2
-    assert "was trained on other data" in capsys.readouterr().err
+    assert "belongs to a run with another data" in capsys.readouterr().err
 
 
 def test_a_run_in_use_is_refused(

@@ -99,7 +99,11 @@ class Run:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process; InputError where another process has it."""
-    with open(folder / ".run.lock", "w") as file:
+    try:
+        file = open(folder / ".run.lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --run") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

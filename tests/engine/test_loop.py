@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys
     run = run_at(tmp_path / "run")
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
-    newest = run.checkpoints / "step-00000007" / "model.safetensors"
+    newest = run.checkpoints / "step-00000007" / "model-00000.safetensors"
     if damage == "remove":
         newest.unlink()
     else:
@@ -158,8 +158,8 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="was trained on other data"):
-        train(regression_job(inputs="something else"), run)
+    with pytest.raises(InputError, match="belongs to a run with another data than"):
+        train(regression_job(inputs={"data": "something else"}), run)
 
 
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anybatch.engine.checkpoint.save_file", full)
+    monkeypatch.setattr("anybatch.engine.pieces.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         train(regression_job(), run)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
