@@ -55,6 +55,6 @@ $(VENV)/train: $(VENV)/python pyproject.toml
 
 # timm wants torchvision, which the tests do not: they load its optimizers' files alone.
 $(VENV)/dev: $(VENV)/train
-	$(PIP) --editable '.[train,tensorboard,dev]'
+	$(PIP) --editable '.[train,parquet,tensorboard,dev]'
 	$(PIP) --no-deps timm
 	@touch $@
