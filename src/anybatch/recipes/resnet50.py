@@ -61,7 +61,7 @@ def resnet50_mlperf_lars() -> ImageRecipe:
 
     Rate, 16 epochs of warm-up, momentum and weight decay from MLPerf's results. Inferred: 64 epochs in all, and
     MLPerf's reference code elsewhere: decay of power 2, trust coefficient 0.001, label smoothing 0.1, and a last rate
-    of 0 in the place of 1e-4. `resnet50-mlperf-lars-64k` is its other row; between them the square-root rule is a guess.
+    of 0 in the place of 1e-4. `resnet50-mlperf-lars-64k` is the other row; between them the square root is a guess.
     """
     return _imagenet(
         "resnet50-mlperf-lars",

@@ -15,7 +15,7 @@ from anybatch.errors import InputError
 
 # Names alone decide what is looked at; what a file really holds, Pillow finds out from its content.
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff", ".jp2"]
+    (".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
 )
 
 
