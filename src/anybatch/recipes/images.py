@@ -56,19 +56,19 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
             sides[size] = _side(recipe, training, size, True, skipped)
         return _source(recipe, sides[size], recipe.seed, training=True)
 
+    size = recipe.phases[-1].image_size
+    try:
+        model = image_classifier(_network(recipe, training, size), recipe.seed)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
     phases = plan_phases(
         recipe,
         source,
         lambda phase: classifier_flops(_network(recipe, training, phase.image_size)),
         recipe.model.batch_norm_group,
     )
-    size = recipe.phases[-1].image_size
     test = _side(recipe, held_out, size, False, skipped)
     evaluated = _source(recipe, test, 0, training=False)
-    try:
-        model = image_classifier(_network(recipe, training, size), recipe.seed)
-    except ValueError as error:
-        raise InputError(f"model: {error}") from None
 
     def score(finished: nn.Module) -> Scores:
         assert isinstance(finished, ImageClassifier)
@@ -142,6 +142,8 @@ def _check(recipe: ImageRecipe) -> None:
         raise InputError(f"model.batch_norm_group is not set: {recipe.model.architecture} has BatchNorm layers")
     if not grouped and recipe.model.batch_norm_group is not None:
         raise InputError(f"model.batch_norm_group: {recipe.model.architecture} has no BatchNorm; set it to null")
+    if recipe.model.architecture == "lenet" and len({phase.image_size for phase in recipe.phases}) > 1:
+        raise InputError("phases: lenet's layers fit one image_size; all phases need the same")
     if grouped and min(phase.batch_size for phase in recipe.phases) < 2:
         raise InputError("phases: a batch of 1 example has no variance for BatchNorm; must be at least 2")
 

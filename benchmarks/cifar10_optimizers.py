@@ -1,0 +1,82 @@
+"""The optimizers of the LAMB paper's appendix on a very short run of CIFAR-10: ResNet-20, 96 steps of 128 images.
+
+    python benchmarks/cifar10_optimizers.py DATA --out DIR
+
+Three rates for each optimizer, a factor of about three apart, one seed, evaluated on the first 2,000 test images (200 a
+class). A run that is there already is not repeated, so that the whole can be done in parts. Writes
+benchmarks/results/cifar10-optimizers.json. What so short a run shows is how fast each starts, no more.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anybatch.engine.environment import describe_environment
+from anybatch.files import write_json
+from anybatch.recipes import change, find_recipe, train_recipe
+
+STEPS, BATCH, HELD_OUT = 96, 128, 2000
+# Around what each is commonly used with.
+RATES = {
+    "adagrad": (0.003, 0.01, 0.03),
+    "adam": (0.001, 0.003, 0.01),
+    "adamw": (0.001, 0.003, 0.01),
+    "momentum": (0.03, 0.1, 0.3),
+    "lars": (0.01, 0.03, 0.1),
+    "lamb": (0.01, 0.03, 0.1),
+}
+# L2 that goes through Adam's and AdaGrad's moments is another thing than decay; both then go without.
+WEIGHT_DECAY = {"adagrad": 0.0, "adam": 0.0, "adamw": 0.01, "momentum": 5e-4, "lars": 5e-4, "lamb": 0.01}
+RESULTS = Path(__file__).parent / "results" / "cifar10-optimizers.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(exist_ok=True)
+    data = held_out_part(arguments.data, arguments.out / "data")
+    rows: list[dict[str, Any]] = []
+    for name, rates in RATES.items():
+        for lr in rates:
+            recipe = change(
+                find_recipe("cifar10-resnet20"),
+                [
+                    f"optimizer.name={name}",
+                    f"optimizer.weight_decay={WEIGHT_DECAY[name]}",
+                    f"reference.lr={lr}",
+                    f"reference.num_examples={STEPS * BATCH}",
+                    "reference.warmup_ratio=0.1",
+                    "engine.num_evals=1",
+                    f"data.path={data}",
+                ],
+            )
+            result = train_recipe(recipe, arguments.out / f"{name}-{lr}", resume=True)
+            final = result["final"]
+            rows.append(
+                {"optimizer": name, "lr": lr, "weight_decay": WEIGHT_DECAY[name], "top1": final["top1"],
+                 "top5": final["top5"], "loss": final["loss"], "train_s": result["train_s"]}
+            )  # fmt: skip
+            print(f"{name:9} rate {lr:<6} top-1 {100 * final['top1']:.1f} %, loss {final['loss']:.3f}", flush=True)
+    environment = {**describe_environment(), "threads": 1, "command": ["cifar10_optimizers.py"]}
+    settings = {"steps": STEPS, "batch_size": BATCH, "num_held_out": HELD_OUT, "seed": 0}
+    write_json(RESULTS, {"environment": environment, **settings, "rows": rows})
+
+
+def held_out_part(data: Path, out: Path) -> Path:
+    """A folder with all images for training and the first of the test's, which are balanced, for evaluation."""
+    import pyarrow.parquet as pq
+
+    if not out.exists():
+        out.mkdir()
+        (out / "train.parquet").symlink_to((data / "train.parquet").resolve())
+        pq.write_table(pq.read_table(data / "test.parquet").slice(0, HELD_OUT), out / "test.parquet")
+    return out
+
+
+if __name__ == "__main__":
+    main()
