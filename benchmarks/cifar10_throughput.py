@@ -57,7 +57,7 @@ def plain(recipe: ImageRecipe, pixels: torch.Tensor, labels: torch.Tensor, steps
         chosen = order[step * BATCH : (step + 1) * BATCH]
         images = pad((pixels[chosen].float() / 255 - mean) / std, (4, 4, 4, 4))
         tops, lefts = torch.randint(9, (2, BATCH)).tolist()
-        images = torch.stack([images[n, :, t : t + 32, l : l + 32] for n, (t, l) in enumerate(zip(tops, lefts))])
+        images = torch.stack([images[n, :, tops[n] : tops[n] + 32, lefts[n] : lefts[n] + 32] for n in range(BATCH)])
         flipped = torch.rand(BATCH) < 0.5
         images[flipped] = images[flipped].flip(3)
         images = images.contiguous(memory_format=torch.channels_last)
