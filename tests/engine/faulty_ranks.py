@@ -1,7 +1,7 @@
 """Runs of two ranks in which something goes wrong on rank 1; run as: faulty_ranks.py FOLDER FAULT ...
 
-All runs side by side, forked from one process, since importing torch is what takes the time. FOLDER/FAULT then holds the
-run, what each rank printed, and codes.json, their exit codes.
+All runs side by side, forked from one process, since importing torch is what takes the time. FOLDER/FAULT then holds
+the run, what each rank printed, and codes.json, their exit codes.
 """
 
 import json

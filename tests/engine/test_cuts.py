@@ -25,7 +25,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undivided(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], tuple[torch.Tensor, list[str]]]:
-    """The final parameters, and the examples of every step, of one process and one micro-batch, by batch and optimizer."""
+    """Final parameters, and the examples of every step, of one process and micro-batch, by batch and optimizer."""
     found = {}
     for batch, optimizer in {(batch, optimizer) for _, batch, _, optimizer, _ in CUTS.values()}:
         run = Run(tmp_path_factory.mktemp("undivided"))

@@ -8,6 +8,7 @@ from anybatch.engine.loading import Share, cut, read_share
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import sum_of_squares, train_step
+from anybatch.errors import InputError
 
 
 def alone(model: torch.nn.Module) -> Parallel:
@@ -60,6 +61,12 @@ def test_ranks_need_not_divide_the_batch(count: int, size: int, micro_batch_size
     shares = [sum(p.count for p in pieces if p.counts) for pieces in ranks]
     assert max(shares) - min(shares) <= 1
     assert all(100 <= p.start < 100 + count and p.count <= micro_batch_size for pieces in ranks for p in pieces)
+
+
+@pytest.mark.parametrize(("parallel", "ranks"), [("none", Ranks(0, 2)), ("fsdp", Ranks())])
+def test_a_way_of_parallel_that_the_ranks_do_not_fit_is_refused(parallel: str, ranks: Ranks) -> None:
+    with pytest.raises(InputError, match=f"engine.parallel = '{parallel}'"):
+        parallelise(regression_job(execution={"parallel": parallel}), ranks)
 
 
 def test_gradients_are_clipped_to_the_global_norm() -> None:

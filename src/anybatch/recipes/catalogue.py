@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 
 from anybatch.errors import InputError
-from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_tiny, squad_demo
+from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_tiny, squad_demo
 from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.resnet50 import (
     resnet50_author,
@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-demo-adamw": bert_demo_adamw,
     "bert-tiny": bert_tiny,
     "bert-mini": bert_mini,
+    "bert-mixed": bert_mixed,
     "squad-demo": squad_demo,
     "digits-lenet": digits_lenet,
     "mnist-lenet": mnist_lenet,

@@ -10,7 +10,7 @@ from torch import nn
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.idx import digits
 from anybatch.data.images.mixing import Mixing
-from anybatch.data.images.sets import ImageSet, Labels, hold_out
+from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
 from anybatch.data.images.source import Colours, ImageSource, late_batches
 from anybatch.data.images.views import Cropping, FileViews, MemoryViews, Views, decode_all, half_of_memory
 from anybatch.engine import Job
@@ -154,6 +154,9 @@ def _images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
         training, held_out = find_images(Path(data.path))
     elif data.builtin == "digits":
         training, held_out = digits(), None
+    elif data.builtin == "blank":
+        classes = data.source_classes or 2
+        training, held_out = BlankImages(data.source_examples or classes, classes), BlankImages(classes, classes)
     else:
         raise InputError("data.path is not set: name a folder of images, --set data.path=FOLDER")
     return (training, held_out) if held_out is not None else hold_out(training, data.fold, data.folds)

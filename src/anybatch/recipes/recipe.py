@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from anybatch.errors import InputError
 from anybatch.scaling import Reference, Scaled
@@ -129,6 +129,12 @@ class EngineSettings(Settings):
     max_skipped_steps: int = Field(default=20, ge=1)
     hang_timeout_s: float = Field(default=600.0, gt=0)
 
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _none_is_a_name(cls, value: Any) -> Any:
+        """On the command line, none stands for null."""
+        return "none" if value is None else value
+
     @property
     def evaluation_batch_size(self) -> int:
         """Examples in one forward pass of an evaluation, which needs less memory than training."""
@@ -171,8 +177,9 @@ class PretrainedSettings(Settings):
 class ImageSettings(Settings):
     """Labelled images, and what an example sees of one; see `data.images`.
 
-    `path`: a folder in a layout that `find_images` knows; null: the `builtin` set. `mean` and `std`: of each channel,
-    of pixels from 0 to 1. Where the data have no part of their own for evaluation, part `fold` of `folds` is held out.
+    `path`: a folder in a layout that `find_images` knows; null: the `builtin` set. `source_examples` and
+    `source_classes`: what the recipe was made for; so many "blank" images stand in where a dry run has no path. `mean`
+    and `std`: of each channel, of pixels from 0 to 1. Where the data have no part of their own for evaluation, part `fold` of `folds` is held out.
 
     `crop`: "none"; "padded" by `padding` pixels of the mean colour or of the reflection, then a random window;
     "resized": a random rectangle of at least `smallest_area`, in evaluation the middle `centre` of the shorter side.
@@ -180,7 +187,9 @@ class ImageSettings(Settings):
     """
 
     path: str | None = None
-    builtin: Literal["digits"] | None = None
+    builtin: Literal["digits", "blank"] | None = None
+    source_examples: int | None = Field(default=None, ge=1)
+    source_classes: int | None = Field(default=None, ge=1)
     mean: tuple[float, ...] = Field(min_length=1, max_length=3)
     std: tuple[float, ...] = Field(min_length=1, max_length=3)
     folds: int = Field(default=5, ge=2)
@@ -197,6 +206,8 @@ class ImageSettings(Settings):
 
     @model_validator(mode="after")
     def _channels(self) -> "ImageSettings":
+        if self.builtin == "blank" and not self.source_examples:
+            raise ValueError("blank images need source_examples, how many")
         if len(self.mean) != len(self.std) or len(self.mean) == 2 or min(self.std) <= 0:
             raise ValueError("mean and std need one value each for grey images or three for colours, and std above 0")
         return self

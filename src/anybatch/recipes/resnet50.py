@@ -126,7 +126,13 @@ def _imagenet(
         phases=(ImagePhaseSettings(batch_size=reference.batch_size, image_size=224),),
         max_grad_norm=max_grad_norm,
         data=ImageSettings(
-            mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop="resized", smallest_area=0.08, flip=True
+            source_examples=IMAGENET_EXAMPLES,
+            source_classes=1000,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            crop="resized",
+            smallest_area=0.08,
+            flip=True,
         ),
         model=NetworkSettings(
             architecture="resnet50",

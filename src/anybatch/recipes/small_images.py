@@ -42,7 +42,7 @@ def mnist_lenet() -> ImageRecipe:
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=1024, lr=0.01, warmup_ratio=1 / 64, num_epochs=30),
         phases=(ImagePhaseSettings(batch_size=1024, image_size=28),),
-        data=ImageSettings(mean=(0.1307,), std=(0.3081,)),
+        data=ImageSettings(source_examples=60_000, source_classes=10, mean=(0.1307,), std=(0.3081,)),
         model=NetworkSettings(architecture="lenet"),
         engine=EngineSettings(micro_batch_size=256),
     )
@@ -61,6 +61,8 @@ def cifar10_davidnet() -> ImageRecipe:
         reference=ReferenceSettings(batch_size=512, lr=0.01, warmup_ratio=1 / 64, num_epochs=24),
         phases=(ImagePhaseSettings(batch_size=512, image_size=32),),
         data=ImageSettings(
+            source_examples=50_000,
+            source_classes=10,
             mean=_CIFAR10_MEAN,
             std=_CIFAR10_STD,
             crop="padded",
@@ -85,7 +87,15 @@ def cifar10_resnet20() -> ImageRecipe:
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=128, lr=0.01, warmup_ratio=1 / 160, num_examples=64_000 * 128),
         phases=(ImagePhaseSettings(batch_size=128, image_size=32),),
-        data=ImageSettings(mean=_CIFAR10_MEAN, std=_CIFAR10_STD, crop="padded", padding=4, flip=True),
+        data=ImageSettings(
+            source_examples=50_000,
+            source_classes=10,
+            mean=_CIFAR10_MEAN,
+            std=_CIFAR10_STD,
+            crop="padded",
+            padding=4,
+            flip=True,
+        ),
         model=NetworkSettings(architecture="resnet20", batch_norm_group=128),
         engine=EngineSettings(micro_batch_size=128),
     )

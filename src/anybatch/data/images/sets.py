@@ -66,6 +66,24 @@ class Part:
         return self.whole.image(int(self.chosen[index]))
 
 
+@dataclass(frozen=True)
+class BlankImages:
+    """`count` grey pictures of 500 x 375 pixels, evenly over `num_classes`: what stands in for a set not at hand."""
+
+    count: int
+    num_classes: int
+
+    @property
+    def classes(self) -> Classes:
+        return Classes(np.arange(self.count) % self.num_classes, tuple(map(str, range(self.num_classes))))
+
+    def name(self, index: int) -> str:
+        return f"blank image {index}"
+
+    def image(self, index: int) -> Image.Image:
+        return Image.new("RGB", (500, 375), (128, 128, 128))
+
+
 def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
     """(all but one fold, one fold) of `folds` parts of a set that differ by one image at most a class.
 
