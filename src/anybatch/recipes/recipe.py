@@ -179,7 +179,8 @@ class ImageSettings(Settings):
 
     `path`: a folder in a layout that `find_images` knows; null: the `builtin` set. `source_examples` and
     `source_classes`: what the recipe was made for; so many "blank" images stand in where a dry run has no path. `mean`
-    and `std`: of each channel, of pixels from 0 to 1. Where the data have no part of their own for evaluation, part `fold` of `folds` is held out.
+    and `std`: of each channel, of pixels from 0 to 1. Where the data have no part of their own for evaluation, part
+    `fold` of `folds` is held out.
 
     `crop`: "none"; "padded" by `padding` pixels of the mean colour or of the reflection, then a random window;
     "resized": a random rectangle of at least `smallest_area`, in evaluation the middle `centre` of the shorter side.
