@@ -3,7 +3,9 @@
     python benchmarks/cifar10_optimizers.py DATA --out DIR
 
 Three rates for each optimizer, a factor of about three apart, one seed, on the first 10,000 training images (1,000 a
-class), evaluated on the first 1,000 test images (100 a class). A run that is there already is not repeated, so that the whole can be done in parts. Writes
+class), evaluated on the first 1,000 test images (100 a class).
+
+A run that is there already is not repeated, so that the whole can be done in parts. Writes
 benchmarks/results/cifar10-optimizers.json. What so short a run shows is how fast each starts, no more.
 """
 
