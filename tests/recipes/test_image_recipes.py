@@ -12,7 +12,7 @@ from anybatch.engine import Phase
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, image_classifier
 from anybatch.optim import LAMB, LARS
-from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, with_batch_size
+from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, preview_recipe, preview_text, with_batch_size
 from anybatch.recipes.optimizers import OPTIMIZERS, build_optimizer
 from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import OptimizerSettings
@@ -121,6 +121,16 @@ def test_the_answer_to_lars_and_lamb() -> None:
 def test_small_recipes_take_the_sources_steps(name: str, num_examples: int, batch_size: int, num_steps: int) -> None:
     _, phase = plan(name, num_examples=num_examples)
     assert (phase.global_batch_size, phase.num_steps) == (batch_size, num_steps)
+
+
+def test_a_dry_run_needs_no_data() -> None:
+    found = preview_recipe(
+        change(find_recipe("mnist-lenet"), ["phases.0.batch_size=2048", "data.source_examples=6000"])
+    )
+    (phase,) = found["phases"]
+    assert (phase["batch_size"], phase["image_size"], phase["num_steps"]) == (2048, 28, math.ceil(30 * 6000 / 2048))
+    assert phase["lr"] == pytest.approx(0.01 * math.sqrt(2))
+    assert "image size" in preview_text(found)
 
 
 def test_untuned_scaling_reaches_16k_on_cifar10() -> None:

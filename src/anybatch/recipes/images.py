@@ -156,7 +156,10 @@ def _images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
         training, held_out = digits(), None
     elif data.builtin == "blank":
         classes = data.source_classes or 2
-        training, held_out = BlankImages(data.source_examples or classes, classes), BlankImages(classes, classes)
+        # Photographs on the web, and so in ImageNet, are most often of this size.
+        size = (500, 375) if data.crop == "resized" else (recipe.phases[0].image_size,) * 2
+        training = BlankImages(data.source_examples or classes, classes, size)
+        held_out = BlankImages(classes, classes, size)
     else:
         raise InputError("data.path is not set: name a folder of images, --set data.path=FOLDER")
     return (training, held_out) if held_out is not None else hold_out(training, data.fold, data.folds)

@@ -68,10 +68,11 @@ class Part:
 
 @dataclass(frozen=True)
 class BlankImages:
-    """`count` grey pictures of 500 x 375 pixels, evenly over `num_classes`: what stands in for a set not at hand."""
+    """`count` grey pictures of `size`, (width, height), over `num_classes`: what stands in for a set not at hand."""
 
     count: int
     num_classes: int
+    size: tuple[int, int]
 
     @property
     def classes(self) -> Classes:
@@ -81,7 +82,7 @@ class BlankImages:
         return f"blank image {index}"
 
     def image(self, index: int) -> Image.Image:
-        return Image.new("RGB", (500, 375), (128, 128, 128))
+        return Image.new("RGB", self.size, (128, 128, 128))
 
 
 def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
