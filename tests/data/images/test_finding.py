@@ -90,10 +90,12 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_without_names_goes_by_numbers(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "all.parquet", [0, 2])
+    write_parquet(tmp_path / "train.parquet", [0, 2])
+    write_parquet(tmp_path / "test.parquet", [1])
     training, held_out = find_images(tmp_path)
-    assert held_out is None
+    assert held_out is not None
     assert training.classes.names == ("0", "1", "2")
+    assert held_out.classes.names == ("0", "1"), "a class that nothing is held out of is no contradiction"
 
 
 def test_tar_shards(tmp_path: Path) -> None:

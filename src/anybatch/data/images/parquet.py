@@ -34,6 +34,7 @@ class ParquetImages:
         """
         try:
             import pyarrow as pa
+            import pyarrow.compute as pc
             import pyarrow.parquet as pq
         except ImportError:
             raise InputError(f"{files[0]}: reading parquet needs pyarrow: pip install 'anybatch[parquet]'") from None
@@ -53,7 +54,7 @@ class ParquetImages:
         if not len(labels) or labels.min() < 0:
             raise InputError(f"{files[0]}: labels must be numbers from 0 on, and there must be some")
         names = _class_names(schema, columns[1], int(labels.max()) + 1)
-        encoded = whole["image"].combine_chunks().field("bytes")
+        encoded = pc.struct_field(whole["image"], "bytes")
         return cls(files[0].name if len(files) == 1 else str(files[0].parent), encoded, Classes(labels, names))
 
     def name(self, index: int) -> str:
