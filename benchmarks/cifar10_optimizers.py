@@ -1,6 +1,6 @@
 """The optimizers of the LAMB paper's appendix on a very short run of CIFAR-10: ResNet-20, 60 steps of 128 images.
 
-    python benchmarks/cifar10_optimizers.py DATA --out DIR
+    python benchmarks/cifar10_optimizers.py DATA --out DIR [--only NAME ...]
 
 Three rates for each optimizer, a factor of about three apart, one seed, on the first 10,000 training images (1,000 a
 class), evaluated on the first 1,000 test images (100 a class).
@@ -38,13 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=RATES, nargs="+", default=list(RATES), help="these, and write no result")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(exist_ok=True)
     data = first_images(arguments.data, arguments.out / "data")
     rows: list[dict[str, Any]] = []
-    for name, rates in RATES.items():
-        for lr in rates:
+    for name in arguments.only:
+        for lr in RATES[name]:
             recipe = change(
                 find_recipe("cifar10-resnet20"),
                 [
@@ -64,6 +65,8 @@ def main() -> None:
                  "top5": final["top5"], "loss": final["loss"], "train_s": result["train_s"]}
             )  # fmt: skip
             print(f"{name:9} rate {lr:<6} top-1 {100 * final['top1']:.1f} %, loss {final['loss']:.3f}", flush=True)
+    if arguments.only != list(RATES):
+        return
     environment = {**describe_environment(), "threads": 1, "command": ["cifar10_optimizers.py"]}
     settings = {"steps": STEPS, "batch_size": BATCH, "num_training": TRAINING, "num_held_out": HELD_OUT, "seed": 0}
     write_json(RESULTS, {"environment": environment, **settings, "rows": rows})
