@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from anybatch.data.inspect import summary
-from anybatch.data.shards import ShardWriter, open_shards
+from anybatch.data.shard_writer import ShardWriter
+from anybatch.data.shards import open_shards
 from anybatch.data.vocabulary import load
 from anybatch.errors import InputError
 
