@@ -13,7 +13,7 @@ from anybatch.errors import InputError
 # A random next sentence comes from another document of the same part.
 FEWEST_IN_A_PART = 2
 # Of so few documents, exactly the wanted share is held out; of more, each one with that probability, uncounted.
-_FEW = 4096
+_FEW = 1024
 
 
 @dataclass(frozen=True)
