@@ -156,7 +156,14 @@ def test_a_worker_s_complaint_is_the_file_s(tmp_path: Path, files: list[Path]) -
 def test_hard_text_survives(tmp_path: Path) -> None:
     """Right to left, without spaces, control characters, one word without an end: each is a document of tokens."""
     path = tmp_path / "a.jsonl"
-    texts = ["שלום עולם. זה משפט." * 3, "日本語の文章です。二番目の文。" * 50, "a\u0000b \u202e rtl", "x" * 300_000, "1 2", "2 3"]
+    texts = [
+        "שלום עולם. זה משפט." * 3,
+        "日本語の文章です。二番目の文。" * 50,
+        "a\u0000b \u202e rtl",
+        "x" * 300_000,
+        "1 2",
+        "2 3",
+    ]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     summary = prepare_files([path], tmp_path / "out", processes=1, vocabulary_size=256)
     assert summary.train.documents + summary.held_out.documents == len(texts)

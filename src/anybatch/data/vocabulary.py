@@ -141,6 +141,13 @@ def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray
     return np.array(sorted(ordinary), dtype=np.int64)
 
 
+def continued_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Whether each token goes on with the word before it ('##ing'), bool[vocabulary]."""
+    continued = np.zeros(tokenizer.get_vocab_size(), dtype=np.bool_)
+    continued[[number for token, number in tokenizer.get_vocab().items() if token.startswith(_CONTINUED)]] = True
+    return continued
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
