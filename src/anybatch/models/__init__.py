@@ -1,13 +1,18 @@
 """What learns: thin builders over transformers, and the loss on the positions that carry a target alone."""
 
 from anybatch.models.bert import BertSettings, PretrainingModel, pretraining_flops, pretraining_model
+from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.models.question_answering import QuestionAnsweringModel, question_answering_model
 from anybatch.models.tokenizer import save_tokenizer
 
 __all__ = [
     "BertSettings",
+    "CausalModel",
+    "GptSettings",
     "PretrainingModel",
     "QuestionAnsweringModel",
+    "causal_flops",
+    "causal_model",
     "pretraining_flops",
     "pretraining_model",
     "question_answering_model",

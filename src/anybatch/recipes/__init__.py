@@ -2,10 +2,19 @@
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.execute import evaluate_run, train_recipe
-from anybatch.recipes.recipe import PretrainingRecipe, QuestionsRecipe, Recipe, change, from_json, with_batch_size
+from anybatch.recipes.recipe import (
+    CausalRecipe,
+    PretrainingRecipe,
+    QuestionsRecipe,
+    Recipe,
+    change,
+    from_json,
+    with_batch_size,
+)
 
 __all__ = [
     "RECIPES",
+    "CausalRecipe",
     "PretrainingRecipe",
     "QuestionsRecipe",
     "Recipe",

@@ -74,6 +74,7 @@ class PhaseSettings(Settings):
 
     batch_size: int = Field(ge=1)
     sequence_length: int = Field(ge=16)
+    max_predictions: int | None = Field(default=None, ge=1)
     share: float = Field(default=1.0, gt=0, le=1)
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
@@ -130,12 +131,17 @@ class TextSettings(Settings):
 
     path: str | None = None
     masking_rate: float = Field(default=0.15, gt=0, lt=1)
+    whole_words: bool = False
+    objective: Literal["next_sentence", "sentence_order", "full_sentences"] = "next_sentence"
+    short_probability: float = Field(default=0.0, ge=0, le=1)
+    packed: bool = False
     num_held_out: int = Field(default=1024, ge=1)
 
 
 class EncoderSettings(Settings):
-    """The shape of a BERT encoder."""
+    """The shape of a BERT encoder; `path`: a Hugging Face folder whose weights the run starts from, of that shape."""
 
+    path: str | None = None
     hidden_size: int = Field(ge=1)
     num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)
@@ -150,6 +156,23 @@ class QuestionSettings(Settings):
     held_out_every: int = Field(default=5, ge=2)
     stride: int = Field(default=80, ge=1)
     max_answer_length: int = Field(default=12, ge=1)
+
+
+class CausalTextSettings(Settings):
+    """`path` as in TextSettings; the held-out sequences that the run is scored on, at most."""
+
+    path: str | None = None
+    num_held_out: int = Field(default=1024, ge=1)
+
+
+class DecoderSettings(Settings):
+    """The shape of a GPT-2."""
+
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    max_positions: int = Field(default=1024, ge=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class PretrainedSettings(Settings):
@@ -192,7 +215,15 @@ class QuestionsRecipe(RecipeSettings):
     model: PretrainedSettings = PretrainedSettings()
 
 
-Recipe = PretrainingRecipe | QuestionsRecipe
+class CausalRecipe(RecipeSettings):
+    """Each token from those before it, on text."""
+
+    task: Literal["causal"] = "causal"
+    data: CausalTextSettings = CausalTextSettings()
+    model: DecoderSettings
+
+
+Recipe = PretrainingRecipe | QuestionsRecipe | CausalRecipe
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
 
