@@ -9,13 +9,12 @@ Without files: the text that comes with Python. Writes benchmarks/results/text-d
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,6 +35,13 @@ RESULTS = Path(__file__).parent / "results" / "text-data.json"
 PORTION = 1 << 21
 VOCABULARY_SIZE = 30_522
 BATCH = 256
+BATCHES: list[tuple[str, int, dict[str, Any]]] = [
+    ("128 tokens", 128, {}),
+    ("128 tokens, whole words", 128, {"whole_words": True}),
+    ("128 tokens, short sequences, packed", 128, {"short_probability": 0.1, "packed": True}),
+    ("128 tokens, full sentences", 128, {"objective": "full_sentences"}),
+    ("512 tokens", 512, {}),
+]
 
 
 def tokenizers_alone(files: list[Path], tokenizer_file: Path, cores: int) -> dict[str, float]:
@@ -75,16 +81,8 @@ def preparation(files: list[Path], tokenizer_file: Path, cores: int) -> dict[str
     }
 
 
-def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call in a fresh process: threads and memory are its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
-def _apart(kind: str, files: list[Path], tokenizer: Path, cores: int) -> dict[str, float]:
-    """`kind` in an interpreter of its own: a worker of a pool may not start workers."""
-    import subprocess
-
+def apart(kind: str, files: list[Path], tokenizer: Path, cores: int) -> dict[str, float]:
+    """`kind` in an interpreter of its own, whose threads and memory are its own."""
     command = [sys.executable, __file__, "--only", kind, "--cores", str(cores), "--tokenizer", str(tokenizer)]
     printed = subprocess.run([*command, *map(str, files)], check=True, capture_output=True, text=True).stdout
     return dict(json.loads(printed.splitlines()[-1]))
@@ -129,13 +127,16 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {"tokenizers": [], "anybatch": []}
         for _ in range(arguments.repeats):
             for kind, found in runs.items():
-                found.append(_apart(kind, files, shards / TOKENIZER, arguments.cores))
+                found.append(apart(kind, files, shards / TOKENIZER, arguments.cores))
         rates = {kind: num_bytes / 1e6 / median(run["seconds"] for run in found) for kind, found in runs.items()}
         result = {
             "text": {"files": [path.name for path in files], "bytes": num_bytes},
             "cores": arguments.cores,
             "megabytes_per_s": rates,
             "anybatch_over_tokenizers": rates["anybatch"] / rates["tokenizers"],
+            "masked_sequences_per_s_a_core": {
+                name: batches(shards, length, options, arguments.repeats) for name, length, options in BATCHES
+            },
             "runs": runs,
             "environment": describe_environment(),
         }

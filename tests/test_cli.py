@@ -1,8 +1,12 @@
 """What a user can get wrong on the command line ends in one line and the right exit code, with nothing left behind."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -268,10 +272,79 @@ def test_a_run_in_use_is_refused(
     assert "in use by another process" in capsys.readouterr().err
 
 
+def test_a_run_of_somebody_else_is_one_line(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may not be written, and a checkpoint that may not be read; as root, by a user without rights."""
+    run = tmp_path / "run"
+    (run / "result.json").unlink()
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        copy = Path(shutil.copytree(tmp_path, Path(open_to_all) / "copy"))
+        copy.chmod(0o755)
+        theirs = copy / "run"
+        arguments = [argument.replace(str(tmp_path), str(copy)) for argument in finished]
+        (theirs / "recipe.json").write_text((theirs / "recipe.json").read_text().replace(str(tmp_path), str(copy)))
+
+        def error_of() -> str:
+            """What the command says to a user without rights; in a fork, which has imported what it needs."""
+            monkeypatch.setattr(sys, "argv", ["anybatch", *arguments, "--resume"])
+            said = Path(open_to_all) / "said"
+            process = os.fork()
+            if not process:
+                with open(said, "w") as file:
+                    os.dup2(file.fileno(), 2)
+                    sys.stderr = file
+                    if os.geteuid() == 0:
+                        os.setgroups([])
+                        os.setgid(65534)
+                        os.setuid(65534)
+                    try:
+                        main()
+                    except SystemExit as ended:
+                        file.flush()
+                        os._exit(int(ended.code or 0))
+                    finally:
+                        os._exit(99)
+            assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2, said.read_text()
+            line = said.read_text()
+            assert line.startswith("anybatch: error: ")
+            assert line.count("\n") == 1
+            return line
+
+        for path in (theirs, *theirs.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        assert f"{theirs}: cannot be written (Permission denied)" in error_of()
+        for path in (theirs, *theirs.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        (theirs / "recipe.json").write_text((theirs / "recipe.json").read_text().replace(str(tmp_path), str(copy)))
+        for checkpoint in (theirs / "checkpoints").iterdir():
+            checkpoint.chmod(0)
+        assert "may not be read; change its permissions" in error_of()
+        for checkpoint in (theirs / "checkpoints").iterdir():
+            checkpoint.chmod(0o755)
+
+
 def test_files_of_a_run_are_readable_as_others_are(finished: list[str], tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and "tensorboard" not in path.parts]
     expected = (tmp_path / "run" / "recipe.json").stat().st_mode
     assert {path.name for path in files if path.stat().st_mode != expected} == set()
+
+
+def test_a_failed_run_leaves_no_thread_behind(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever called it goes on: nothing is left that could end the process later."""
+    arguments = [
+        "train",
+        "bert-demo",
+        "--batch-size",
+        "512",
+        "--set",
+        f"data.path={shards}",
+        "--run",
+        str(tmp_path / "r"),
+    ]
+    assert run_main(arguments, monkeypatch) == 2
+    assert "anybatch-watch" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_command_that_is_interrupted_says_so(

@@ -72,6 +72,9 @@ def train(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes of this machine to train on, by torchrun.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show phases, rates, memory and time; train nothing.")
+    ] = False,
     relaunch: Annotated[int, typer.Option(min=0, help="Start again after a crash, at most so often.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -80,11 +83,15 @@ def train(
     Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first --nproc 2
     """
     from anybatch.engine import progress_display, supervise
-    from anybatch.recipes import change, find_recipe, train_recipe, with_batch_size
+    from anybatch.recipes import change, find_recipe, preview_recipe, preview_text, train_recipe, with_batch_size
 
     chosen = change(find_recipe(recipe), assignments or [])
     if batch_size is not None:
         chosen = with_batch_size(chosen, batch_size)
+    if dry_run:
+        found = preview_recipe(chosen, nproc or 1)
+        print(json.dumps(found, indent=1) if as_json else preview_text(found))
+        return
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     if nproc is not None or relaunch:
         arguments = ["train", recipe, f"--run={folder}", *(f"--set={each}" for each in assignments or [])]

@@ -36,7 +36,7 @@ class Health:
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped >= self._max_skipped_steps:
             raise Failed(
-                f"step {step}: the {self._skipped}th step in a row without a finite loss and gradient; the run was "
-                f"sound at step {step - self._skipped}, and --resume goes on from the checkpoint of step {last_saved}; "
-                "a lower optimizer.lr, or a longer warm-up in a new run, is the usual remedy"
+                f"step {step}: {self._skipped} steps in a row had no finite loss and gradient, and were skipped; the "
+                f"last sound one is step {step - self._skipped}, and --resume goes on from the checkpoint of step "
+                f"{last_saved}; a lower optimizer.lr, or a longer warm-up in a new run, is the usual remedy"
             )

@@ -162,11 +162,14 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
         if is_lost(error):
             raise Failed(cause.message) from None
         raise
+    else:
+        ranks.watch.stop()
+        if ranks.size > 1:
+            dist.destroy_process_group()
     finally:
-        if sys.exc_info()[0] is None:
+        # One of several ranks that fails stays watched to its very end; alone, the process may go on to other things.
+        if ranks.size == 1:
             ranks.watch.stop()
-            if ranks.size > 1:
-                dist.destroy_process_group()
 
 
 def is_lost(error: BaseException) -> bool:

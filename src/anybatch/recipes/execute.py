@@ -63,7 +63,7 @@ def _lead(recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine
             return None
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
         _use_its_threads(run, ranks.size)
-        return _build(recipe, run)
+        return build(recipe, run)
     return _start(recipe, run, new, ranks.size)
 
 
@@ -72,7 +72,7 @@ def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
     if run.finished:
         return None
     torch.set_num_threads(run.environment()["threads"])
-    return _build(recipe, run)
+    return build(recipe, run)
 
 
 def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, float]:
@@ -94,7 +94,8 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
     )
 
 
-def _build(recipe: Recipe, run: Run) -> engine.Job:
+def build(recipe: Recipe, run: Run) -> engine.Job:
+    """The job of a recipe, whose own data, where it has any, are prepared in the run folder."""
     if isinstance(recipe, QuestionsRecipe):
         return questions.build(recipe, run)
     return causal.build(recipe, run) if isinstance(recipe, CausalRecipe) else pretraining.build(recipe, run)
@@ -108,7 +109,7 @@ def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine
         # First of all: a folder with a recipe can be resumed, whenever it was left.
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
         write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
-        return _build(recipe, run)
+        return build(recipe, run)
     except BaseException:
         shutil.rmtree(new or run.path, ignore_errors=True)
         if new is None:

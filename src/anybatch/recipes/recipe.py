@@ -182,9 +182,10 @@ class PretrainedSettings(Settings):
 
 
 class RecipeSettings(Settings):
-    """What every recipe has."""
+    """What every recipe has; `inferred` names, in words, what its source does not say."""
 
     name: str
+    inferred: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
     optimizer: OptimizerSettings
     reference: ReferenceSettings

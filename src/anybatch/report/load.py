@@ -10,6 +10,7 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import read_object
+from anybatch.report.health import Health, observe
 from anybatch.runs import Run
 
 _MAX_TEXT = 160
@@ -71,6 +72,7 @@ class Record:
     evals: Sequence[Point] = ()
     trains: Sequence[Point] = ()
     ratios: Sequence[Ratios] = ()
+    health: Health | None = None
 
     @property
     def finished(self) -> bool:
@@ -169,6 +171,7 @@ def _record(run: Run, name: str) -> Record:
         final={text(key): finite(value) for key, value in _mapping(result.get("final")).items()},
         evals=evals,
         trains=trains,
+        health=observe(events),
         ratios=_adapted(
             [
                 (_whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})

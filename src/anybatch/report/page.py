@@ -10,6 +10,7 @@ from anybatch.errors import InputError
 from anybatch.files import write_text
 from anybatch.report import curves, figures, trust
 from anybatch.report.findings import Findings, cell_loss, find, place
+from anybatch.report.health import health_section
 from anybatch.report.layout import cell_label
 from anybatch.report.load import Record, load, text
 from anybatch.report.scores import Score, by_cell, children
@@ -59,6 +60,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _scores(by_cell(findings.series, links), findings.series),
         _rates(findings.series),
         _trust(findings.series),
+        _health(records),
         _section("runs", "Every run", runs_table(findings.series, records, links)),
         _section("made", "How it was made", provenance(records)),
     ]
@@ -186,6 +188,11 @@ def _rates(series: Sequence[Series]) -> str:
         "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)
     )
     return _section("rates", "Learning rates", figure)
+
+
+def _health(records: Sequence[Record]) -> str:
+    found = health_section([(run.name, run.health) for run in records if run.health])
+    return _section("health", "How the runs ran", found) if found else ""
 
 
 def _trust(series: Sequence[Series]) -> str:
