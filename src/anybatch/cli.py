@@ -199,17 +199,21 @@ def inspect(
     """Show what token shards hold, and check them against their checksums."""
     from dataclasses import asdict
 
-    from anybatch.data.inspect import summary
+    from anybatch.data.inspect import histogram, summary
 
     found = asdict(summary(folder))
     if as_json:
         _print(found, as_json)
         return
     examples = found.pop("examples")
+    lengths = {name: found[name].pop("document_lengths") for name in ("train", "held_out")}
     _print(found, as_json)
+    for name, counts in lengths.items():
+        print(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
+        print("\n".join(histogram(counts)))
     print("\nexamples as the model sees them:")
     for example in examples:
-        print(f"  {example}")
+        typer.echo(f"  {example.replace('[MASK]', typer.style('[MASK]', fg='red', bold=True))}")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from anybatch.data import vocabulary, words
 from anybatch.data.words import Encoder, looks_at_words_alone
+from anybatch.errors import InputError
 
 HARD = "aB Ünïcode co\u0301op\u200bera 日本語, x\u3000y \u0130\u03a3 don't 3.50 [MASK] ##x \ufb01 \xa0z \u1e9b\u0323"
 
@@ -72,3 +73,13 @@ def test_cased_and_uncased_word_lists(tmp_path: Path) -> None:
     tokenizer = vocabulary.load(path)
     assert tokenizer.encode("The thes", add_special_tokens=False).tokens == ["the", "the", "##s"]
     assert looks_at_words_alone(tokenizer)
+    assert vocabulary.in_folder(tmp_path) == path
+    (tmp_path / "tokenizer.json").touch()
+    assert vocabulary.in_folder(tmp_path).name == "tokenizer.json"
+    for tokens, message in (
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"], r"vocab.txt: has no \[MASK\]; BERT needs"),
+        ([*vocabulary.SPECIAL_TOKENS, "the", "a", "the"], r"vocab.txt:6: 'the' stands twice in the vocabulary"),
+    ):
+        path.write_text("\n".join(tokens))
+        with pytest.raises(InputError, match=message):
+            vocabulary.load(path)

@@ -121,6 +121,12 @@ def load(path: Path) -> Tokenizer:
     return _reading_text(tokenizer)
 
 
+def in_folder(folder: Path) -> Path:
+    """The file of a model folder's vocabulary: its tokenizer.json, or its vocab.txt where that is all there is."""
+    words = folder / "vocab.txt"
+    return words if words.is_file() and not (folder / "tokenizer.json").is_file() else folder / "tokenizer.json"
+
+
 def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str, int]:
     """The number of each special token that BERT needs; InputError names the missing ones."""
     found = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}

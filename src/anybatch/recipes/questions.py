@@ -43,7 +43,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the data.
     """
     pretrained = _pretrained(recipe)
-    tokenizer = vocabulary.load(pretrained.model / TOKENIZER)
+    tokenizer = vocabulary.load(vocabulary.in_folder(pretrained.model))
     training, held_out = split_by_article(_questions(recipe), recipe.data.held_out_every)
     phases = plan_phases(recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed))
     window = recipe.phases[-1].sequence_length

@@ -176,7 +176,7 @@ class DecoderSettings(Settings):
 
 
 class PretrainedSettings(Settings):
-    """`path`: a run folder of `anybatch train`, or a Hugging Face model folder with its tokenizer.json."""
+    """`path`: a run folder of `anybatch train`, or a Hugging Face model folder with its tokenizer.json or vocab.txt."""
 
     path: str | None = None
 
