@@ -20,7 +20,7 @@ HUB = "hf:"
 # Bytes in one portion, about: much for one message between processes, little for the memory.
 PORTION_BYTES = 1 << 21
 # A document of plain text is cut where it is longer, so that a file without an end in it needs little memory.
-LARGEST_DOCUMENT_BYTES = 1 << 24
+LARGEST_DOCUMENT_BYTES = 1 << 22
 # A line of JSON cannot be cut.
 LARGEST_LINE_BYTES = 1 << 26
 _ROWS_AT_ONCE = 256

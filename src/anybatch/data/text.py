@@ -26,7 +26,7 @@ def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
         .parquet       its column "text"
 
     The last suffixes decide, in capitals or not; folders, globs, lists and the Hub: see `raw.find_sources`. Every name
-    is looked up before the first document is read. Of plain text, a document above 16 MiB comes in several.
+    is looked up before the first document is read. Of plain text, a document above 4 MiB comes in several.
 
     Raises:
         InputError: a missing or empty file, another kind of file, damaged compression, bytes that are not UTF-8 text,
