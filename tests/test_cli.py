@@ -272,6 +272,15 @@ def test_a_run_in_use_is_refused(
     assert "in use by another process" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_shown_again(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["anybatch", *finished, "--resume", "--json"])
+    main()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert json.loads(capsys.readouterr().out) == {"run": str(tmp_path / "run"), **result}
+
+
 def test_a_run_of_somebody_else_is_one_line(
     finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,7 @@ def inspect(
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGUSR1, _warned)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -250,6 +251,11 @@ def main() -> None:
 def _terminated(number: int, frame: FrameType | None) -> None:
     """Outside training, where a run is saved first, SIGTERM ends a command at once, but cleans up."""
     _fail(f"ended by {signal.Signals(number).name}", 128 + number)
+
+
+def _warned(number: int, frame: FrameType | None) -> None:
+    """A scheduler's warning outside training: nothing is there to save yet, and the same command can be given again."""
+    _fail(f"{signal.Signals(number).name} before training began; give the same command again", 75)
 
 
 def _fail(message: str, code: int) -> None:
