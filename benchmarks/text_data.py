@@ -49,33 +49,41 @@ def tokenizers_alone(files: list[Path], tokenizer_file: Path, cores: int) -> dic
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if cores > 1 else "false"
     os.environ["RAYON_NUM_THREADS"] = str(cores)
     tokenizer = vocabulary.load(tokenizer_file)
-    seconds, portion, length, tokens = 0.0, [], 0, 0
+    seconds, cpu_seconds, portion, length, tokens = 0.0, 0.0, [], 0, 0
     for document in [*read_documents(files), None]:
         if document is not None:
             portion.append(document.text)
             length += len(document.text)
         if length >= PORTION or document is None:
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             encodings = tokenizer.encode_batch_fast(portion, add_special_tokens=False)
             seconds += time.perf_counter() - started
+            cpu_seconds += time.process_time() - cpu_started
             tokens += sum(len(encoding) for encoding in encodings)
             portion, length = [], 0
-    return {"seconds": seconds, "tokens": tokens}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "tokens": tokens}
+
+
+def cpu_time() -> float:
+    """Seconds of this process and of its children that have ended, on all cores."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def preparation(files: list[Path], tokenizer_file: Path, cores: int) -> dict[str, float]:
     """Seconds from raw files to a folder of shards; peak memory of the main process and of its largest worker."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = vocabulary.load(tokenizer_file)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), cpu_time()
         summary = prepare_files(files, Path(folder) / "out", tokenizer=tokenizer, processes=cores)
-        seconds = time.perf_counter() - started
+        seconds, cpu_seconds = time.perf_counter() - started, cpu_time() - cpu_started
     kibibytes = {
         name: resource.getrusage(who).ru_maxrss
         for name, who in (("main_mib", resource.RUSAGE_SELF), ("worker_mib", resource.RUSAGE_CHILDREN))
     }
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "tokens": summary.train.tokens + summary.held_out.tokens,
         **{name: value / 1024 for name, value in kibibytes.items()},
     }
@@ -134,6 +142,10 @@ def main() -> None:
             "cores": arguments.cores,
             "megabytes_per_s": rates,
             "anybatch_over_tokenizers": rates["anybatch"] / rates["tokenizers"],
+            # What other work on the machine disturbs less.
+            "megabytes_per_cpu_s": {
+                kind: num_bytes / 1e6 / median(run["cpu_seconds"] for run in found) for kind, found in runs.items()
+            },
             "masked_sequences_per_s_a_core": {
                 name: batches(shards, length, options, arguments.repeats) for name, length, options in BATCHES
             },

@@ -4,8 +4,8 @@
 
 LAMB, LARS and AdamW each start from a rate tuned at batch b (`--lr NAME=RATE`), which the recipe's rules carry to the
 larger batches; the number of examples is the same everywhere. Each pretrained model is fine-tuned with the recipe
-`squad` and scored on --dev by the official rules. A cell that is done is not done again. Writes OUT/experiment.json with
-the seeds, the settings, the hardware and the versions.
+`squad` and scored on --dev by the official rules. A cell that is done is not done again. Writes OUT/experiment.json
+with the seeds, the settings, the hardware and the versions.
 """
 
 import argparse
