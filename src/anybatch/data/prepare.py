@@ -109,7 +109,7 @@ def prepare(
             (0, 1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
     with Staging(out, None) as staging:
-        sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0])
+        sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0], are_files=False)
         return _Preparation(sources, staging, Options(**options), 1, progress).run()
 
 
@@ -156,6 +156,7 @@ class _Sources:
     names: list[str]
     portions: Callable[[Place | None], Iterator[Portion]]
     sizes: list[int]
+    are_files: bool = True
 
     def bytes_before(self, place: Place) -> int:
         """How much lies before a place; inside a packed file it is guessed too high."""
@@ -212,12 +213,15 @@ class _Preparation:
             self._progress(stage, done, self._sources.bytes_before(place), sum(self._sources.sizes))
 
     def _documents(self, stage: str) -> Iterator[Document]:
-        done = 0
+        counts = [0] * len(self._sources.names)
         for portion in self._sources.portions(None):
             found = self._options.lengths.documents(portion)
             yield from found
-            done += len(found)
-            self._tell(stage, done, portion.end)
+            counts[portion.end.source] += len(found)
+            self._tell(stage, sum(counts), portion.end)
+        if self._sources.are_files:
+            for name, count in zip(self._sources.names, counts, strict=True):
+                check_not_empty(name, count)
 
     def _find_duplicates(self) -> NDArray[np.uint8]:
         done = 0
