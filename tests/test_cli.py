@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "shard-00000.tokens.npy")
 
-    monkeypatch.setattr("anybatch.data.shards._write_array", full)
+    monkeypatch.setattr("anybatch.data.shard_writer.ShardWriter._write", full)
     source = tmp_path / "text.txt"
     source.write_text(TEXT)
     code = run_main(

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
 from anybatch.data.prepare import prepare
-from anybatch.data.shards import Shards, ShardWriter, open_shards
+from anybatch.data.shard_writer import ShardWriter
+from anybatch.data.shards import Shards, open_shards
 from anybatch.data.text import Document
 
 SYLLABLES = ("ba", "co", "di", "fu", "le", "mo", "na", "pi", "ro", "su", "ta", "ve")

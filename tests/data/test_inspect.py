@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from anybatch.data.inspect import summary
-from anybatch.data.shards import ShardWriter, open_shards
+from anybatch.data.shard_writer import ShardWriter
+from anybatch.data.shards import open_shards
 from anybatch.data.vocabulary import load
 from anybatch.errors import InputError
 
@@ -17,6 +18,9 @@ def test_what_is_there_is_counted_and_shown(folder: Path) -> None:
     assert (found.train.sentences, found.train.tokens) == (len(lengths), sum(lengths))
     assert found.train.longest_sentence == max(lengths)
     assert 0 <= found.train.unknown_share < 0.01
+    totals = [sum(len(sentence) for sentence in shards.document(number)) for number in range(64)]
+    assert sum(found.train.document_lengths.values()) == 64
+    assert found.train.document_lengths[64] == sum(64 <= total < 128 for total in totals)
     assert len(found.examples) == 2
     for example in found.examples:
         assert example.startswith("[CLS]")

@@ -9,10 +9,12 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from anybatch.data import shards, vocabulary
+from anybatch.data import vocabulary
 from anybatch.data.prepare import HELD_OUT, TOKENIZER, TRAIN, prepare
+from anybatch.data.sentences import split_sentences
+from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import open_shards
-from anybatch.data.text import Document, read_documents, split_sentences
+from anybatch.data.text import Document, read_documents
 from anybatch.errors import InputError
 
 MadeUp = Callable[[int], list[Document]]
@@ -86,7 +88,9 @@ def test_a_given_vocabulary_is_used(tmp_path: Path, made_up: MadeUp, tokenizer: 
 
 def test_progress_counts_the_documents_of_each_pass(tmp_path: Path, made_up: MadeUp) -> None:
     seen: dict[str, list[int]] = {}
-    prepare(lambda: made_up(10), tmp_path / "a", progress=lambda stage, done: seen.setdefault(stage, []).append(done))
+    prepare(
+        lambda: made_up(10), tmp_path / "a", progress=lambda stage, done, *_: seen.setdefault(stage, []).append(done)
+    )
     assert set(seen) == {"reading", "vocabulary", "tokens"}
     assert all(counts[-1] == 10 for counts in seen.values())
 
@@ -164,11 +168,10 @@ def test_broken_input_in_the_last_pass_leaves_nothing(tmp_path: Path, made_up: M
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, array: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(writer: ShardWriter, name: str, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
 
-    monkeypatch.setattr(shards, "_write_array", full)
+    monkeypatch.setattr(ShardWriter, "_write", full)
     with pytest.raises(OSError, match="No space left on device"):
         prepare(lambda: made_up(5), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

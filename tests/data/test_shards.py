@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
-from anybatch.data.shards import Shards, ShardWriter, open_shards
+from anybatch.data.shard_writer import ShardWriter
+from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
 
 Write = Callable[..., Shards]

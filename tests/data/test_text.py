@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anybatch.data.text import read_documents, split_sentences
+from anybatch.data.text import read_documents
 from anybatch.errors import InputError
 
 
@@ -105,46 +105,12 @@ def test_damaged_compression_is_named_with_the_line(tmp_path: Path, packing: str
 
 def test_every_path_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     good = put(tmp_path / "a.txt", b"fine")
-    for bad, message in ((tmp_path / "b.txt", "no such file"), (tmp_path, "is a folder")):
+    (tmp_path / "empty").mkdir()
+    for bad, message in ((tmp_path / "b.txt", "no such file"), (tmp_path / "empty", "holds no .txt, .jsonl, .parquet")):
         with pytest.raises(InputError, match=message):
             next(read_documents([good, bad]))
     with pytest.raises(InputError, match="no text files are given"):
         next(read_documents([]))
-
-
-@pytest.mark.parametrize(
-    "sentences",
-    [
-        ["Mr. and Mrs. Smith met Dr. J. R. Brown in the U.S. Senate.", "They left."],
-        ["It costs 3.50 dollars, i.e. More than 2.", "Version 3.11 is out."],
-        ["“Why?” he asked.", "“Because,” she said.", "‘No!’", "(It was late.)", "[Sic.]", "Then 5 came."],
-        ['He said "Stop!"', '"Go on."', "Done."],
-        ["See vol. 3, no. 7, pp. 12 and fig. 2.", "He said no.", "We agree."],
-        ["Wait… what?", "Well…", "Éric came!", "Ωmega too?!", "Yes."],
-        ["It was I.", "He knew."],
-        ["1. First things first.", "2. Then the rest."],
-        ["He came from St. Petersburg to Co. Cork on Jan. 3.", "The end"],
-        ["the file a.b is open. but this goes on."],
-    ],
-)
-def test_sentences(sentences: list[str]) -> None:
-    assert split_sentences(" ".join(sentences)) == sentences
-
-
-def test_paragraphs_end_sentences_and_lines_do_not() -> None:
-    assert split_sentences("A heading\n\nFirst line\nsecond  line. New\n \t\n\n\nlast") == [
-        "A heading",
-        "First line second line.",
-        "New",
-        "last",
-    ]
-
-
-@given(st.text(alphabet='aB1 .!?…\n"“”’()é,U'))
-def test_no_character_is_lost_or_made_up(text: str) -> None:
-    sentences = split_sentences(text)
-    assert "".join("".join(sentences).split()) == "".join(text.split())
-    assert all(sentence == " ".join(sentence.split()) != "" for sentence in sentences)
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5))

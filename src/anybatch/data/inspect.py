@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
@@ -14,7 +15,10 @@ from anybatch.errors import InputError
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Counts of one part; lengths are in tokens, `unknown_share` is the share of [UNK] among them."""
+    """Counts of one part; lengths are in tokens, `unknown_share` is the share of [UNK] among them.
+
+    `document_lengths` counts the documents of at least 1, 2, 4, 8, ... tokens that have fewer than twice as many.
+    """
 
     documents: int
     sentences: int
@@ -23,6 +27,7 @@ class PartSummary:
     longest_sentence: int
     median_document_length: float
     unknown_share: float
+    document_lengths: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -76,5 +81,23 @@ def _summarise(shards: Shards, unknown: int) -> PartSummary:
         median_sentence_length=float(np.median(sentence_lengths)),
         longest_sentence=int(sentence_lengths.max()),
         median_document_length=float(np.median(document_lengths)),
+        document_lengths=_by_powers_of_two(document_lengths),
         unknown_share=sum(int((part.tokens == unknown).sum()) for part in shards.parts) / shards.num_tokens,
     )
+
+
+def _by_powers_of_two(lengths: NDArray[np.int64]) -> dict[int, int]:
+    """The number of lengths in [2^k, 2^(k+1)), by 2^k, from the least to the greatest k there is."""
+    powers, counts = np.unique(np.floor(np.log2(lengths)).astype(np.int64), return_counts=True)
+    found = dict(zip(powers.tolist(), counts.tolist(), strict=True))
+    return {1 << power: found.get(power, 0) for power in range(min(found), max(found) + 1)}
+
+
+def histogram(counts: dict[int, int], width: int = 40) -> list[str]:
+    """A bar for each count, the longest `width` characters.
+
+    >>> histogram({1: 2, 2: 0, 4: 4}, width=4)
+    ['      1  ██  2', '      2    0', '      4  ████  4']
+    """
+    most = max(counts.values())
+    return [f"{length:7,}  {'█' * -(-count * width // most)}  {count:,}" for length, count in counts.items()]

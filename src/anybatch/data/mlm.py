@@ -1,21 +1,26 @@
-"""BERT's pretraining examples: masked words and next sentence, drawn on the fly.
+"""BERT's pretraining examples: masked words and a relation of sentences, drawn on the fly.
 
-    [CLS] A [SEP] B [SEP]     A and B from one run of sentences (label 0), or B from another document (label 1)
+    next_sentence    [CLS] A [SEP] B [SEP]    label 0: B follows A; label 1: B is from another document
+    sentence_order   [CLS] A [SEP] B [SEP]    label 0: B follows A; label 1: A follows B
+    full_sentences   [CLS] A [SEP]            no label
 
-Source: Devlin et al. 2019, arXiv 1810.04805, section 3.1.
+Sources: Devlin et al. 2019, arXiv 1810.04805, section 3.1; Lan et al. 2020, arXiv 1909.11942, section 3.1 (sentence
+order); Liu et al. 2019, arXiv 1907.11692, section 4.2 (DOC-SENTENCES: text of one document, no relation).
 """
+
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from anybatch.data import chunks
+from anybatch.data import chunks, packing
 from anybatch.data.batch import Batch
+from anybatch.data.masking import Masking
 from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
 from anybatch.data.sampling import Words, below, random_words
 from anybatch.data.shards import Shards
-from anybatch.data.vocabulary import ordinary_ids
 from anybatch.errors import InputError
 
 SHORTEST_SEQUENCE = 16
@@ -24,8 +29,8 @@ LONGEST_SEQUENCE = 1 << 15
 # How far from the wanted length, in places of the list sorted by length, a part of another document is looked for.
 _REACHES = (0, 0, 0, 16, 128, 1024)
 _NUM_PAIR_WORDS = 3 + len(_REACHES)
-_POSITION_BITS = np.uint64(16)
-_LOW_32 = np.uint64(0xFFFFFFFF)
+
+Objective = Literal["next_sentence", "sentence_order", "full_sentences"]
 
 
 class PretrainingSource:
@@ -36,9 +41,14 @@ class PretrainingSource:
     another chunk, from another document and of the same length, so that neither a length nor the way a part ends tells
     the label; where the data has none of that length, one of about that length is taken, cut to it.
 
-    A share `masking_rate` of the tokens, at least one and at most `max_predictions`, is to be predicted: 80 % of them
-    appear as [MASK], 10 % as a random ordinary token, 10 % unchanged. Everything drawn for an example depends on
-    (seed, epoch, example) alone.
+    The other objectives have the same chunks: `sentence_order` exchanges A and B instead; `full_sentences` takes the
+    whole chunk, up to seq_length - 2 tokens.
+
+    With probability `short_probability` an example is cut, on both sides of where it is parted, to a random length, as
+    BERT does for 10 % of its examples. Which words are to be predicted, and how they appear: see masking.py.
+
+    Where `packed`, several examples share a row of `seq_length` tokens, and each sees itself alone: see packing.py.
+    Everything drawn for an example depends on (seed, epoch, example) alone.
 
     Raises:
         InputError: a setting out of bounds, shards written with another vocabulary or one of special tokens alone,
@@ -54,22 +64,29 @@ class PretrainingSource:
         *,
         masking_rate: float = 0.15,
         max_predictions: int | None = None,
+        whole_words: bool = False,
+        objective: Objective = "next_sentence",
+        short_probability: float = 0.0,
+        packed: bool = False,
     ) -> None:
         if not SHORTEST_SEQUENCE <= seq_length <= LONGEST_SEQUENCE:
             raise InputError(f"sequence length {seq_length}: must lie in [{SHORTEST_SEQUENCE}, {LONGEST_SEQUENCE}]")
-        if not 0 < masking_rate < 1:
-            raise InputError(f"masking_rate = {masking_rate}: must lie between 0 and 1, both excluded")
-        if max_predictions is not None and max_predictions < 1:
-            raise InputError(f"max_predictions = {max_predictions}: must be at least 1")
+        if objective not in get_args(Objective):
+            raise InputError(f"objective = {objective!r}: must be one of {', '.join(get_args(Objective))}")
+        if not 0 <= short_probability <= 1:
+            raise InputError(f"short_probability = {short_probability}: must lie in [0, 1]")
         shards.check_vocabulary(tokenizer)
         self.seq_length = seq_length
         self.seed = seed
-        self.masking_rate = masking_rate
-        self.max_predictions = max_predictions or seq_length
+        self.objective = objective
+        self.short_probability = short_probability
+        self.packed = packed
         self._marks = Marks.of(tokenizer)
-        self._ordinary = ordinary_ids(tokenizer)
+        self._masking = Masking(
+            tokenizer, masking_rate, seq_length if max_predictions is None else max_predictions, whole_words
+        )
         self._tokens = Tokens([part.tokens for part in shards.parts])
-        self._room = seq_length - NUM_MARKS
+        self._room = seq_length - (NUM_MARKS - 1 if objective == "full_sentences" else NUM_MARKS)
         self._chunks = chunks.cut(shards.parts, self._room)
         if not len(self._chunks) or self._chunks.document[0] == self._chunks.document[-1]:
             raise InputError(
@@ -90,27 +107,32 @@ class PretrainingSource:
 
         Returns:
             input_ids, token_type_ids, attention_mask, int64[B, S]; masked_positions, int64[M], as b * S + s, ascending;
-            masked_labels, int64[M]; next_sentence_label, int64[B]: 0 where B follows A, 1 where it is random.
-            Targets: "mlm" M, "nsp" B.
+            masked_labels, int64[M]; next_sentence_label, int64[B], where there is one: 0 where B follows A.
+            Packed, B is the number of rows, and what packing.py adds comes on top; labels are in the order of the
+            examples, masked words in that of their places.
+            Targets: "mlm" M; "nsp" or "sop" the number of examples.
         """
+        examples = np.asarray(examples, dtype=np.int64)
         words = random_words(self.seed, "pretraining", epochs, examples, _NUM_PAIR_WORDS + self.seq_length)
-        pairs, label = self._pairs(np.asarray(examples, dtype=np.int64), words[:, :_NUM_PAIR_WORDS])
-        positions, labels = self._mask(pairs, words[:, _NUM_PAIR_WORDS:])
+        short = random_words(self.seed, "short sequences", epochs, examples, 2) if self.short_probability else None
+        pairs, label = self._pairs(examples, words[:, :_NUM_PAIR_WORDS], short)
+        positions, labels = self._masking.apply(pairs, words[:, _NUM_PAIR_WORDS:])
         inputs = {
             "input_ids": pairs.input_ids,
             "token_type_ids": pairs.token_type_ids,
             "attention_mask": (~pairs.is_padding).astype(np.int64),
             "masked_positions": positions,
             "masked_labels": labels,
-            "next_sentence_label": label,
         }
-        return Batch(
-            inputs={name: torch.from_numpy(array) for name, array in inputs.items()},
-            num_targets={"mlm": len(labels), "nsp": len(label)},
-            num_examples=len(label),
-        )
+        if self.packed:
+            inputs = packing.pack(inputs)
+        num_targets = {"mlm": len(labels)}
+        if self.objective != "full_sentences":
+            inputs["next_sentence_label"] = label
+            num_targets["nsp" if self.objective == "next_sentence" else "sop"] = len(label)
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, num_targets, len(examples))
 
-    def _pairs(self, examples: Places, words: Words) -> tuple[Pairs, Places]:
+    def _pairs(self, examples: Places, words: Words, short: Words | None) -> tuple[Pairs, Places]:
         """The examples before masking, and their labels."""
         table = self._chunks
         first = table.first_split[examples]
@@ -118,7 +140,16 @@ class PretrainingSource:
         a_begin, b_begin = table.begin[examples], table.split[split]
         b_length = table.end[examples] - b_begin
         a_length = b_begin - a_begin
+        if short is not None:
+            a_begin, a_length, b_length = self._shortened(a_begin, a_length, b_length, short)
+        if self.objective == "full_sentences":
+            whole = (a_begin, b_begin), (a_length + b_length, np.zeros_like(b_length))
+            return join(self._tokens, *whole, self.seq_length, self._marks), np.zeros_like(a_begin)
         label = below(words[:, 1], 2)
+        if self.objective == "sentence_order":
+            starts = np.where(label, b_begin, a_begin), np.where(label, a_begin, b_begin)
+            lengths = np.where(label, b_length, a_length), np.where(label, a_length, b_length)
+            return join(self._tokens, starts, lengths, self.seq_length, self._marks), label
         rows = np.flatnonzero(label)
         other = self._elsewhere(table.document[examples[rows]], b_length[rows], words[rows, 2:])
         b_begin[rows] = table.split[other]
@@ -143,22 +174,12 @@ class PretrainingSource:
             found[left] = drawn + np.where(drawn >= own_begin, own_end - own_begin, 0)
         return found
 
-    def _mask(self, pairs: Pairs, words: Words) -> tuple[Places, Places]:
-        """Changes `pairs.input_ids` in place; returns the flat positions to predict and what stood there."""
-        lengths = pairs.is_text.sum(1)
-        counts = np.clip(np.round(lengths * self.masking_rate).astype(np.int64), 1, self.max_predictions)
-        # The smallest random keys of each row, with their positions in the low bits, so that keys never tie.
-        column = np.arange(self.seq_length, dtype=np.uint64)
-        keys = np.where(pairs.is_text, (words >> np.uint64(32)) << _POSITION_BITS | column, ~np.uint64(0))
-        keys.sort(axis=1)
-        chosen = np.arange(counts.max()) < counts[:, None]
-        columns = (keys[:, : counts.max()] & np.uint64((1 << 16) - 1))[chosen].astype(np.int64)
-        positions = np.sort(np.repeat(np.arange(len(counts)) * self.seq_length, counts) + columns)
-        ids = pairs.input_ids.reshape(-1)
-        labels = ids[positions]
-        # The low half of the position's word, times ten: a digit that says what is shown, and the rest that says which.
-        tenths = (words.reshape(-1)[positions] & _LOW_32) * np.uint64(10)
-        digit = tenths >> np.uint64(32)
-        random_tokens = self._ordinary[below((tenths & _LOW_32) << np.uint64(32), len(self._ordinary))]
-        ids[positions] = np.where(digit < 8, self._marks.mask, np.where(digit < 9, random_tokens, labels))
-        return positions, labels
+    def _shortened(
+        self, a_begin: Places, a_length: Places, b_length: Places, words: Words
+    ) -> tuple[Places, Places, Places]:
+        """A without some of its first tokens and B without some of its last, in the rows that are to be short."""
+        is_short = below(words[:, 0], 1 << 32) < self.short_probability * (1 << 32)
+        total = a_length + b_length
+        wanted = np.where(is_short, 2 + below(words[:, 1], total - 1), total)
+        a_wanted = np.clip(a_length * wanted // total, 1, wanted - 1)
+        return a_begin + a_length - a_wanted, a_wanted, wanted - a_wanted

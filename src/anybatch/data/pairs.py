@@ -63,12 +63,12 @@ def join(
 ) -> Pairs:
     """The pairs whose parts are the tokens starts .. starts + lengths - 1, int64[B] each, first A then B.
 
-    token_type_ids are 0 up to the first [SEP], 1 up to the second, 0 in the padding.
+    token_type_ids are 0 up to the first [SEP], 1 up to the second, 0 in the padding. Where B is empty, so is its [SEP].
     """
     column = np.arange(seq_length)
     a_start, b_start = (start[:, None] for start in starts)
     middle = lengths[0][:, None] + 1
-    last = middle + lengths[1][:, None] + 1
+    last = np.where(lengths[1] > 0, lengths[1] + 1, 0)[:, None] + middle
     in_b = (column > middle) & (column < last)
     is_text = ((column > 0) & (column < middle)) | in_b
     input_ids = np.full((len(starts[0]), seq_length), marks.padding, dtype=np.int64)

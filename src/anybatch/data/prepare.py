@@ -4,35 +4,45 @@
     OUT/train/            token shards (see shards.py)
     OUT/held_out/         token shards of the documents kept for evaluation
 
-They appear together or not at all.
+They appear together or not at all. The text is read in passes, in portions that do not depend on the number of
+processes, and never held as a whole.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
+from anybatch.data import held_out as evaluation
 from anybatch.data import vocabulary
-from anybatch.data.sampling import random_words
-from anybatch.data.shards import MAX_SHARD_TOKENS, ShardWriter
-from anybatch.data.text import Document, split_sentences
+from anybatch.data.duplicates import DuplicateFinder, is_marked
+from anybatch.data.pool import available_cores, map_in_order
+from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
+from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
+from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
+from anybatch.data.staging import Staging
+from anybatch.data.text import Document, check_not_empty
 from anybatch.errors import InputError
-from anybatch.files import new_folder
 
 TOKENIZER = "tokenizer.json"
 TRAIN = "train"
 HELD_OUT = "held_out"
 
-# A random next sentence comes from another document of the same part.
-_FEWEST_IN_A_PART = 2
+# A vocabulary is trained on so much text at most: its words are counted in memory.
+VOCABULARY_CHARACTERS = 1 << 30
+_CHARACTERS_IN_A_PORTION = 1 << 21
+_DUPLICATES = "duplicates.npy"
+# Part of what a half-finished folder must share with the work that goes on with it.
+_FORMAT = 2
 
-# Enough text at a time to keep the tokenizer's threads busy, little enough to hold.
-_CHARACTERS_AT_ONCE = 1 << 21
-
-Progress = Callable[[str, int], None]
+# (pass, documents done in it, bytes of the sources read, bytes in all)
+Progress = Callable[[str, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -45,126 +55,308 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Documents that are in no part: for their length, or because the same text stood before."""
+
+    by_length: int = 0
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What `prepare` wrote."""
+    """What was written."""
 
     vocabulary_size: int
     train: Counts
     held_out: Counts
+    left_out: LeftOut
+
+
+@dataclass(frozen=True)
+class Options:
+    """How text becomes shards.
+
+    Args:
+        vocabulary_size: of the vocabulary trained on the training documents, on the first 2^30 characters of them; not
+            used where `tokenizer` is given.
+        held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number). Either part
+            gets at least two documents, which next-sentence prediction needs.
+        lengths: which documents are left out for their length.
+        drop_duplicates: whether a document whose text stood before is left out.
+    """
+
+    vocabulary_size: int = 8192
+    tokenizer: Tokenizer | None = None
+    held_out: float = 0.05
+    seed: int = 0
+    lengths: LengthFilter = field(default_factory=LengthFilter)
+    drop_duplicates: bool = False
+    max_shard_tokens: int = MAX_SHARD_TOKENS
 
 
 def prepare(
-    documents: Callable[[], Iterable[Document]],
-    out: Path,
-    *,
-    vocabulary_size: int = 8192,
-    tokenizer: Tokenizer | None = None,
-    held_out: float = 0.05,
-    seed: int = 0,
-    progress: Progress | None = None,
-    max_shard_tokens: int = MAX_SHARD_TOKENS,
+    documents: Callable[[], Iterable[Document]], out: Path, *, progress: Progress | None = None, **options: Any
 ) -> Summary:
     """Writes the folder `out`: a vocabulary, and token shards for training and evaluation.
 
-    The text is read in passes (to count it, to train the vocabulary, to write it), never held as a whole.
-
     Args:
         documents: gives the same documents afresh each time it is called.
-        vocabulary_size: of the vocabulary trained on the training documents; not used where `tokenizer` is given.
-        held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number). Either part
-            gets at least two documents, which next-sentence prediction needs.
-        progress: called with the name of the pass and the number of documents done in it.
+        options: of `Options`.
+        progress: told how far each pass is.
 
     Raises:
         InputError: fewer than four documents, or fewer than two of two tokens or more in a part; a share outside
             (0, 1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out = {held_out}: must lie between 0 and 1, both excluded")
-    report = progress or (lambda stage, done: None)
-    with new_folder(out) as folder:
-        count = sum(1 for _ in _reported(documents(), "reading", report))
-        is_held_out = _choose(count, held_out, seed)
+    with Staging(out, None) as staging:
+        sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0], are_files=False)
+        return _Preparation(sources, staging, Options(**options), 1, progress).run()
 
-        def training_texts() -> Iterator[str]:
-            for number, document in enumerate(_reported(documents(), "vocabulary", report)):
-                if not is_held_out[number]:
-                    yield document.text
 
-        if tokenizer is None:
-            tokenizer = vocabulary.train(training_texts, vocabulary_size)
-        vocabulary.ordinary_ids(tokenizer, "the tokenizer")
-        vocabulary.save(tokenizer, folder / TOKENIZER)
+def prepare_files(
+    names: Iterable[str | Path],
+    out: Path,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Summary:
+    """`prepare` of files, folders, globs, lists and data sets of the Hub (see raw.find_sources), in `processes`
+    processes (as many as there are cores, where None); the shards are the same for any number.
+
+    Where a killed process has left the same work unfinished, it is gone on with.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"processes = {processes}: must be at least 1")
+    chosen = Options(**options)
+    found = find_sources(names)
+    sizes = [0 if name.startswith(HUB) else os.stat(name).st_size for name in found]
+    with Staging(out, _identity(found, chosen)) as staging:
+        sources = _Sources(found, partial(read_portions, found), sizes)
+        return _Preparation(sources, staging, chosen, processes or available_cores(), progress).run()
+
+
+def _identity(sources: list[str], options: Options) -> dict[str, Any]:
+    """What makes one preparation another: files that changed, other settings."""
+    tokenizer = None if options.tokenizer is None else vocabulary.fingerprint(options.tokenizer)
+    files = [
+        [name]
+        if name.startswith(HUB)
+        else [str(Path(name).resolve()), (about := os.stat(name)).st_size, about.st_mtime_ns]
+        for name in sources
+    ]
+    settings = {name: value for name, value in vars(options).items() if name not in ("tokenizer", "lengths")}
+    return {"format": _FORMAT, "files": files, "tokenizer": tokenizer, **settings, "lengths": asdict(options.lengths)}
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Named sources of portions, with their sizes in bytes (0: not known)."""
+
+    names: list[str]
+    portions: Callable[[Place | None], Iterator[Portion]]
+    sizes: list[int]
+    are_files: bool = True
+
+    def bytes_before(self, place: Place) -> int:
+        """How much lies before a place; inside a packed file it is guessed too high."""
+        return sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
+
+
+@dataclass
+class _State:
+    """How far the last pass is."""
+
+    place: Place = field(default_factory=Place)
+    documents: int = 0
+    documents_of_source: int = 0
+    by_length: int = 0
+    duplicates: int = 0
+    usable: list[int] = field(default_factory=lambda: [0, 0])
+
+    @staticmethod
+    def of(saved: dict[str, Any]) -> "_State":
+        return _State(**{**saved, "place": Place(**saved["place"])})
+
+
+class _Preparation:
+    """One run of the passes."""
+
+    def __init__(
+        self, sources: _Sources, staging: Staging, options: Options, processes: int, progress: Progress | None
+    ) -> None:
+        self._sources = sources
+        self._staging = staging
+        self._options = options
+        self._processes = processes
+        self._progress = progress
+
+    def run(self) -> Summary:
+        options, folder = self._options, self._staging.folder
+        chosen = evaluation.choose(self._documents("reading"), options.held_out, options.seed)
+        if self._staging.saved:
+            tokenizer = vocabulary.load(folder / TOKENIZER)
+            marks = np.load(folder / _DUPLICATES) if options.drop_duplicates else None
+        else:
+            marks = self._find_duplicates() if options.drop_duplicates else None
+            tokenizer = options.tokenizer or vocabulary.train(
+                lambda: self._training_texts(chosen, marks), options.vocabulary_size
+            )
+            vocabulary.ordinary_ids(tokenizer, "the tokenizer")
+            vocabulary.save(tokenizer, folder / TOKENIZER)
+        state, parts = self._write(tokenizer, chosen, marks)
+        (folder / _DUPLICATES).unlink(missing_ok=True)
+        return Summary(tokenizer.get_vocab_size(), *parts, LeftOut(state.by_length, state.duplicates))
+
+    def _tell(self, stage: str, done: int, place: Place) -> None:
+        if self._progress is not None:
+            self._progress(stage, done, self._sources.bytes_before(place), sum(self._sources.sizes))
+
+    def _documents(self, stage: str) -> Iterator[Document]:
+        counts = [0] * len(self._sources.names)
+        for portion in self._sources.portions(None):
+            found = self._options.lengths.documents(portion)
+            yield from found
+            counts[portion.end.source] += len(found)
+            self._tell(stage, sum(counts), portion.end)
+        if self._sources.are_files:
+            for name, count in zip(self._sources.names, counts, strict=True):
+                check_not_empty(name, count)
+
+    def _find_duplicates(self) -> NDArray[np.uint8]:
+        done = 0
+        with DuplicateFinder(self._staging.folder / "hashes") as finder:
+            work = partial(hash_portion, self._options.lengths)
+            places = _Places(self._sources.portions(None))
+            for found in map_in_order(work, places, self._processes):
+                finder.add(found)
+                done += len(found)
+                self._tell("duplicates", done, places.next_end())
+            marks = finder.duplicates()
+        np.save(self._staging.folder / _DUPLICATES, marks)
+        return marks
+
+    def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None) -> Iterator[str]:
+        """The texts that a vocabulary may be trained on, up to a bound."""
+        done = characters = 0
+        for portion in self._sources.portions(None):
+            texts = self._options.lengths.texts(portion)
+            used = ~chosen.of(done, len(texts))
+            if marks is not None:
+                used &= ~is_marked(marks, done, len(texts))
+            for text, is_used in zip(texts, used, strict=True):
+                if is_used and characters < VOCABULARY_CHARACTERS:
+                    characters += len(text)
+                    yield text
+            done += len(texts)
+            self._tell("vocabulary", done, portion.end)
+            if characters >= VOCABULARY_CHARACTERS:
+                return
+
+    def _write(
+        self, tokenizer: Tokenizer, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None
+    ) -> tuple[_State, tuple[Counts, Counts]]:
+        """The last pass: all documents to the shards of their parts."""
+        folder, saved = self._staging.folder, self._staging.saved
+        state = _State.of(saved["pass"]) if saved else _State()
         writers = []
-        for name in (TRAIN, HELD_OUT):
-            (folder / name).mkdir()
-            writers.append(ShardWriter(folder / name, tokenizer, max_shard_tokens))
-        usable = [0, 0]
-        for number, sentences in enumerate(_encoded(_reported(documents(), "tokens", report), tokenizer)):
-            part = int(is_held_out[number])
-            writers[part].add(sentences)
-            usable[part] += sum(map(len, sentences)) > 1
-        for name, found in zip((TRAIN, HELD_OUT), usable, strict=True):
-            _check_usable(name, found)
-        train, held = (Counts(**writer.close()) for writer in writers)
-    return Summary(tokenizer.get_vocab_size(), train, held)
+        for number, name in enumerate((TRAIN, HELD_OUT)):
+            (folder / name).mkdir(exist_ok=True)
+            states = saved["writers"][number] if saved else None
+            writers.append(ShardWriter(folder / name, tokenizer, self._options.max_shard_tokens, states))
+
+        def snapshot() -> dict[str, Any]:
+            return {"pass": asdict(state), "writers": [writer.state() for writer in writers]}
+
+        work = partial(encode_portion, folder / TOKENIZER, vocabulary.fingerprint(tokenizer), self._options.lengths)
+        try:
+            self._staging.save(snapshot, now=True)
+            for portion in map_in_order(work, self._sources.portions(state.place), self._processes):
+                self._enter_source(state, portion.end.source)
+                _add(portion, state, writers, chosen, marks)
+                self._staging.save(snapshot)
+                self._tell("tokens", state.documents, state.place)
+            self._enter_source(state, len(self._sources.names))
+            for name, found in zip((TRAIN, HELD_OUT), state.usable, strict=True):
+                _check_usable(name, found)
+            train, held = (Counts(**writer.close()) for writer in writers)
+        finally:
+            for writer in writers:
+                writer.abandon()
+        return state, (train, held)
+
+    def _enter_source(self, state: _State, source: int) -> None:
+        for number in range(state.place.source, source):
+            check_not_empty(self._sources.names[number], state.documents_of_source)
+            state.documents_of_source = 0
+        state.place = Place(source)
 
 
-def _reported(documents: Iterable[Document], stage: str, report: Progress) -> Iterator[Document]:
-    for done, document in enumerate(documents, start=1):
-        yield document
-        report(stage, done)
+class _Places:
+    """Portions on their way to other processes, and where those that come back end."""
+
+    def __init__(self, portions: Iterator[Portion]) -> None:
+        self._portions = portions
+        self._ends: list[Place] = []
+
+    def __iter__(self) -> Iterator[Portion]:
+        for portion in self._portions:
+            self._ends.append(portion.end)
+            yield portion
+
+    def next_end(self) -> Place:
+        return self._ends.pop(0)
 
 
-def _choose(count: int, held_out: float, seed: int) -> NDArray[np.bool_]:
-    """Which of `count` documents are held out: those with the smallest hashes."""
-    if count < 2 * _FEWEST_IN_A_PART:
-        raise InputError(
-            f"{count} document{'' if count == 1 else 's'}: at least {2 * _FEWEST_IN_A_PART} are needed, two to train "
-            "on and two to hold out; in a .txt file two blank lines end a document, in .jsonl each line is one"
-        )
-    hashes = random_words(seed, "held out", np.zeros(count, dtype=np.int64), np.arange(count), 1)[:, 0]
-    chosen = np.zeros(count, dtype=np.bool_)
-    num_chosen = min(max(round(count * held_out), _FEWEST_IN_A_PART), count - _FEWEST_IN_A_PART)
-    chosen[np.argsort(hashes, kind="stable")[:num_chosen]] = True
-    return chosen
+def _add(
+    portion: EncodedPortion,
+    state: _State,
+    writers: list[ShardWriter],
+    chosen: evaluation.HeldOut,
+    marks: NDArray[np.uint8] | None,
+) -> None:
+    """Gives each document of a portion to the writer of its part, and moves `state` behind the portion."""
+    count = len(portion.num_sentences)
+    kept = portion.num_sentences > 0
+    if marks is not None:
+        again = is_marked(marks, state.documents, count)
+        state.duplicates += int((again & kept).sum())
+        kept &= ~again
+    is_held_out = chosen.of(state.documents, count)
+    sentence_owner = np.repeat(np.arange(count), portion.num_sentences)
+    num_tokens = np.bincount(sentence_owner, weights=portion.sentence_lengths, minlength=count).astype(np.int64)
+    for part, writer in enumerate(writers):
+        mine = kept & (is_held_out == bool(part))
+        state.usable[part] += int((num_tokens[mine] > 1).sum())
+        if mine.all():
+            writer.add_documents(portion.tokens, portion.sentence_lengths, portion.num_sentences)
+        elif mine.any():
+            tokens = portion.tokens[np.repeat(mine, num_tokens)]
+            writer.add_documents(tokens, portion.sentence_lengths[mine[sentence_owner]], portion.num_sentences[mine])
+    state.documents += count
+    state.documents_of_source += count
+    state.by_length += portion.num_filtered
+    state.place = portion.end
 
 
 def _check_usable(part: str, count: int) -> None:
     """InputError where too few documents of `part` can become an example, which takes two tokens."""
-    if count < _FEWEST_IN_A_PART:
+    if count < evaluation.FEWEST_IN_A_PART:
         raise InputError(
             f"the {part.replace('_', '-')} part has {count} document{'' if count == 1 else 's'} of two tokens or more: "
-            f"at least {_FEWEST_IN_A_PART} are needed; give more text"
+            f"at least {evaluation.FEWEST_IN_A_PART} are needed; give more text"
         )
 
 
-def _encoded(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[list[list[int]]]:
-    """The sentences of each document as token numbers."""
-    for texts in _in_portions(documents):
-        sentences = [split_sentences(text) for text in texts]
-        flat = [sentence for part in sentences for sentence in part]
-        encodings = iter(_encode(flat, tokenizer))
-        for part in sentences:
-            yield [next(encodings).ids for _ in part]
-
-
-def _encode(sentences: list[str], tokenizer: Tokenizer) -> list[Encoding]:
-    try:
-        return tokenizer.encode_batch_fast(sentences, add_special_tokens=False)
-    # The library raises plain Exception for whatever it cannot encode.
-    except Exception as error:
-        raise InputError(f"the tokenizer cannot encode the text: {error}; use another, or have one trained") from None
-
-
-def _in_portions(documents: Iterable[Document]) -> Iterator[list[str]]:
-    portion: list[str] = []
-    length = 0
-    for document in documents:
-        portion.append(document.text)
+def _in_portions(documents: Iterable[Document]) -> Iterator[Portion]:
+    texts: list[Any] = []
+    first, length = 1, 0
+    for number, document in enumerate(documents, start=1):
+        texts.append(document.text)
         length += len(document.text)
-        if length >= _CHARACTERS_AT_ONCE:
-            yield portion
-            portion, length = [], 0
-    if portion:
-        yield portion
+        if length >= _CHARACTERS_IN_A_PORTION:
+            yield Portion("texts", texts, "the documents", first, Place(0, number, number + 1))
+            texts, first, length = [], number + 1, 0
+    if texts:
+        end = first + len(texts)
+        yield Portion("texts", texts, "the documents", first, Place(0, end - 1, end))

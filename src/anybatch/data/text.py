@@ -1,19 +1,12 @@
-"""Text files to documents, and documents to sentences."""
+"""Raw portions of files to documents."""
 
-import gzip
 import json
-import lzma
-import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
+from anybatch.data.raw import Portion, find_sources, read_portions
 from anybatch.errors import InputError
-
-_FORMATS = (".txt", ".jsonl")
-_PACKINGS = (".gz", ".xz")
 
 
 @dataclass(frozen=True)
@@ -24,91 +17,89 @@ class Document:
     where: str
 
 
-def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
+def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
     """The documents of text files in order, decompressed and parsed as they are read.
 
-        .txt     UTF-8; a blank line ends a paragraph, two or more blank lines end a document
-        .jsonl   one JSON object a line, its "text" a document, in which a blank line ends a paragraph
-        .gz .xz  either of them, compressed
+        .txt           UTF-8; a blank line ends a paragraph, two or more blank lines end a document
+        .jsonl         one JSON object a line, its "text" a document, in which a blank line ends a paragraph
+        .gz .xz .zst   either of them, compressed
+        .parquet       its column "text"
 
-    The last suffixes decide, in capitals or not. Every path is checked before the first document is
-    read.
+    The last suffixes decide, in capitals or not; folders, globs, lists and the Hub: see `raw.find_sources`. Every name
+    is looked up before the first document is read. Of plain text, a document above 4 MiB comes in several.
 
     Raises:
         InputError: a missing or empty file, another kind of file, damaged compression, bytes that are not UTF-8 text,
             a line that is not JSON, a document without text; with the file and the line.
     """
-    files = [_checked(Path(path)) for path in paths]
-    if not files:
-        raise InputError("no text files are given; name at least one .txt or .jsonl file")
-    for path in files:
-        documents = _jsonl_documents(path) if _kind(path)[0] == ".jsonl" else _plain_documents(path)
-        number = 0
-        for number, document in enumerate(documents, start=1):  # noqa: B007
-            yield document
-        if not number:
-            raise InputError(f"{path}: empty: there is no text in it")
+    sources = find_sources(names)
+    counts = [0] * len(sources)
+    source = 0
+    for portion in read_portions(sources):
+        for number in range(source, portion.end.source):
+            check_not_empty(sources[number], counts[number])
+        source = portion.end.source
+        documents = parse(portion)
+        counts[source] += len(documents)
+        yield from documents
+    for number in range(source, len(sources)):
+        check_not_empty(sources[number], counts[number])
 
 
-def _checked(path: Path) -> Path:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name the files in it")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if (kind := _kind(path)[0]) not in _FORMATS:
-        raise InputError(f"{path}: unknown kind of file {kind!r}; must end in .txt or .jsonl, or these with .gz or .xz")
-    return path
+def check_not_empty(source: str, num_documents: int) -> None:
+    """InputError where a source has given no document."""
+    if not num_documents:
+        raise InputError(f"{source}: empty: there is no text in it")
 
 
-def _kind(path: Path) -> tuple[str, str]:
-    """The suffixes that tell the format and the packing, in lower case; "" where there is none."""
-    packing = path.suffix.lower() if path.suffix.lower() in _PACKINGS else ""
-    return (path.with_suffix("") if packing else path).suffix.lower(), packing
+def parse(portion: Portion, *, keep_blank: bool = False) -> list[Document]:
+    """The documents of a portion; one without text is an error, or an empty document where `keep_blank`."""
+    if portion.kind == "txt":
+        return _plain_documents(portion)
+    if portion.kind == "jsonl":
+        return _jsonl_documents(portion, keep_blank)
+    return [
+        _document(text, f"{portion.name}:{number}", keep_blank)
+        for number, text in enumerate(portion.content, start=portion.line)
+    ]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line without its end), numbers from 1; bounded by the longest line in memory."""
-    number = 0
+def _decode(portion: Portion) -> str:
+    content = portion.content
+    assert isinstance(content, bytes)
+    nul = content.find(b"\0")
     try:
-        with _open(path) as stream:
-            for number, raw in enumerate(stream, start=1):
-                yield number, _decode(raw, path, number)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}:{number + 1}: damaged {path.suffix} file: {error}; copy or pack it again") from None
-    except PermissionError:
-        raise InputError(f"{path}: may not be read; change its permissions") from None
-
-
-def _open(path: Path) -> BinaryIO:
-    packing = _kind(path)[1]
-    if packing == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if packing == ".xz":
-        return cast(BinaryIO, lzma.open(path, "rb"))
-    return open(path, "rb")
-
-
-def _decode(raw: bytes, path: Path, number: int) -> str:
-    if b"\0" in raw:
-        raise InputError(
-            f"{path}:{number}: not text: byte {raw.index(0)} of the line is NUL; only UTF-8 text can be read"
-        )
-    try:
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = content.decode()
     except UnicodeDecodeError as error:
+        if nul < 0 or error.start < content.rfind(b"\n", 0, nul) + 1:
+            line, byte = _line_of(portion, error.start)
+            raise InputError(
+                f"{portion.name}:{line}: not UTF-8 text (byte {byte} of the line); convert it to UTF-8"
+            ) from None
+    if nul >= 0:
+        line, byte = _line_of(portion, nul)
         raise InputError(
-            f"{path}:{number}: not UTF-8 text (byte {error.start} of the line); convert it to UTF-8"
-        ) from None
-    return line.rstrip("\r\n")
+            f"{portion.name}:{line}: not text: byte {byte} of the line is NUL; only UTF-8 text can be read"
+        )
+    return text.removeprefix("\ufeff") if portion.line == 1 else text
 
 
-def _plain_documents(path: Path) -> Iterator[Document]:
+def _line_of(portion: Portion, place: int) -> tuple[int, int]:
+    """The number of the line that byte `place` of the portion lies in, and the byte's number in it."""
+    assert isinstance(portion.content, bytes)
+    before = portion.content[:place]
+    return portion.line + before.count(b"\n"), place - before.rfind(b"\n") - 1
+
+
+def _plain_documents(portion: Portion) -> list[Document]:
+    found: list[Document] = []
     lines: list[str] = []
     first = blank = 0
-    for number, line in _lines(path):
+    for number, raw in enumerate(_decode(portion).split("\n"), start=portion.line):
+        line = raw.rstrip("\r")
         if line and not line.isspace():
             if lines and blank >= 2:
-                yield Document("\n".join(lines), f"{path}:{first}")
+                found.append(Document("\n".join(lines), f"{portion.name}:{first}"))
                 lines = []
             elif lines and blank:
                 lines.append("")
@@ -118,14 +109,16 @@ def _plain_documents(path: Path) -> Iterator[Document]:
         else:
             blank += 1
     if lines:
-        yield Document("\n".join(lines), f"{path}:{first}")
+        found.append(Document("\n".join(lines), f"{portion.name}:{first}"))
+    return found
 
 
-def _jsonl_documents(path: Path) -> Iterator[Document]:
-    for number, line in _lines(path):
+def _jsonl_documents(portion: Portion, keep_blank: bool) -> list[Document]:
+    found: list[Document] = []
+    for number, line in enumerate(_decode(portion).split("\n"), start=portion.line):
         if not line or line.isspace():
             continue
-        where = f"{path}:{number}"
+        where = f"{portion.name}:{number}"
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
@@ -136,64 +129,21 @@ def _jsonl_documents(path: Path) -> Iterator[Document]:
             raise InputError(f'{where}: must be a JSON object with a "text", not a {type(value).__name__}')
         if "text" not in value:
             raise InputError(f'{where}: the object has no "text"')
-        text = value["text"]
-        if not isinstance(text, str):
-            raise InputError(f'{where}: "text" must be a string, not a {type(text).__name__}')
-        if not text.strip():
-            raise InputError(f'{where}: "text" is blank')
-        if "\\ud" in line.lower() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise InputError(f'{where}: "text" holds half of a surrogate pair, which is not a character')
-        yield Document(text, where)
+        found.append(_document(value["text"], where, keep_blank))
+    return found
 
 
-_PARAGRAPH_END = re.compile(r"\n\s*\n")
-# A sentence may end behind . ! ? … and closing marks, where a capital, a digit or an opening mark follows.
-_END = re.compile(
-    r"""[.!?…](?P<closing>["'”’»)\]]*)\s+(?=["'“‘«(\[]*[A-Z0-9À-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĪŁŃŇŌŒŘŚŞŠŤŪŮŽΑ-ΩА-Я]|["“‘«])""",
-)
-_TITLES = """
-al approx apr aug bros ca capt cf cmdr co col corp dec dept dr e.g esq feb fr fri ft gen gov hon i.e inc jan jr jul jun
-lt ltd maj mar messrs mlle mme mon mr mrs ms mt nov oct pres prof rep rev sen sep sept sgt sr st ste supt thu thur thurs
-tue tues univ viz vs wed
-"""
-_COUNTED = "art b bk c ch chap d eq fig figs fl no nos op p par pp pt sec sect ver vol vols"
-_BEFORE_NAMES = frozenset(_TITLES.split())
-_BEFORE_NUMBERS = frozenset(_COUNTED.split())
-_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of `text`, each on one line; the end of a paragraph (a blank line) always ends a sentence.
-
-    Inside a paragraph a sentence ends behind '.', '!', '?' or '…', with the quotes and brackets that close there, where
-    white space and then a capital, a digit or an opening quote follow; but not behind a common abbreviation, an initial
-    or dotted letters ('J.', 'U.S.'), nor the number of a list item ('1.').
-
-    >>> split_sentences("Dr. J. Smith paid 3.50 dollars. “Why?” he asked.\\nNobody knew.\\n\\nThe end")
-    ['Dr. J. Smith paid 3.50 dollars.', '“Why?” he asked.', 'Nobody knew.', 'The end']
-    """
-    sentences = []
-    for paragraph in _PARAGRAPH_END.split(text):
-        line = " ".join(paragraph.split())
-        start = 0
-        for match in _END.finditer(line):
-            if line[match.start()] == "." and not match["closing"] and _goes_on(line, start, match):
-                continue
-            sentences.append(line[start : match.end()].rstrip())
-            start = match.end()
-        if start < len(line):
-            sentences.append(line[start:])
-    return sentences
-
-
-def _goes_on(line: str, start: int, match: re.Match[str]) -> bool:
-    """Whether the full stop at `match` belongs to the word before it, in the sentence from `start`."""
-    stop = match.start()
-    first = max(line.rfind(" ", start, stop) + 1, start)
-    word = line[first:stop].lstrip("\"'“‘«([")
-    if word.isdecimal():
-        return first == start
-    lower = word.lower()
-    if lower in _BEFORE_NUMBERS:
-        return line[match.end()].isdecimal() or word.isupper()
-    return lower in _BEFORE_NAMES or (_INITIALS.fullmatch(word) is not None and word != "I")
+def _document(text: object, where: str, keep_blank: bool) -> Document:
+    if keep_blank and text is None:
+        return Document("", where)
+    if not isinstance(text, str):
+        raise InputError(f'{where}: "text" must be a string, not a {type(text).__name__}')
+    if not text or text.isspace():
+        if keep_blank:
+            return Document("", where)
+        raise InputError(f'{where}: "text" is blank; --min-characters 1 leaves such documents out')
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f'{where}: "text" holds half of a surrogate pair, which is not a character') from None
+    return Document(text, where)

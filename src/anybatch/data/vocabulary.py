@@ -58,9 +58,10 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
     return from_words(trained.get_vocab())
 
 
-def from_words(vocabulary: dict[str, int]) -> Tokenizer:
+def from_words(vocabulary: dict[str, int], *, lowercase: bool = True) -> Tokenizer:
     """The tokenizer with exactly this vocabulary, token to number; only the five special tokens are special."""
-    tokenizer = _tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUED))
+    model = models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUED)
+    tokenizer = _tokenizer(model, lowercase=lowercase)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUED)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -71,19 +72,38 @@ def from_words(vocabulary: dict[str, int]) -> Tokenizer:
     return _reading_text(tokenizer)
 
 
+def _from_lines(content: str, path: Path) -> Tokenizer:
+    words = [line.rstrip("\r") for line in content.removesuffix("\n").split("\n")]
+    numbers = {word: number for number, word in enumerate(words)}
+    if len(numbers) < len(words):
+        number = next(number for number, word in enumerate(words) if numbers[word] != number)
+        raise InputError(f"{path}:{number + 1}: {words[number]!r} stands twice in the vocabulary")
+    special = [word for word in words if word.startswith("[") and word.endswith("]")]
+    if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
+        raise InputError(f"{path}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")
+    lowercase = all(word == word.lower() for word in set(words) - set(special))
+    return from_words(numbers, lowercase=lowercase)
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Writes tokenizer.json, in the format of the `tokenizers` library."""
     write_text(path, tokenizer.to_str(pretty=True) + "\n")
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json.
+    """The tokenizer in a tokenizer.json, or BERT's for the words of a vocab.txt, one a line.
+
+    A vocab.txt does not say whether text is lower-cased before it is looked up: it is, unless one of the words has a
+    capital.
 
     Raises:
         InputError: a missing or broken file, one that lacks a special token that BERT needs, or numbers with gaps.
     """
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
+        tokenizer = _from_lines(content, path) if path.suffix == ".txt" else Tokenizer.from_str(content)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -99,6 +119,12 @@ def load(path: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return _reading_text(tokenizer)
+
+
+def in_folder(folder: Path) -> Path:
+    """The file of a model folder's vocabulary: its tokenizer.json, or its vocab.txt where that is all there is."""
+    words = folder / "vocab.txt"
+    return words if words.is_file() and not (folder / "tokenizer.json").is_file() else folder / "tokenizer.json"
 
 
 def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str, int]:
@@ -121,6 +147,13 @@ def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray
     return np.array(sorted(ordinary), dtype=np.int64)
 
 
+def continued_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Whether each token goes on with the word before it ('##ing'), bool[vocabulary]."""
+    continued = np.zeros(tokenizer.get_vocab_size(), dtype=np.bool_)
+    continued[[number for token, number in tokenizer.get_vocab().items() if token.startswith(_CONTINUED)]] = True
+    return continued
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
@@ -128,9 +161,9 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _tokenizer(model: models.Model) -> Tokenizer:
+def _tokenizer(model: models.Model, *, lowercase: bool = True) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 

@@ -4,6 +4,7 @@ from anybatch.engine.evaluate import Evaluation, evaluate
 from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
 from anybatch.engine.loop import train
+from anybatch.engine.passes import show_passes
 from anybatch.engine.progress import Progress, Task, progress_display
 from anybatch.engine.ranks import Ranks, join_ranks
 from anybatch.engine.supervisor import supervise
@@ -22,6 +23,7 @@ __all__ = [
     "evaluate",
     "join_ranks",
     "progress_display",
+    "show_passes",
     "stop_requests",
     "supervise",
     "train",

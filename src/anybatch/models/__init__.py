@@ -9,16 +9,21 @@ from anybatch.models.classifier import (
     has_batch_norm,
     image_classifier,
 )
+from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.models.question_answering import QuestionAnsweringModel, question_answering_model
 from anybatch.models.tokenizer import save_tokenizer
 
 __all__ = [
     "Architecture",
     "BertSettings",
+    "CausalModel",
     "ClassifierSettings",
+    "GptSettings",
     "ImageClassifier",
     "PretrainingModel",
     "QuestionAnsweringModel",
+    "causal_flops",
+    "causal_model",
     "classifier_flops",
     "has_batch_norm",
     "image_classifier",

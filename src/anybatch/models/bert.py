@@ -1,4 +1,4 @@
-"""BERT for pretraining: masked words and next sentence, with a vocabulary head that sees the masked positions alone."""
+"""BERT for pretraining: masked words, whose head sees their positions alone, and a relation of sentences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,10 @@ Sums = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BertSettings:
-    """The shape of a BERT encoder; `dropout` serves the hidden states and the attention alike."""
+    """The shape of a BERT encoder; `dropout` serves the hidden states and the attention alike.
+
+    `relation`: whether there is a head, and a pooler under it, that tells how two sentences are related.
+    """
 
     vocabulary_size: int
     hidden_size: int
@@ -23,19 +26,22 @@ class BertSettings:
     num_heads: int
     max_positions: int
     dropout: float = 0.0
+    relation: bool = True
 
 
 class PretrainingModel(nn.Module):
-    """BERT with the heads of its two pretraining tasks, around transformers' `BertForPreTraining`.
+    """BERT with the heads of its pretraining tasks, around transformers' `BertForPreTraining`, or `BertForMaskedLM`
+    where no relation of sentences is learned.
 
     The vocabulary head costs as much as several encoder layers; it is evaluated on the M masked positions only,
     never on all B * S of them.
     """
 
-    def __init__(self, bert: nn.Module) -> None:
+    def __init__(self, bert: nn.Module, relation: str = "nsp") -> None:
         super().__init__()
         # transformers is not typed as finely as its models are built.
         self.bert: Any = bert
+        self.relation = relation
 
     def forward(
         self,
@@ -44,54 +50,69 @@ class PretrainingModel(nn.Module):
         attention_mask: Tensor,
         masked_positions: Tensor,
         masked_labels: Tensor,
-        next_sentence_label: Tensor,
+        next_sentence_label: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        first_positions: Tensor | None = None,
     ) -> tuple[Sums, Sums]:
         """Sums, not means, so that the caller can divide by the count of the whole global batch.
 
         Args:
             input_ids, token_type_ids, attention_mask: int64[B, S].
             masked_positions: int64[M], index b * S + s of each masked token; masked_labels: int64[M], its true id.
-            next_sentence_label: int64[B], 0 where the second segment really follows the first, 1 where it is random.
+            next_sentence_label: int64[B], 0 where the second segment really follows the first; none, no such loss.
+            position_ids, first_positions: of packed sequences (see data/packing.py), int64[R, S] and int64[B];
+                attention_mask then numbers the sequences of a row, and none sees another.
 
         Returns:
             ({"mlm": loss sum over M, "nsp": loss sum over B}, {"mlm": correct of M, "nsp": correct of B}); the second
             is empty in training mode.
         """
-        encoded = self.bert.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
-        hidden = encoded.last_hidden_state.flatten(0, 1)[masked_positions]
-        words = self.bert.cls.predictions(hidden)
-        relation = self.bert.cls.seq_relationship(encoded.pooler_output)
-        losses = {
-            "mlm": cross_entropy(words.float(), masked_labels, reduction="sum"),
-            "nsp": cross_entropy(relation.float(), next_sentence_label, reduction="sum"),
-        }
-        if self.training:
-            return losses, {}
-        return losses, {
-            "mlm": (words.argmax(-1) == masked_labels).sum(),
-            "nsp": (relation.argmax(-1) == next_sentence_label).sum(),
-        }
+        mask = attention_mask if first_positions is None else block_diagonal(attention_mask)
+        encoded = self.bert.bert(
+            input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask, position_ids=position_ids
+        )
+        hidden = encoded.last_hidden_state.flatten(0, 1)
+        words = self.bert.cls.predictions(hidden[masked_positions])
+        losses = {"mlm": cross_entropy(words.float(), masked_labels, reduction="sum")}
+        right = {} if self.training else {"mlm": (words.argmax(-1) == masked_labels).sum()}
+        if next_sentence_label is not None:
+            pooled = encoded.pooler_output
+            if first_positions is not None:
+                pooled = self.bert.bert.pooler(hidden[first_positions][:, None])
+            relation = self.bert.cls.seq_relationship(pooled)
+            losses[self.relation] = cross_entropy(relation.float(), next_sentence_label, reduction="sum")
+            if not self.training:
+                right[self.relation] = (relation.argmax(-1) == next_sentence_label).sum()
+        return losses, right
 
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder: `AutoModel.from_pretrained(folder)` loads the encoder."""
         self.bert.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> "PretrainingModel":
-        """The model in a folder that `save` wrote."""
-        from transformers import BertForPreTraining
+    def load(cls, folder: Path, relation: str = "nsp") -> "PretrainingModel":
+        """The model in a Hugging Face folder, such as `save` writes; heads that it lacks are new.
+
+        Raises:
+            InputError: the folder holds no model that transformers can read, or one that is not a BERT.
+        """
+        from transformers import AutoConfig, BertForMaskedLM, BertForPreTraining
 
         quiet_transformers()
-        return cls(read_pretrained(BertForPreTraining, folder))
+        config = read_pretrained(AutoConfig, folder)
+        if config.model_type != "bert":
+            raise InputError(f"{folder}: holds a model of type {config.model_type!r}; must be a BERT")
+        without_relation = "BertForMaskedLM" in (config.architectures or [])
+        return cls(read_pretrained(BertForMaskedLM if without_relation else BertForPreTraining, folder), relation)
 
 
-def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
+def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") -> PretrainingModel:
     """A freshly initialised model; the same seed gives the same weights.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
     """
-    from transformers import BertConfig, BertForPreTraining
+    from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
     if settings.hidden_size % settings.num_heads:
         raise ValueError(
@@ -110,7 +131,7 @@ def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PretrainingModel(BertForPreTraining(config))
+        return PretrainingModel(BertForPreTraining(config) if settings.relation else BertForMaskedLM(config), relation)
 
 
 def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate: float) -> float:
@@ -127,13 +148,21 @@ def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate
     return 6.0 * (layers + head)
 
 
-def read_pretrained(kind: Any, folder: Path) -> Any:
+def block_diagonal(sequence_numbers: Tensor) -> Tensor:
+    """Which token may attend to which: those of the same sequence, bool[R, 1, S, S] from int64[R, S].
+
+    Padding attends to padding: a row of scores without a single finite one would be no number.
+    """
+    return (sequence_numbers[:, None, :, None] == sequence_numbers[:, None, None, :]).contiguous()
+
+
+def read_pretrained(kind: Any, folder: Path, what: str = "BERT") -> Any:
     """The model of transformers' class `kind` in `folder`; InputError where it cannot be read. No pickle is opened."""
     try:
         return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     # A damaged or foreign folder can make transformers fail in any way.
     except Exception as error:
-        raise InputError(f"{folder}: no readable BERT model: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{folder}: no readable {what} model: {' '.join(str(error).split())[:200]}") from None
 
 
 def quiet_transformers() -> None:

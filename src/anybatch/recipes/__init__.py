@@ -4,6 +4,7 @@ from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.execute import evaluate_run, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
 from anybatch.recipes.recipe import (
+    CausalRecipe,
     ImageRecipe,
     PretrainingRecipe,
     QuestionsRecipe,
@@ -15,6 +16,7 @@ from anybatch.recipes.recipe import (
 
 __all__ = [
     "RECIPES",
+    "CausalRecipe",
     "ImageRecipe",
     "PretrainingRecipe",
     "QuestionsRecipe",

@@ -56,6 +56,16 @@ def bert_mini() -> PretrainingRecipe:
     )
 
 
+def bert_small() -> PretrainingRecipe:
+    """BERT, 4 layers of 512, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned.
+
+    Source of the sizes of tiny, mini and small: Turc et al. 2019, arXiv 1908.08962, table 1.
+    """
+    return bert_tiny().model_copy(
+        update={"name": "bert-small", "model": EncoderSettings(hidden_size=512, num_layers=4, num_heads=8)}
+    )
+
+
 def bert_mixed() -> PretrainingRecipe:
     """The paper's mixed batch at bert-mini's size: nine tenths of the examples at sequences of 128 tokens, then 512.
 

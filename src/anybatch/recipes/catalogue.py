@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Callable
 
 from anybatch.errors import InputError
-from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_tiny, squad_demo
+from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
+from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
+from anybatch.recipes.gpt import gpt2_small, gpt2_tiny
 from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.resnet50 import (
     resnet50_author,
@@ -14,13 +16,22 @@ from anybatch.recipes.resnet50 import (
     resnet50_paper,
 )
 from anybatch.recipes.small_images import cifar10_davidnet, cifar10_resnet20, digits_lenet, mnist_lenet
+from anybatch.recipes.squad import squad
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-demo": bert_demo,
     "bert-demo-adamw": bert_demo_adamw,
     "bert-tiny": bert_tiny,
     "bert-mini": bert_mini,
+    "bert-small": bert_small,
     "bert-mixed": bert_mixed,
+    "bert-base": bert_base,
+    "bert-large-paper": bert_large_paper,
+    "bert-large-mixed": bert_large_mixed,
+    "bert-large-nvidia": bert_large_nvidia,
+    "gpt2-tiny": gpt2_tiny,
+    "gpt2-small": gpt2_small,
+    "squad": squad,
     "squad-demo": squad_demo,
     "digits-lenet": digits_lenet,
     "mnist-lenet": mnist_lenet,

@@ -12,8 +12,16 @@ from anybatch import engine
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
-from anybatch.recipes import images, pretraining, questions
-from anybatch.recipes.recipe import ImageRecipe, PretrainingRecipe, Recipe, field_names, from_json, with_absolute_paths
+from anybatch.recipes import causal, images, pretraining, questions
+from anybatch.recipes.recipe import (
+    CausalRecipe,
+    ImageRecipe,
+    QuestionsRecipe,
+    Recipe,
+    field_names,
+    from_json,
+    with_absolute_paths,
+)
 from anybatch.runs import Run, locked, open_run
 
 
@@ -83,27 +91,31 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
     run = open_run(folder)
     recipe = from_json(run.recipe())
     run.result()
-    if isinstance(recipe, PretrainingRecipe):
-        if squad_file is not None:
-            raise InputError(
-                f"{folder}: a pretraining run cannot answer questions; fine-tune it first: "
-                f"anybatch train squad-demo --set model.path={folder}"
-            )
-        return pretraining.score_finished(recipe, run)
+    if isinstance(recipe, QuestionsRecipe):
+        return questions.score_finished(recipe, run, squad_file)
+    if squad_file is not None and isinstance(recipe, ImageRecipe):
+        raise InputError(f"{folder}: a run on images cannot answer questions")
+    if squad_file is not None:
+        raise InputError(
+            f"{folder}: a pretraining run cannot answer questions; fine-tune it first: "
+            f"anybatch train squad-demo --set model.path={folder}"
+        )
     if isinstance(recipe, ImageRecipe):
-        if squad_file is not None:
-            raise InputError(f"{folder}: a run on images cannot answer questions")
         return images.score_finished(recipe, run)
-    return questions.score_finished(recipe, run, squad_file)
+    if isinstance(recipe, CausalRecipe):
+        return causal.score_finished(recipe, run)
+    return pretraining.score_finished(recipe, run)
 
 
 def build(recipe: Recipe, run: Run) -> engine.Job:
     """The job of a recipe, whose own data, where it has any, are prepared in the run folder."""
-    if isinstance(recipe, PretrainingRecipe):
-        return pretraining.build(recipe, run)
+    if isinstance(recipe, QuestionsRecipe):
+        return questions.build(recipe, run)
     if isinstance(recipe, ImageRecipe):
         return images.build(recipe, run)
-    return questions.build(recipe, run)
+    if isinstance(recipe, CausalRecipe):
+        return causal.build(recipe, run)
+    return pretraining.build(recipe, run)
 
 
 def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:

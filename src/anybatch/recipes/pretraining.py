@@ -62,6 +62,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
             recipe,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
+            **_start(recipe),
         ),
         max_grad_norm=recipe.max_grad_norm,
         execution=execution(recipe),
@@ -69,8 +70,9 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         export=export,
         summary={
             **summarise(recipe, phases, model),
-            # Next sentence is a fair coin to a model that sees no more than frequencies.
-            "context_free_loss": frequency_loss(shards, batches) + math.log(2),
+            # The relation of sentences is a fair coin to a model that sees no more than frequencies.
+            "context_free_loss": frequency_loss(shards, batches)
+            + (0.0 if recipe.data.objective == "full_sentences" else math.log(2)),
         },
     )
 
@@ -79,7 +81,7 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
-    return _scores(evaluate(PretrainingModel.load(run.model), _held_out(recipe, folder, tokenizer)))
+    return _scores(evaluate(PretrainingModel.load(run.model, _relation(recipe)), _held_out(recipe, folder, tokenizer)))
 
 
 def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
@@ -88,17 +90,53 @@ def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
 
 
 def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:
-    settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
+    settings = _settings(recipe, tokenizer)
     return pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate)
 
 
 def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
-    settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
+    settings = _settings(recipe, tokenizer)
+    if recipe.model.path is not None:
+        return _pretrained(Path(recipe.model.path), settings, _relation(recipe))
     try:
-        return pretraining_model(settings, recipe.seed)
+        return pretraining_model(settings, recipe.seed, _relation(recipe))
     # torch says with a RuntimeError that there is no room for a model.
     except (ValueError, RuntimeError) as error:
         raise InputError(f"model: {' '.join(str(error).split())}") from None
+
+
+def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
+    shape = recipe.model.model_dump(exclude={"path"})
+    relation = recipe.data.objective != "full_sentences"
+    return BertSettings(vocabulary_size=tokenizer.get_vocab_size(), relation=relation, **shape)
+
+
+def _relation(recipe: PretrainingRecipe) -> str:
+    return "sop" if recipe.data.objective == "sentence_order" else "nsp"
+
+
+def _pretrained(folder: Path, settings: BertSettings, relation: str) -> PretrainingModel:
+    """The model in a folder; InputError where its shape is not the recipe's, or its vocabulary not that of the data."""
+    model = PretrainingModel.load(folder, relation)
+    config = model.bert.config
+    for field, found, wanted in (
+        ("tokens in the vocabulary", config.vocab_size, settings.vocabulary_size),
+        ("model.hidden_size", config.hidden_size, settings.hidden_size),
+        ("model.num_layers", config.num_hidden_layers, settings.num_layers),
+        ("model.num_heads", config.num_attention_heads, settings.num_heads),
+        ("model.max_positions", config.max_position_embeddings, settings.max_positions),
+    ):
+        if found != wanted:
+            raise InputError(f"{folder}: {field}: {found} there, {wanted} here; they must be the same")
+    if settings.relation and not hasattr(model.bert.cls, "seq_relationship"):
+        raise InputError(f"{folder}: was trained without a relation of sentences; set data.objective=full_sentences")
+    return model
+
+
+def _start(recipe: PretrainingRecipe) -> dict[str, str]:
+    """The weights that the run starts from, where they are somebody's."""
+    path = recipe.model.path
+    return {} if path is None else {"pretrained model": sha256(Path(path) / "model.safetensors")}
 
 
 def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
@@ -110,7 +148,14 @@ def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> 
 def _source(
     recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, phase: PhaseSettings, seed: int
 ) -> PretrainingSource:
-    return PretrainingSource(shards, tokenizer, phase.sequence_length, seed=seed, masking_rate=recipe.data.masking_rate)
+    return PretrainingSource(
+        shards,
+        tokenizer,
+        phase.sequence_length,
+        seed=seed,
+        max_predictions=phase.max_predictions,
+        **recipe.data.model_dump(exclude={"path", "num_held_out"}),
+    )
 
 
 def _scores(evaluation: Evaluation) -> Scores:

@@ -53,6 +53,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     kept = sum(measured.state_bytes.values()) / shards
     return {
         "recipe": recipe.name,
+        "inferred": list(recipe.inferred),
         "num_ranks": num_ranks,
         "phases": phases,
         "num_steps": job.num_steps,
@@ -106,6 +107,7 @@ def preview_text(found: dict[str, Any]) -> str:
                  "gradients, the optimizer's state and a micro-batch")  # fmt: skip
     lines.append(f"time: about {_duration(found['time_s'])} on {found['num_ranks']} like this one, "
                  "from one micro-batch timed now")  # fmt: skip
+    lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
     return "\n".join(lines)
 
 

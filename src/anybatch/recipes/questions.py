@@ -18,7 +18,7 @@ from anybatch.data.squad_score import score
 from anybatch.engine import Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
-from anybatch.files import sha256
+from anybatch.files import sha256, write_json
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
@@ -43,7 +43,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the data.
     """
     pretrained = _pretrained(recipe)
-    tokenizer = vocabulary.load(pretrained.model / TOKENIZER)
+    tokenizer = vocabulary.load(vocabulary.in_folder(pretrained.model))
     training, held_out = split_by_article(_questions(recipe), recipe.data.held_out_every)
     phases = plan_phases(recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed))
     window = recipe.phases[-1].sequence_length
@@ -91,14 +91,20 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
 
 
 def score_finished(recipe: QuestionsRecipe, run: Run, squad_file: Path | None) -> Scores:
-    """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`."""
+    """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
+
+    The answers to the latter are written to RUN/predictions.json, id to text, as the official script reads them.
+    """
     tokenizer = vocabulary.load(run.model / TOKENIZER)
     if squad_file is None:
         questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
     else:
         questions = read_questions(squad_file)
     source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0)
-    return _percentages(predict(question_answering_model(run.model, seed=0), source, recipe), questions)
+    answers = predict(question_answering_model(run.model, seed=0), source, recipe)
+    if squad_file is not None:
+        write_json(run.path / PREDICTIONS, answers)
+    return _percentages(answers, questions)
 
 
 @torch.no_grad()

@@ -88,6 +88,7 @@ class PhaseSettings(StretchSettings):
     """Of a run on text: `sequence_length` in tokens."""
 
     sequence_length: int = Field(ge=16)
+    max_predictions: int | None = Field(default=None, ge=1)
 
 
 class ImagePhaseSettings(StretchSettings):
@@ -146,12 +147,17 @@ class TextSettings(Settings):
 
     path: str | None = None
     masking_rate: float = Field(default=0.15, gt=0, lt=1)
+    whole_words: bool = False
+    objective: Literal["next_sentence", "sentence_order", "full_sentences"] = "next_sentence"
+    short_probability: float = Field(default=0.0, ge=0, le=1)
+    packed: bool = False
     num_held_out: int = Field(default=1024, ge=1)
 
 
 class EncoderSettings(Settings):
-    """The shape of a BERT encoder."""
+    """The shape of a BERT encoder; `path`: a Hugging Face folder whose weights the run starts from, of that shape."""
 
+    path: str | None = None
     hidden_size: int = Field(ge=1)
     num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)
@@ -168,8 +174,25 @@ class QuestionSettings(Settings):
     max_answer_length: int = Field(default=12, ge=1)
 
 
+class CausalTextSettings(Settings):
+    """`path` as in TextSettings; the held-out sequences that the run is scored on, at most."""
+
+    path: str | None = None
+    num_held_out: int = Field(default=1024, ge=1)
+
+
+class DecoderSettings(Settings):
+    """The shape of a GPT-2."""
+
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    max_positions: int = Field(default=1024, ge=16)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
 class PretrainedSettings(Settings):
-    """`path`: a run folder of `anybatch train`, or a Hugging Face model folder with its tokenizer.json."""
+    """`path`: a run folder of `anybatch train`, or a Hugging Face model folder with its tokenizer.json or vocab.txt."""
 
     path: str | None = None
 
@@ -229,9 +252,10 @@ class NetworkSettings(Settings):
 
 
 class RecipeSettings(Settings):
-    """What every recipe has."""
+    """What every recipe has; `inferred` names, in words, what its source does not say."""
 
     name: str
+    inferred: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
     optimizer: OptimizerSettings
     reference: ReferenceSettings
@@ -273,7 +297,16 @@ class ImageRecipe(RecipeSettings):
     model: NetworkSettings
 
 
-Recipe = PretrainingRecipe | QuestionsRecipe | ImageRecipe
+class CausalRecipe(RecipeSettings):
+    """Each token from those before it, on text."""
+
+    task: Literal["causal"] = "causal"
+    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
+    data: CausalTextSettings = CausalTextSettings()
+    model: DecoderSettings
+
+
+Recipe = PretrainingRecipe | QuestionsRecipe | CausalRecipe | ImageRecipe
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
 

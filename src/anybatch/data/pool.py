@@ -1,0 +1,68 @@
+"""One function over many items in several processes, results in the order of the items."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Items under way for each process: enough that none waits, few enough to hold.
+_AHEAD = 2
+_DIE_WITH_PARENT = 1
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_processes: int) -> Iterator[Result]:
+    """`map(function, items)`, computed in `num_processes` processes (in this one, where it is 1), few items ahead.
+
+    Raises whatever `function` raises for the first item that fails; ChildProcessError where a process is killed.
+    """
+    if num_processes <= 1:
+        yield from map(function, items)
+        return
+    # A fork starts at once and shares what is loaded; elsewhere it is not safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    executor = ProcessPoolExecutor(num_processes, context, _begin)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(_submit(executor, function, item))
+            if len(waiting) > _AHEAD * num_processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a worker process was killed, for want of memory perhaps; use fewer with --processes"
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(executor: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside any thread; the children use none of what such threads hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return executor.submit(function, item)
+
+
+def _begin() -> None:
+    """In a new process: signals are the parent's business, which ends this process; and it ends with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -1,0 +1,70 @@
+"""What is done to one portion of raw text, in whatever process: parsed, cleaned, filtered, hashed or encoded."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anybatch.data import duplicates, vocabulary
+from anybatch.data.raw import Place, Portion
+from anybatch.data.sentences import clean, split_sentences
+from anybatch.data.text import Document, parse
+from anybatch.data.words import Encoder
+
+
+@dataclass(frozen=True)
+class LengthFilter:
+    """Documents of fewer or more characters, once cleaned, are left out; 0 and None: none is, but a blank one fails."""
+
+    fewest: int = 0
+    most: int | None = None
+
+    def texts(self, portion: Portion) -> list[str]:
+        """The cleaned documents of a portion, "" in the place of one that is left out."""
+        found = [clean(document.text) for document in self.documents(portion)]
+        return [text if self.fewest <= len(text) <= (self.most or len(text)) else "" for text in found]
+
+    def documents(self, portion: Portion) -> list[Document]:
+        return parse(portion, keep_blank=self.fewest > 0)
+
+
+@dataclass(frozen=True)
+class EncodedPortion:
+    """D documents: `num_sentences` int64[D] counts those of each that have a token, 0 where it is left out; then the
+    lengths of all sentences together and their tokens. `num_filtered` were left out for their length."""
+
+    end: Place
+    num_sentences: NDArray[np.int64]
+    sentence_lengths: NDArray[np.int64]
+    tokens: NDArray[Any]
+    num_filtered: int
+
+
+def hash_portion(lengths: LengthFilter, portion: Portion) -> duplicates.Hashes:
+    """A hash for each document, uint64[D, 2]."""
+    return duplicates.hashes(lengths.texts(portion))
+
+
+def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, portion: Portion) -> EncodedPortion:
+    """The tokens of a portion, with the tokenizer.json at `tokenizer`, which has that fingerprint."""
+    texts = lengths.texts(portion)
+    sentences = [split_sentences(text) for text in texts]
+    encoded = _encoder(tokenizer, fingerprint).encode([sentence for part in sentences for sentence in part])
+    owners = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])
+    filled = encoded.lengths > 0
+    return EncodedPortion(
+        portion.end,
+        np.bincount(owners[filled], minlength=len(texts)),
+        encoded.lengths[filled],
+        encoded.tokens,
+        texts.count("") if lengths != LengthFilter() else 0,
+    )
+
+
+@lru_cache(maxsize=1)
+def _encoder(tokenizer: Path, fingerprint: str) -> Encoder:
+    """Kept from portion to portion, with the words that it has met."""
+    return Encoder(vocabulary.load(tokenizer))

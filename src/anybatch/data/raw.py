@@ -1,0 +1,280 @@
+"""What a user names (files, folders, globs, lists, data sets of the Hub) to portions of raw text."""
+
+import glob
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from anybatch.errors import InputError
+
+FORMATS = (".txt", ".jsonl", ".parquet")
+PACKINGS = (".gz", ".xz", ".zst")
+HUB = "hf:"
+
+# Bytes in one portion, about: much for one message between processes, little for the memory.
+PORTION_BYTES = 1 << 21
+# A document of plain text is cut where it is longer, so that a file without an end in it needs little memory.
+LARGEST_DOCUMENT_BYTES = 1 << 22
+# A line of JSON cannot be cut.
+LARGEST_LINE_BYTES = 1 << 26
+_ROWS_AT_ONCE = 256
+
+_DOCUMENT_END = re.compile(rb"\n[ \t\r\f\v]*\n[ \t\r\f\v]*\n")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to read on: in which source, at which byte (row, in .parquet and on the Hub), and the line's number."""
+
+    source: int = 0
+    offset: int = 0
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Some whole documents of one source: bytes of .txt or .jsonl, or texts; `line` numbers its first line or row.
+
+    `end` is where the next portion begins.
+    """
+
+    kind: Literal["txt", "jsonl", "texts"]
+    content: bytes | list[Any]
+    name: str
+    line: int
+    end: Place
+
+
+def find_sources(names: Iterable[str | Path]) -> list[str]:
+    """Files to read, in order: each name is a file, a folder (all text files in it and below, sorted), a glob, `@LIST`
+    (a file with one name a line), or `hf:NAME[,CONFIG][@SPLIT]`, a data set of the Hugging Face Hub. None comes twice.
+
+    Raises:
+        InputError: nothing is named, or a name leads to no file that can be read.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        found.update(dict.fromkeys(_expand(str(name))))
+    if not found:
+        raise InputError("no text files are given; name at least one .txt, .jsonl or .parquet file, or a folder")
+    return list(found)
+
+
+def _expand(name: str) -> list[str]:
+    path = Path(name)
+    if name.startswith(HUB):
+        return [name]
+    if name.startswith("@") and not path.exists():
+        listing = Path(name[1:])
+        if not listing.is_file():
+            raise InputError(f"{listing}: no such file; @LIST names a file with one name a line")
+        lines = listing.read_text(encoding="utf-8").splitlines()
+        return [file for line in lines if line.strip() for file in _expand(line.strip())]
+    if path.is_dir():
+        files = sorted(str(file) for file in path.rglob("*") if file.is_file() and suffixes(file)[0] in FORMATS)
+        if not files:
+            raise InputError(f"{path}: holds no {', '.join(FORMATS)} file (these may end in {', '.join(PACKINGS)})")
+        return files
+    if path.is_file():
+        if (kind := suffixes(path)[0]) not in FORMATS:
+            raise InputError(
+                f"{path}: unknown kind of file {kind!r}; must end in .txt or .jsonl, or these with "
+                f"{', '.join(PACKINGS)}, or in .parquet"
+            )
+        return [name]
+    if glob.has_magic(name):
+        files = sorted(found for found in glob.glob(name, recursive=True) if Path(found).is_file())
+        if not files:
+            raise InputError(f"{name}: no file matches")
+        return [file for match in files for file in _expand(match)]
+    raise InputError(f"{path}: no such file")
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """The suffixes that tell the format and the packing, in lower case; "" where there is none."""
+    packing = path.suffix.lower() if path.suffix.lower() in PACKINGS else ""
+    return (path.with_suffix("") if packing else path).suffix.lower(), packing
+
+
+def read_portions(sources: list[str], start: Place | None = None) -> Iterator[Portion]:
+    """The portions of all sources in order, from the place `start`, where one of them ended.
+
+    Raises:
+        InputError: damaged compression, a file that may not be read, a line of JSON above 64 MB.
+    """
+    start = start or Place()
+    for number in range(start.source, len(sources)):
+        begin = start if number == start.source else Place(number)
+        name = sources[number]
+        if name.startswith(HUB):
+            yield from _rows(name, _hub_rows(name, begin.offset), begin)
+        elif suffixes(Path(name))[0] == ".parquet":
+            yield from _rows(name, _parquet_rows(Path(name), begin.offset), begin)
+        else:
+            yield from _blocks(Path(name), begin)
+
+
+def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
+    kind: Literal["txt", "jsonl"] = "jsonl" if suffixes(path)[0] == ".jsonl" else "txt"
+    held, offset, line = b"", begin.offset, begin.line
+    with _explained(path) as reached, _open(path) as stream:
+        reached[0] = line
+        stream.seek(offset)
+        while True:
+            block = stream.read(PORTION_BYTES)
+            held += block
+            cut = _cut(kind, held, path, line) if block else len(held)
+            reached[0] = line + held.count(b"\n")
+            if cut:
+                portion, held = held[:cut], held[cut:]
+                after = Place(begin.source, offset + cut, line + portion.count(b"\n"))
+                yield Portion(kind, portion, str(path), line, after)
+                offset, line = after.offset, after.line
+            if not block:
+                return
+
+
+def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
+    """How many of the bytes are whole documents; 0 where more must be read first."""
+    if kind == "jsonl":
+        if (end := held.rfind(b"\n") + 1) == 0 and len(held) > LARGEST_LINE_BYTES:
+            raise InputError(
+                f"{path}:{line}: a line of more than {LARGEST_LINE_BYTES >> 20} MiB: must be at most that, as it has "
+                "to be parsed in one piece; split the document over several lines"
+            )
+        return end
+    last = None
+    for last in _DOCUMENT_END.finditer(held):  # noqa: B007
+        pass
+    if last is not None:
+        return last.end()
+    if len(held) < LARGEST_DOCUMENT_BYTES:
+        return 0
+    for mark in (b"\n\n", b"\n", b". ", b" "):
+        if (found := held.rfind(mark, len(held) // 2)) >= 0:
+            return found + len(mark)
+    # No white space at all: between two characters of UTF-8, whose continuation bytes begin with the bits 10.
+    end = len(held)
+    while end and held[end - 1] & 0xC0 == 0x80:
+        end -= 1
+    return max(end - 1, 1)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[list[int]]:
+    """InputError in place of what a damaged or locked file raises; the list holds the line that was reached."""
+    reached = [1]
+    try:
+        yield reached
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {error}; copy or pack it again") from None
+    except PermissionError:
+        raise InputError(f"{path}: may not be read; change its permissions") from None
+    except OSError as error:
+        # pyarrow raises it without a number where compressed bytes make no sense.
+        if error.errno is not None:
+            raise
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {why}; copy or pack it again") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    packing = suffixes(path)[1]
+    if packing == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if packing == ".xz":
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if packing == ".zst":
+        return cast(BinaryIO, _Forward(_pyarrow(path).CompressedInputStream(str(path), "zstd")))
+    return open(path, "rb")
+
+
+class _Forward:
+    """A stream that can only be read, with a `seek` that reads on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._stream.read(size))
+
+    def seek(self, offset: int) -> None:
+        while offset > 0 and (skipped := len(self._stream.read(min(offset, PORTION_BYTES)))):
+            offset -= skipped
+
+    def __enter__(self) -> "_Forward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+def _pyarrow(name: object) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"{name}: reading it needs pyarrow: pip install 'anybatch[parquet]'") from None
+    return pyarrow
+
+
+def _rows(name: str, rows: Iterator[list[Any]], begin: Place) -> Iterator[Portion]:
+    offset = begin.offset
+    for texts in rows:
+        after = Place(begin.source, offset + len(texts), offset + len(texts) + 1)
+        yield Portion("texts", texts, name, offset + 1, after)
+        offset = after.offset
+
+
+def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
+    """The column "text" from row `skip` on; groups of rows before it are not read."""
+    pyarrow = _pyarrow(path)
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if "text" not in names:
+            raise InputError(f'{path}: has no column "text", only {", ".join(names)}')
+        groups = list(range(file.num_row_groups))
+        while groups and (size := file.metadata.row_group(groups[0]).num_rows) <= skip:
+            skip -= size
+            groups.pop(0)
+        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=["text"]):
+            texts = batch.column(0).to_pylist()[skip:]
+            skip = max(skip - batch.num_rows, 0)
+            if texts:
+                yield texts
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable .parquet file: {' '.join(str(error).split())[:200]}") from None
+
+
+def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
+    """The texts of a data set of the Hub, streamed."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise InputError(f"{name}: the extra hub is needed to read it; pip install 'anybatch[hub]'") from None
+    address, _, split = name.removeprefix(HUB).partition("@")
+    dataset, _, config = address.partition(",")
+    try:
+        rows = load_dataset(dataset, config or None, split=split or "train", streaming=True).skip(skip)
+        texts: list[Any] = []
+        for row in rows:
+            if "text" not in row:
+                raise InputError(f'{name}: has no column "text", only {", ".join(row)}')
+            texts.append(row["text"])
+            if len(texts) == _ROWS_AT_ONCE:
+                yield texts
+                texts = []
+        if texts:
+            yield texts
+    except InputError:
+        raise
+    # The library fails in any way it likes: no such name, no network, no access.
+    except Exception as error:
+        raise InputError(f"{name}: cannot be read: {' '.join(str(error).split())[:200]}") from None

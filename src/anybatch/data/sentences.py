@@ -1,0 +1,98 @@
+"""Documents to sentences: cleaned of what is no text, parted where a sentence, a paragraph or a list's item ends."""
+
+import re
+from itertools import pairwise
+
+# A longer stretch without an end of a sentence is parted evenly: subtitles, verse, transcripts of speech.
+LONGEST_SENTENCE_WORDS = 256
+_PART_WORDS = 128
+# WordPiece reads a longer word as unknown, and its time and memory grow with it.
+LONGEST_WORD = 1000
+
+# Control characters other than white space, the soft hyphen, the marks of byte order, and what is no character at all.
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff]+")
+_PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[-*•‣◦▪]|\d{1,3}[.)])[ \t]+\S)")
+# A sentence may end behind . ! ? … and closing marks, where a capital, a digit, an opening mark or a letter of a script
+# without capitals follows ...
+_SPACED = r"""[.!?…؟۔।॥](?P<closing>["'”’»)\]]*)\s+""" + (
+    r"""(?=["'“‘«(\[]*[A-Z0-9À-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĪŁŃŇŌŒŘŚŞŠŤŪŮŽΑ-ΩА-Я\u0590-\u1fff\u2e80-\ud7ff\uf900-\ufdff]|["“‘«])"""
+)
+_END = re.compile(_SPACED)
+# ... and behind the full stops of scripts that put no space there, at once.
+_END_WITHOUT_SPACE = re.compile(_SPACED + r"|[。！？｡]+[」』”’）】》]*\s*")
+_WIDE_STOP = re.compile("[。！？｡]")
+_TITLES = """
+al approx apr aug bros ca capt cf cmdr co col corp dec dept dr e.g esq feb fr fri ft gen gov hon i.e inc jan jr jul jun
+lt ltd maj mar messrs mlle mme mon mr mrs ms mt nov oct pres prof rep rev sen sep sept sgt sr st ste supt thu thur thurs
+tue tues univ viz vs wed
+"""
+_COUNTED = "art b bk c ch chap d eq fig figs fl no nos op p par pp pt sec sect ver vol vols"
+_BEFORE_NAMES = frozenset(_TITLES.split())
+_BEFORE_NUMBERS = frozenset(_COUNTED.split())
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+
+
+def clean(text: str) -> str:
+    """`text` without control characters, soft hyphens and byte order marks.
+
+    >>> clean("co\\xadoperate\\x00!")
+    'cooperate!'
+    """
+    return _NO_TEXT.sub("", text) if _NO_TEXT.search(text) else text
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of `text`, each on one line, words apart by one space.
+
+    The end of a paragraph (a blank line) and the beginning of an item of a list ('- ', '2. ') always end a sentence.
+    Inside a paragraph a sentence ends behind '.', '!', '?' or '…' (or such a mark of Arabic, Devanagari, Chinese or
+    Japanese), with the quotes and brackets that close there, where white space and then a capital, a digit, an opening
+    quote or a letter of a script without capitals follow; but not behind a common abbreviation, an initial or dotted
+    letters ('J.', 'U.S.'), nor the number of a list item ('1.'). A stretch of more than 256 words without an end is
+    parted evenly, a word of more than 1,000 characters behind each thousandth.
+
+    >>> split_sentences("Dr. J. Smith paid 3.50 dollars. “Why?” he asked.\\nNobody knew.\\n\\nThe end")
+    ['Dr. J. Smith paid 3.50 dollars.', '“Why?” he asked.', 'Nobody knew.', 'The end']
+    >>> split_sentences("To do:\\n- buy bread\\n- sleep\\n我来了。你呢？")
+    ['To do:', '- buy bread', '- sleep 我来了。', '你呢？']
+    """
+    sentences: list[str] = []
+    ends = _END_WITHOUT_SPACE if not text.isascii() and _WIDE_STOP.search(text) else _END
+    for paragraph in _PARAGRAPH_END.split(text):
+        words = paragraph.split()
+        if len(paragraph) > LONGEST_WORD and max(map(len, words), default=0) > LONGEST_WORD:
+            words = [word[at : at + LONGEST_WORD] for word in words for at in range(0, len(word), LONGEST_WORD)]
+        line = " ".join(words)
+        start = 0
+        for match in ends.finditer(line):
+            if line[match.start()] == "." and not match["closing"] and _goes_on(line, start, match):
+                continue
+            _add(line[start : match.end()].rstrip(), sentences)
+            start = match.end()
+        if start < len(line):
+            _add(line[start:], sentences)
+    return sentences
+
+
+def _add(sentence: str, sentences: list[str]) -> None:
+    # A word and its space take two characters at least.
+    if len(sentence) < 2 * LONGEST_SENTENCE_WORDS or sentence.count(" ") < LONGEST_SENTENCE_WORDS:
+        sentences.append(sentence)
+        return
+    words = sentence.split(" ")
+    parts = -(-len(words) // _PART_WORDS)
+    cuts = [len(words) * part // parts for part in range(parts + 1)]
+    sentences.extend(" ".join(words[begin:end]) for begin, end in pairwise(cuts))
+
+
+def _goes_on(line: str, start: int, match: re.Match[str]) -> bool:
+    """Whether the full stop at `match` belongs to the word before it, in the sentence from `start`."""
+    stop = match.start()
+    first = max(line.rfind(" ", start, stop) + 1, start)
+    word = line[first:stop].lstrip("\"'“‘«([")
+    if word.isdecimal():
+        return first == start
+    lower = word.lower()
+    if lower in _BEFORE_NUMBERS:
+        return line[match.end()].isdecimal() or word.isupper()
+    return lower in _BEFORE_NAMES or (_INITIALS.fullmatch(word) is not None and word != "I")

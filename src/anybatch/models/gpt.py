@@ -1,0 +1,94 @@
+"""GPT-2, which predicts each token from those before it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from anybatch.models.bert import Sums, quiet_transformers, read_pretrained
+
+
+@dataclass(frozen=True)
+class GptSettings:
+    """The shape of a GPT-2; `dropout` serves the embeddings, the hidden states and the attention alike."""
+
+    vocabulary_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    max_positions: int
+    dropout: float = 0.0
+
+
+class CausalModel(nn.Module):
+    """A left-to-right language model around transformers' `GPT2LMHeadModel`."""
+
+    def __init__(self, gpt: nn.Module) -> None:
+        super().__init__()
+        self.gpt: Any = gpt
+
+    def forward(self, input_ids: Tensor) -> tuple[Sums, Sums]:
+        """Cross-entropy summed over all tokens but the first of each sequence, input_ids int64[B, S].
+
+        Returns:
+            ({"lm": loss sum}, {"lm": number right}); the second is empty in training mode.
+        """
+        logits = self.gpt(input_ids=input_ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+        targets = input_ids[:, 1:].flatten()
+        losses = {"lm": cross_entropy(logits.float(), targets, reduction="sum")}
+        return losses, {} if self.training else {"lm": (logits.argmax(-1) == targets).sum()}
+
+    def save(self, folder: Path) -> None:
+        """Writes a Hugging Face folder: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
+        self.gpt.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CausalModel":
+        """The model in a Hugging Face folder, such as `save` writes."""
+        from transformers import GPT2LMHeadModel
+
+        quiet_transformers()
+        return cls(read_pretrained(GPT2LMHeadModel, folder, "GPT-2"))
+
+
+def causal_model(settings: GptSettings, seed: int) -> CausalModel:
+    """A freshly initialised model; the same seed gives the same weights.
+
+    Raises:
+        ValueError: `num_heads` does not divide `hidden_size`.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    if settings.hidden_size % settings.num_heads:
+        raise ValueError(
+            f"model.num_heads = {settings.num_heads} does not divide model.hidden_size = {settings.hidden_size}"
+        )
+    quiet_transformers()
+    config = GPT2Config(
+        vocab_size=settings.vocabulary_size,
+        n_embd=settings.hidden_size,
+        n_layer=settings.num_layers,
+        n_head=settings.num_heads,
+        n_positions=settings.max_positions,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CausalModel(GPT2LMHeadModel(config))
+
+
+def causal_flops(settings: GptSettings, sequence_length: int) -> float:
+    """Floating-point operations of a forward and a backward pass on one sequence of S tokens.
+
+    3 * 2 * (L (12 H^2 S + H S^2) + S H V)      half of BERT's attention: a token looks back alone
+    """
+    hidden, length = settings.hidden_size, sequence_length
+    layers = settings.num_layers * (12 * hidden**2 * length + hidden * length**2)
+    return 6.0 * (layers + length * hidden * settings.vocabulary_size)

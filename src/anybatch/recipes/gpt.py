@@ -1,0 +1,36 @@
+"""GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
+
+from anybatch.recipes.recipe import (
+    CausalRecipe,
+    DecoderSettings,
+    OptimizerSettings,
+    PhaseSettings,
+    ReferenceSettings,
+)
+
+
+def gpt2_tiny() -> CausalRecipe:
+    """GPT-2, 2 layers of 128, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
+    return CausalRecipe(
+        name="gpt2-tiny",
+        inferred=("all of it: no source trains GPT-2 with LAMB",),
+        optimizer=OptimizerSettings(name="lamb"),
+        reference=ReferenceSettings(batch_size=32, lr=0.01, warmup_ratio=1 / 64, num_examples=500_000),
+        phases=(PhaseSettings(batch_size=32, sequence_length=128),),
+        model=DecoderSettings(hidden_size=128, num_layers=2, num_heads=2, max_positions=128),
+    )
+
+
+def gpt2_small() -> CausalRecipe:
+    """GPT-2 small, 12 layers of 768, sequences of 1,024 tokens, batch 512, LAMB. The rate is not tuned.
+
+    Source of the size: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2.
+    """
+    return CausalRecipe(
+        name="gpt2-small",
+        inferred=("optimizer, reference and dropout: no source trains GPT-2 with LAMB",),
+        optimizer=OptimizerSettings(name="lamb"),
+        reference=ReferenceSettings(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=51_200_000),
+        phases=(PhaseSettings(batch_size=512, sequence_length=1024),),
+        model=DecoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=1024, dropout=0.1),
+    )

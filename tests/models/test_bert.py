@@ -1,0 +1,99 @@
+"""Packed rows give the losses and gradients of padded ones; folders of transformers are read and written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from anybatch.data.packing import pack
+from anybatch.errors import InputError
+from anybatch.models import BertSettings, PretrainingModel, pretraining_model
+
+SETTINGS = BertSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32)
+
+
+def padded(rng: np.random.Generator, count: int = 7, width: int = 24) -> dict[str, np.ndarray]:
+    """Sequences of 3 to 24 tokens, one or more masked in each."""
+    lengths = rng.integers(3, width + 1, count)
+    mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+    ids = np.where(mask, rng.integers(5, 40, (count, width)), 0)
+    masked = np.sort(np.concatenate([row * width + rng.permutation(lengths[row])[:2] for row in range(count)]))
+    return {
+        "input_ids": ids,
+        "token_type_ids": mask * rng.integers(0, 2, (count, width)),
+        "attention_mask": mask,
+        "masked_positions": masked,
+        "masked_labels": rng.integers(5, 40, len(masked)),
+    }
+
+
+def losses(model: PretrainingModel, inputs: dict[str, np.ndarray], label: np.ndarray | None) -> dict[str, torch.Tensor]:
+    named: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
+    if label is not None:
+        named["next_sentence_label"] = torch.from_numpy(label)
+    return dict(model(**named)[0])
+
+
+@pytest.mark.parametrize("relation", [True, False])
+def test_packed_sequences_do_not_see_each_other(relation: bool) -> None:
+    rng = np.random.default_rng(0)
+    settings = BertSettings(**{**vars(SETTINGS), "relation": relation})
+    model = pretraining_model(settings, seed=0).double()
+    inputs, label = padded(rng), rng.integers(0, 2, 7) if relation else None
+    gradients = []
+    packed = pack(inputs)
+    assert len(packed["input_ids"]) < 7
+    for each in (inputs, packed):
+        found = losses(model, each, label)
+        assert set(found) == ({"mlm", "nsp"} if relation else {"mlm"})
+        torch.stack(list(found.values())).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+        model.zero_grad()
+        if each is inputs:
+            expected = found
+    for name, value in found.items():
+        assert value.item() == pytest.approx(expected[name].item(), rel=1e-6)
+    assert len(gradients[0]) == len(gradients[1]) == len(list(model.parameters()))
+    assert all(torch.allclose(one, other, rtol=1e-5, atol=1e-7) for one, other in zip(*gradients, strict=True))
+
+
+def test_a_folder_of_transformers_is_where_a_run_can_start(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertModel, GPT2Config, GPT2LMHeadModel
+
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    inputs, label = padded(rng), rng.integers(0, 2, 7)
+    for kind in (BertForPreTraining, BertForMaskedLM):
+        theirs = kind(config).eval()
+        theirs.save_pretrained(tmp_path / kind.__name__)
+        model = PretrainingModel.load(tmp_path / kind.__name__).eval()
+        given = {name: torch.from_numpy(inputs[name]) for name in ("input_ids", "token_type_ids", "attention_mask")}
+        output = theirs(**given)
+        logits = output.prediction_logits if kind is BertForPreTraining else output.logits
+        chosen = logits.flatten(0, 1)[torch.from_numpy(inputs["masked_positions"])]
+        expected = torch.nn.functional.cross_entropy(chosen, torch.from_numpy(inputs["masked_labels"]), reduction="sum")
+        found = losses(model, inputs, label if kind is BertForPreTraining else None)
+        assert found["mlm"].item() == pytest.approx(expected.item(), rel=1e-5)
+        model.save(tmp_path / "back")
+        again = BertModel.from_pretrained(tmp_path / "back")
+        assert torch.equal(again.embeddings.word_embeddings.weight, theirs.bert.embeddings.word_embeddings.weight)
+    GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1, n_positions=16)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    with pytest.raises(InputError, match="gpt2: holds a model of type 'gpt2'; must be a BERT"):
+        PretrainingModel.load(tmp_path / "gpt2")
+
+
+def test_bf16_is_near_fp32() -> None:
+    rng = np.random.default_rng(2)
+    model = pretraining_model(SETTINGS, seed=0).eval()
+    inputs, label = padded(rng), rng.integers(0, 2, 7)
+    exact = losses(model, pack(inputs), label)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = losses(model, pack(inputs), label)
+    assert all(rough[name].item() == pytest.approx(exact[name].item(), rel=2e-2) for name in exact)
