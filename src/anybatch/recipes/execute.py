@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,21 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
 
 
 def _build(recipe: Recipe, run: Run) -> engine.Job:
-    if isinstance(recipe, PretrainingRecipe):
-        return pretraining.build(recipe, run)
-    return questions.build(recipe, run)
+    build: Any = pretraining.build if isinstance(recipe, PretrainingRecipe) else questions.build
+    return _with_held_out_part(build(recipe, run), recipe)
+
+
+def _with_held_out_part(job: engine.Job, recipe: Recipe) -> engine.Job:
+    """What a run is tuned on is not what it is reported on: each evaluates every other held-out batch."""
+    if recipe.held_out_part == "all":
+        return job
+    held_out = job.held_out[0 if recipe.held_out_part == "tuning" else 1 :: 2]
+    if not held_out:
+        raise InputError(
+            f"held_out_part = {recipe.held_out_part!r}: the held-out data are one batch, which has no parts; "
+            f"lower engine.micro_batch_size = {recipe.engine.micro_batch_size}"
+        )
+    return replace(job, held_out=held_out)
 
 
 def _start(recipe: Recipe, run: Run, new: Path | None) -> engine.Job:

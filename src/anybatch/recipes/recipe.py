@@ -116,7 +116,7 @@ class PretrainedSettings(Settings):
 
 
 class RecipeSettings(Settings):
-    """What every recipe has."""
+    """What every recipe has. `held_out_part`: what the evaluations see, all held-out batches or every other one."""
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -125,6 +125,7 @@ class RecipeSettings(Settings):
     phases: tuple[PhaseSettings, ...] = Field(min_length=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     engine: EngineSettings = EngineSettings()
+    held_out_part: Literal["all", "tuning", "reported"] = "all"
 
     @model_validator(mode="after")
     def _whole_run(self) -> "RecipeSettings":

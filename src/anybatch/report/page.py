@@ -1,21 +1,20 @@
 """The page itself: findings, figures, table and provenance as one HTML file that needs nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import write_text
 from anybatch.report import curves, figures, trust
+from anybatch.report.document import document, figure, section
 from anybatch.report.findings import Findings, cell_loss, find, place
 from anybatch.report.health import health_section
 from anybatch.report.layout import cell_label
-from anybatch.report.load import Record, load, text
+from anybatch.report.load import Record, load
 from anybatch.report.scores import Score, by_cell, children
 from anybatch.report.series import Cell, Series
-from anybatch.report.svg import NARROW, WIDE, Frame
 from anybatch.report.table import provenance, runs_table
 from anybatch.report.wording import count, listed, percent, plural, rate, score, short
 
@@ -53,7 +52,6 @@ def _sentences(background: Mapping[str, Any] | None) -> list[str]:
 def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
     findings = find(records)
     links = children(records)
-    style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         _head(findings, records, title, quoted),
         *_curves(findings.series),
@@ -61,30 +59,10 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _rates(findings.series),
         _trust(findings.series),
         _health(records),
-        _section("runs", "Every run", runs_table(findings.series, records, links)),
-        _section("made", "How it was made", provenance(records)),
+        section("runs", "Every run", runs_table(findings.series, records, links)),
+        section("made", "How it was made", provenance(records)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(text(title))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _section(name: str, heading: str, body: str) -> str:
-    return f'<section id="{name}"><h2>{heading}</h2>{body}</section>'
-
-
-def _figure(key: str, title: str, description: str, caption: str, draw: Callable[[Frame], str]) -> str:
-    """The figure at both widths, of which the style sheet shows one."""
-    wide, narrow = (draw(Frame(width, f"{key}-{width}", title, description)) for width in (WIDE, NARROW))
-    return (
-        f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return document(title, sections)
 
 
 def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
@@ -107,7 +85,7 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
                 "Filled points end at most 5 % above the optimizer's own reference loss, the shaded band; hollow "
                 "points do not. A cross at the upper edge lies beyond the scale."
             )
-        picture = _figure(
+        picture = figure(
             "main", "Final held-out loss against global batch size", described, caption,
             lambda frame: figures.main_picture(series, frame),
         )  # fmt: skip
@@ -116,7 +94,7 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
         f'<p class="answer">{escape(findings.headline)}</p></header>'
     )
     found = f'<div class="findings"><ul>{points}</ul>{note}</div>'
-    return head + (_section("batch", "Held-out loss by batch", picture + found) if points or note else "")
+    return head + (section("batch", "Held-out loss by batch", picture + found) if points or note else "")
 
 
 def _curves(series: Sequence[Series]) -> list[str]:
@@ -134,20 +112,20 @@ def _curves(series: Sequence[Series]) -> list[str]:
             caption += " The shaded band lies up to 5 % above the reference's final loss."
         if any(not run.finished for one in series for run in one.records):
             caption += " Dotted lines are runs that have not finished."
-        figure = _figure(
+        drawn = figure(
             "loss", "Held-out loss against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.loss, band=True),
         )  # fmt: skip
-        sections.append(_section("curves", "Held-out loss as training goes", figure))
+        sections.append(section("curves", "Held-out loss as training goes", drawn))
     if any(point.accuracy is not None for point in points):
         final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
         ends = f" They end between {percent(min(final))} and {percent(max(final))}." if final else ""
         caption = f"The share of masked words that are guessed right in held-out text.{ends}"
-        figure = _figure(
+        drawn = figure(
             "accuracy", "Masked-word accuracy against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.accuracy, band=False),
         )  # fmt: skip
-        sections.append(_section("accuracy", "Masked words guessed right", figure))
+        sections.append(section("accuracy", "Masked words guessed right", drawn))
     return sections
 
 
@@ -167,11 +145,11 @@ def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
         f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found
     )
     optimizers = [one.optimizer for one in series]
-    figure = _figure(
+    drawn = figure(
         "scores", "F1 and exact match by batch and optimizer", described, caption,
         lambda frame: figures.scores(found, optimizers, frame),
     )  # fmt: skip
-    return _section("questions", "Questions answered after fine-tuning", figure)
+    return section("questions", "Questions answered after fine-tuning", drawn)
 
 
 def _rates(series: Sequence[Series]) -> str:
@@ -184,15 +162,15 @@ def _rates(series: Sequence[Series]) -> str:
             rule = f" ({one.rule} rule)" if one.rule else ""
             spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")
     caption = f"The rate of every run as it warms up and decays. Highest rates: {'; '.join(spans)}."
-    figure = _figure(
+    drawn = figure(
         "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)
     )
-    return _section("rates", "Learning rates", figure)
+    return section("rates", "Learning rates", drawn)
 
 
 def _health(records: Sequence[Record]) -> str:
     found = health_section([(run.name, run.health) for run in records if run.health])
-    return _section("health", "How the runs ran", found) if found else ""
+    return section("health", "How the runs ran", found) if found else ""
 
 
 def _trust(series: Sequence[Series]) -> str:
@@ -219,7 +197,7 @@ def _trust(series: Sequence[Series]) -> str:
 
     def maps(key: str, items: Sequence[tuple[Series, Cell, Record]]) -> str:
         names = [named(item) for item in items]
-        return _figure(
+        return figure(
             key, f"Trust ratios of every layer over time: {listed(names)}", caption, caption,
             lambda frame: trust.heat_maps([run for _, _, run in items], names, limits, frame),
         )  # fmt: skip
@@ -230,4 +208,4 @@ def _trust(series: Sequence[Series]) -> str:
         part = rest[number : number + 3]
         names = listed(named(item) for item in part)
         body += f"<details><summary>{escape(names)}</summary>{maps(f'trust-{number}', part)}</details>"
-    return _section("trust", "Trust ratios, layer by layer", body)
+    return section("trust", "Trust ratios, layer by layer", body)
