@@ -176,7 +176,12 @@ def study(
                 return
             found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
             written = write_study(found, folder)
-    _print(found if as_json else {"findings": found["findings"], "page": str(written[0])}, as_json)
+    _print(
+        found
+        if as_json
+        else {**{str(n): line for n, line in enumerate(found["findings"], 1)}, "page": str(written[0])},
+        as_json,
+    )
 
 
 @data_app.command()

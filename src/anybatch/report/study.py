@@ -48,7 +48,7 @@ def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Fr
             f"Steps to a {metric} of {target:g} against batch",
             "Both axes logarithmic. Dashed: perfect scaling, twice the batch in half the steps, from the smallest. "
             "Where the points leave it, more examples a step no longer make up for fewer steps. Curves: the fitted "
-            "E = E_min (1 + B/B_crit).",
+            "E = E_min (1 + B/B_crit). Between two evaluations the target is met on a straight line.",
             lambda frame: study_figures.steps(found, frame),
         )
     if any("optimizer.lr" in point for cell in found["cells"] for point in cell["sensitivity"]):
@@ -122,7 +122,10 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
         f"{plural(len(declared['entrants']), 'optimizer')} · {plural(len(found['trials']), 'trial')}"
     )
     sentences = found["findings"]
-    parts = [header(kicker, found["question"], sentences[0]), section("findings", "What was found", points(sentences))]
+    parts = [
+        header(kicker, found["question"], found["headline"]),
+        section("findings", "What was found", points(sentences)),
+    ]
     for name, (title, caption, draw) in figures.items():
         parts.append(section(name, title, figure(name, title, caption, caption, draw)))
     for name, (columns, rows) in tables.items():

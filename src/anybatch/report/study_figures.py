@@ -19,7 +19,8 @@ def quality(found: Mapping[str, Any], frame: Frame) -> str:
     batches = found["declaration"]["batch_sizes"]
     higher = found["higher_is_better"]
     means = [cell["final"]["mean"] for cell in found["cells"] if cell["final"]]
-    low, high = _window(means, higher)
+    room = 0.12 * (max(means) - min(means) or abs(means[0]) or 1.0)
+    low, high = min(means) - room, max(means) + room
     with canvas(frame.width, grid.height) as drawing:
         axes = panel(drawing, *grid.box(0))
         _batch_axis(axes, batches)
@@ -175,7 +176,7 @@ def _batch_axis(axes: "Axes", batches: Sequence[int]) -> None:
 
     axes.set_xscale("log", base=2)
     axes.set_xlim(batches[0] / 1.45, batches[-1] * 1.45)
-    axes.set_xticks(list(batches), [short(batch) for batch in batches])
+    axes.set_xticks(list(batches), [count(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("global batch size", labelpad=4)
 

@@ -10,7 +10,7 @@ from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import write_json
 from anybatch.study.declaration import Study
-from anybatch.study.findings import sentences
+from anybatch.study.findings import headline, sentences
 from anybatch.study.shipped import declare
 
 
@@ -58,7 +58,12 @@ def finish_study(
     study = make()
     results = run_study(make, out, progress, storage=storage, num_workers=num_workers, heartbeat_s=heartbeat_s)
     table = tabulate(study, results)
-    found = {**table, "findings": sentences(table), "environment": describe_environment()}
+    found = {
+        **table,
+        "headline": headline(table),
+        "findings": sentences(table),
+        "environment": describe_environment(),
+    }
     write_json(out / "study.json", found)
     return found
 

@@ -12,6 +12,45 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def headline(table: Mapping[str, Any]) -> str:
+    """The answer in a sentence or two: who is best where, and at how many batches the data support it."""
+    metric = table["declaration"]["metric"]
+    best, supported = {}, 0
+    for batch in table["declaration"]["batch_sizes"]:
+        cells = [cell for cell in table["cells"] if cell["batch_size"] == batch and cell["final"]]
+        if not cells:
+            continue
+        winner = _best(cells, table["higher_is_better"])["entrant"]
+        best[batch] = winner
+        supported += all(
+            _clear(row, winner) for row in table["differences"] if _concerns(row, batch, winner)
+        )  # fmt: skip
+    if not best:
+        return f"No run ended with a finite {metric}."
+    if len(table["declaration"]["entrants"]) == 1:
+        return sentences(table)[0]
+    names = list(dict.fromkeys(best.values()))
+    where = (
+        f"{names[0]} has the best mean {metric} at every batch"
+        if len(names) == 1
+        else f"The best mean {metric} is " + ", ".join(f"{name}'s at batch {batch:,}" for batch, name in best.items())
+    )
+    claim = (
+        "at none of them do the data set it apart from all others"
+        if not supported
+        else f"the data support that it is better than every other at {supported} of {len(best)}"
+    )
+    return f"{where}; {claim}."
+
+
+def _clear(row: Mapping[str, Any], winner: str) -> bool:
+    """Whether the interval of a difference lies on the winner's side of zero."""
+    difference = row["difference"]
+    if difference is None or difference["low"] is None:
+        return False
+    return bool(difference["low"] > 0 if row["first"] == winner else difference["high"] < 0)
+
+
 def _quality(table: Mapping[str, Any]) -> list[str]:
     said = []
     declared = table["declaration"]
@@ -113,8 +152,8 @@ def _doubts(table: Mapping[str, Any]) -> list[str]:
     else:
         runs = {cell["num_tuning_trials"] for cell in table["cells"]}
         said.append(
-            f"Every optimizer had {', '.join(map(str, sorted(runs)))} tuning runs at each batch, chosen by the other "
-            "half of the held-out data and other seeds than those reported."
+            f"Every optimizer had {', '.join(map(str, sorted(runs)))} tuning runs at each batch, with other seeds than "
+            "those reported" + (" and judged by the other half of the held-out data." if table["parts"] else ".")
         )
     open_trials = [trial for trial in table["trials"] if trial["state"] == "not run"]
     lost = [trial for trial in table["trials"] if trial["state"] in ("diverged", "failed")]

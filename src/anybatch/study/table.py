@@ -17,6 +17,7 @@ def tabulate(study: Study, results: Mapping[str, Result]) -> dict[str, Any]:
         "kind": "study",
         "declaration": study.declaration(),
         "question": study.question,
+        "parts": study.run is None,
         "higher_is_better": study.higher_is_better,
         "cells": cells,
         "differences": _differences(study, cells),
@@ -54,7 +55,7 @@ def _cell(study: Study, name: str, batch: int, results: Mapping[str, Result]) ->
             if found:
                 reached[seed] = found
     known = all(trial.key in results for trial in tuning)
-    settings = dict(chosen_settings(study, reported[0], dict(results)) or {}) if known else {}
+    settings = dict(chosen_settings(study, reported[0], results) or {}) if known else {}
     everywhere = [outcome for outcome in outcomes.values() if outcome is not None]
     return {
         "entrant": name,

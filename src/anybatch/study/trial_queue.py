@@ -45,10 +45,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Taken:
-    """A trial that this worker runs."""
+    """A trial that this worker runs, and what was known of the others when it was taken."""
 
     trial: Trial
     storage_id: int
+    results: Mapping[str, Result]
 
 
 class TrialQueue:
@@ -97,7 +98,7 @@ class TrialQueue:
             elif live[0].state is TrialState.WAITING and self._ready(trial, results):
                 storage_id = self._claim(live[0], trial)
                 if storage_id is not None:
-                    return Taken(trial, storage_id)
+                    return Taken(trial, storage_id, results)
         return None
 
     def declare_all(self) -> None:
@@ -138,7 +139,7 @@ class TrialQueue:
     def succeed(self, taken: Taken, outcome: Outcome, settings: Settings) -> None:
         """Records an outcome; one that diverged is recorded as pruned."""
         self._end(
-            taken,
+            taken.storage_id,
             {"outcome": [list(point) for point in outcome.curve], "num_steps": outcome.num_steps,
              "diverged": outcome.diverged, "settings": dict(settings)},
             TrialState.COMPLETE if outcome.final is not None else TrialState.PRUNED,
@@ -147,20 +148,18 @@ class TrialQueue:
 
     def fail(self, taken: Taken, error: str) -> None:
         """Records that the trial cannot be run, which is final."""
-        self._end(taken, {"error": error}, TrialState.FAIL)
+        self._end(taken.storage_id, {"error": error}, TrialState.FAIL)
 
     def release(self, taken: Taken) -> None:
         """Gives the trial back, for any worker to go on with."""
-        self._end(taken, {"released": True}, TrialState.FAIL)
+        self._end(taken.storage_id, {"released": True}, TrialState.FAIL)
 
-    def _end(self, taken: Taken, values: Mapping[str, Any], state: TrialState, metric: float | None = None) -> None:
+    def _end(self, storage_id: int, values: Mapping[str, Any], state: TrialState, metric: float | None = None) -> None:
         # Where this worker was slow enough to be taken for lost, another one's result stands.
         with contextlib.suppress(RuntimeError):
-            _retried(lambda: self._storage.set_trial_user_attr(taken.storage_id, "result", dict(values)))
+            _retried(lambda: self._storage.set_trial_user_attr(storage_id, "result", dict(values)))
             _retried(
-                lambda: self._storage.set_trial_state_values(
-                    taken.storage_id, state, None if metric is None else [metric]
-                )
+                lambda: self._storage.set_trial_state_values(storage_id, state, None if metric is None else [metric])
             )
 
     def _ready(self, trial: Trial, results: Mapping[str, Result]) -> bool:
@@ -175,9 +174,8 @@ class TrialQueue:
             self._add(trial, TrialState.FAIL, {"result": {"error": error}})
 
     def _add(self, trial: Trial, state: TrialState, values: Mapping[str, Any] | None = None) -> None:
-        about = {"key": trial.key, "entrant": trial.entrant.name, "batch_size": trial.batch_size, "seed": trial.seed,
-                 "part": trial.part}  # fmt: skip
-        _retried(lambda: self._study.add_trial(create_trial(state=state, user_attrs={**about, **(values or {})})))
+        attributes = {"key": trial.key, **(values or {})}
+        _retried(lambda: self._study.add_trial(create_trial(state=state, user_attrs=attributes)))
 
     def _claim(self, found: FrozenTrial, trial: Trial) -> int | None:
         storage_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, found.number)
@@ -191,13 +189,14 @@ class TrialQueue:
         now = self._by_key()[trial.key]
         earlier = [one for one in now if one.number < found.number and (one.state in _LIVE or _result(one))]
         if earlier:
-            self._end(Taken(trial, storage_id), {"duplicate": earlier[0].number}, TrialState.FAIL)
+            self._end(storage_id, {"duplicate": earlier[0].number}, TrialState.FAIL)
             return None
         return storage_id
 
     def _by_key(self) -> dict[str, list[FrozenTrial]]:
         by_key: dict[str, list[FrozenTrial]] = defaultdict(list)
-        for one in _retried(lambda: self._storage.get_all_trials(self._id, deepcopy=False)):
+        # The study, unlike the bare storage, keeps finished trials and reads the others alone.
+        for one in _retried(lambda: self._study.get_trials(deepcopy=False)):
             by_key[one.user_attrs["key"]].append(one)
         return by_key
 

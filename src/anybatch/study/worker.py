@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,7 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
     waiting = False
     with stop_requests() as request, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        while not queue.finished():
+        while True:
             taken = queue.take()
             if request.reason:
                 if taken is not None:
@@ -78,6 +78,8 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
             if taken is not None:
                 waiting = False
                 run_trial(study, queue, taken, out, progress)
+            elif queue.finished():
+                return
             else:
                 if not waiting:
                     progress.say(f"worker {os.getpid()}: nothing to take now; waiting for trials of other workers")
@@ -88,7 +90,7 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
 def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress: Progress) -> None:
     """Runs a trial that was taken and records what came of it."""
     trial = taken.trial
-    settings = chosen_settings(study, trial, queue.results())
+    settings = chosen_settings(study, trial, taken.results)
     if settings is None:
         queue.fail(taken, "no tuning run of this optimizer at this batch ended with a finite metric")
         return
@@ -113,7 +115,7 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
     progress.say(f"{trial.key}: {shown} after {outcome.num_steps} steps")
 
 
-def chosen_settings(study: Study, trial: Trial, results: dict[str, Result]) -> Settings | None:
+def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Settings | None:
     """The settings of `trial`: its own, or the best of its cell's tuning; None where all of those failed.
 
     Best: the mean of the metric at the end over the tuning seeds, all of them finite. The earlier of two equal ones.
