@@ -49,7 +49,7 @@ $(VENV)/python: constraints.txt
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
-$(VENV)/train: $(VENV)/python pyproject.toml
+$(VENV)/train: $(VENV)/python pyproject.toml setup.py src/anybatch/optim/kernels/cpu.c
 	$(PIP) --editable '.[train]'
 	@touch $@
 

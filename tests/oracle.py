@@ -25,7 +25,7 @@ def trust(x_norm, u_norm, *, phi, trust_clip, coefficient=1.0, eps=0.0):
 def clipped(layers, max_norm):
     """`layers`: the gradients of one step."""
     norm = np.sqrt(sum(np.sum(g * g) for g in layers))
-    return [g * min(1.0, max_norm / norm) for g in layers]
+    return [g * (min(1.0, max_norm / norm) if norm else 1.0) for g in layers]
 
 
 def lamb(
@@ -67,7 +67,7 @@ def lars(
             u = mu * buf + (1 - mu) * d if nesterov else buf
             u_norm = size(u, norm)
         else:
-            u_norm = size(d, norm) if joint_norm else size(g, norm) + weight_decay * size(x, norm)
+            u_norm = size(d, norm) if joint_norm else size(g, norm) and size(g, norm) + weight_decay * size(x, norm)
         bounds = {"phi": phi, "trust_clip": trust_clip}
         q = trust(size(x, norm), u_norm, coefficient=trust_coefficient, eps=eps, **bounds) if adapt else 1.0
         if form == "lamb-paper":

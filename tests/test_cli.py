@@ -1,8 +1,12 @@
 """What a user can get wrong on the command line ends in one line and the right exit code, with nothing left behind."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -257,7 +261,7 @@ def test_other_data_under_the_same_name_are_refused(
     index = shards / "train" / "index.json"
     index.write_text(index.read_text() + " ")
     assert run_main([*finished, "--resume"], monkeypatch) == 2
-    assert "was trained on other data" in capsys.readouterr().err
+    assert "belongs to a run with another data" in capsys.readouterr().err
 
 
 def test_a_run_in_use_is_refused(
@@ -268,10 +272,61 @@ def test_a_run_in_use_is_refused(
     assert "in use by another process" in capsys.readouterr().err
 
 
+def test_a_run_of_somebody_else_is_one_line(finished: list[str], tmp_path: Path) -> None:
+    """A folder that may not be written, and a checkpoint that may not be read; as root, by a user without rights."""
+    run = tmp_path / "run"
+    (run / "result.json").unlink()
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        theirs = Path(shutil.copytree(tmp_path, Path(open_to_all) / "copy")) / "run"
+        arguments = [argument.replace(str(tmp_path), str(theirs.parent)) for argument in finished]
+        somebody = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+
+        def error_of() -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "anybatch", *arguments, "--resume"], cwd=open_to_all, capture_output=True,
+                text=True, timeout=120, env={**os.environ, "HOME": open_to_all}, **somebody,
+            )  # fmt: skip
+            if "No module named" in done.stderr or "Permission denied: '/" in done.stderr.partition("anybatch: ")[0]:
+                pytest.skip("the package may not be read by another user")
+            assert done.returncode == 2, done.stderr
+            return error_line(done)
+
+        for path in (theirs, *theirs.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        assert f"{theirs}: cannot be written (Permission denied)" in error_of()
+        for path in (theirs, *theirs.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        (theirs / "recipe.json").write_text(
+            (theirs / "recipe.json").read_text().replace(str(tmp_path), str(theirs.parent))
+        )
+        for checkpoint in (theirs / "checkpoints").iterdir():
+            checkpoint.chmod(0)
+        assert "may not be read; change its permissions" in error_of()
+        for checkpoint in (theirs / "checkpoints").iterdir():
+            checkpoint.chmod(0o755)
+
+
 def test_files_of_a_run_are_readable_as_others_are(finished: list[str], tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and "tensorboard" not in path.parts]
     expected = (tmp_path / "run" / "recipe.json").stat().st_mode
     assert {path.name for path in files if path.stat().st_mode != expected} == set()
+
+
+def test_a_failed_run_leaves_no_thread_behind(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever called it goes on: nothing is left that could end the process later."""
+    arguments = [
+        "train",
+        "bert-demo",
+        "--batch-size",
+        "512",
+        "--set",
+        f"data.path={shards}",
+        "--run",
+        str(tmp_path / "r"),
+    ]
+    assert run_main(arguments, monkeypatch) == 2
+    assert "anybatch-watch" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_command_that_is_interrupted_says_so(

@@ -6,10 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import anybatch
+from safetensors.numpy import load_file
+
+from anybatch.runs import Run
 
 pytestmark = pytest.mark.slow
 
@@ -115,3 +121,112 @@ def test_a_run_that_is_asked_to_stop_exits_with_75_and_resumes(shards: Path, tmp
     assert anybatch(*arguments, "--run", "whole", cwd=tmp_path).returncode == 0
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("stopped", "whole")]
     assert weights[0] == weights[1]
+
+
+ON_TWO = ("--nproc=2", "--set=engine.micro_batch_size=3")
+
+
+def small_run(shards: Path) -> list[str]:
+    """Fifty steps of 20 examples, saved every ten."""
+    settings = ["reference.num_examples=1000", "engine.num_evals=1", "data.num_held_out=64",
+                "engine.checkpoint_every_steps=10", f"data.path={shards}"]  # fmt: skip
+    return ["train", "bert-demo", "--batch-size=20", *(f"--set={setting}" for setting in settings)]
+
+
+def weights(run: Path) -> np.ndarray:
+    """All parameters of a finished run as one vector."""
+    tensors = load_file(run / "model" / "model.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)]).astype(np.float64)
+
+
+def checksums(run: Path) -> list[str]:
+    return [event["examples_checksum"] for event in Run(run).metrics("train")]
+
+
+@pytest.fixture(scope="module")
+def on_two(shards: Path) -> Path:
+    """The run on two ranks, in micro-batches of three."""
+    result = anybatch(*small_run(shards), *ON_TWO, "--run=on-two", cwd=shards.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("run "), result.stdout
+    return shards.parent / "on-two"
+
+
+def test_several_processes_train_the_same_model(shards: Path, on_two: Path, tmp_path: Path) -> None:
+    """Micro-batches and ranks that do not divide the batch, whole and sharded."""
+    assert anybatch(*small_run(shards), "--run=one", cwd=tmp_path).returncode == 0
+    sharded = anybatch(*small_run(shards), *ON_TWO, "--set=engine.parallel=fsdp", "--run=sharded", cwd=tmp_path)
+    assert sharded.returncode == 0, sharded.stderr
+    one = weights(tmp_path / "one")
+    for run in (on_two, tmp_path / "sharded"):
+        assert np.linalg.norm(weights(run) - one) / np.linalg.norm(one) < 1e-5
+        assert checksums(run) == checksums(tmp_path / "one")
+
+
+def test_a_killed_rank_is_relaunched_and_the_run_ends_bit_for_bit(shards: Path, on_two: Path, tmp_path: Path) -> None:
+    train = [*small_run(shards), *ON_TWO]
+    command = [sys.executable, "-m", "anybatch", *train, "--run=killed", "--relaunch=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        wait_for(process, lambda: (tmp_path / "killed" / "checkpoints" / "step-00000020").is_dir())
+        os.kill(worker_of(process.pid, rank=1), signal.SIGKILL)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert "rank 1 was ended by SIGKILL" in error
+    assert "starting again (1 of 1)" in error
+    assert np.array_equal(weights(tmp_path / "killed"), weights(on_two))
+    assert checksums(tmp_path / "killed") == checksums(on_two)
+    assert len(Run(tmp_path / "killed").metrics("start")) == 2
+
+
+def test_processes_that_are_asked_to_stop_save_and_exit_with_75(shards: Path, tmp_path: Path) -> None:
+    """By Ctrl-C at the supervisor, and by SIGTERM at a bare torchrun."""
+    train = [*small_run(shards), "--set=reference.num_examples=100000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, command, number, code in (
+        ("supervised", [sys.executable, "-m", "anybatch", *train, "--nproc=2"], signal.SIGINT, 75),
+        ("bare", [*torchrun, "-m", "--", "anybatch", *train], signal.SIGTERM, None),
+    ):  # fmt: skip
+        process = subprocess.Popen(
+            [*command, f"--run={name}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        try:
+            metrics = tmp_path / name / "metrics.jsonl"
+            wait_for(process, lambda metrics=metrics: metrics.exists() and '"train"' in metrics.read_text())
+            process.send_signal(number)
+            _, error = process.communicate(timeout=100)
+        finally:
+            process.kill()
+        assert code is None or process.returncode == code, error
+        status = json.loads((tmp_path / name / "status.json").read_text())
+        assert status["outcome"] == "stopped", (status, error)
+        steps = status["step"]
+        assert (tmp_path / name / "checkpoints" / f"step-{steps:08d}" / "state.json").is_file()
+        assert number.name in status["message"]
+        if code is not None:
+            assert error.splitlines()[-1] == f"anybatch: error: {status['message']}"
+
+
+def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def worker_of(supervisor: int, rank: int) -> int:
+    """The process of a rank: a grandchild of the supervisor that has RANK in its environment."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):
+                launcher = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[1])
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                if parent == supervisor and f"RANK={rank}".encode() in variables:
+                    return int(folder.name)
+    raise AssertionError(f"no process of rank {rank} under {supervisor}")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anybatch.errors import InputError, Stopped
+from anybatch.errors import Elsewhere, Failed, InputError, Stopped
 
 app = typer.Typer(
     name="anybatch",
@@ -69,22 +69,40 @@ def train(
     batch_size: BatchSize = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,
     assignments: Assignments = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes of this machine to train on, by torchrun.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show phases, rates, memory and time; train nothing.")
+    ] = False,
+    relaunch: Annotated[int, typer.Option(min=0, help="Start again after a crash, at most so often.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe, at any batch size, into a run folder.
 
-    Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first
+    Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first --nproc 2
     """
-    from anybatch.engine import progress_display
-    from anybatch.recipes import change, find_recipe, train_recipe, with_batch_size
+    from anybatch.engine import progress_display, supervise
+    from anybatch.recipes import change, find_recipe, preview_recipe, preview_text, train_recipe, with_batch_size
 
     chosen = change(find_recipe(recipe), assignments or [])
     if batch_size is not None:
         chosen = with_batch_size(chosen, batch_size)
+    if dry_run:
+        found = preview_recipe(chosen, nproc or 1)
+        print(json.dumps(found, indent=1) if as_json else preview_text(found))
+        return
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
+    if nproc is not None or relaunch:
+        arguments = ["train", recipe, f"--run={folder}", *(f"--set={each}" for each in assignments or [])]
+        arguments += [] if batch_size is None else [f"--batch-size={batch_size}"]
+        arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
+        supervise(arguments, nproc or 1, relaunch)
+        return
     with progress_display() as progress:
         result = train_recipe(chosen, folder, resume=resume, progress=progress)
-    _print({"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json)
+    if result:
+        _print({"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json)
 
 
 @app.command(name="eval")
@@ -254,6 +272,10 @@ def main() -> None:
         _fail(str(error), 2)
     except Stopped as stop:
         _fail(str(stop), 75)
+    except Failed as error:
+        _fail(str(error), 1)
+    except Elsewhere as told:
+        sys.exit(told.code)
     except BrokenPipeError:
         # The reader of our output has gone: nothing is left to say, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

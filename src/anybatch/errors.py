@@ -1,4 +1,4 @@
-"""The two ways in which anybatch ends a command on purpose; everything else that escapes is a defect."""
+"""The ways in which anybatch ends a command on purpose; everything else that escapes is a defect."""
 
 
 class InputError(ValueError):
@@ -10,3 +10,15 @@ class InputError(ValueError):
 
 class Stopped(Exception):
     """A run was asked to stop; its state is saved and `--resume` goes on from there (exit code 75)."""
+
+
+class Failed(Exception):
+    """A run could not go on, for a reason that is no defect of the program, such as a lost machine (exit code 1)."""
+
+
+class Elsewhere(Exception):
+    """This process ends with `code` and says nothing: another one tells what happened."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code

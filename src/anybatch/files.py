@@ -74,21 +74,35 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: already exists; choose another folder or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent, path.name)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.mkdir()
+    scratch = scratch_folder(path)
     try:
         yield scratch
-        for file in scratch.rglob("*"):
-            if file.is_file():
-                _to_disk(file)
-        os.replace(scratch, path)
-        _to_disk(path.parent)
+        reveal(scratch, path)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
         _name(error, path)
         raise
+
+
+def scratch_folder(path: Path) -> Path:
+    """Makes an empty hidden folder beside `path`, to be filled and then shown as `path` by `reveal`."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.mkdir()
+    return scratch
+
+
+def reveal(scratch: Path, path: Path) -> None:
+    """Writes everything in `scratch` to the disk and renames it to `path`, in the place of what lies there."""
+    for file in scratch.rglob("*"):
+        if file.is_file():
+            _to_disk(file)
+    if path.is_dir() and any(path.iterdir()):
+        shutil.rmtree(path)
+    os.replace(scratch, path)
+    _to_disk(path.parent)
 
 
 def remove_leftovers(folder: Path, pattern: str = "*") -> None:

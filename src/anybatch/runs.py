@@ -1,12 +1,25 @@
 """The run folder: the whole truth of a run, written by the engine, read by the report and the command line.
 
-RUN/recipe.json         the resolved recipe
-RUN/environment.json    versions, hardware, threads, git revision, command
-RUN/metrics.jsonl       one JSON object a line: "train", "eval" and "trust_ratios" events
+RUN/recipe.json         the resolved recipe, with the engine settings of the last start
+RUN/environment.json    versions, hardware, threads, ranks, git revision, command
+RUN/metrics.jsonl       one JSON object a line; see below
 RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
 RUN/result.json         settings and final scores of a finished run
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
+RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it
+
+Every event of the metrics has "event", "step" (steps done), "examples" (seen so far), "elapsed_s" (over all starts).
+
+"start"         once each time the run is started or resumed: ranks, parallel, micro_batch_sizes (one a phase),
+                precision, gradient_dtype, threads, device
+"train"         a step: phase (from 0), loss and losses (means over the global batch's targets), lr, grad_norm (before
+                clipping), clipped, skipped (0 or 1; a loss or gradient was not finite), spike (1: the loss is over 6
+                standard deviations above the last 100), step_s, data_wait_s (mean over ranks), examples_per_s,
+                model_flops_share (of the devices' dense bf16 peak; null where unknown), memory_bytes (rank 0's greatest
+                so far: the GPU's, or the process's), examples_checksum (16 hexadecimal digits, the same for any cut)
+"eval"          loss, losses, accuracy on held-out data
+"trust_ratios"  ratios (layer to ratio), quantiles (min, p10, p50, p90, max)
 """
 
 import fcntl
@@ -99,7 +112,11 @@ class Run:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process; InputError where another process has it."""
-    with open(folder / ".run.lock", "w") as file:
+    try:
+        file = open(folder / ".run.lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --run") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -19,6 +19,7 @@ class RaggedBatch:
     inputs: Mapping[str, Tensor]
     num_targets: Mapping[str, int]
     num_examples: int
+    checksum: int = 0
 
 
 class RaggedExamples:
@@ -37,7 +38,7 @@ class RaggedExamples:
             if i == self.poison:
                 features[-1][0, 0] = torch.nan
         x, y = torch.cat(features), torch.cat(targets)
-        return RaggedBatch({"x": x, "y": y}, {"square": len(y)}, count)
+        return RaggedBatch({"x": x, "y": y}, {"square": len(y)}, count, sum(7**i for i in range(start, start + count)))
 
 
 class Regression(nn.Module):
@@ -59,6 +60,9 @@ class Regression(nn.Module):
         return {"square": error.square().sum()}, right
 
 
+EXECUTION = {"num_evals": 3, "num_trust_ratios": 4, "checkpoint_every_steps": 5, "prefetch": False}
+
+
 def regression_job(
     *,
     num_steps: int = 12,
@@ -67,6 +71,7 @@ def regression_job(
     dropout: float = 0.0,
     examples: RaggedExamples | None = None,
     optimizer: str = "lamb",
+    execution: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Job:
     """A job of `num_steps` on `Regression`; LAMB, or AdamW by name."""
@@ -79,11 +84,11 @@ def regression_job(
         "phases": [Phase(examples, global_batch_size, num_steps, 0.05, 0, lambda t: 1 - t / num_steps)],
         "held_out": [examples.read(10_000, 8)],
         "seed": 3,
-        "inputs": "regression",
+        "inputs": {"data": "regression"},
         "max_grad_norm": 1.0,
-        "execution": Execution(micro_batch_size, num_evals=3, num_trust_ratios=4, checkpoint_every_steps=5),
-        "score": lambda: {"parameter": model.out.weight[0, 0].item()},
-        "export": lambda folder: Path(folder).mkdir(exist_ok=True),
+        "execution": Execution(**{**EXECUTION, "micro_batch_size": micro_batch_size, **(execution or {})}),
+        "score": lambda finished: {"parameter": finished.out.weight[0, 0].item()},
+        "export": lambda finished, folder: Path(folder).mkdir(exist_ok=True),
         "summary": {"recipe": "regression"},
     }
     return Job(**{**settings, **changes})

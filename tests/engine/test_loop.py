@@ -2,10 +2,13 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,20 @@ from engine.linear_job import RaggedExamples, parameters, regression_job
 from anybatch.engine import train
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.progress import SilentProgress
-from anybatch.errors import InputError, Stopped
+from anybatch.errors import Failed, InputError, Stopped
 from anybatch.runs import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+
+
+class Bomb:
+    """What a pickle may hold: something that runs when it is opened."""
+
+    def __init__(self, crater: Path) -> None:
+        self.crater = crater
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.crater),)
 
 
 def run_at(folder: Path) -> Run:
@@ -103,16 +116,20 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert [event["step"] for event in run.metrics("train")] == list(range(1, 41))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "flip"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "flip", "pickle"])
+@pytest.mark.parametrize("file", ["model-00000.safetensors", "part-00000.json", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, file: str) -> None:
     whole = regression_job()
     train(whole, run_at(tmp_path / "whole"))
     run = run_at(tmp_path / "run")
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
-    newest = run.checkpoints / "step-00000007" / "model.safetensors"
+    newest = run.checkpoints / "step-00000007" / file
     if damage == "remove":
         newest.unlink()
+    elif damage == "pickle":
+        newest.write_bytes(pickle.dumps(Bomb(tmp_path / "crater")))
+        newest.with_name("model.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "crater")))
     else:
         content = newest.read_bytes()
         damaged = {"truncate": content[:-8], "empty": b"", "flip": content[:-1] + bytes([content[-1] ^ 1])}
@@ -121,6 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, capsys
     resumed = regression_job()
     train(resumed, run, _Listener(said))
     assert "step-00000007: damaged" in said[0]
+    assert not (tmp_path / "crater").exists()
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
@@ -158,8 +176,8 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="was trained on other data"):
-        train(regression_job(inputs="something else"), run)
+    with pytest.raises(InputError, match="belongs to a run with another vocabulary than"):
+        train(regression_job(inputs={"data": "regression", "vocabulary": "something else"}), run)
 
 
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -169,6 +187,7 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on without the checkpoint of step 10, and fails where it cannot save its end."""
     run = run_at(tmp_path / "run")
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
@@ -176,11 +195,19 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anybatch.engine.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(regression_job(), run)
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("anybatch.engine.pieces.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(regression_job(), run, _Listener(said))
+    assert said == ["step 10: not saved ([Errno 28] No space left on device); the checkpoint of step 7 stays"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
     assert json.loads(run.status_file.read_text())["outcome"] == "failed"
+    assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
+    whole, resumed = regression_job(), regression_job()
+    train(whole, run_at(tmp_path / "whole"))
+    train(resumed, run)
+    assert torch.equal(parameters(resumed), parameters(whole))
 
 
 def test_skipped_steps_are_counted(tmp_path: Path) -> None:
@@ -201,6 +228,98 @@ def test_phases_follow_each_other(tmp_path: Path) -> None:
     events = run.metrics("train")
     assert [event["examples"] for event in events] == [10, 20, 30, 34, 38, 42, 46, 50]
     assert [event["lr"] for event in events[2:5]] == pytest.approx([0.1, 0.02, 0.01])
+
+
+def two_phases(carry_over: str, optimizer: str = "lamb", examples: Any = None) -> Job:
+    """Five steps of ten examples, then seven of four."""
+    examples = examples or RaggedExamples()
+    second = Phase(examples, 4, 7, 0.02, 0, lambda t: 1 / (t + 1), carry_over=carry_over)  # type: ignore[arg-type]
+    return regression_job(phases=[Phase(examples, 10, 5, 0.1, 0, lambda t: 1.0), second], optimizer=optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+def test_the_optimizer_goes_over_to_the_next_phase_as_asked(tmp_path: Path, optimizer: str) -> None:
+    ends = {}
+    for carry_over, steps in (("keep", 12), ("reset_step", 7), ("new", 7)):
+        job = two_phases(carry_over, optimizer)
+        train(job, run_at(tmp_path / carry_over))
+        assert {int(state["step"]) for state in job.optimizer.state.values()} == {steps}
+        ends[carry_over] = parameters(job)
+    assert not torch.equal(ends["keep"], ends["reset_step"])
+    assert not torch.equal(ends["reset_step"], ends["new"]), "the moments are kept"
+
+
+@pytest.mark.parametrize("position", [30, 40, 50, 54, 70])
+def test_phases_resume_bit_for_bit(tmp_path: Path, position: int) -> None:
+    """Stopped before, at and after the step that joins the phases."""
+    whole = two_phases("reset_step")
+    train(whole, run_at(tmp_path / "whole"))
+    run = run_at(tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        train(two_phases("reset_step", examples=StopAt(position)), run)
+    resumed = two_phases("reset_step")
+    train(resumed, run)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert [event["phase"] for event in run.metrics("train")] == [0] * 5 + [1] * 7
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    """Held-out losses are those of steps 4, 8 and 12; what is not evaluated is not among the best."""
+    run = run_at(tmp_path / "run")
+    train(regression_job(execution={"keep_last": 1, "keep_best": 1}), run)
+    losses = {event["step"]: event["loss"] for event in run.metrics("eval") if event["step"]}
+    best = min(losses, key=lambda step: losses[step])
+    kept = {int(path.name.removeprefix("step-")) for path in run.checkpoints.iterdir()}
+    assert kept == {best, 12}
+
+
+def test_a_run_without_finite_gradients_gives_up(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    job = regression_job(execution={"max_skipped_steps": 3})
+    with torch.no_grad():
+        job.model.get_parameter("out.bias").fill_(torch.nan)
+    with pytest.raises(Failed, match=r"step 3: 3 steps in a row had no finite .* last sound one is step 0") as caught:
+        train(job, run)
+    assert "\n" not in str(caught.value)
+    assert json.loads(run.status_file.read_text())["outcome"] == "failed"
+
+
+def test_a_loss_that_jumps_is_recorded(tmp_path: Path) -> None:
+    class Jumping(RaggedExamples):
+        def read(self, start: int, count: int) -> Any:
+            batch = super().read(start, count)
+            factor = 100 if start <= 300 < start + count else 1
+            return replace(batch, inputs={**batch.inputs, "y": batch.inputs["y"] * factor})
+
+    run = run_at(tmp_path / "run")
+    train(regression_job(num_steps=40, micro_batch_size=10, examples=Jumping()), run)
+    assert [event["step"] for event in run.metrics("train") if event["spike"]] == [31]
+
+
+def test_reading_ahead_changes_nothing_and_hands_errors_on(tmp_path: Path) -> None:
+    class Broken(RaggedExamples):
+        def read(self, start: int, count: int) -> Any:
+            if start >= 60:
+                raise InputError("shard-00003: truncated")
+            return super().read(start, count)
+
+    jobs = [regression_job(execution={"prefetch": prefetch}) for prefetch in (True, False)]
+    for number, job in enumerate(jobs):
+        train(job, run_at(tmp_path / str(number)))
+    assert torch.equal(*map(parameters, jobs))
+    with pytest.raises(InputError, match="shard-00003"):
+        train(regression_job(examples=Broken(), execution={"prefetch": True}), run_at(tmp_path / "broken"))
+    assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"activation_checkpointing": True}])
+def test_other_ways_to_compute(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Recomputed activations give the same bits; in float64, autocast has nothing to cast but the products."""
+    plain, other = regression_job(), regression_job(execution=settings)
+    train(plain, run_at(tmp_path / "plain"))
+    train(other, run_at(tmp_path / "other"))
+    difference = (parameters(plain) - parameters(other)).norm() / parameters(plain).norm()
+    assert difference == 0 if "activation_checkpointing" in settings else difference < 0.05
 
 
 class _Listener(SilentProgress):

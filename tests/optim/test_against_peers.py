@@ -1,17 +1,10 @@
 """Independent implementations, at the settings at which they claim to be the same algorithm."""
 
-import importlib
-import importlib.util
-import sys
-import types
-from pathlib import Path
-
 import numpy as np
+import peers
 import pytest
 
 from anybatch.optim import LAMB, LARS
-
-RATES = [0.1, 0.2, 0.05, 0.1, 0.02]
 
 
 def after(make, problem):
@@ -20,27 +13,8 @@ def after(make, problem):
     return [p.detach().numpy() for p in params]
 
 
-def timm(module):
-    """timm as a whole needs torchvision; its optimizers do not."""
-    found = importlib.util.find_spec("timm")
-    if found is None or found.origin is None:
-        pytest.skip("timm is not installed")
-    package = types.ModuleType("timm_optim")
-    package.__path__ = [str(Path(found.origin).parent / "optim")]
-    sys.modules["timm_optim"] = package
-    return importlib.import_module(f"timm_optim.{module}")
-
-
 def optax_after(make, problem):
-    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
-    with jax.enable_x64(True):
-        rule = make(optax, lambda t: jax.numpy.asarray(problem.rates)[t])
-        xs = [jax.numpy.asarray(x) for x in problem.xs]
-        state = rule.init(xs)
-        for gradients in problem.gradients:
-            updates, state = rule.update([jax.numpy.asarray(g) for g in gradients], state, xs)
-            xs = optax.apply_updates(xs, updates)
-        return [np.asarray(x) for x in xs]
+    return peers.optax_after(make, problem.xs, problem.gradients, problem.rates)
 
 
 def assert_same(ours, theirs, tolerance=1e-12):
@@ -65,7 +39,7 @@ def test_lars_2017_is_optax_lars(problem, nesterov):
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_lamb_is_timm_lamb(problem, max_grad_norm, bias_correction):
-    theirs = timm("lamb").Lamb
+    theirs = peers.timm("lamb").Lamb
     shared = {"weight_decay": 0.1, "bias_correction": bias_correction, "max_grad_norm": max_grad_norm}
     assert_same(
         after(lambda params: LAMB(params, **shared), problem),
@@ -75,7 +49,7 @@ def test_lamb_is_timm_lamb(problem, max_grad_norm, bias_correction):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_lars_lr_outside_is_timm_lars(problem, nesterov):
-    theirs = timm("lars").Lars
+    theirs = peers.timm("lars").Lars
     shared = {"momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "nesterov": nesterov}
     assert_same(
         after(lambda params: LARS(params, 0.1, form="lr-outside", trust_coefficient=0.02, **shared), problem),

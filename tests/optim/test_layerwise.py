@@ -84,13 +84,3 @@ def test_hooks_of_saving_and_loading_run_on_either(problem):
     base.register_load_state_dict_post_hook(lambda _: calls.append("loaded"))
     optimizer.load_state_dict(optimizer.state_dict())
     assert calls == ["saving", "loaded"]
-
-
-def test_the_rate_returns_when_the_base_fails():
-    p = torch.nn.Parameter(torch.ones(2))
-    base = torch.optim.SGD([p], lr=0.1)
-    base.register_step_pre_hook(lambda *_: 1 / 0)
-    p.grad = torch.ones(2)
-    with pytest.raises(ZeroDivisionError):
-        Layerwise(base).step()
-    assert base.param_groups[0]["lr"] == 0.1

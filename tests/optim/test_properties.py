@@ -88,9 +88,10 @@ def test_every_kind_of_layer(kind, foreach):
         assert p.isfinite().all()
 
 
-def test_blocks_of_a_tensor_with_no_row(kind):
+@pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
+def test_blocks_of_a_tensor_with_no_row(kind, foreach):
     p = layer((0, 2), 0)
-    optimizer = kind.make([{"params": [p], "blocks": 3}])
+    optimizer = kind.make([{"params": [p], "blocks": 3}], foreach=foreach)
     optimizer.step()
     assert [ratio.ratio for ratio in optimizer.trust_ratios().values()] == [1.0] * 3
 

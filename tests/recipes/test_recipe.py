@@ -60,6 +60,10 @@ def test_wrong_changes_are_explained(assignment: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_none_names_a_way_of_parallel() -> None:
+    assert change(find_recipe("bert-tiny"), ["engine.parallel=none"]).engine.parallel == "none"
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(InputError, match="nearest: bert-tiny"):
         find_recipe("bert-tinny")

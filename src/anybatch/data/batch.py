@@ -11,11 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """`inputs` are the model's keyword arguments; `num_targets` counts, by loss, what its sum is to be divided by."""
+    """`inputs` are the model's keyword arguments; `num_targets` counts, by loss, what its sum is to be divided by.
+
+    `checksum` tells which examples these are, where whoever asked for them filled it in (`sampling.checksum`).
+    """
 
     inputs: Mapping[str, Tensor]
     num_targets: Mapping[str, int]
     num_examples: int
+    checksum: int = 0
 
 
 class Source(Protocol):

@@ -100,6 +100,14 @@ def random_words(seed: int, purpose: str, epochs: ArrayLike, examples: ArrayLike
     return words.reshape(len(rows), num_blocks * _WORDS_A_BLOCK)[:, :count]
 
 
+def checksum(epochs: ArrayLike, examples: ArrayLike) -> int:
+    """A sum over examples, modulo 2^64, of a word that belongs to each (epoch, example): the same in any order and cut.
+
+    The first word of the example's stream for this purpose, whatever the run's seed.
+    """
+    return int(random_words(0, "checksum", epochs, examples, 1).sum(dtype=np.uint64))
+
+
 def below(words: Words, bounds: ArrayLike) -> NDArray[np.int64]:
     """Each word as a number in 0 .. bound - 1, from its upper 32 bits; uniform to bound / 2^32, bound <= 2^32."""
     return (((words >> _HALF) * np.asarray(bounds).astype(np.uint64)) >> _HALF).astype(np.int64)

@@ -2,21 +2,27 @@
 
 from anybatch.engine.evaluate import Evaluation, evaluate
 from anybatch.engine.interruption import stop_requests
-from anybatch.engine.job import Batch, Examples, Execution, Job, Phase
+from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.progress import Progress, Task, progress_display
+from anybatch.engine.ranks import Ranks, join_ranks
+from anybatch.engine.supervisor import supervise
 
 __all__ = [
     "Batch",
     "Evaluation",
     "Examples",
     "Execution",
+    "Fsdp",
     "Job",
     "Phase",
     "Progress",
+    "Ranks",
     "Task",
     "evaluate",
+    "join_ranks",
     "progress_display",
     "stop_requests",
+    "supervise",
     "train",
 ]

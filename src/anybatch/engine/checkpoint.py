@@ -1,75 +1,92 @@
-"""A training state on disk: atomic, checksummed, and without pickle.
+"""A training state on disk: atomic, checksummed, without pickle, and readable by any number of ranks.
 
     checkpoints/step-00000100/
-        model.safetensors      parameters and buffers; tied ones once
-        optimizer.safetensors  the tensors of the optimizer's state, named "<parameter number>.<state name>"
-        state.json             step, the optimizer's groups and plain values, sizes and SHA-256 of the other files
+        model-00000.safetensors      parameters and buffers, tied ones once: all of them, or rank 0's rows of each
+        optimizer-00000.safetensors  the tensors of the optimizer's state, named "<parameter number>.<state name>"
+        part-00000.json              SHA-256 of these two, and where their rows belong; a part a rank that holds shards
+        state.json                   step, phase, what the run depends on, the optimizer's groups and plain values,
+                                     the SHA-256 of every part's description, and its own
 
 The random state is not saved because there is none: every draw is keyed by the seed and the step.
 """
 
-import os
+import hashlib
+import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from anybatch.engine.pieces import Parts, plain_and_tensors, write_part
+from anybatch.engine.ranks import Ranks
 from anybatch.errors import InputError
-from anybatch.files import new_folder, read_object, remove_leftovers, sha256, write_json
+from anybatch.files import read_object, remove_leftovers, reveal, scratch_folder, sha256, write_json
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How many of the newest checkpoints are kept, and how many of those with the least held-out loss."""
+
+    last: int = 2
+    best: int = 0
 
 
 def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: str, keep_last: int = 2
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Mapping[str, str],
+    ranks: Ranks,
+    *,
+    phase: int = 0,
+    held_out_loss: float | None = None,
+    retention: Retention = Retention(),
 ) -> None:
-    """Writes `folder/step-<step>`; then removes all but the `keep_last` newest, and any later one.
+    """Writes `folder/step-<step>`, every rank its part; then removes what `retention` does not keep, and any later one.
 
     A later one is damaged, or the run would have gone on from it.
 
     Args:
-        inputs: a fingerprint of what the run learns from, which a resumed run must share.
+        inputs: fingerprints of what the run depends on, which a resumed run must share.
+
+    Raises:
+        OSError: on every rank alike; nothing is left of the checkpoint, and those before it stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     target = folder / f"step-{step:08d}"
-    with replaced_folder(target) as scratch:
-        save_model(model, str(scratch / "model.safetensors"))
-        tensors, plain = _split(optimizer.state_dict())
-        save_file(tensors, scratch / "optimizer.safetensors")
-        files = {file.name: sha256(file) for file in sorted(scratch.iterdir())}
-        state = {"format": FORMAT, "step": step, "inputs": inputs, "optimizer": plain, "sha256": files}
-        write_json(scratch / "state.json", state)
-    earlier = [checkpoint for checkpoint in saved(folder) if checkpoint.name <= target.name]
-    for checkpoint in saved(folder):
-        if checkpoint not in earlier[:keep_last]:
-            shutil.rmtree(checkpoint)
-
-
-@contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """`new_folder` in the place of what `path` holds, for files that safetensors writes.
-
-    Its own error, which a full disk raises, becomes the system's; and its files, which it keeps to their owner, get the
-    permissions of ordinary new ones.
-    """
-    if path.exists():
-        shutil.rmtree(path)
+    state_dict = optimizer.state_dict()
+    tensors, plain = plain_and_tensors(state_dict["state"])
+    scratch = _agreed(ranks, lambda: str(_make_scratch(target)), "making room for a checkpoint")
     try:
-        with new_folder(path) as scratch:
-            yield scratch
-            mask = os.umask(0)
-            os.umask(mask)
-            for file in scratch.iterdir():
-                file.chmod(0o666 & ~mask)
-    except SafetensorError as error:
-        raise OSError(f"{path}: could not be written: {error}") from None
+        _together(
+            ranks,
+            lambda: write_part(Path(scratch), ranks.rank, {"model": named_tensors(model), "optimizer": tensors}),
+            "writing a checkpoint",
+        )
+        groups = {name: value for name, value in state_dict.items() if name != "state"}
+        state = {
+            "format": FORMAT,
+            "step": step,
+            "phase": phase,
+            "inputs": dict(inputs),
+            "held_out_loss": held_out_loss,
+            "ranks": ranks.size,
+            "optimizer": {"state": plain, **groups},
+        }
+        _agreed(ranks, lambda: _complete(Path(scratch), target, state), "showing a checkpoint")
+    except BaseException:
+        if ranks.leader:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    if ranks.leader:
+        _prune(folder, target, retention)
 
 
 def saved(folder: Path) -> list[Path]:
@@ -77,65 +94,145 @@ def saved(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
-def load_newest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: str) -> tuple[int, list[str]]:
-    """Loads the newest sound checkpoint into `model` and `optimizer`.
+def load_newest(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Mapping[str, str], ranks: Ranks
+) -> tuple[int, list[str]]:
+    """Loads the newest sound checkpoint into `model` and `optimizer`, whichever ranks wrote it.
 
     Returns:
         (steps done, one line about each damaged checkpoint that was passed over); step 0 where there is none at all.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged; or the run learned from something else.
+        InputError: there are checkpoints, and all of them are damaged; or the run depends on something else.
     """
     problems: list[str] = []
-    for checkpoint in saved(folder):
+    names = ranks.from_leader([path.name for path in saved(folder)] if ranks.leader else [], "finding checkpoints")
+    for name in names:
+        checkpoint = folder / name
+        state: dict[str, Any] = {}
+        refused, damage = None, None
         try:
-            state = _load(checkpoint, model, optimizer)
+            state = _read_state(checkpoint)
+            refused = _refusal(checkpoint, state["inputs"], inputs)
+            if refused is None:
+                Parts(checkpoint).verify(slice(ranks.rank, None, ranks.size))
         except PermissionError as error:
-            raise InputError(f"{error.filename or checkpoint}: may not be read; change its permissions") from None
+            refused = f"{error.filename or checkpoint}: may not be read; change its permissions"
         # A damaged file can fail in any way; whatever it is, the checkpoint before it is the remedy.
         except Exception as error:
-            problems.append(f"{checkpoint}: damaged, passed over: {' '.join(str(error).split()) or repr(error)}")
-            continue
-        if state["inputs"] != inputs:
-            raise InputError(
-                f"{checkpoint}: was trained on other data, or from another model, than lies there now; "
-                "put that back, or choose another --run"
-            )
-        return state["step"], problems
+            damage = _one_line(error)
+        if refused := ranks.problem(refused, "reading a checkpoint"):
+            raise InputError(refused)
+        damage = ranks.problem(damage, "reading a checkpoint")
+        if damage is None:
+            try:
+                _load(checkpoint, state, model, optimizer)
+            except Exception as error:
+                damage = _one_line(error)
+            damage = ranks.problem(damage, "loading a checkpoint")
+        if damage is None:
+            return int(state["step"]), problems
+        problems.append(f"{checkpoint}: damaged, passed over: {damage}")
     if problems:
         raise InputError(f"{folder}: no sound checkpoint to resume from ({'; '.join(problems)})")
     return 0, problems
 
 
-def _load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and the buffers that belong to the state, by name; tied ones once."""
+    persistent = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _make_scratch(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
+    return scratch_folder(target)
+
+
+def _complete(scratch: Path, target: Path, state: dict[str, Any]) -> str:
+    parts = {file.name: sha256(file) for file in sorted(scratch.glob("part-*.json"))}
+    state = {**state, "parts": parts}
+    write_json(scratch / "state.json", {**state, "sha256": _fingerprint(state)})
+    reveal(scratch, target)
+    return target.name
+
+
+def _prune(folder: Path, newest: Path, retention: Retention) -> None:
+    earlier = [checkpoint for checkpoint in saved(folder) if checkpoint.name <= newest.name]
+    kept = set(earlier[: retention.last])
+    if retention.best:
+        losses = {checkpoint: _held_out_loss(checkpoint) for checkpoint in earlier}
+        known = [(loss, checkpoint) for checkpoint, loss in losses.items() if loss is not None]
+        kept.update(checkpoint for _, checkpoint in sorted(known)[: retention.best])
+    for checkpoint in saved(folder):
+        if checkpoint not in kept:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _held_out_loss(checkpoint: Path) -> float | None:
+    try:
+        loss = _read_state(checkpoint)["held_out_loss"]
+    # One that cannot be read is not among the best; what it is worth, loading decides.
+    except Exception:
+        return None
+    return loss if isinstance(loss, float) else None
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
     state = read_object(checkpoint / "state.json")
     if state["format"] != FORMAT:
         raise InputError(f"format {state['format']}, this version reads {FORMAT}")
-    for name, expected in state["sha256"].items():
-        if sha256(checkpoint / name) != expected:
+    expected = state.pop("sha256")
+    if _fingerprint(state) != expected:
+        raise InputError("state.json does not match its checksum")
+    for name, part in state["parts"].items():
+        if sha256(checkpoint / name) != part:
             raise InputError(f"{name} does not match its checksum")
-    optimizer.load_state_dict(_join(load_file(checkpoint / "optimizer.safetensors"), state["optimizer"]))
-    load_model(model, str(checkpoint / "model.safetensors"))
+    if set(state["parts"]) != {path.name for path in checkpoint.glob("part-*.json")}:
+        raise InputError("it has parts that do not belong to it")
     if state["step"] != int(checkpoint.name.removeprefix("step-")):
         raise InputError(f"step {state['step']} does not belong to its folder")
     return state
 
 
-def _split(state_dict: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, plain = {}, {}
-    for index, values in state_dict["state"].items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.contiguous()
-            else:
-                plain[f"{index}.{name}"] = value
-    rest = {name: value for name, value in state_dict.items() if name != "state"}
-    return tensors, {"state": plain, **rest}
+def _refusal(checkpoint: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            return (
+                f"{checkpoint}: belongs to a run with another {name} than this one has; put that back, or choose "
+                "another --run"
+            )
+    return None
 
 
-def _join(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+@torch.no_grad()
+def _load(checkpoint: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parts = Parts(checkpoint)
+    wanted = named_tensors(model)
+    if differing := parts.names("model") ^ set(wanted):
+        raise ValueError(f"{min(differing)} is in the checkpoint or in the model, but not in both")
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    values = dict(state["optimizer"]["state"])
+    for key in parts.names("optimizer"):
+        p = params[int(key.partition(".")[0])]
+        values[key] = _state_like(parts, key, p)
+    optimizer.load_state_dict(_join(values, state["optimizer"]))
+    for name, tensor in wanted.items():
+        tensor.copy_(parts.like("model", name, tensor))
+
+
+def _state_like(parts: Parts, key: str, p: Tensor) -> Tensor:
+    """A tensor of the optimizer's state: cut as its parameter where it has its shape, whole otherwise."""
+    if isinstance(p, DTensor) and len(shape := parts.shape("optimizer", key)) and shape == tuple(p.shape):
+        return parts.like("optimizer", key, p)
+    return parts.whole("optimizer", key)
+
+
+def _join(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**plain["state"], **tensors}.items():
+    for key, value in values.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     rest = {name: value for name, value in plain.items() if name != "state"}
@@ -149,3 +246,39 @@ def _join(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
         for group in rest["param_groups"]
     ]
     return {"state": state, **rest}
+
+
+def _fingerprint(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _agreed(ranks: Ranks, call: Callable[[], str], what: str) -> str:
+    """What `call` returns on rank 0, on every rank; where it raises OSError, all do."""
+    result, problem = "", None
+    if ranks.leader:
+        try:
+            result = call()
+        except OSError as error:
+            if ranks.size == 1:
+                raise
+            problem = _one_line(error)
+    if problem := ranks.problem(problem, what):
+        raise OSError(problem)
+    return ranks.from_leader(result, what)
+
+
+def _together(ranks: Ranks, call: Callable[[], None], what: str) -> None:
+    """`call` on every rank; where it raises OSError on one, all do."""
+    problem = None
+    try:
+        call()
+    except OSError as error:
+        if ranks.size == 1:
+            raise
+        problem = _one_line(error)
+    if problem := ranks.problem(problem, what):
+        raise OSError(problem)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or repr(error)

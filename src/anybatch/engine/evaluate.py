@@ -1,7 +1,6 @@
 """Loss and accuracy on held-out batches."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +8,8 @@ import torch
 from torch import nn
 
 from anybatch.engine.job import Batch
+from anybatch.engine.loading import held_out_share, on_device
+from anybatch.engine.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,50 @@ class Evaluation:
         return asdict(self)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-    """Evaluates `model` in eval mode over all `batches` and puts it back as it was."""
+def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
+    """Evaluates `model`, where it is, in eval mode over all `batches` and puts it back as it was."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    names = list(batches[0].num_targets)
+    sums = torch.zeros(3, len(names), dtype=torch.float64)
     was_training = model.training
     model.eval()
-    losses, right, num_targets = Counter[str](), Counter[str](), Counter[str]()
     for batch in batches:
-        loss_sums, right_sums = model(**batch.inputs)
-        losses.update({name: float(value) for name, value in loss_sums.items()})
-        right.update({name: int(value) for name, value in right_sums.items()})
-        num_targets.update(batch.num_targets)
+        sums += _sums(model, batch, names, device)
     model.train(was_training)
-    means = {name: total / num_targets[name] for name, total in losses.items()}
+    return _evaluation(names, sums)
+
+
+def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluation:
+    """`evaluate` with the batches shared out over the ranks; all get the whole evaluation."""
+    ranks = parallel.ranks
+    names = list(batches[0].num_targets)
+    sums = torch.zeros(3, len(names), dtype=torch.float64)
+    was_training = parallel.module.training
+    parallel.module.eval()
+    for batch, counts in held_out_share(list(batches), ranks.rank, ranks.size):
+        ranks.watch.doing("evaluating")
+        with parallel.computing():
+            found = _sums(parallel.module, batch, names, ranks.device)
+        if counts:
+            sums += found
+    parallel.module.train(was_training)
+    return _evaluation(names, ranks.sum(sums, "adding up the evaluation"))
+
+
+@torch.no_grad()
+def _sums(model: nn.Module, batch: Batch, names: list[str], device: torch.device) -> torch.Tensor:
+    """Loss sums, numbers right and targets, by name: float64[3, names]."""
+    losses, right = model(**on_device(batch.inputs, device))
+    values = [losses[name].double() for name in names] + [right[name].double() for name in names]
+    targets = torch.tensor([batch.num_targets[name] for name in names], dtype=torch.float64)
+    return torch.cat([torch.stack(values).cpu(), targets]).view(3, len(names))
+
+
+def _evaluation(names: list[str], sums: torch.Tensor) -> Evaluation:
+    losses, right, targets = sums.tolist()
+    means = {name: total / count for name, total, count in zip(names, losses, targets, strict=True)}
     return Evaluation(
         loss=sum(means.values()),
         losses=means,
-        accuracy={name: count / num_targets[name] for name, count in right.items()},
+        accuracy={name: count / total for name, count, total in zip(names, right, targets, strict=True)},
     )

@@ -1,8 +1,11 @@
-"""Asked to stop: the first signal lets the step finish and the state be saved, a second one ends at once."""
+"""Asked to stop: the first signal lets the step finish and the state be saved, a second Ctrl-C ends at once.
+
+Other signals may come twice: a cluster's scheduler signals a process as well as the launcher that passes it on.
+"""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,10 +17,19 @@ class StopRequest:
 
     reason: str | None = None
 
+    def flags(self) -> list[int]:
+        """What was asked for as numbers, which ranks can add up."""
+        return [int(self.reason == number.name) for number in _SIGNALS]
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:
+        if self.reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.reason = signal.Signals(number).name
+        self.reason = self.reason or signal.Signals(number).name
+
+
+def reason_in(flags: Sequence[int]) -> str | None:
+    """The name of the signal that any rank was sent, given the sum of all ranks' flags."""
+    return next((number.name for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
 
 
 _listening: list[StopRequest] = []

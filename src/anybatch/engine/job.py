@@ -3,16 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 Scores = dict[str, float]
+CarryOver = Literal["keep", "reset_step", "new"]
 
 
 class Batch(Protocol):
-    """Some examples as tensors; `num_targets` counts, by loss, what its sum is to be divided by."""
+    """Some examples as tensors; `num_targets` counts, by loss, what its sum is to be divided by.
+
+    `checksum` is a sum over the examples, modulo 2^64, of a hash of which example it is: the same for any cut.
+    """
 
     @property
     def inputs(self) -> Mapping[str, Tensor]: ...
@@ -20,6 +24,8 @@ class Batch(Protocol):
     def num_targets(self) -> Mapping[str, int]: ...
     @property
     def num_examples(self) -> int: ...
+    @property
+    def checksum(self) -> int: ...
 
 
 class Examples(Protocol):
@@ -30,7 +36,12 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training at one global batch size; step t runs at `lr * schedule(t)`, t = 0 .. num_steps - 1."""
+    """A stretch of training at one global batch size; step t runs at `lr * schedule(t)`, t = 0 .. num_steps - 1.
+
+    `carry_over` is what the optimizer brings from the phase before: "keep" everything, "reset_step" keeps the moments
+    and counts their steps from zero again, "new" keeps nothing. `flops_per_example`, where known, is what the forward
+    and the backward pass of the model cost.
+    """
 
     examples: Examples
     global_batch_size: int
@@ -38,6 +49,8 @@ class Phase:
     lr: float
     warmup_steps: int
     schedule: Callable[[int], float]
+    carry_over: CarryOver = "keep"
+    flops_per_example: float | None = None
 
     @property
     def num_examples(self) -> int:
@@ -45,20 +58,48 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How a job is cut and watched; none of it changes the result beyond rounding."""
+class Fsdp:
+    """FSDP2's own choices: the dtype in which parameters are gathered and computed with, and whether they are freed
+    between the forward and the backward pass."""
 
-    micro_batch_size: int
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    reshard_after_forward: bool = True
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a job is cut and watched; none of it changes the result beyond rounding.
+
+    `parallel`: "auto" is "none" on one process and "ddp" beyond. `precision`: what the forward pass computes in.
+    `gradient_dtype`: what gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss.
+    `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
+    so long without progress every rank shows where it stands, and the run ends.
+    """
+
+    micro_batch_size: int | Literal["auto"]
     num_evals: int
     num_trust_ratios: int
     checkpoint_every_steps: int
+    keep_last: int = 2
+    keep_best: int = 0
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    fsdp: Fsdp = Fsdp()
+    prefetch: bool = True
+    max_skipped_steps: int = 20
+    hang_timeout_s: float = 600.0
 
 
 @dataclass(frozen=True)
 class Job:
     """One run. `model(**inputs)` returns ({loss: sum over targets}, {loss: number right}), the latter in eval mode.
 
-    `inputs` is a fingerprint of the data and of the model that the run starts from: a resumed run must share it.
+    The optimizer's groups hold parameters of the model; where those are sharded, their shards take their places.
+    `inputs` are fingerprints, by name, of what the run depends on, such as its data: a resumed run must share them.
+    `score` and `export` are given the finished model, whole and in eval mode, on rank 0 alone.
     """
 
     model: nn.Module
@@ -66,11 +107,11 @@ class Job:
     phases: Sequence[Phase]
     held_out: Sequence[Batch]
     seed: int
-    inputs: str
+    inputs: Mapping[str, str]
     max_grad_norm: float | None
     execution: Execution
-    score: Callable[[], Scores]
-    export: Callable[[Path], None]
+    score: Callable[[nn.Module], Scores]
+    export: Callable[[nn.Module, Path], None]
     summary: Mapping[str, Any]
 
     @property

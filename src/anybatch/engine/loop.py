@@ -1,155 +1,234 @@
 """The training loop: phases of steps, with evaluations, records, checkpoints, and a clean stop when asked."""
 
-import math
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from anybatch.engine import checkpoint
-from anybatch.engine.evaluate import evaluate
-from anybatch.engine.interruption import StopRequest, stop_requests
-from anybatch.engine.job import Job, Phase
+from anybatch.engine.course import Place, carry_over, evenly, place
+from anybatch.engine.evaluate import evaluate_together
+from anybatch.engine.finish import finish
+from anybatch.engine.health import Health
+from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
+from anybatch.engine.job import Job
+from anybatch.engine.loading import Share, cut, loading, read_share
+from anybatch.engine.measure import measurements, quantiles
+from anybatch.engine.micro_batch import choose_micro_batch_sizes
+from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.progress import Progress, SilentProgress, Task
-from anybatch.engine.records import Records, null_for_nonfinite
-from anybatch.engine.step import StepResult, read_batch, train_step
+from anybatch.engine.ranks import Ranks
+from anybatch.engine.records import NoRecords, Records
+from anybatch.engine.step import StepResult, train_step
 from anybatch.errors import Stopped
-from anybatch.files import write_json
 from anybatch.runs import Run
 
 
-def train(job: Job, run: Run, progress: Progress | None = None, title: str = "training") -> dict[str, Any]:
+def train(
+    job: Job, run: Run, progress: Progress | None = None, title: str = "training", ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Runs `job` to its end in the folder `run`, from its newest checkpoint where there is one.
 
+    Every one of `ranks` calls, with a job of its own; rank 0 writes the folder.
+
     Returns:
-        The content of result.json: `job.summary`, times, and the scores of the finished model.
+        The content of result.json: `job.summary`, times, and the scores of the finished model; {} but on rank 0.
 
     Raises:
         Stopped: a signal asked for it; the state is saved.
+        Failed: too many steps in a row had no finite gradient, or another rank is lost.
         InputError: all of the run's checkpoints are damaged.
     """
-    progress = progress or SilentProgress()
-    step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs)
-    for line in problems:
-        progress.say(line)
-    run.set_status("running", step)
+    ranks = ranks or Ranks()
+    progress = progress if progress and ranks.leader else SilentProgress()
+    ranks.watch.folder = run.path
+    ranks.watch.on_failure = lambda message: run.set_status("failed", _last_step(run), message)
     try:
         # Asked to stop once the last step is taken, a run does what is left: less than resuming would cost.
         with stop_requests() as request:
-            with Records(run, step) as records:
-                task = progress.task(title, job.num_examples, _position(job, step)[2])
-                try:
-                    _run_steps(job, run, step, records, request, task)
-                finally:
-                    task.end()
-            result = _finish(job, run)
+            parallel = parallelise(job, ranks)
+            micro_batch_sizes = choose_micro_batch_sizes(job, parallel, progress)
+            step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, ranks)
+            for line in problems:
+                progress.say(line)
+            if ranks.leader:
+                run.set_status("running", step)
+            task = progress.task(title, job.num_examples, place(job, step).start)
+            try:
+                with Records(run, step) if ranks.leader else NoRecords() as records:
+                    _Course(job, run, parallel, micro_batch_sizes, records, progress, task).go(step, request)
+            finally:
+                task.end()
+            result = finish(job, run, parallel)
     except Stopped as stop:
-        run.set_status("stopped", _last_step(run), str(stop))
+        if ranks.leader:
+            run.set_status("stopped", _last_step(run), str(stop))
+        ranks.barrier("stopping")
         raise
     except BaseException as error:
-        run.set_status("failed", _last_step(run), f"{type(error).__name__}: {error}")
+        ranks.failed(error)
         raise
-    run.set_status("finished", job.num_steps)
+    if ranks.leader:
+        run.set_status("finished", job.num_steps)
+    ranks.barrier("finishing")
     return result
 
 
-def _run_steps(job: Job, run: Run, step: int, records: Records, request: StopRequest, task: Task) -> None:
-    eval_steps = _evenly(job.num_steps, job.execution.num_evals)
-    trust_ratio_steps = _evenly(job.num_steps, job.execution.num_trust_ratios)
-    trust_ratios = getattr(job.optimizer, "trust_ratios", None)
-    earlier_s = max((event.get("elapsed_s", 0.0) for event in run.metrics()), default=0.0)
-    started = time.perf_counter()
+class _Course:
+    """A job on its way: what the steps share."""
 
-    def record(event: str, examples: int, values: dict[str, Any]) -> None:
-        elapsed_s = earlier_s + time.perf_counter() - started
-        records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        parallel: Parallel,
+        micro_batch_sizes: list[int],
+        records: Records | NoRecords,
+        progress: Progress,
+        task: Task,
+    ) -> None:
+        self.job, self.run, self.parallel, self.ranks = job, run, parallel, parallel.ranks
+        self.micro_batch_sizes, self.records, self.progress, self.task = micro_batch_sizes, records, progress, task
+        self.eval_steps = evenly(job.num_steps, job.execution.num_evals)
+        self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
+        self.trust_ratios = getattr(job.optimizer, "trust_ratios", None)
+        events = run.metrics() if self.ranks.leader else []
+        self.earlier_s = max((event.get("elapsed_s", 0.0) for event in events), default=0.0)
+        self.health = Health(
+            job.execution.max_skipped_steps, [event.get("loss") for event in events if event["event"] == "train"]
+        )
+        self.started = time.perf_counter()
+        self.last_saved = 0
 
-    if step == 0:
-        record("eval", 0, evaluate(job.model, job.held_out).to_json())
-    job.model.train()
-    while step < job.num_steps:
-        phase, index, start = _position(job, step)
-        step_started = time.perf_counter()
-        lr = phase.lr * phase.schedule(index)
-        result = _take_step(job, phase, step, start, lr)
-        step += 1
-        examples = start + phase.global_batch_size
-        step_s = time.perf_counter() - step_started
-        record("train", examples, _train_event(result, lr, step_s, phase.global_batch_size))
-        task.advance(examples, f"loss {sum(result.losses.values()):.3f}")
-        if trust_ratios is not None and step in trust_ratio_steps:
-            ratios = {name: layer.ratio for name, layer in trust_ratios().items()}
-            record("trust_ratios", examples, {"ratios": ratios})
-        if step in eval_steps:
-            record("eval", examples, evaluate(job.model, job.held_out).to_json())
-        done = step == job.num_steps
-        if done or request.reason or step % job.execution.checkpoint_every_steps == 0:
-            records.flush()
-            checkpoint.save(run.checkpoints, step, job.model, job.optimizer, job.inputs)
-        if request.reason and not done:
-            raise Stopped(f"{request.reason} at step {step} of {job.num_steps}; saved, --resume goes on from there")
+    def go(self, step: int, request: StopRequest) -> None:
+        """Takes the steps from `step` on."""
+        job, execution = self.job, self.job.execution
+        self.last_saved = step
+        self.record("start", step, place(job, step).start, self.cut_described())
+        if step == 0:
+            self.evaluate(0, 0)
+        job.model.train()
+        steps = iter(range(step, job.num_steps))
+        pin = self.ranks.device.type == "cuda"
+        with loading(self.read, steps, ahead=execution.prefetch, pin=pin) as loader:
+            while step < job.num_steps:
+                here = place(job, step)
+                started = time.perf_counter()
+                share = loader.next()
+                result = self.take_step(here, step, share, request, loader.wait_s)
+                step_s = time.perf_counter() - started
+                step += 1
+                examples = here.start + here.phase.global_batch_size
+                self.record_step(step, examples, here, result, step_s)
+                held_out_loss = self.evaluate(step, examples) if step in self.eval_steps else None
+                reason = reason_in(result.flags[:-1])
+                done = step == job.num_steps
+                best = held_out_loss is not None and execution.keep_best > 0
+                if done or reason or best or step % execution.checkpoint_every_steps == 0:
+                    self.save(step, here.number, held_out_loss, needed=done or bool(reason))
+                self.health.check_skipped(result.skipped, step, self.last_saved)
+                if reason and not done:
+                    raise Stopped(f"{reason} at step {step} of {job.num_steps}; saved, --resume goes on from there")
+
+    def read(self, step: int) -> Share:
+        """This rank's share of step `step`."""
+        here = place(self.job, step)
+        micro_batch_size = self.micro_batch_sizes[here.number]
+        pieces = cut(here.start, here.phase.global_batch_size, self.ranks.rank, self.ranks.size, micro_batch_size)
+        return read_share(here.phase.examples, pieces)
+
+    def take_step(self, here: Place, step: int, share: Share, request: StopRequest, wait_s: float) -> StepResult:
+        """Takes step `step`; its flags are the signals that any rank was sent, and the ranks' waits for data in µs."""
+        optimizer = self.job.optimizer
+        if here.index == 0 and here.number > 0:
+            carry_over(optimizer, here.phase.carry_over)
+        for group in optimizer.param_groups:
+            group["lr"] = here.phase.lr * here.phase.schedule(here.index)
+        # Dropout draws from torch's generator: keyed by seed, step and rank, it needs no place in a checkpoint.
+        torch.manual_seed((self.job.seed * 1_000_003 + step + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
+        return train_step(
+            self.parallel,
+            optimizer,
+            share,
+            self.job.max_grad_norm,
+            partial(_flags, request, round(wait_s * 1e6)),
+        )
+
+    def record(self, event: str, step: int, examples: int, values: Mapping[str, Any]) -> None:
+        elapsed_s = self.earlier_s + time.perf_counter() - self.started
+        self.records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
+
+    def record_step(self, step: int, examples: int, here: Place, result: StepResult, step_s: float) -> None:
+        """The events of a step; trust ratios at some."""
+        loss = sum(result.losses.values())
+        values = {
+            "phase": here.number,
+            "loss": loss,
+            "losses": result.losses,
+            "lr": here.phase.lr * here.phase.schedule(here.index),
+            "grad_norm": result.grad_norm,
+            "clipped": int(result.clipped),
+            "skipped": int(result.skipped),
+            "spike": int(self.health.spike(loss)),
+            "step_s": step_s,
+            "data_wait_s": result.flags[-1] / 1e6 / self.ranks.size,
+            "examples_checksum": f"{result.checksum:016x}",
+            **measurements(here.phase, step_s, self.ranks),
+        }
+        self.record("train", step, examples, values)
+        self.task.advance(examples, f"loss {loss:.3f}")
+        if self.trust_ratios is not None and step in self.trust_ratio_steps:
+            ratios = {name: layer.ratio for name, layer in self.trust_ratios().items()}
+            self.record("trust_ratios", step, examples, {"ratios": ratios, "quantiles": quantiles(ratios)})
+
+    def evaluate(self, step: int, examples: int) -> float:
+        """Evaluates, records, and returns the held-out loss."""
+        evaluation = evaluate_together(self.parallel, self.job.held_out)
+        self.record("eval", step, examples, evaluation.to_json())
+        return evaluation.loss
+
+    def save(self, step: int, phase: int, held_out_loss: float | None, needed: bool) -> None:
+        """Saves; where it fails, the checkpoint before stays, and the run goes on unless this one was `needed`."""
+        self.records.flush()
+        self.ranks.watch.doing("saving a checkpoint")
+        execution = self.job.execution
+        try:
+            checkpoint.save(
+                self.run.checkpoints,
+                step,
+                self.job.model,
+                self.job.optimizer,
+                self.job.inputs,
+                self.ranks,
+                phase=phase,
+                held_out_loss=held_out_loss,
+                retention=checkpoint.Retention(execution.keep_last, execution.keep_best),
+            )
+            self.last_saved = step
+        except OSError as error:
+            if needed:
+                raise
+            self.progress.say(f"step {step}: not saved ({error}); the checkpoint of step {self.last_saved} stays")
+
+    def cut_described(self) -> dict[str, Any]:
+        """How the run is executed from here on; it may differ between the parts of a resumed run."""
+        execution = self.job.execution
+        several = self.ranks.size > 1
+        return {
+            "ranks": self.ranks.size,
+            "parallel": execution.parallel if execution.parallel != "auto" else "ddp" if several else "none",
+            "micro_batch_sizes": self.micro_batch_sizes,
+            "precision": execution.precision,
+            "gradient_dtype": execution.gradient_dtype,
+            "threads": torch.get_num_threads(),
+            "device": str(self.ranks.device.type),
+        }
 
 
-def _take_step(job: Job, phase: Phase, step: int, start: int, lr: float) -> StepResult:
-    for group in job.optimizer.param_groups:
-        group["lr"] = lr
-    # Dropout draws from torch's generator: keyed by seed and step, it needs no place in a checkpoint.
-    torch.manual_seed((job.seed * 1_000_003 + step) % 2**63)
-    batch = read_batch(phase.examples, start, phase.global_batch_size, job.execution.micro_batch_size)
-    return train_step(job.model, job.optimizer, batch, job.max_grad_norm)
-
-
-def _train_event(result: StepResult, lr: float, step_s: float, num_examples: int) -> dict[str, Any]:
-    return {
-        "loss": sum(result.losses.values()),
-        "losses": result.losses,
-        "lr": lr,
-        "grad_norm": result.grad_norm,
-        "skipped": int(result.skipped),
-        "step_s": step_s,
-        "examples_per_s": num_examples / step_s,
-    }
-
-
-def _finish(job: Job, run: Run) -> dict[str, Any]:
-    job.model.eval()
-    with checkpoint.replaced_folder(run.model) as scratch:
-        job.export(scratch)
-    steps = run.metrics("train")
-    train_s = sum(event.get("step_s", 0.0) for event in steps)
-    scoring_started = time.perf_counter()
-    final = job.score()
-    result = {
-        **job.summary,
-        "num_steps": job.num_steps,
-        "num_examples": job.num_examples,
-        "wall_s": max((event.get("elapsed_s", 0.0) for event in steps), default=0.0)
-        + time.perf_counter()
-        - scoring_started,
-        "train_s": train_s,
-        "examples_per_s": job.num_examples / train_s if train_s else None,
-        "skipped_steps": sum(event.get("skipped", 0) for event in steps),
-        "final": final,
-    }
-    write_json(run.result_file, null_for_nonfinite(result))
-    return result
-
-
-def _position(job: Job, step: int) -> tuple[Phase, int, int]:
-    """The phase of `step` (of all phases), the step within it, and the number of examples seen before."""
-    examples = 0
-    for phase in job.phases:
-        if step < phase.num_steps:
-            return phase, step, examples + step * phase.global_batch_size
-        step -= phase.num_steps
-        examples += phase.num_examples
-    return job.phases[-1], job.phases[-1].num_steps, examples
-
-
-def _evenly(num_steps: int, count: int) -> set[int]:
-    """`count` steps (all, where there are fewer) spread evenly over 1 .. num_steps, the last one among them."""
-    count = min(count, num_steps)
-    return {math.ceil(num_steps * part / count) for part in range(1, count + 1)}
+def _flags(request: StopRequest, wait_us: int) -> list[int]:
+    return [*request.flags(), wait_us]
 
 
 def _last_step(run: Run) -> int:

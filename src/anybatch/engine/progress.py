@@ -1,5 +1,6 @@
 """What is running, how fast, and how long it will take: live bars in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -94,7 +95,10 @@ class _LiveTask:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """The display that fits standard error: rich's live bars on a terminal, plain lines otherwise."""
+    """The display that fits standard error: rich's live bars on a terminal, plain lines otherwise; rank 0's alone."""
+    if os.environ.get("RANK", "0") != "0":
+        yield SilentProgress()
+        return
     if sys.stderr is None or not sys.stderr.isatty():
         yield PlainProgress()
         return

@@ -44,6 +44,18 @@ class Records:
             self._board.close()
 
 
+class NoRecords:
+    """What ranks other than the first have: rank 0 records for all."""
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None: ...
+    def flush(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def null_for_nonfinite(value: Any) -> Any:
     """`value` with None for NaN and infinity, which JSON cannot hold; mappings become dicts."""
     if isinstance(value, Mapping):

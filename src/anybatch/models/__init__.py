@@ -1,6 +1,6 @@
 """What learns: thin builders over transformers, and the loss on the positions that carry a target alone."""
 
-from anybatch.models.bert import BertSettings, PretrainingModel, pretraining_model
+from anybatch.models.bert import BertSettings, PretrainingModel, pretraining_flops, pretraining_model
 from anybatch.models.question_answering import QuestionAnsweringModel, question_answering_model
 from anybatch.models.tokenizer import save_tokenizer
 
@@ -8,6 +8,7 @@ __all__ = [
     "BertSettings",
     "PretrainingModel",
     "QuestionAnsweringModel",
+    "pretraining_flops",
     "pretraining_model",
     "question_answering_model",
     "save_tokenizer",

@@ -113,10 +113,24 @@ def pretraining_model(settings: BertSettings, seed: int) -> PretrainingModel:
         return PretrainingModel(BertForPreTraining(config))
 
 
+def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate: float) -> float:
+    """Floating-point operations of a forward and a backward pass on one sequence of S tokens.
+
+        3 * 2 * (L (12 H^2 S + 2 H S^2) + M (H^2 + H V))      M = masking rate * S masked positions, V the vocabulary
+
+    A matrix product of a x b by b x c takes 2abc; the backward pass takes twice the forward one. Embeddings,
+    normalisation, and the pooler with the next-sentence head are left out: they are small.
+    """
+    hidden, length = settings.hidden_size, sequence_length
+    layers = settings.num_layers * (12 * hidden**2 * length + 2 * hidden * length**2)
+    head = masking_rate * length * (hidden**2 + hidden * settings.vocabulary_size)
+    return 6.0 * (layers + head)
+
+
 def read_pretrained(kind: Any, folder: Path) -> Any:
-    """The model of transformers' class `kind` in `folder`; InputError where it cannot be read."""
+    """The model of transformers' class `kind` in `folder`; InputError where it cannot be read. No pickle is opened."""
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     # A damaged or foreign folder can make transformers fail in any way.
     except Exception as error:
         raise InputError(f"{folder}: no readable BERT model: {' '.join(str(error).split())[:200]}") from None

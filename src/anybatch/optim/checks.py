@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybatch.optim.kernels import why_not_fused
 from anybatch.optim.norms import ORDER
 from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
@@ -35,8 +36,8 @@ def check_strategy(group: Mapping[str, Any]) -> None:
     at_least(group, "lr", 0)
     one_of("norm", group["norm"], list(ORDER))
     for name in ("phi", "trust_clip"):
-        low, high = group[name]
-        if not 0 <= low <= high:
+        pair = group[name]
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
             raise ValueError(f"{name}={group[name]} is not a pair with 0 <= lower <= upper")
     blocks = group["blocks"]
     if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
@@ -48,11 +49,14 @@ def check_speed(group: Mapping[str, Any]) -> None:
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other")
     if group["fused"]:
-        raise ValueError("fused=True: this version has no fused kernels; use fused=None")
+        for p in group["params"]:
+            why = why_not_fused(p.device, p.dtype, group)
+            if why is not None:
+                raise ValueError(f"fused=True: {why}; fused=None takes the fastest path there is")
 
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
-    """Raises TypeError for a tensor whose norm this process cannot know, ValueError where blocks do not divide it."""
+    """Raises TypeError for a tensor whose norm this process cannot know, ValueError where it is no set of layers."""
     if getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False):
         raise TypeError(
             f"{name} belongs to FSDP1 (FullyShardedDataParallel), whose flat parameters hide where a layer begins: "
@@ -60,6 +64,8 @@ def check_parameter(name: str, p: Tensor, blocks: int) -> None:
         )
     if not p.is_floating_point():
         raise TypeError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be optimized")
+    if p.numel() and any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
+        raise ValueError(f"{name} is expanded: many of its elements are one in memory; use a clone of it")
     if blocks > 1 and (p.ndim == 0 or p.shape[0] % blocks):
         raise ValueError(f"blocks={blocks} does not divide dimension 0 of {name}, whose shape is {tuple(p.shape)}")
     try:

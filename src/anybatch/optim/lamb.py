@@ -79,6 +79,7 @@ class LAMB(NativeOptimizer):
     """
 
     _state_names = ("step", "exp_avg", "exp_avg_sq")
+    _algorithm = "LAMB"
 
     def __init__(
         self,

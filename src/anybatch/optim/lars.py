@@ -49,7 +49,8 @@ class LARS(NativeOptimizer):
         momentum_buffer: like x, fp32 even where x is bf16; master.
 
     Guarantees:
-        p.grad is never written. p.grad None skips the parameter. |x| = 0 or |u| = 0 gives q = 1.
+        p.grad is never written. p.grad None skips the parameter. |x| = 0 or |u| = 0 gives q = 1; so does |g| = 0
+        where |u| = |g| + wd |x|, as in the authors' code and in timm.
 
     Raises:
         ValueError: naming the argument, its value and its bound.
@@ -67,6 +68,7 @@ class LARS(NativeOptimizer):
     """
 
     _state_names = ("momentum_buffer",)
+    _algorithm = "LARS"
 
     def __init__(
         self,
@@ -145,9 +147,11 @@ class LARS(NativeOptimizer):
     def _ratios(
         self, group: dict[str, Any], weight_norms: Tensor, update_norms: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if group["form"] != "lamb-paper" and not group["joint_norm"]:
-            update_norms = update_norms + group["weight_decay"] * weight_norms
         bounds = {"phi": group["phi"], "trust_clip": group["trust_clip"]}
+        if group["form"] != "lamb-paper" and not group["joint_norm"]:
+            # As in NVCaffe (the authors' code), TensorFlow and timm: no rate of its own for a layer without gradient.
+            still = update_norms == 0
+            update_norms = torch.where(still, 0.0, update_norms + group["weight_decay"] * weight_norms)
         return update_norms, *trust_ratios(
             weight_norms, update_norms, coefficient=group["trust_coefficient"], eps=group["eps"], **bounds
         )
@@ -212,7 +216,7 @@ def lars_move(
     foreach: bool,
 ) -> None:
     """m <- mu m + inside * d; x <- x - outside * m, or its look-ahead mu m + inside * d, for which d is overwritten."""
-    if foreach:
+    if foreach and weights:  # a shard may hold no row of any layer
         torch._foreach_mul_(sums, momentum)
         torch._foreach_addcmul_(sums, directions, inside)
         if nesterov:

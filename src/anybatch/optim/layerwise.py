@@ -1,15 +1,28 @@
 """The general strategy over any optimizer of PyTorch's interface."""
 
 import math
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from anybatch.optim.checks import check_strategy
 from anybatch.optim.norms import Norm
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.strategy import LayerwiseOptimizer
+
+# A step of these at lr = 1 is not 1 / lr times their step at lr.
+_UNFIT: dict[type[Optimizer], str] = {
+    torch.optim.ASGD: "its step is not proportional to lr, and its averages would be those of steps at lr = 1",
+    torch.optim.Adafactor: "its step is min(lr, 1 / sqrt(t)) times a norm of the parameters, not proportional to lr",
+    torch.optim.LBFGS: "its step needs a closure, and searches along a line",
+    torch.optim.Rprop: "its steps have sizes of their own, which lr only starts",
+    torch.optim.SparseAdam: "it takes sparse gradients alone, and layers are dense",
+}
 
 
 class Layerwise(LayerwiseOptimizer):
@@ -18,18 +31,20 @@ class Layerwise(LayerwiseOptimizer):
         x' = base step from x at lr = 1        u = x - x'        x <- x - lr * phi(|x|)/|u| * u
 
     `Layerwise(AdamW(...))` is LAMB, up to the rounding of x - x'. The learning rate is that of the base's groups, so a
-    scheduler may hold either optimizer, and lr 0 moves nothing. Groups, state and defaults are the base's own objects;
-    saving, loading, adding a group and zeroing are its own.
+    scheduler may hold either optimizer, and lr 0 moves nothing. Groups, state, defaults and hooks are the base's own
+    objects; saving, loading, adding a group and zeroing are its own. A hook of either runs once a step, around the
+    whole of it: it finds the real rate and the parameters as they stay.
 
     Args:
-        base: any `torch.optim.Optimizer` whose update is proportional to lr and whose step needs no closure. Its groups
+        base: any `torch.optim.Optimizer` whose update is proportional to lr and whose step needs no closure. Of
+            PyTorch's these are Adadelta, Adagrad, Adam, AdamW, Adamax, Muon, NAdam, RAdam, RMSprop and SGD. Its groups
             may set `adapt` (False: the base's own step) and `blocks`, as those of `LAMB`.
         norm, phi, trust_clip: as in `LAMB`; a group may override them.
 
     State: the base's. During a step: one copy of the parameters, and u.
 
     Raises:
-        ValueError: naming the argument, its value and its bound; or base is layer-wise itself.
+        ValueError: naming the argument, its value and its bound; or base is layer-wise itself, or not proportional.
         TypeError: base is no optimizer; parameters or gradients are complex or sparse, or parameters
             are FSDP1's flat ones.
 
@@ -59,9 +74,21 @@ class Layerwise(LayerwiseOptimizer):
             raise TypeError(f"base is a {type(base).__name__}, not a torch.optim.Optimizer")
         if isinstance(base, LayerwiseOptimizer):
             raise ValueError(f"base={type(base).__name__} is layer-wise already")
+        for kind, reason in _UNFIT.items():
+            if isinstance(base, kind):
+                raise ValueError(f"base={type(base).__name__} cannot be made layer-wise: {reason}")
+        if any("lr" not in group for group in base.param_groups):
+            raise ValueError(f"base={type(base).__name__} has groups without lr, so there is no step at lr = 1")
         # The keys become the base's, so that groups added or loaded later have them, too.
-        for key, value in {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}.items():
-            base.defaults.setdefault(key, value)
+        keys = {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}
+        check_strategy({"lr": 0.0, **keys})
+        for key, value in keys.items():
+            if base.defaults.get(key, value) != value:
+                raise ValueError(
+                    f"{key}={value!r}, but base={type(base).__name__} has {key}={base.defaults[key]!r}, "
+                    f"from another Layerwise or of its own"
+                )
+        base.defaults.update(keys)
         self.__setstate__({"base": base})
         for index in range(len(self.param_groups)):
             self._check_group(index)
@@ -73,7 +100,14 @@ class Layerwise(LayerwiseOptimizer):
         try:
             for group in self.param_groups:
                 group["lr"] = 1.0
-            self.base.step()
+            with _without_step_hooks(self.base):
+                self.base.step()
+        except BaseException:
+            # A step at lr = 1 that was not scaled down would ruin what it had reached.
+            for part in parts:
+                for p, x in zip(part.locals, part.weights, strict=True):
+                    p.copy_(x)
+            raise
         finally:
             for group, lr in zip(self.param_groups, rates, strict=True):
                 group["lr"] = lr
@@ -100,8 +134,17 @@ class Layerwise(LayerwiseOptimizer):
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what this or a bare base has saved."""
-        self.base.load_state_dict(state_dict)
+        """Loads what this or a bare base has saved.
+
+        Raises:
+            ValueError: a group has a value that no group can have; nothing was loaded.
+        """
+        # A hook, so that it sees what the user's own hooks have made of the state dict.
+        check = self.base.register_load_state_dict_pre_hook(lambda _, given: self._check_loaded(given))
+        try:
+            self.base.load_state_dict(state_dict)
+        finally:
+            check.remove()
         self.__setstate__({})
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -116,6 +159,17 @@ class Layerwise(LayerwiseOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # One list of hooks for both: the base saves and loads, whoever is asked.
-        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
-            self.__dict__[f"_optimizer_{hooks}_hooks"] = self.base.__dict__[f"_optimizer_{hooks}_hooks"]
+        # One list of hooks for both: the base saves and loads, and the two step as one, whoever is asked.
+        for what in ("step", "state_dict", "load_state_dict"):
+            for hooks in (f"_optimizer_{what}_pre_hooks", f"_optimizer_{what}_post_hooks"):
+                self.__dict__[hooks] = self.base.__dict__[hooks]
+
+
+@contextmanager
+def _without_step_hooks(optimizer: Optimizer) -> Iterator[None]:
+    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = hooks

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_speed, check_state, one_of
 from anybatch.optim.gate import Nonfinite, look
+from anybatch.optim.kernels import kernels_for
 from anybatch.optim.parts import Part, computed_in
+from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import local
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
 
@@ -41,6 +43,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         self.nonfinite: Nonfinite = nonfinite
         self.process_group = process_group
         self._seen = Seen()
+        self._fused: dict[torch.device, Any] = {}
+        self._recall: Recall | None = None
         super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
 
     @property
@@ -60,6 +64,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         return self._seen.nonfinite_layers
 
     _state_names: ClassVar[tuple[str, ...]]
+    _algorithm: ClassVar[str]
 
     @abstractmethod
     def _update(self, part: Part, clip: Tensor | None) -> None:
@@ -69,9 +74,54 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         """The state of a parameter before its first step."""
 
+    def _parts(self) -> list[Part]:
+        recall, self._recall = self._recall, None
+        again = recall.again(self.param_groups, self.state) if recall is not None else None
+        if again is None:
+            return super()._parts()
+        self._recall = recall
+        return again
+
+    def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
+        if self._recall is None:
+            for group in self.param_groups:
+                self._init_group(group)
+            for part in parts:
+                part.states = [self.state[p] for p in part.params]
+        if torch.compiler.is_compiling():
+            return super()._take(parts, clip)
+        record: list[Tensor | None] = [None] * len(parts)
+        for device in {part.device for part in parts}:
+            mine = [i for i, part in enumerate(parts) if part.device == device and part.fused]
+            if mine:
+                columns = self._launches(device).step([parts[i] for i in mine], clip)
+                for i, each in zip(mine, columns, strict=True):
+                    record[i] = each
+        rest = [i for i, columns in enumerate(record) if columns is None]
+        if rest:
+            for i, columns in zip(rest, super()._take([parts[i] for i in rest], clip), strict=True):
+                record[i] = columns
+        self._remember(parts, all_fused=not rest)
+        return [columns for columns in record if columns is not None]
+
+    def _remember(self, parts: list[Part], all_fused: bool) -> None:
+        if not all_fused or any(part.device.type != "cpu" or part.mesh is not None for part in parts):
+            self._recall = None
+        elif self._recall is None:
+            self._recall = Recall(self.param_groups, self.state, parts)
+        if self._recall is not None:
+            self._recall.forget()
+
+    def _layer_names(self, parts: list[Part]) -> list[str]:
+        return super()._layer_names(parts) if self._recall is None else self._recall.layers
+
+    def _launches(self, device: torch.device) -> Any:
+        """The fused steps of this optimizer on a device."""
+        if device not in self._fused:
+            self._fused[device] = kernels_for(device).Launches(type(self)._algorithm)
+        return self._fused[device]
+
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
-        for group in self.param_groups:
-            self._init_group(group)
         for part in parts:
             part.weights = self._weights(part)
             self._update(part, clip)
@@ -93,7 +143,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         return [x.to(dtype) for x in part.locals]
 
     def _local_state(self, part: Part, name: str) -> list[Tensor]:
-        return [local(self.state[p][name]) for p in part.params]
+        return [local(state[name]) for state in part.states]
 
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
         if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
@@ -108,6 +158,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         names = [name for part in parts for name in part.names]
         self._seen.nonfinite_layers = [names[i] for i in verdict.nonfinite]
         if not verdict.finite:
+            if self._recall is not None:
+                self._recall.forget()
             if self.nonfinite == "raise":
                 where = ", ".join(self.nonfinite_layers) or "parameters of another rank"
                 raise RuntimeError(f"non-finite gradient in {where}; no parameter and no state was changed")
@@ -122,7 +174,8 @@ class NativeOptimizer(LayerwiseOptimizer):
                 f"nonfinite={self.nonfinite!r} reads a flag on the host, which capturable=True forbids; use 'propagate'"
             )
 
-    def _check_state(self, state_dict: dict[str, Any]) -> None:
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        super()._check_loaded(state_dict)
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
                 if key in state_dict["state"]:
@@ -132,10 +185,15 @@ class NativeOptimizer(LayerwiseOptimizer):
         """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32.
 
         Raises:
-            ValueError: a state is missing, or has another shape or layout than its parameter; nothing was loaded.
+            ValueError: a state is missing, or has another shape or layout than its parameter, or a group has a value
+                that no group can have; nothing was loaded.
         """
         with _exact_state(self):
             super().load_state_dict(state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._fused, self._recall = {}, None
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "nonfinite", "process_group", "_seen")
@@ -154,7 +212,7 @@ def _exact_state(optimizer: NativeOptimizer) -> Iterator[None]:
 
     def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
         given.update(state_dict)
-        optimizer._check_state(state_dict)
+        optimizer._check_loaded(state_dict)
 
     def restore(_: Optimizer) -> None:
         saved = [index for group in given["param_groups"] for index in group["params"]]

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from anybatch.optim.kernels.library import squares
 from anybatch.optim.sharding import Layout, reduce_over
 
 Norm = Literal["l2", "l1", "linf"]
@@ -77,6 +78,10 @@ def _local_norms(layers: Layers, away: frozenset[int] = frozenset()) -> Tensor:
     simple = all(layout.pieces is None and away <= layout.cut for layout in layouts)
     if simple and tensors[0].device.type == "cuda" and all(t.numel() for t in tensors):
         return torch.stack(torch._foreach_norm(tensors, order, dtype=exact))
+    if simple and layers.norm == "l2" and not torch.compiler.is_compiling():
+        found = squares(tensors)
+        if found is not None:
+            return found.sqrt()
     norms = []
     for t, (blocks, pieces, cut) in zip(tensors, layouts, strict=True):
         if not away <= cut or t.numel() == 0:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybatch.optim.kernels import wants_fused
 from anybatch.optim.norms import Layers, Norm
 from anybatch.optim.sharding import Layout, Piece
 
@@ -22,7 +23,8 @@ class Part:
 
     `params` are the optimizer's own objects, which key its state; every other list has what this rank holds: `locals`
     of the parameters, `grads`, `weights`, which a step moves, in the dtype it is computed in (the parameters, or fp32
-    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two.
+    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two. `states` are the
+    optimizer's own dictionaries.
     """
 
     group: dict[str, Any]
@@ -34,6 +36,7 @@ class Part:
     layouts: list[Layout] = field(default_factory=list)
     locals: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Tensor]] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     updates: list[Tensor] = field(default_factory=list)
 
@@ -48,6 +51,11 @@ class Part:
         """Whether one call takes many tensors: as the group says, or on CUDA, where launches cost most."""
         chosen = self.group.get("foreach")
         return self.device.type == "cuda" if chosen is None else bool(chosen)
+
+    @property
+    def fused(self) -> bool:
+        """Whether one kernel takes both phases of all tensors."""
+        return "fused" in self.group and wants_fused(self.device, self.dtype, self.group)
 
     def layer_names(self) -> Iterator[str]:
         """name, or name[0], name[1], ... where a tensor is several layers."""

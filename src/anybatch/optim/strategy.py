@@ -61,7 +61,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _apply(self, part: Part, ratios: Tensor) -> None:
         """Phase 2: x <- x - lr * ratio * u."""
         xs, us, rates = part.by_layer(part.weights), part.by_layer(part.updates), part.rates(ratios * part.group["lr"])
-        if part.foreach:
+        if part.foreach and xs:  # a shard may hold no row of any layer
             torch._foreach_addcmul_(xs, us, rates, -1)
         else:
             for x, u, rate in zip(xs, us, rates, strict=True):
@@ -82,11 +82,17 @@ class LayerwiseOptimizer(Optimizer, ABC):
         parts = self._parts()
         taken, clip = self._gate(parts)
         if taken and parts:
-            self._updates(parts, clip)
-            self._move(parts)
+            record = self._take(parts, clip)
+            self._seen.layers = self._layer_names(parts)
+            self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
         return loss
 
-    def _move(self, parts: list[Part]) -> None:
+    def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
+        """Both phases; of each part, weight norm, update norm, ratio and whether a bound acted, shape (4, layers)."""
+        self._updates(parts, clip)
+        return self._move(parts)
+
+    def _move(self, parts: list[Part]) -> list[Tensor]:
         record = []
         weights = [part.layers(part.weights, part.group["norm"]) for part in parts]
         updates = [part.layers(part.updates, part.group["norm"]) for part in parts]
@@ -101,8 +107,10 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 if x is not p:
                     p.copy_(x)
             record.append(torch.stack([weight_norms, update_norms, ratios, clamped.to(ratios.dtype)]))
-        self._seen.layers = [name for part in parts for name in part.layer_names()]
-        self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
+        return record
+
+    def _layer_names(self, parts: list[Part]) -> list[str]:
+        return [name for part in parts for name in part.layer_names()]
 
     def trust_ratios(self) -> dict[str, TrustRatio]:
         """What the last step that was taken did to every layer that had a gradient; {} before the first.
@@ -145,6 +153,14 @@ class LayerwiseOptimizer(Optimizer, ABC):
         self._check(group)
         for name, p in zip(parameter_names(index, group), group["params"], strict=True):
             check_parameter(name, p, group["blocks"])
+
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError where a saved group cannot be stepped; which keys it lacks, the defaults give it."""
+        for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
+            loaded = {**self.defaults, **saved}
+            check_strategy(loaded)
+            for name, p in zip(parameter_names(index, group), group["params"], strict=True):
+                check_parameter(name, p, loaded["blocks"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong."""

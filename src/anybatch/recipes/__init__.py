@@ -2,6 +2,7 @@
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.execute import evaluate_run, train_recipe
+from anybatch.recipes.preview import preview_recipe, preview_text
 from anybatch.recipes.recipe import PretrainingRecipe, QuestionsRecipe, Recipe, change, from_json, with_batch_size
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "evaluate_run",
     "find_recipe",
     "from_json",
+    "preview_recipe",
+    "preview_text",
     "train_recipe",
     "with_batch_size",
 ]

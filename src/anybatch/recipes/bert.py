@@ -56,6 +56,23 @@ def bert_mini() -> PretrainingRecipe:
     )
 
 
+def bert_mixed() -> PretrainingRecipe:
+    """The paper's mixed batch at bert-mini's size: nine tenths of the examples at sequences of 128 tokens, then 512.
+
+    The second phase has half the batch, warms up again, and goes on with the moments, whose steps are counted anew, as
+    NVIDIA's BERT does. The rates are not tuned.
+    """
+    return bert_mini().model_copy(
+        update={
+            "name": "bert-mixed",
+            "phases": (
+                PhaseSettings(batch_size=64, sequence_length=128, share=0.9),
+                PhaseSettings(batch_size=32, sequence_length=512, share=0.1, warmup_ratio=0.1, carry_over="reset_step"),
+            ),
+        }
+    )
+
+
 def squad_demo() -> QuestionsRecipe:
     """Fine-tunes a pretrained run (model.path) on extractive questions with AdamW; scores exact match and F1."""
     return QuestionsRecipe(

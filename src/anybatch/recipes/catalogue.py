@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 
 from anybatch.errors import InputError
-from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_tiny, squad_demo
+from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_tiny, squad_demo
 from anybatch.recipes.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -12,6 +12,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-demo-adamw": bert_demo_adamw,
     "bert-tiny": bert_tiny,
     "bert-mini": bert_mini,
+    "bert-mixed": bert_mixed,
     "squad-demo": squad_demo,
 }
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,67 @@ def train_recipe(
     progress: engine.Progress | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """Trains `recipe` in the run folder `folder` and returns its result.
+    """Trains `recipe` in the run folder `folder` and returns its result, {} on ranks other than the first.
 
     Args:
         resume: go on in an existing folder; a finished run is returned as it is.
 
     Raises:
         InputError: the folder is in use, or holds a run of another recipe; or the recipe or its data are wrong.
-        engine.Stopped: a signal asked for it.
+        Stopped: a signal asked for it.
+        Failed: the run could not go on.
+        Elsewhere: another rank tells why the run ended.
     """
     recipe = with_absolute_paths(recipe)
     run = Run(folder)
+    with engine.join_ranks(recipe.engine.hang_timeout_s) as ranks, ExitStack() as held:
+        job = ranks.leader_first(
+            lambda: _lead(recipe, run, resume, held, ranks) if ranks.leader else _follow(recipe, run),
+            "preparing the run",
+        )
+        if job is None:
+            return run.result() if ranks.leader else {}
+        return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks)
+
+
+def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
+    """What a run is tuned on is not what it is reported on: each evaluates every other held-out batch."""
+    if recipe.held_out_part == "all":
+        return job
+    held_out = job.held_out[0 if recipe.held_out_part == "tuning" else 1 :: 2]
+    if not held_out:
+        raise InputError(
+            f"held_out_part = {recipe.held_out_part!r}: the held-out data are one batch, which has no parts; "
+            f"lower engine.micro_batch_size = {recipe.engine.micro_batch_size}"
+        )
+    return replace(job, held_out=held_out)
+
+
+def _lead(recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine.Ranks) -> engine.Job | None:
+    """The job of rank 0, which takes the folder for the length of `held`; None where the run has finished."""
+    folder = run.path
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; choose a folder with --run")
     # The topmost folder that is made here is what has to go where the run cannot start.
     new = next((part for part in reversed([folder, *folder.parents]) if not part.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        if resume and not is_empty(folder):
-            _check_same(recipe, run)
-            if run.finished:
-                return run.result()
-            job = _build(recipe, run)
-        else:
-            job = _start(recipe, run, new)
-        return engine.train(job, run, progress, title or recipe.name)
+    held.enter_context(locked(folder))
+    if resume and not is_empty(folder):
+        _check_same(recipe, run)
+        if run.finished:
+            return None
+        write_json(run.recipe_file, recipe.model_dump(mode="json"))
+        _use_its_threads(run, ranks.size)
+        return build(recipe, run)
+    return _start(recipe, run, new, ranks.size)
+
+
+def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
+    """The job of any other rank, once rank 0 has filled the folder."""
+    if run.finished:
+        return None
+    torch.set_num_threads(run.environment()["threads"])
+    return build(recipe, run)
 
 
 def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, float]:
@@ -67,32 +104,22 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
     return questions.score_finished(recipe, run, squad_file)
 
 
-def _build(recipe: Recipe, run: Run) -> engine.Job:
-    build: Any = pretraining.build if isinstance(recipe, PretrainingRecipe) else questions.build
-    return _with_held_out_part(build(recipe, run), recipe)
+def build(recipe: Recipe, run: Run) -> engine.Job:
+    """The job of a recipe, whose own data, where it has any, are prepared in the run folder."""
+    if isinstance(recipe, PretrainingRecipe):
+        return pretraining.build(recipe, run)
+    return questions.build(recipe, run)
 
 
-def _with_held_out_part(job: engine.Job, recipe: Recipe) -> engine.Job:
-    """What a run is tuned on is not what it is reported on: each evaluates every other held-out batch."""
-    if recipe.held_out_part == "all":
-        return job
-    held_out = job.held_out[0 if recipe.held_out_part == "tuning" else 1 :: 2]
-    if not held_out:
-        raise InputError(
-            f"held_out_part = {recipe.held_out_part!r}: the held-out data are one batch, which has no parts; "
-            f"lower engine.micro_batch_size = {recipe.engine.micro_batch_size}"
-        )
-    return replace(job, held_out=held_out)
-
-
-def _start(recipe: Recipe, run: Run, new: Path | None) -> engine.Job:
+def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:
     """Fills a new run folder; where the job cannot be built, what was made is removed, with the folder `new`."""
     if not is_empty(run.path):
         raise InputError(f"{run.path}: already exists; go on with --resume, or choose another folder with --run")
     try:
-        write_json(run.environment_file, describe_environment())
+        # First of all: a folder with a recipe can be resumed, whenever it was left.
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
-        return _build(recipe, run)
+        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
+        return build(recipe, run)
     except BaseException:
         shutil.rmtree(new or run.path, ignore_errors=True)
         if new is None:
@@ -101,9 +128,11 @@ def _start(recipe: Recipe, run: Run, new: Path | None) -> engine.Job:
 
 
 def _check_same(recipe: Recipe, run: Run) -> None:
-    """InputError where the run was started with another recipe; else goes on with its number of threads."""
+    """InputError where the run was started with another recipe; how it is executed may differ."""
     open_run(run.path)
     before, now = run.recipe(), recipe.model_dump(mode="json")
+    before.pop("engine", None)
+    now.pop("engine")
     changed = [name for name in _all_names(before, now) if _value(before, name) != _value(now, name)]
     if changed:
         name = changed[0]
@@ -111,11 +140,20 @@ def _check_same(recipe: Recipe, run: Run) -> None:
             f"{run.path}: the run was started with {name} = {_value(before, name)!r}, not {_value(now, name)!r}; "
             f"resume it with its own settings, or choose another folder with --run"
         )
-    # The same sums in the same order need the same number of threads.
-    threads = run.environment().get("threads")
+
+
+def _use_its_threads(run: Run, num_ranks: int) -> None:
+    """Goes on with the run's number of threads: the same sums in the same order need it. Other ranks, other sums."""
+    if not run.environment_file.exists():
+        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
+    environment = run.environment()
+    threads = environment.get("threads")
     if not isinstance(threads, int) or threads < 1:
         raise InputError(f"{run.environment_file}: damaged: threads = {threads!r} is not a number of at least 1")
-    torch.set_num_threads(threads)
+    if environment.get("ranks", 1) == num_ranks:
+        torch.set_num_threads(threads)
+    else:
+        write_json(run.environment_file, {**environment, "threads": torch.get_num_threads(), "ranks": num_ranks})
 
 
 def _all_names(*values: dict[str, Any]) -> Sequence[str]:

@@ -1,14 +1,16 @@
 """From a recipe's phases to the engine's: rate, warm-up and steps from the reference, examples from a stream."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from anybatch.data.batch import Batch, Source
-from anybatch.data.sampling import Stream
-from anybatch.engine import Phase
+from anybatch.data.sampling import Stream, checksum
+from anybatch.engine import Execution, Fsdp, Phase
 from anybatch.errors import InputError
 from anybatch.recipes.recipe import PhaseSettings, Recipe
 from anybatch.scaling import schedule
@@ -22,11 +24,16 @@ class StreamedExamples:
     stream: Stream
 
     def read(self, start: int, count: int) -> Batch:
-        return self.source.batch(*self.stream.at(start, count))
+        epochs, examples = self.stream.at(start, count)
+        return replace(self.source.batch(epochs, examples), checksum=checksum(epochs, examples))
 
 
-def plan_phases(recipe: Recipe, source_of: Callable[[PhaseSettings], Source]) -> list[Phase]:
-    """The phases of a run; `optimizer.lr` and `optimizer.warmup_ratio`, where set, replace what the rule gives.
+def plan_phases(
+    recipe: Recipe,
+    source_of: Callable[[PhaseSettings], Source],
+    flops_of: Callable[[PhaseSettings], float] | None = None,
+) -> list[Phase]:
+    """The phases of a run; rate and warm-up, where a phase or the optimizer sets them, replace what the rule gives.
 
     Raises:
         InputError: a batch larger than the data, or too large for the reference's warm-up.
@@ -44,10 +51,10 @@ def plan_phases(recipe: Recipe, source_of: Callable[[PhaseSettings], Source]) ->
         except ValueError as error:
             raise InputError(f"phases.{number}: {error}") from None
         lr, warmup_steps = scaled.lr, scaled.warmup_steps
-        if recipe.optimizer.lr is not None:
-            lr = recipe.optimizer.lr
-        if recipe.optimizer.warmup_ratio is not None:
-            warmup_steps = round(recipe.optimizer.warmup_ratio * scaled.num_steps)
+        for own in (settings, recipe.optimizer):
+            lr = lr if own.lr is None else own.lr
+            if own.warmup_ratio is not None:
+                warmup_steps = round(own.warmup_ratio * scaled.num_steps)
         phases.append(
             Phase(
                 examples=StreamedExamples(source, Stream(source.num_examples, recipe.seed)),
@@ -58,6 +65,8 @@ def plan_phases(recipe: Recipe, source_of: Callable[[PhaseSettings], Source]) ->
                 schedule=schedule(
                     scaled.num_steps, warmup_steps, decay=scaled.decay, power=scaled.power, join=scaled.join
                 ),
+                carry_over=settings.carry_over,
+                flops_per_example=None if flops_of is None else flops_of(settings),
             )
         )
     return phases
@@ -68,6 +77,22 @@ def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[
     examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
     count = min(count, source.num_examples)
     return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
+
+
+def execution(recipe: Recipe) -> Execution:
+    """The recipe's engine settings as the engine takes them."""
+    settings = recipe.engine.model_dump()
+    return Execution(**{**settings, "fsdp": Fsdp(**settings["fsdp"])})
+
+
+def fingerprints(recipe: Recipe, **others: str) -> dict[str, str]:
+    """What a checkpoint of this recipe must share with a run that goes on from it, by name.
+
+    The recipe counts without its engine settings, which do not change the result, and without its paths, whose content
+    is among `others`.
+    """
+    values = recipe.model_dump(mode="json", exclude={"engine": True, "data": {"path"}, "model": {"path"}})
+    return {"recipe": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(), **others}
 
 
 def summarise(recipe: Recipe, phases: list[Phase], model: nn.Module, parent: str | None = None) -> dict[str, Any]:

@@ -4,20 +4,21 @@ import math
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from torch import nn
 
 from anybatch.data import prepare, vocabulary
 from anybatch.data.batch import Batch
 from anybatch.data.frequencies import frequency_loss
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.shards import Shards, open_shards
-from anybatch.engine import Evaluation, Execution, Job, evaluate
+from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256
-from anybatch.models import BertSettings, PretrainingModel, pretraining_model, save_tokenizer
+from anybatch.models import BertSettings, PretrainingModel, pretraining_flops, pretraining_model, save_tokenizer
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import held_out_batches, plan_phases, summarise
+from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
 from anybatch.recipes.recipe import PhaseSettings, PretrainingRecipe
 from anybatch.runs import Run
 
@@ -38,12 +39,17 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
             f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
         )
     shards = open_shards(folder / prepare.TRAIN)
-    phases = plan_phases(recipe, lambda phase: _source(recipe, shards, tokenizer, phase, seed=recipe.seed))
+    phases = plan_phases(
+        recipe,
+        lambda phase: _source(recipe, shards, tokenizer, phase, seed=recipe.seed),
+        lambda phase: _flops(recipe, tokenizer, phase),
+    )
     batches = _held_out(recipe, folder, tokenizer)
     model = _model(recipe, tokenizer)
 
-    def export(target: Path) -> None:
-        model.save(target)
+    def export(finished: nn.Module, target: Path) -> None:
+        assert isinstance(finished, PretrainingModel)
+        finished.save(target)
         save_tokenizer(tokenizer, target, recipe.model.max_positions)
 
     return Job(
@@ -52,10 +58,14 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         phases=phases,
         held_out=batches,
         seed=recipe.seed,
-        inputs=sha256(folder / prepare.TRAIN / "index.json"),
+        inputs=fingerprints(
+            recipe,
+            vocabulary=vocabulary.fingerprint(tokenizer),
+            data=sha256(folder / prepare.TRAIN / "index.json"),
+        ),
         max_grad_norm=recipe.max_grad_norm,
-        execution=Execution(**recipe.engine.model_dump()),
-        score=lambda: _scores(evaluate(model, batches)),
+        execution=execution(recipe),
+        score=lambda finished: _scores(evaluate(finished, batches)),
         export=export,
         summary={
             **summarise(recipe, phases, model),
@@ -77,6 +87,11 @@ def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
     return run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
 
 
+def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:
+    settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
+    return pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate)
+
+
 def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
     settings = BertSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
     try:
@@ -89,7 +104,7 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
 def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
     """What every run on this data is evaluated on, whatever its seed."""
     source = _source(recipe, open_shards(folder / prepare.HELD_OUT), tokenizer, recipe.phases[-1], seed=0)
-    return held_out_batches(source, recipe.data.num_held_out, recipe.engine.micro_batch_size)
+    return held_out_batches(source, recipe.data.num_held_out, recipe.engine.evaluation_batch_size)
 
 
 def _source(

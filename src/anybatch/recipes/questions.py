@@ -1,24 +1,27 @@
 """Builds a fine-tuning run on extractive questions, and scores its answers."""
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from anybatch.data import vocabulary
 from anybatch.data.prepare import TOKENIZER
 from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question, load_builtin, read_questions, split_by_article
 from anybatch.data.squad_score import score
-from anybatch.engine import Execution, Job, evaluate
+from anybatch.engine import Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
 from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import held_out_batches, plan_phases, summarise
+from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
 from anybatch.recipes.recipe import QuestionsRecipe
 from anybatch.runs import Run
 
@@ -45,7 +48,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
     phases = plan_phases(recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed))
     window = recipe.phases[-1].sequence_length
     held_out_source = _source(recipe, held_out, tokenizer, window, seed=0)
-    batches = held_out_batches(held_out_source, held_out_source.num_examples, recipe.engine.micro_batch_size)
+    batches = held_out_batches(held_out_source, held_out_source.num_examples, recipe.engine.evaluation_batch_size)
     model = question_answering_model(pretrained.model, recipe.seed)
     if tokenizer.get_vocab_size() > model.vocabulary_size:
         raise InputError(
@@ -57,13 +60,15 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
             f"a phase's sequence_length = {longest} is above the {model.max_positions} positions of {pretrained.model}"
         )
 
-    def score_answers() -> Scores:
-        answers = predict(model, held_out_source, recipe)
-        return {**_percentages(answers, held_out), "loss": evaluate(model, batches).loss}
+    def score_answers(finished: nn.Module) -> Scores:
+        assert isinstance(finished, QuestionAnsweringModel)
+        answers = predict(finished, held_out_source, recipe)
+        return {**_percentages(answers, held_out), "loss": evaluate(finished, batches).loss}
 
-    def export(target: Path) -> None:
-        model.save(target)
-        save_tokenizer(tokenizer, target, model.max_positions)
+    def export(finished: nn.Module, target: Path) -> None:
+        assert isinstance(finished, QuestionAnsweringModel)
+        finished.save(target)
+        save_tokenizer(tokenizer, target, finished.max_positions)
 
     return Job(
         model=model,
@@ -71,9 +76,14 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         phases=phases,
         held_out=batches,
         seed=recipe.seed,
-        inputs=sha256(pretrained.model / "model.safetensors"),
+        inputs=fingerprints(
+            recipe,
+            vocabulary=vocabulary.fingerprint(tokenizer),
+            data=_fingerprint(training),
+            **{"pretrained model": sha256(pretrained.model / "model.safetensors")},
+        ),
         max_grad_norm=recipe.max_grad_norm,
-        execution=Execution(**recipe.engine.model_dump()),
+        execution=execution(recipe),
         score=score_answers,
         export=export,
         summary=summarise(recipe, phases, model, _relative(pretrained.run, run.path)),
@@ -95,10 +105,12 @@ def score_finished(recipe: QuestionsRecipe, run: Run, squad_file: Path | None) -
 def predict(model: QuestionAnsweringModel, source: QuestionSource, recipe: QuestionsRecipe) -> dict[str, str]:
     """The answer to each question of `source`, by id."""
     model.eval()
-    size = recipe.engine.micro_batch_size
+    device = next(model.parameters()).device
+    size = recipe.engine.evaluation_batch_size
     starts, ends = [], []
     for first in range(0, source.num_examples, size):
-        start, end = model.logits(**source.windows(first, min(size, source.num_examples - first)))
+        windows = source.windows(first, min(size, source.num_examples - first))
+        start, end = model.logits(**{name: value.to(device) for name, value in windows.items()})
         starts.append(start)
         ends.append(end)
     return source.decode(torch.cat(starts), torch.cat(ends), max_answer_length=recipe.data.max_answer_length)
@@ -126,6 +138,10 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
 
 def _questions(recipe: QuestionsRecipe) -> list[Question]:
     return load_builtin() if recipe.data.path is None else read_questions(Path(recipe.data.path))
+
+
+def _fingerprint(asked: list[Question]) -> str:
+    return hashlib.sha256(json.dumps([asdict(question) for question in asked]).encode()).hexdigest()
 
 
 def _source(

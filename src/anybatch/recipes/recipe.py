@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from anybatch.errors import InputError
 from anybatch.scaling import Reference, Scaled
@@ -66,20 +66,63 @@ class ReferenceSettings(Settings):
 
 
 class PhaseSettings(Settings):
-    """A stretch of the run at one global batch size and sequence length (tokens); `share` of its examples."""
+    """A stretch of the run at one global batch size and sequence length (tokens); `share` of its examples.
+
+    `lr` and `warmup_ratio` act after scaling, before those of `optimizer`. `carry_over`: what the optimizer brings from
+    the phase before: everything, its moments with their steps counted anew, or nothing.
+    """
 
     batch_size: int = Field(ge=1)
     sequence_length: int = Field(ge=16)
     share: float = Field(default=1.0, gt=0, le=1)
+    lr: float | None = Field(default=None, ge=0)
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    carry_over: Literal["keep", "reset_step", "new"] = "keep"
+
+
+class FsdpSettings(Settings):
+    """What parallel = fsdp leaves open: see torch's `fully_shard`."""
+
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    reshard_after_forward: bool = True
 
 
 class EngineSettings(Settings):
-    """How the run is executed and watched; none of it changes the result beyond rounding."""
+    """How the run is executed and watched; none of it changes the result beyond rounding, so a resumed run may differ.
 
-    micro_batch_size: int = Field(default=32, ge=1)
+    `micro_batch_size`: examples in one forward pass on one rank, or auto: what fits on the GPU, 32 on a CPU.
+    `parallel`: auto is none on one process, ddp beyond. `precision`: of the forward pass. `gradient_dtype`: what
+    gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
+    `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
+    long a rank may stand still.
+    """
+
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     num_evals: int = Field(default=10, ge=1)
     num_trust_ratios: int = Field(default=50, ge=1)
     checkpoint_every_steps: int = Field(default=500, ge=1)
+    keep_last: int = Field(default=2, ge=1)
+    keep_best: int = Field(default=0, ge=0)
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    fsdp: FsdpSettings = FsdpSettings()
+    prefetch: bool = True
+    max_skipped_steps: int = Field(default=20, ge=1)
+    hang_timeout_s: float = Field(default=600.0, gt=0)
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _none_is_a_name(cls, value: Any) -> Any:
+        """On the command line, none stands for null."""
+        return "none" if value is None else value
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Examples in one forward pass of an evaluation, which needs less memory than training."""
+        return 32 if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
 class TextSettings(Settings):

@@ -1,0 +1,60 @@
+"""The end of a run: the whole model is exported and scored, and the result written."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from anybatch.engine.job import Job
+from anybatch.engine.parallel import Parallel
+from anybatch.engine.pieces import give_ordinary_permissions, safetensors_errors
+from anybatch.engine.records import null_for_nonfinite
+from anybatch.files import new_folder, write_json
+from anybatch.runs import Run
+
+
+def finish(job: Job, run: Run, parallel: Parallel) -> dict[str, Any]:
+    """Writes RUN/model and RUN/result.json on rank 0, and returns the latter's content; {} on the others, who wait."""
+    ranks = parallel.ranks
+    with ranks.watch.unhurried():
+        model = parallel.whole()
+        result = _score(job, run, model) if model is not None else {}
+        ranks.barrier("scoring the model")
+    return result
+
+
+def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
+    with _replaced_folder(run.model) as scratch:
+        job.export(model, scratch)
+    steps = run.metrics("train")
+    train_s = sum(event.get("step_s", 0.0) for event in steps)
+    started = time.perf_counter()
+    final = job.score(model)
+    earlier_s = max((event.get("elapsed_s", 0.0) for event in steps), default=0.0)
+    result = {
+        **job.summary,
+        "num_steps": job.num_steps,
+        "num_examples": job.num_examples,
+        "wall_s": earlier_s + time.perf_counter() - started,
+        "train_s": train_s,
+        "examples_per_s": job.num_examples / train_s if train_s else None,
+        "skipped_steps": sum(event.get("skipped", 0) for event in steps),
+        "final": final,
+    }
+    write_json(run.result_file, null_for_nonfinite(result))
+    return result
+
+
+@contextmanager
+def _replaced_folder(path: Path) -> Iterator[Path]:
+    """`new_folder` in the place of what `path` holds, for files that safetensors writes."""
+    if path.exists():
+        shutil.rmtree(path)
+    with safetensors_errors(path), new_folder(path) as scratch:
+        yield scratch
+        for file in scratch.iterdir():
+            give_ordinary_permissions(file)

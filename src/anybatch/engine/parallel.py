@@ -1,0 +1,200 @@
+"""A model across ranks: a whole copy on each, or shards of one; what a step and a checkpoint need to know of either."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from anybatch.engine.gradient_sum import GradientSum
+from anybatch.engine.job import Execution, Job
+from anybatch.engine.ranks import Ranks
+from anybatch.errors import InputError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Parallel(ABC):
+    """`module` is what batches are given to; every rank calls it equally often."""
+
+    def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
+        self.module = module
+        self.ranks = ranks
+        self._skeleton = _skeleton(module)
+        self._autocast = execution.precision == "bf16"
+        module.to(ranks.device)
+        if ranks.size > 1:
+            for tensor in [*module.parameters(), *module.buffers()]:
+                dist.broadcast(tensor.detach(), 0)
+        blocks = _blocks(module)
+        if execution.activation_checkpointing:
+            for block in blocks or [module]:
+                block.forward = partial(recomputed, block.forward, use_reentrant=False)
+        if execution.compile:
+            for block in blocks or [module]:
+                block.compile()
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """The block in which forward passes run."""
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self._autocast)
+
+    # Whether a backward pass that is the last one sums gradients over the ranks by itself.
+    sums_in_backward = False
+
+    @abstractmethod
+    def before_backward(self, last: bool) -> None:
+        """Gradients stay on their rank until the `last` backward pass of a step."""
+
+    @abstractmethod
+    def after_backward(self) -> None:
+        """After the last one: `p.grad` holds this rank's part of the sum over all ranks."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """What this rank holds of the gradients, in place."""
+
+    @abstractmethod
+    def share(self, square: float) -> float:
+        """This rank's share in the sum over all ranks of the squares of all gradients, where its own is `square`."""
+
+    @abstractmethod
+    def whole(self) -> nn.Module | None:
+        """The model with whole parameters, in eval mode, on rank 0; None on the others, which must all ask, too."""
+
+    def _rebuilt(self, parameters: Mapping[str, Tensor]) -> nn.Module:
+        buffers = dict(self.module.named_buffers())
+        model = _with_parameters(self._skeleton, parameters)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return model.to(self.ranks.device).eval()
+
+
+class Replicated(Parallel):
+    """A whole copy on every rank; one rank needs no more."""
+
+    def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
+        super().__init__(module, ranks, execution)
+        # What is sent in the gradients' own dtype is exact.
+        dtype = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
+        self._sum = GradientSum(module.parameters(), ranks, dtype) if ranks.size > 1 else None
+
+    def before_backward(self, last: bool) -> None:
+        if self._sum is not None and last:
+            self._sum.begin()
+
+    def after_backward(self) -> None:
+        if self._sum is not None:
+            self._sum.finish()
+
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.module.parameters() if p.grad is not None]
+
+    def share(self, square: float) -> float:
+        return square if self.ranks.leader else 0.0
+
+    def whole(self) -> nn.Module | None:
+        return self._rebuilt(dict(self.module.named_parameters())) if self.ranks.leader else None
+
+
+class Sharded(Parallel):
+    """FSDP2: every parameter cut along its first dimension, a shard a rank, gathered where it is needed."""
+
+    sums_in_backward = True
+
+    def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+        super().__init__(module, ranks, execution)
+        mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if execution.fsdp.param_dtype == "fp32" else torch.bfloat16,
+            reduce_dtype=_DTYPES[execution.gradient_dtype] if _reduces_otherwise(execution) else None,
+        )
+        for unit in [*_blocks(module), module]:
+            fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
+        self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
+        for unit in self._units:
+            # A sum, not a mean: the loss is divided by the global count already. Gloo knows plain sums alone.
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
+
+    def before_backward(self, last: bool) -> None:
+        self._units[0].set_requires_gradient_sync(last)
+        self._units[0].set_is_last_backward(last)
+
+    def after_backward(self) -> None:
+        """The last backward pass has summed them."""
+
+    def gradients(self) -> list[Tensor]:
+        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+
+    def share(self, square: float) -> float:
+        return square
+
+    def whole(self) -> nn.Module | None:
+        # One at a time, so that the other ranks hold no more than one whole parameter.
+        parameters: dict[str, Tensor] = {}
+        for name, p in self.module.named_parameters():
+            full = p.full_tensor().detach() if isinstance(p, DTensor) else p
+            if self.ranks.leader:
+                parameters[name] = full
+        return self._rebuilt(parameters) if self.ranks.leader else None
+
+
+def parallelise(job: Job, ranks: Ranks) -> Parallel:
+    """`job.model`, in place, as `job.execution.parallel` says; the optimizer's groups get its parameters' shards.
+
+    Raises:
+        InputError: several ranks, and a run that wants one.
+    """
+    chosen = job.execution.parallel
+    if chosen == "none" and ranks.size > 1:
+        raise InputError(
+            f"engine.parallel = 'none' on {ranks.size} processes: choose ddp or fsdp, or start one process"
+        )
+    before = list(job.model.parameters())
+    if chosen != "fsdp":
+        return Replicated(job.model, ranks, job.execution)
+    if not dist.is_initialized():
+        raise InputError("engine.parallel = 'fsdp' needs several processes: add --nproc N, or start it with torchrun")
+    parallel = Sharded(job.model, ranks, job.execution)
+    shards = dict(zip(before, parallel.module.parameters(), strict=True))
+    for group in job.optimizer.param_groups:
+        group["params"] = [shards[p] for p in group["params"]]
+    return parallel
+
+
+def _reduces_otherwise(execution: Execution) -> bool:
+    """Whether gradients are summed in another dtype than they are computed in; float64 models are left as they are."""
+    return execution.gradient_dtype != execution.fsdp.param_dtype
+
+
+def _blocks(module: nn.Module) -> Sequence[nn.Module]:
+    """The repeated layers of a model: the members of its lists of modules, the outermost ones."""
+    blocks: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for child in module.modules():
+        if isinstance(child, nn.ModuleList) and child not in inside:
+            blocks.extend(child)
+            inside.update(grandchild for block in child for grandchild in block.modules())
+    return blocks
+
+
+def _skeleton(module: nn.Module) -> nn.Module:
+    """A copy of `module` as it is before it is parallelised, whose parameters have a shape and no content."""
+    return _with_parameters(module, {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()})
+
+
+def _with_parameters(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `module` around other parameters, by name; those that are tied stay tied."""
+    memo = {id(p): nn.Parameter(parameters[name].detach(), p.requires_grad) for name, p in module.named_parameters()}
+    return copy.deepcopy(module, memo)

@@ -1,0 +1,167 @@
+"""Tensors on disk, in as many parts as there are ranks that hold a piece, and any rows of them back on any rank.
+
+A part is two safetensors files and `part-00000.json`, which has their SHA-256 and, for every tensor in them, which of
+the whole tensor's rows (indices along dimension 0) is the first one there.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from anybatch.errors import InputError
+from anybatch.files import read_object, sha256, write_json
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+
+
+def write_part(folder: Path, number: int, tensors: Tensors) -> None:
+    """Writes what rank `number` holds of `tensors`, named by kind and name: its rows of those that are sharded.
+
+    Tensors that every rank has are written by rank 0. A rank that holds nothing writes nothing.
+    """
+    first_rows: dict[str, dict[str, int]] = {}
+    files: dict[str, str] = {}
+    for kind, named in tensors.items():
+        rows = {name: (held, first) for name, value in named.items() for held, first in held_rows(value, number)}
+        if not rows:
+            continue
+        file = folder / f"{kind}-{number:05d}.safetensors"
+        with safetensors_errors(file):
+            save_file({name: held.detach().contiguous() for name, (held, _) in rows.items()}, file)
+        give_ordinary_permissions(file)
+        first_rows[kind] = {name: first for name, (_, first) in rows.items()}
+        files[file.name] = sha256(file)
+    if files:
+        write_json(folder / f"part-{number:05d}.json", {"sha256": files, "first_rows": first_rows})
+
+
+def held_rows(value: Tensor, rank: int) -> Iterator[tuple[Tensor, int]]:
+    """What this rank writes of `value`: (its rows, the number of the first), or nothing."""
+    if isinstance(value, DTensor):
+        held = value.to_local()
+        first, count = _place(value)
+        assert held.shape[0] == count, f"rank {rank} holds {held.shape[0]} rows, not {count}"
+        if held.numel():
+            yield held, first
+    elif rank == 0:
+        yield value, 0
+
+
+class Parts:
+    """The tensors of all parts in `folder`, of which any rows can be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.sha256: dict[str, str] = {}
+        self._pieces: dict[tuple[str, str], list[tuple[int, Path]]] = {}
+        for path in sorted(folder.glob("part-*.json")):
+            part = read_object(path)
+            self.sha256.update(part["sha256"])
+            for kind, first_rows in part["first_rows"].items():
+                file = folder / path.name.replace("part", kind).replace(".json", ".safetensors")
+                for name, first in first_rows.items():
+                    self._pieces.setdefault((kind, name), []).append((first, file))
+
+    def verify(self, share: slice = slice(None)) -> None:
+        """Compares a share of the files with their checksums; InputError names the first that differs."""
+        for name in sorted(self.sha256)[share]:
+            if sha256(self._folder / name) != self.sha256[name]:
+                raise InputError(f"{name} does not match its checksum")
+
+    def names(self, kind: str) -> set[str]:
+        return {name for found, name in self._pieces if found == kind}
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        """The shape of a whole tensor."""
+        shapes = [_shape(file, name) for _, file in self._pieces[kind, name]]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
+
+    def whole(self, kind: str, name: str) -> Tensor:
+        """All rows of a tensor."""
+        found = [_read(file, name, None, None) for _, file in sorted(self._pieces[kind, name])]
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def rows(self, kind: str, name: str, first: int, count: int) -> Tensor:
+        """`count` rows of a tensor, from row `first` on."""
+        found = [
+            _read(file, name, first - begin, first - begin + count) for begin, file in sorted(self._pieces[kind, name])
+        ]
+        return torch.cat([rows for rows in found if len(rows)] or found[:1])
+
+    def like(self, kind: str, name: str, pattern: Tensor) -> Tensor:
+        """A tensor cut as `pattern` is; ValueError where its shape differs from the pattern's."""
+        if not isinstance(pattern, DTensor):
+            value = self.whole(kind, name)
+            if value.shape != pattern.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(pattern.shape)}")
+            return value
+        first, count = _place(pattern)
+        held = self.rows(kind, name, first, count)
+        if held.shape != pattern.to_local().shape:
+            raise ValueError(f"{name} has {tuple(held.shape)} in the place of {tuple(pattern.to_local().shape)}")
+        return DTensor.from_local(
+            held.to(pattern.device), pattern.device_mesh, pattern.placements, run_check=False,
+            shape=pattern.shape, stride=pattern.stride(),
+        )  # fmt: skip
+
+
+def _read(file: Path, name: str, low: int | None, high: int | None) -> Tensor:
+    """A tensor of `file`, or its rows low .. high - 1, those of them that there are."""
+    with safe_open(file, framework="pt") as opened:
+        if low is None or high is None:
+            return opened.get_tensor(name)  # type: ignore[no-any-return]
+        rows = opened.get_slice(name)
+        length = rows.get_shape()[0]
+        low, high = (min(max(bound, 0), length) for bound in (low, high))
+        return rows[low:high] if low < high else rows[:1][:0]  # type: ignore[no-any-return]
+
+
+def _shape(file: Path, name: str) -> tuple[int, ...]:
+    with safe_open(file, framework="pt") as opened:
+        return tuple(opened.get_slice(name).get_shape())
+
+
+def _place(value: DTensor) -> tuple[int, int]:
+    """The first row that this rank holds of `value`, and how many: FSDP cuts as torch.chunk does."""
+    assert value.device_mesh.ndim == 1, "only one dimension of ranks is supported"
+    assert value.placements == (Shard(0),), f"only rows are sharded, not {value.placements}"
+    rows, size, rank = value.shape[0], value.device_mesh.size(), value.device_mesh.get_local_rank()
+    chunk = -(-rows // size)
+    first = min(rank * chunk, rows)
+    return first, min(chunk, rows - first)
+
+
+@contextmanager
+def safetensors_errors(path: Path) -> Iterator[None]:
+    """A block in which safetensors' own error, which a full disk raises, becomes the system's."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written: {error}") from None
+
+
+def give_ordinary_permissions(file: Path) -> None:
+    """Gives a file that safetensors has kept to its owner the permissions of an ordinary new one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
+def plain_and_tensors(state: Mapping[Any, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors and as plain values, both named "<parameter number>.<state name>"."""
+    tensors, plain = {}, {}
+    for index, values in state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                plain[f"{index}.{name}"] = value
+    return tensors, plain

@@ -1,0 +1,218 @@
+"""Which of a run's processes this is, and what all of them agree on.
+
+torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) makes a process one of several; without
+it a run has one rank, and agreeing costs nothing.
+"""
+
+import atexit
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from anybatch.engine import outcomes
+from anybatch.engine.watch import Cause, Watch
+from anybatch.errors import Elsewhere, Failed, InputError, Stopped
+
+Result = TypeVar("Result")
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# How torch, gloo and NCCL speak of a connection whose other end is gone; they have no exception of their own for it.
+_LOST = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe|connection refused|socket|timed out", re.I)
+
+
+class Ranks:
+    """This process among `size`: its number, its device, and small agreements, which all ranks must reach alike."""
+
+    def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
+        self.rank, self.size = rank, size
+        self.watch = watch or Watch()
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+
+    @property
+    def leader(self) -> bool:
+        """Whether this is the rank that writes the run folder."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor, what: str) -> Tensor:
+        """`values`, a tensor in the CPU's memory, summed over all ranks in place."""
+        if self.size > 1:
+            with self.waiting(what):
+                dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool, what: str) -> bool:
+        """Whether `flag` is set on any rank."""
+        return bool(self.sum(torch.tensor([int(flag)]), what).item())
+
+    def barrier(self, what: str) -> None:
+        """Returns once every rank is here."""
+        self.any(False, what)
+
+    def from_leader(self, value: Result, what: str) -> Result:
+        """Rank 0's `value`, which JSON can hold, on every rank."""
+        if self.size == 1:
+            return value
+        agreed: Result = self._from(0, value, what)
+        return agreed
+
+    def problem(self, mine: str | None, what: str) -> str | None:
+        """The message of the lowest rank that has one, on every rank; None where none has."""
+        if self.size == 1:
+            return mine
+        first = torch.tensor([self.size if mine is None else self.rank])
+        with self.waiting(what):
+            dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        rank = int(first.item())
+        return None if rank == self.size else str(self._from(rank, mine, what))
+
+    def leader_first(self, call: Callable[[], Result], what: str) -> Result:
+        """`call()` on rank 0, then, once it has succeeded there, on all others."""
+        with self.watch.unhurried():
+            result = call() if self.leader else None
+            self.barrier(what)
+            return call() if result is None else result
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """A block that returns when other ranks get there, too; a lost one is a `Failed`."""
+        self.watch.doing(f"waiting for the other ranks: {what}", waiting=True)
+        try:
+            yield
+        except RuntimeError as error:
+            if is_lost(error):
+                raise LostContact(error) from error
+            raise
+        self.watch.doing(what)
+
+    def failed(self, error: BaseException) -> Cause:
+        """Makes `error` known to all ranks, unless another one was first; what was first is returned."""
+        lost = is_lost(error)
+        message = str(error if isinstance(error, LostContact) else LostContact(error)) if lost else _message(error)
+        message = " ".join(message.split())
+        if self.size > 1 and not isinstance(error, InputError):
+            message = f"rank {self.rank}: {message}"
+        return self.watch.failed(message, exit_code(error), lost_contact=lost)
+
+    def _from(self, source: int, value: Any, what: str) -> Any:
+        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        length = torch.tensor([len(content)])
+        with self.waiting(what):
+            dist.broadcast(length, source)
+            if self.rank != source:
+                content = torch.empty(int(length.item()), dtype=torch.uint8)
+            dist.broadcast(content, source)
+        return json.loads(bytes(content.tolist()))
+
+
+class LostContact(Failed):
+    """Another rank went away without a word."""
+
+    def __init__(self, error: BaseException) -> None:
+        why = " ".join(str(error).split())[:200]
+        super().__init__(f"lost contact with another rank, which was killed or whose machine failed ({why})")
+
+
+@contextmanager
+def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[Ranks]:
+    """This process's place among the run's ranks, for the length of the block.
+
+    An exception that leaves the block ends all ranks. The rank that was first raises it; the others raise Elsewhere,
+    as all do under a supervisor, which tells what happened.
+
+    Args:
+        hang_timeout_s: how long a rank may stand still.
+        url: where the ranks meet: torchrun's environment, or file:///PATH?rank=R&world_size=N.
+    """
+    alone = url == "env://" and (not all(map(os.environ.get, _VARIABLES)) or os.environ["WORLD_SIZE"] == "1")
+    ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
+    outcomes.enter(ranks.rank)
+    ranks.watch.start()
+    try:
+        yield ranks
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            outcomes.write(ranks.rank, exit_code(error), str(error))
+            cause = Cause(str(error), 0, exit_code(error))
+        else:
+            cause = ranks.failed(error)
+        if ranks.size > 1:
+            # What is left of broken connections must not keep the interpreter from ending.
+            atexit.register(_leave, cause.code)
+        tells = cause.rank == ranks.rank
+        if outcomes.supervised():
+            if tells and not isinstance(
+                error, Stopped | Failed | InputError | OSError | KeyboardInterrupt | SystemExit
+            ):
+                traceback.print_exc()
+            raise Elsewhere(cause.code) from None
+        if not tells:
+            raise Elsewhere(cause.code) from None
+        if is_lost(error):
+            raise Failed(cause.message) from None
+        raise
+    else:
+        ranks.watch.stop()
+        if ranks.size > 1:
+            dist.destroy_process_group()
+    finally:
+        # One of several ranks that fails stays watched to its very end; alone, the process may go on to other things.
+        if ranks.size == 1:
+            ranks.watch.stop()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` says no more than that another rank is gone."""
+    if isinstance(error, LostContact):
+        return True
+    return isinstance(error, RuntimeError) and dist.is_initialized() and bool(_LOST.search(str(error)))
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of the command that `error` ends."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    codes = {InputError: 2, Stopped: 75, KeyboardInterrupt: 130}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+
+
+def _connect(url: str, hang_timeout_s: float) -> Ranks:
+    store, rank, size = next(rendezvous(url, timeout=timedelta(minutes=10)))
+    store.set_timeout(timedelta(minutes=10))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Small agreements are made in the CPU's memory, so that no GPU is waited for. Who waits too long is ended by the
+    # watch, which knows what for: the group's own limit must be out of the way.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(days=1))
+    # A thread of its own needs a connection of its own: one that waits for an answer is not shared.
+    return Ranks(rank, size, Watch(rank, size, store.clone(), hang_timeout_s))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory; choose a smaller engine.micro_batch_size, or auto ({error})"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, InputError | Stopped | Failed | OSError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"{type(error).__name__}: {error}"
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,177 @@
+"""A thread that looks after one rank: whether it moves on, whether the others live, and what ended the first of them.
+
+Ranks meet in the store that their launcher keeps. Each counts up a number of its own there; the first one that fails
+writes the cause, and all others end with it. No rank waits for ever: one that is lost is missed after 25 s, one that
+hangs after `hang_timeout_s`, and whoever does not end by itself then is ended.
+"""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anybatch.engine import outcomes
+
+_PERIOD_S = 1.0
+_LOST_AFTER_S = 25.0
+# A rank that waits for the others gives the one that they wait for time to say why.
+_PATIENCE_S = 10.0
+_CAUSE = "anybatch/cause"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What ended the run first, on which rank, and the exit code that follows; `lost`: a rank that could not say."""
+
+    message: str
+    rank: int
+    code: int
+    lost: bool = False
+
+
+class Watch:
+    """Watches the main thread of rank `rank`; without a `store`, there are no others to watch."""
+
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, hang_timeout_s: float = 600.0) -> None:
+        self._rank, self._size, self._store = rank, size, store
+        self._hang_timeout_s = hang_timeout_s
+        self._started = time.monotonic()
+        self._mark: tuple[float, str, bool] | None = None
+        self._unhurried = False
+        self._seen: dict[int, tuple[bytes, float]] = {}
+        self._cause: Cause | None = None
+        self._ending_since: float | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="anybatch-watch", daemon=True)
+        self.folder: Path | None = None
+        self.on_failure: Callable[[str], None] | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def doing(self, what: str, waiting: bool = False) -> None:
+        """The main thread is at `what`, where it waits for other ranks or not; it must move on from there in time."""
+        if not self._unhurried:
+            self._mark = time.monotonic(), what, waiting
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """A block that may take any time, such as preparing data."""
+        before, self._unhurried, self._mark = self._unhurried, True, None
+        try:
+            yield
+        finally:
+            self._unhurried = before
+
+    def failed(self, message: str, code: int, lost_contact: bool = False) -> Cause:
+        """This rank ends for `message`; what ended the first one is returned, and recorded once.
+
+        Where contact was lost, whoever caused it gets a moment to say so.
+        """
+        if self._cause is None:
+            self._ending_since = time.monotonic()
+            deadline = time.monotonic() + 3.0
+            while lost_contact and self._told() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            self._conclude(Cause(message, self._rank, code, lost_contact))
+        assert self._cause is not None
+        return self._cause
+
+    def _conclude(self, mine: Cause) -> None:
+        self._cause = self._told(mine) or mine
+        outcomes.write(self._rank, self._cause.code, self._cause.message, not self._cause.lost)
+        if self.on_failure is not None and (self._cause.rank == self._rank or self._rank == 0):
+            # Where the failure is a full disk, there is no room to write it down either.
+            with suppress(OSError):
+                self.on_failure(self._cause.message)
+
+    def _told(self, mine: Cause | None = None) -> Cause | None:
+        """The cause in the store, after writing `mine` where there is none yet; None where the store is gone, too."""
+        if self._store is None:
+            return None
+        try:
+            if mine is None:
+                told = self._store.get(_CAUSE) if self._store.check([_CAUSE]) else b""
+            else:
+                told = self._store.compare_set(_CAUSE, "", json.dumps(asdict(mine)))
+        # The store ends with its host, which a failing run may have lost.
+        except Exception:
+            return None
+        return Cause(**json.loads(told)) if told else None
+
+    def _run(self) -> None:
+        while not self._done.wait(_PERIOD_S):
+            if self._ending_since is not None:
+                if time.monotonic() - self._ending_since > _PATIENCE_S:
+                    os._exit(self._cause.code if self._cause else 1)
+                continue
+            if standstill := self._standstill():
+                self._conclude(Cause(standstill, self._rank, 1))
+                self._end()
+            elif missing := self._missing():
+                self._conclude(Cause(missing, self._rank, 1, lost=True))
+                self._end()
+            elif (told := self._told()) is not None:
+                # The main thread learns it from its broken connections, unless it is stuck in one of them.
+                if self._done.wait(_PATIENCE_S / 2) or self._ending_since is not None:
+                    continue
+                self._conclude(told)
+                self._end()
+
+    def _standstill(self) -> str | None:
+        mark = self._mark
+        if mark is None:
+            return None
+        since, what, waiting = mark
+        if time.monotonic() - since <= self._hang_timeout_s + (_PATIENCE_S if waiting else 0.0):
+            return None
+        where = f"; where it stood is in {self._stacks_file}" if self.folder is not None else ""
+        return f"rank {self._rank}: no progress for {self._hang_timeout_s:g} s, {what}{where}"
+
+    def _missing(self) -> str | None:
+        """Rank 0 looks for all others, which look for rank 0."""
+        if self._store is None:
+            return None
+        now = time.monotonic()
+        others = range(1, self._size) if self._rank == 0 else [0]
+        keys = [f"anybatch/alive/{rank}" for rank in others]
+        try:
+            self._store.set(f"anybatch/alive/{self._rank}", str(now))
+            # Asked for a key that nobody has set yet, a store waits.
+            found = self._store.multi_get(keys) if self._store.check(keys) else None
+        except Exception:
+            found = None
+        for place, rank in enumerate(others):
+            before = self._seen.get(rank, (b"", self._started))
+            if found is not None and found[place] != before[0]:
+                self._seen[rank] = found[place], now
+            elif now - before[1] > _LOST_AFTER_S and rank in self._seen:
+                return f"rank {rank} has given no sign of life for {_LOST_AFTER_S:g} s; its process or machine is lost"
+        return None
+
+    @property
+    def _stacks_file(self) -> Path:
+        assert self.folder is not None
+        return self.folder / f"stacks-rank{self._rank}.txt"
+
+    def _end(self) -> None:
+        """Ends the process from this thread: the main thread cannot."""
+        assert self._cause is not None
+        if self.folder is not None:
+            with suppress(OSError), open(self._stacks_file, "w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        if self._cause.rank == self._rank and not outcomes.supervised():
+            print(f"\nanybatch: error: {self._cause.message}", file=sys.stderr, flush=True)
+        os._exit(self._cause.code)

@@ -1,0 +1,295 @@
+"""From the parts of a step to one call of the C kernels and back."""
+
+import ctypes
+import weakref
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import is_, itemgetter
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anybatch.optim.kernels.library import PLAIN, Library, addresses, library
+from anybatch.optim.parts import Part
+from anybatch.optim.sharding import local, reduce_over
+
+Settings = Mapping[str, Any]
+_INT = ctypes.c_int64
+_WHOLE, _FIRST, _SECOND = 0, 1, 2  # `enum phase`
+_WEIGHT, _GRADIENT, _MASTER, _STEP, _ROLES = 0, 1, 4, 5, 6  # `enum role`; 2 and 3 are the moments
+_KINDS = {"lamb": 0, "lamb-paper": 1, "lars-2017": 2, "lr-outside": 2}  # `enum kind`
+_NO_VIEW, _WRONG_DEVICE, _WRONG_DTYPE, _WRONG_LAYOUT, _WRONG_SIZE, _SHARED = 1, 2, 3, 4, 5, 6  # `enum answer`
+_ROLE_NAMES = {_WEIGHT: "the parameter", _GRADIENT: "its gradient", _MASTER: "its master", _STEP: "its step"}
+_ANSWERS = {
+    _NO_VIEW: "cannot be seen through DLPack",
+    _WRONG_DEVICE: "is not on the CPU",
+    _WRONG_DTYPE: "has another dtype than the kernels take",
+    _WRONG_LAYOUT: "is not dense, or not laid out in memory like the parameter",
+    _WRONG_SIZE: "has changed its size",
+    _SHARED: "shares memory with another parameter",
+}
+
+
+class _Rule(ctypes.Structure):
+    """`rule` of cpu.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "nesterov", "bias_correction", "adapt")),
+        *((name, ctypes.c_int32) for name in ("joint_norm", "rate_inside")),
+        *((name, ctypes.c_double) for name in ("scale", "lr", "beta1", "beta2", "eps", "weight_decay")),
+        *((name, ctypes.c_double) for name in ("coefficient", "ratio_eps", "phi_low", "phi_high", "low", "high")),
+    )
+
+
+class Algorithm(NamedTuple):
+    """What the C needs to know of an optimizer: names of its moments, whether steps count, a group's settings."""
+
+    moments: tuple[str, ...]
+    counts: bool
+    settings: Callable[[Settings], dict[str, Any]]
+
+
+def _lamb(group: Settings) -> dict[str, Any]:
+    return {
+        "kind": _KINDS["lamb"],
+        "nesterov": (None, "m", "mv").index(group["nesterov"]),
+        "bias_correction": group["bias_correction"],
+        "beta1": group["betas"][0],
+        "beta2": group["betas"][1],
+        "eps": group["eps"],
+        "coefficient": 1.0,
+    }
+
+
+def _lars(group: Settings) -> dict[str, Any]:
+    return {
+        "kind": _KINDS[group["form"]],
+        "nesterov": group["nesterov"],
+        "joint_norm": group["joint_norm"],
+        "rate_inside": group["form"] == "lars-2017",
+        "beta1": group["momentum"],
+        "coefficient": group["trust_coefficient"],
+        "ratio_eps": group["eps"],
+    }
+
+
+ALGORITHMS = {
+    "LAMB": Algorithm(("exp_avg", "exp_avg_sq"), True, _lamb),
+    "LARS": Algorithm(("momentum_buffer",), False, _lars),
+}
+
+
+def unavailable() -> str | None:
+    """Why there are no fused kernels on this machine's CPU."""
+    found = library()
+    return found if isinstance(found, str) else None
+
+
+def why_not(dtype: torch.dtype, group: Settings) -> str | None:
+    """Why parameters of this dtype cannot be stepped under the group's settings."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"on a CPU the kernels step fp32 and bf16 parameters, not {dtype}"
+    if group["norm"] != "l2":
+        return f"the kernels have norm='l2' alone, not {group['norm']!r}"
+    return None
+
+
+class Launches:
+    """The fused steps of one optimizer. Keeps the table of its tensors from step to step."""
+
+    def __init__(self, algorithm: str) -> None:
+        self._algorithm = ALGORITHMS[algorithm]
+        self._table: _Table | None = None
+
+    def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
+        """Steps the parts; of each, |x|, |u|, the ratio and whether a bound acted, shape (4, layers).
+
+        None for a part that was left alone, since its tensors lie in memory as the kernels cannot take them.
+
+        Raises:
+            RuntimeError: where the group of such a part has fused=True, saying what is wrong; nothing has changed.
+        """
+        served = list(parts)
+        while served:
+            if self._table is None or not self._table.fits(served):
+                self._table = _Table(self._algorithm, served)
+            refused = self._table.refer(served)
+            if refused is None:
+                found = self._table.step(served, clip)
+                return [found.pop(0) if any(map(is_, served, [part] * len(served))) else None for part in parts]
+            index, why = refused
+            if served[index].group["fused"]:
+                raise RuntimeError(f"fused=True: {why}; no parameter and no state was changed")
+            served.pop(index)
+        return [None] * len(parts)
+
+
+class _Table:
+    """The tensors of some parts, planned in C once and found in memory again at every step."""
+
+    def __init__(self, algorithm: Algorithm, parts: Sequence[Part]) -> None:
+        lib = library()
+        assert isinstance(lib, Library)
+        self._lib, self._algorithm = lib, algorithm
+        self._params = [p for part in parts for p in part.params]
+        self._key = _key(parts)
+        self._held: list[list[Tensor] | None] = [None] * _ROLES
+        self._objects: list[array[int] | None] = [None] * _ROLES
+        self._grads: list[Tensor] = []
+        self._layers = [len(part.params) * part.blocks for part in parts]
+        self.cut = frozenset[int]().union(*(layout.cut for part in parts for layout in part.layouts))
+        self._mesh = next((part.mesh for part in parts if part.mesh is not None), None)
+        self._rules = (_Rule * len(parts))()
+        self._set_rules(parts, None)
+        rows = [
+            (index, int(part.dtype == torch.bfloat16), x.numel())
+            for index, part in enumerate(parts)
+            for x in part.locals
+        ]
+        segments = list(_segments(parts))
+        tensors = array("q", (word for rule, narrow, numel in rows for word in (rule | narrow << 32, numel)))
+        pieces = array("q", (number for segment in segments for number in segment))
+        self._plan = lib.plan(
+            len(parts), self._rules, len(rows), tensors.buffer_info()[0], len(segments), pieces.buffer_info()[0],
+            sum(self._layers),
+        )  # fmt: skip
+        if not self._plan:
+            raise MemoryError("no memory for the fused kernels' tables")
+        weakref.finalize(self, lib.free, self._plan)
+
+    def fits(self, parts: Sequence[Part]) -> bool:
+        """Whether these are the parts that were planned."""
+        params = [p for part in parts for p in part.params]
+        return len(params) == len(self._params) and all(map(is_, params, self._params)) and _key(parts) == self._key
+
+    def _set_rules(self, parts: Sequence[Part], clip: Tensor | None) -> None:
+        factor = 1.0 if clip is None else float(clip)
+        for i, part in enumerate(parts):
+            group = part.group
+            phi, bounds = group["phi"], group["trust_clip"]
+            self._rules[i] = _Rule(
+                adapt=group["adapt"],
+                scale=-factor if group["maximize"] else factor,
+                lr=float(group["lr"]),
+                weight_decay=group["weight_decay"],
+                phi_low=phi[0], phi_high=phi[1], low=bounds[0], high=bounds[1],
+                **self._algorithm.settings(group),
+            )  # fmt: skip
+
+    def refer(self, parts: Sequence[Part]) -> tuple[int, str] | None:
+        """Finds every tensor in memory; the index of a part that cannot be stepped, and why."""
+        self._grads = [g for part in parts for g in part.grads]
+        self._hold(_WEIGHT, [x for part in parts for x in part.locals])
+        owned = [state for part in parts for state in part.states]
+        for role, name in enumerate(self._algorithm.moments, start=_GRADIENT + 1):
+            self._hold(role, self._local(map(itemgetter(name), owned)))
+        if self._algorithm.counts:
+            self._hold(_STEP, self._local(map(itemgetter("step"), owned)))
+        if any(part.group["master_weights"] and part.dtype == torch.bfloat16 for part in parts):
+            self._hold(_MASTER, self._local(state.get("master") for state in owned))
+        self._look_at(_GRADIENT, self._grads)
+        wrong = self._fetch()
+        if wrong is not None and wrong[0] == _GRADIENT:
+            weights = self._held[_WEIGHT]
+            assert weights is not None
+            self._grads = [_like(x, g) for x, g in zip(weights, self._grads, strict=True)]
+            self._look_at(_GRADIENT, self._grads)
+            wrong = self._fetch()
+        if wrong is None:
+            return None
+        role, tensor, why = wrong
+        index, first = 0, 0
+        while tensor - first >= len(parts[index].params):
+            first += len(parts[index].params)
+            index += 1
+        part_of = _ROLE_NAMES.get(role) or f"its {self._algorithm.moments[role - _GRADIENT - 1]}"
+        return index, f"{parts[index].names[tensor - first]}: {part_of} {why}"
+
+    def _local(self, tensors: Any) -> list[Any]:
+        return [None if t is None else local(t) for t in tensors] if self._mesh is not None else list(tensors)
+
+    def _hold(self, role: int, tensors: list[Any]) -> None:
+        """Looks at the tensors, unless they are those of the last step."""
+        held = self._held[role]
+        if held is None or len(held) != len(tensors) or not all(map(is_, held, tensors)):
+            self._held[role] = tensors
+            self._look_at(role, tensors)
+
+    def _look_at(self, role: int, tensors: list[Any]) -> None:
+        objects = addresses(tensors)
+        if role == _MASTER:
+            objects = array("Q", (0 if t is None else id(t) for t in tensors))
+        self._objects[role] = objects if set(map(type, tensors)) <= PLAIN | {type(None)} else None
+
+    def _fetch(self) -> tuple[int, int, str] | None:
+        places = (ctypes.c_void_p * _ROLES)()
+        for role, objects in enumerate(self._objects):
+            if objects is not None:
+                places[role] = objects.buffer_info()[0]
+        wrong = (_INT * 2)()
+        answer = self._lib.fetch(self._plan, self._lib.take_view, places, wrong)
+        return (wrong[0], wrong[1], _ANSWERS[answer]) if answer else None
+
+    def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor]:
+        """Steps all tensors; of each part, |x|, |u|, the ratio and whether a bound acted, shape (4, layers)."""
+        self._set_rules(parts, clip)
+        columns = torch.empty(4, sum(self._layers), dtype=torch.float64)
+        if not self.cut:
+            self._call(_WHOLE, columns)
+        else:
+            self._call(_FIRST, columns)
+            self._over_mesh(parts, columns[:2])
+            self._call(_SECOND, columns)
+        self._grads = []
+        torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
+        return list(torch.split(columns, self._layers, dim=1))
+
+    def _call(self, phase: int, columns: Tensor) -> None:
+        threads = torch.get_num_threads()
+        if self._lib.step(self._plan, self._rules, len(self._rules), phase, threads, columns.data_ptr()):
+            raise MemoryError("no memory for the fused kernels' scratch; no parameter and no state was changed")
+
+    def _over_mesh(self, parts: Sequence[Part], squares: Tensor) -> None:
+        """Adds up the squares, shape (2, layers), over the ranks that hold the rest, in one all-reduce."""
+        mesh: Any = self._mesh
+        away = frozenset(i for i in self.cut if mesh.get_local_rank(i) > 0)
+        # Along a dimension in which a tensor is whole, the first rank speaks for all.
+        speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]
+        squares.mul_(torch.tensor(speaks, dtype=squares.dtype))
+        reduce_over(squares, mesh, self.cut, dist.ReduceOp.SUM)
+
+
+def _key(parts: Sequence[Part]) -> list[Any]:
+    """What the plan of these parts depends on, besides their parameters."""
+    return [
+        (len(part.params), part.dtype, part.mesh, part.blocks, part.group["adapt"], part.group.get("form"))
+        for part in parts
+    ]
+
+
+def _segments(parts: Sequence[Part]) -> Iterator[tuple[int, int, int, int]]:
+    """(tensor, begin, numel, layer) of every layer, also of those of which nothing is here."""
+    tensor = layer = 0
+    for part in parts:
+        for x, layout in zip(part.locals, part.layouts, strict=True):
+            if layout.pieces is None:
+                yield tensor, 0, x.numel(), layer
+            else:
+                width, here = x.numel() // max(x.shape[0], 1), set()
+                for piece in layout.pieces:
+                    rows = (piece.stop - piece.start) // piece.layers
+                    for i in range(piece.layers):
+                        here.add(piece.first + i)
+                        yield tensor, (piece.start + i * rows) * width, rows * width, layer + piece.first + i
+                yield from ((tensor, 0, 0, layer + block) for block in range(part.blocks) if block not in here)
+            tensor += 1
+            layer += part.blocks
+
+
+def _like(x: Tensor, g: Tensor) -> Tensor:
+    """The gradient in the parameter's dtype and layout."""
+    if g.dtype == x.dtype and g.stride() == x.stride() and type(g) in PLAIN:
+        return g
+    return torch.empty_like(x).copy_(g)

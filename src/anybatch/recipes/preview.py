@@ -1,0 +1,119 @@
+"""A recipe before it is run: its phases, steps and rates, and what they would take here."""
+
+import math
+import tempfile
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from anybatch.engine.job import Phase
+from anybatch.engine.preview import preview
+from anybatch.recipes.execute import build
+from anybatch.recipes.recipe import Recipe, with_absolute_paths
+from anybatch.runs import Run
+
+_COLUMNS = 64
+_ROWS = 8
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
+    """What `recipe` would do on `num_ranks` processes like this one; JSON values only.
+
+    Nothing is trained: one micro-batch and one optimizer step of every phase are run, at rate 0, on a model that is
+    thrown away. Times leave out evaluation, checkpoints, and what ranks take to talk to each other.
+
+    Raises:
+        InputError: as training would.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        job = build(with_absolute_paths(recipe), Run(Path(scratch)))
+        measured = preview(job, num_ranks)
+        costs = measured.costs
+    phases = [
+        {
+            "batch_size": phase.global_batch_size,
+            "sequence_length": settings.sequence_length,
+            "num_steps": phase.num_steps,
+            "num_examples": phase.num_examples,
+            "lr": phase.lr,
+            "warmup_steps": phase.warmup_steps,
+            "carry_over": phase.carry_over,
+            "micro_batch_size": cost.micro_batch_size,
+            "activation_bytes": cost.activation_bytes,
+            "step_s": cost.step_s,
+            "time_s": cost.step_s * phase.num_steps,
+        }
+        for settings, phase, cost in zip(recipe.phases, job.phases, costs, strict=True)
+    ]
+    shards = num_ranks if recipe.engine.parallel == "fsdp" else 1
+    kept = sum(measured.state_bytes.values()) / shards
+    return {
+        "recipe": recipe.name,
+        "num_ranks": num_ranks,
+        "phases": phases,
+        "num_steps": job.num_steps,
+        "num_examples": job.num_examples,
+        "parameters": sum(parameter.numel() for parameter in job.model.parameters()),
+        "state_bytes": measured.state_bytes,
+        "memory_bytes_a_rank": round(kept + max(cost.activation_bytes for cost in costs)),
+        "time_s": sum(cost.step_s * phase.num_steps for phase, cost in zip(job.phases, costs, strict=True)),
+        "learning_rates": sampled_rates(job.phases),
+    }
+
+
+def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[str, float]]:
+    """The rates of `count` steps (all, where there are fewer) spread evenly over all phases."""
+    ends = list(accumulate(phase.num_steps for phase in phases))
+    rates = []
+    for step in _spread(ends[-1], count):
+        number = bisect_right(ends, step)
+        phase = phases[number]
+        rates.append({"step": step + 1, "lr": phase.lr * phase.schedule(step - (ends[number] - phase.num_steps))})
+    return rates
+
+
+def preview_text(found: dict[str, Any]) -> str:
+    """`preview_recipe`'s answer for a terminal: a table, a plot of the learning rate, and two estimates."""
+    names = ("batch_size", "sequence_length", "num_steps", "num_examples", "lr", "warmup_steps", "carry_over",
+             "micro_batch_size")  # fmt: skip
+    table = [[name.removeprefix("num_").replace("_", " ") for name in names]]
+    for phase in found["phases"]:
+        table.append([f"{phase[n]:,}" if isinstance(phase[n], int) else f"{phase[n]:.4g}" if n == "lr" else phase[n]
+                      for n in names])  # fmt: skip
+    widths = [max(len(row[column]) for row in table) for column in range(len(names))]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    rates = [point["lr"] for point in found["learning_rates"]]
+    lines += ["", f"learning rate over {found['num_steps']:,} steps", *plot(rates), ""]
+    memory = found["memory_bytes_a_rank"]
+    lines.append(f"memory: about {memory / 2**20:,.0f} MiB a process for {found['parameters']:,} parameters, their "
+                 "gradients, the optimizer's state and a micro-batch")  # fmt: skip
+    lines.append(f"time: about {_duration(found['time_s'])} on {found['num_ranks']} like this one, "
+                 "from one micro-batch timed now")  # fmt: skip
+    return "\n".join(lines)
+
+
+def plot(values: list[float]) -> list[str]:
+    """A column for each value, 8 rows high, with the greatest one beside the first row and 0 beside the last."""
+    top = max(values) or 1.0
+    heights = [value / top * _ROWS * (len(_BARS) - 1) for value in values]
+    rows = []
+    for row in reversed(range(_ROWS)):
+        label = f"{top:9.3g}" if row == _ROWS - 1 else f"{0:9d}" if row == 0 else " " * 9
+        levels = (min(max(math.ceil(height) - row * (len(_BARS) - 1), 0), len(_BARS) - 1) for height in heights)
+        rows.append(f"{label} {''.join(_BARS[level] for level in levels)}".rstrip())
+    return rows
+
+
+def _spread(length: int, count: int) -> list[int]:
+    if length <= count:
+        return list(range(length))
+    return [round(place * (length - 1) / (count - 1)) for place in range(count)]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,78 @@
+"""What a recipe would do, before it does it."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from anybatch.cli import main
+from anybatch.data.prepare import prepare
+from anybatch.data.text import Document
+from anybatch.recipes import change, find_recipe
+from anybatch.recipes.preview import plot, preview_recipe, preview_text, sampled_rates
+
+TEXT = " ".join("one two three four five six seven eight nine ten." for _ in range(8))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("text") / "shards"
+    prepare(lambda: [Document(TEXT, f"made-up:{n}") for n in range(80)], folder, vocabulary_size=300)
+    return [
+        f"data.path={folder}", "reference.num_examples=400", "reference.warmup_ratio=0.1", "model.hidden_size=32",
+        "model.num_layers=1", "phases.0.sequence_length=16", "phases.0.batch_size=30", "phases.1.sequence_length=32",
+        "phases.1.batch_size=20",
+    ]  # fmt: skip
+
+
+def test_a_preview_shows_phases_rates_memory_and_time(settings: list[str]) -> None:
+    found = preview_recipe(change(find_recipe("bert-mixed"), settings), num_ranks=4)
+    json.dumps(found)
+    first, second = found["phases"]
+    assert (first["num_steps"], second["num_steps"]) == (12, 2)
+    assert (first["micro_batch_size"], second["micro_batch_size"]) == (8, 5)
+    assert second["carry_over"] == "reset_step"
+    assert found["num_steps"] == 14
+    assert found["state_bytes"]["parameters"] == 4 * found["parameters"]
+    # LAMB keeps two moments, and a count a tensor.
+    assert 8 * found["parameters"] < found["state_bytes"]["optimizer"] < 8.1 * found["parameters"]
+    assert found["memory_bytes_a_rank"] > 16 * found["parameters"]
+    assert all(phase["activation_bytes"] > 0 and 0 < phase["step_s"] < 60 for phase in found["phases"])
+    assert math.isclose(found["time_s"], sum(phase["time_s"] for phase in found["phases"]))
+    assert max(rate["lr"] for rate in found["learning_rates"]) == pytest.approx(first["lr"])
+    text = preview_text(found)
+    assert "reset_step" in text
+    assert "learning rate over 14 steps" in text
+
+
+def test_a_dry_run_writes_nothing(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assignments = [f"--set={setting}" for setting in settings]
+    monkeypatch.setattr(sys, "argv", ["anybatch", "train", "bert-mixed", "--dry-run", "--json", *assignments])
+    main()
+    assert json.loads(capsys.readouterr().out)["num_examples"] == 12 * 30 + 2 * 20
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_plot_has_the_shape_of_the_rates() -> None:
+    rows = plot([0.0, 0.5, 1.0, 0.25])
+    columns = [[row.ljust(14)[10 + column] for row in rows] for column in range(4)]
+    assert [sum(cell == "█" for cell in column) for column in columns] == [0, 4, 8, 2]
+    assert rows[0].split()[0] == "1"
+    assert rows[-1].split()[0] == "0"
+
+
+def test_rates_are_sampled_over_all_phases() -> None:
+    from anybatch.engine import Phase
+
+    phases = [Phase(None, 1, 100, 1.0, 0, lambda t: 1.0), Phase(None, 1, 300, 0.5, 0, lambda t: 1 - t / 300)]  # type: ignore[arg-type]
+    rates = sampled_rates(phases, 40)
+    assert len(rates) == 40
+    steps = [rate["step"] for rate in rates]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (1, 400)
+    assert sum(rate["lr"] == 1.0 for rate in rates) == pytest.approx(10, abs=1)
