@@ -164,6 +164,7 @@ def study(
     seed: Annotated[int, typer.Option(help="Of the theory study.")] = 0,
     heartbeat: Annotated[int, typer.Option(min=1, help="Seconds between a worker's signs of life.")] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare optimizers over batch sizes at equal tuning budgets; or measure the theory.
@@ -176,7 +177,7 @@ def study(
     from anybatch.engine import progress_display
     from anybatch.report.study import write_study
     from anybatch.report.theory import write_theory
-    from anybatch.study.command import declared, finish_study, plan
+    from anybatch.study.command import declared, finish_study, plan, shown
     from anybatch.study.theory.run import run_theory
 
     folder = out or Path("studies") / Path(name).stem
@@ -187,19 +188,14 @@ def study(
         else:
             make = declared(
                 name, optimizers=optimizers, ranges=ranges, batch_sizes=batch_sizes, protocol=protocol,
-                num_trials=trials, num_seeds=seeds, metric=metric, target=target,
+                num_trials=trials, num_seeds=seeds, metric=metric, target=target, assignments=assignments,
             )  # fmt: skip
             if dry_run:
                 _print(plan(make()), as_json)
                 return
             found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
             written = write_study(found, folder)
-    _print(
-        found
-        if as_json
-        else {**{str(n): line for n, line in enumerate(found["findings"], 1)}, "page": str(written[0])},
-        as_json,
-    )
+    _print(found if as_json else shown(found, written[0]), as_json)
 
 
 @data_app.command()

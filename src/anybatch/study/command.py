@@ -1,6 +1,6 @@
 """What `anybatch study` does: declares, shows the plan, or runs what is left and writes the table down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ def plan(study: Study) -> dict[str, Any]:
         "trials": total_trials,
         "examples": total_examples or "known once the data are",
     }
+
+
+def shown(found: Mapping[str, Any], page: Path) -> dict[str, str]:
+    """What the command prints: the findings, numbered, and where the page is."""
+    return {**{str(number): line for number, line in enumerate(found["findings"], start=1)}, "page": str(page)}
 
 
 def finish_study(

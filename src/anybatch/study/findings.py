@@ -111,6 +111,8 @@ def _verdict(table: Mapping[str, Any], best: Mapping[str, Any], row: Mapping[str
 
 def _scaling(row: Mapping[str, Any], target: float) -> str:
     name, fit, fitted = row["entrant"], row["fit"], row["batches_fitted"]
+    if any(examples <= 0 for _, examples in row["points"]):
+        return f"{name} meets {target:g} before any training: a target that measures nothing."
     if not row["points"]:
         return f"{name} reaches {target:g} at no batch, so nothing can be said of its scaling."
     if fit is None:

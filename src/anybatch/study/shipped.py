@@ -123,8 +123,8 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
     """A shipped or a user's study, or one made of the recipe `name`; `options` that are not None replace its fields.
 
     Args:
-        options: optimizers, batch_sizes, protocol, ranges ("NAME:FIELD=LOW:HIGH" or "FIELD=LOW:HIGH"), num_seeds,
-            num_trials, metric, target.
+        options: optimizers, batch_sizes, protocol, ranges ("NAME:FIELD=LOW:HIGH" or "FIELD=LOW:HIGH"), assignments
+            (fields of the recipe), num_seeds, num_trials, metric, target.
     """
     given = {key: value for key, value in options.items() if value not in (None, [])}
     num_seeds = given.pop("num_seeds", None)
@@ -132,9 +132,9 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
         given["seeds"] = tuple(range(num_seeds))
     if "batch_sizes" in given:
         given["batch_sizes"] = tuple(given["batch_sizes"])
-    optimizers, ranges = given.pop("optimizers", []), given.pop("ranges", [])
+    optimizers, ranges, changes = (given.pop(key, []) for key in ("optimizers", "ranges", "assignments"))
     if name in RECIPES:
-        recipe = find_recipe(name)
+        recipe = change(find_recipe(name), changes)
         names = optimizers or [recipe.optimizer.name]
         entrants = tuple(_of_recipe(recipe, one, ranges) for one in names)
         protocol: Protocol = "grid" if ranges else "untuned"
@@ -145,8 +145,8 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
             "protocol": protocol,
         }
         return Study(entrants=entrants, **{**made, **given})
-    if optimizers or ranges:
-        raise InputError(f"--optimizer and --range belong to a recipe's name; {name} declares its own")
+    if optimizers or ranges or changes:
+        raise InputError(f"--optimizer, --range and --set belong to a recipe's study; {name} declares its own")
     return replace(find_study(name), **given)
 
 

@@ -69,10 +69,11 @@ def fit_critical_batch(batches: Sequence[float], examples: Sequence[float]) -> C
     interval of the ratio is exact for normal errors, and honest where the slope is not clear of zero: then the upper
     end is None, which reads 'no critical batch within reach of these data'.
 
-    Returns None below three measurements or two batches, or where no positive E_min fits.
+    Returns None below three measurements or two batches, where a target was met without examples, or where no positive
+    E_min fits.
     """
     b, e = np.asarray(batches, dtype=float), np.asarray(examples, dtype=float)
-    if len(b) < 3 or len(set(batches)) < 2:
+    if len(b) < 3 or len(set(batches)) < 2 or (e <= 0).any():
         return None
     fitted = e
     for _ in range(20):

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class TrialQueue:
 
     def take(self) -> Taken | None:
         """The next trial that can be run, now this worker's; None where there is none at the moment."""
-        with contextlib.suppress(sqlalchemy.exc.OperationalError):
+        with contextlib.suppress(sqlalchemy.exc.OperationalError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             optuna.storages.fail_stale_trials(self._study)
         by_key = self._by_key()
         results = _results(by_key)
@@ -223,12 +225,12 @@ def _result(one: FrozenTrial) -> Result | None:
 def _open(url: str, heartbeat_s: int) -> RDBStorage:
     # SQLite lets one process write at a time; the others wait.
     options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
+    beats: dict[str, Any] = {"heartbeat_interval": heartbeat_s, "grace_period": _MISSED_BEATS * heartbeat_s}
     try:
-        return _retried(
-            lambda: RDBStorage(
-                url, engine_kwargs=options, heartbeat_interval=heartbeat_s, grace_period=_MISSED_BEATS * heartbeat_s
-            )
-        )
+        with warnings.catch_warnings():
+            # Optuna marks its heartbeats as experimental.
+            warnings.simplefilter("ignore")
+            return _retried(lambda: RDBStorage(url, engine_kwargs=options, **beats))
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise InputError(f"--storage {url}: cannot be opened: {reason}") from None

@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -45,19 +44,16 @@ def run_study(
     """
     out.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{(out / 'study.sqlite').resolve()}"
-    with warnings.catch_warnings():
-        # Heartbeats are marked as experimental in Optuna.
-        warnings.simplefilter("ignore")
-        queue = TrialQueue(make(), url, heartbeat_s)
-        queue.declare_all()
-        if not queue.finished() and num_workers > 1:
-            work_here = partial(work, make, url, out, heartbeat_s)
-            try:
-                run_side_by_side([work_here] * num_workers, num_workers, progress)
-            except BrokenProcessPool:
-                progress.say("a worker was ended from outside; this process goes on alone")
-        work(make, url, out, heartbeat_s, progress)
-        return queue.results()
+    queue = TrialQueue(make(), url, heartbeat_s)
+    queue.declare_all()
+    if not queue.finished() and num_workers > 1:
+        work_here = partial(work, make, url, out, heartbeat_s)
+        try:
+            run_side_by_side([work_here] * num_workers, num_workers, progress)
+        except BrokenProcessPool:
+            progress.say("a worker was ended from outside; this process goes on alone")
+    work(make, url, out, heartbeat_s, progress)
+    return queue.results()
 
 
 def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progress: Progress) -> None:
@@ -67,8 +63,7 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
     # One thread: the same sums in the same order on whatever machine, so that the table is the same.
     torch.set_num_threads(1)
     waiting = False
-    with stop_requests() as request, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with stop_requests() as request:
         while True:
             taken = queue.take()
             if request.reason:
