@@ -8,7 +8,9 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import write_text
 from anybatch.report import curves, figures, trust
-from anybatch.report.document import document, figure, section
+from anybatch.report.document import document
+from anybatch.report.document import figure as _figure
+from anybatch.report.document import section as _section
 from anybatch.report.findings import Findings, cell_loss, find, place
 from anybatch.report.health import health_section
 from anybatch.report.layout import cell_label
@@ -59,8 +61,8 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _rates(findings.series),
         _trust(findings.series),
         _health(records),
-        section("runs", "Every run", runs_table(findings.series, records, links)),
-        section("made", "How it was made", provenance(records)),
+        _section("runs", "Every run", runs_table(findings.series, records, links)),
+        _section("made", "How it was made", provenance(records)),
     ]
     return document(title, sections)
 
@@ -85,7 +87,7 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
                 "Filled points end at most 5 % above the optimizer's own reference loss, the shaded band; hollow "
                 "points do not. A cross at the upper edge lies beyond the scale."
             )
-        picture = figure(
+        picture = _figure(
             "main", "Final held-out loss against global batch size", described, caption,
             lambda frame: figures.main_picture(series, frame),
         )  # fmt: skip
@@ -94,7 +96,7 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
         f'<p class="answer">{escape(findings.headline)}</p></header>'
     )
     found = f'<div class="findings"><ul>{points}</ul>{note}</div>'
-    return head + (section("batch", "Held-out loss by batch", picture + found) if points or note else "")
+    return head + (_section("batch", "Held-out loss by batch", picture + found) if points or note else "")
 
 
 def _curves(series: Sequence[Series]) -> list[str]:
@@ -112,20 +114,20 @@ def _curves(series: Sequence[Series]) -> list[str]:
             caption += " The shaded band lies up to 5 % above the reference's final loss."
         if any(not run.finished for one in series for run in one.records):
             caption += " Dotted lines are runs that have not finished."
-        drawn = figure(
+        figure = _figure(
             "loss", "Held-out loss against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.loss, band=True),
         )  # fmt: skip
-        sections.append(section("curves", "Held-out loss as training goes", drawn))
+        sections.append(_section("curves", "Held-out loss as training goes", figure))
     if any(point.accuracy is not None for point in points):
         final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
         ends = f" They end between {percent(min(final))} and {percent(max(final))}." if final else ""
         caption = f"The share of masked words that are guessed right in held-out text.{ends}"
-        drawn = figure(
+        figure = _figure(
             "accuracy", "Masked-word accuracy against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.accuracy, band=False),
         )  # fmt: skip
-        sections.append(section("accuracy", "Masked words guessed right", drawn))
+        sections.append(_section("accuracy", "Masked words guessed right", figure))
     return sections
 
 
@@ -145,11 +147,11 @@ def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
         f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found
     )
     optimizers = [one.optimizer for one in series]
-    drawn = figure(
+    figure = _figure(
         "scores", "F1 and exact match by batch and optimizer", described, caption,
         lambda frame: figures.scores(found, optimizers, frame),
     )  # fmt: skip
-    return section("questions", "Questions answered after fine-tuning", drawn)
+    return _section("questions", "Questions answered after fine-tuning", figure)
 
 
 def _rates(series: Sequence[Series]) -> str:
@@ -162,15 +164,15 @@ def _rates(series: Sequence[Series]) -> str:
             rule = f" ({one.rule} rule)" if one.rule else ""
             spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")
     caption = f"The rate of every run as it warms up and decays. Highest rates: {'; '.join(spans)}."
-    drawn = figure(
+    figure = _figure(
         "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)
     )
-    return section("rates", "Learning rates", drawn)
+    return _section("rates", "Learning rates", figure)
 
 
 def _health(records: Sequence[Record]) -> str:
     found = health_section([(run.name, run.health) for run in records if run.health])
-    return section("health", "How the runs ran", found) if found else ""
+    return _section("health", "How the runs ran", found) if found else ""
 
 
 def _trust(series: Sequence[Series]) -> str:
@@ -197,7 +199,7 @@ def _trust(series: Sequence[Series]) -> str:
 
     def maps(key: str, items: Sequence[tuple[Series, Cell, Record]]) -> str:
         names = [named(item) for item in items]
-        return figure(
+        return _figure(
             key, f"Trust ratios of every layer over time: {listed(names)}", caption, caption,
             lambda frame: trust.heat_maps([run for _, _, run in items], names, limits, frame),
         )  # fmt: skip
@@ -208,4 +210,4 @@ def _trust(series: Sequence[Series]) -> str:
         part = rest[number : number + 3]
         names = listed(named(item) for item in part)
         body += f"<details><summary>{escape(names)}</summary>{maps(f'trust-{number}', part)}</details>"
-    return section("trust", "Trust ratios, layer by layer", body)
+    return _section("trust", "Trust ratios, layer by layer", body)
