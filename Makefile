@@ -55,6 +55,6 @@ $(VENV)/train: $(VENV)/python pyproject.toml setup.py src/anybatch/optim/kernels
 
 # timm wants torchvision, which the tests do not: they load its optimizers' files alone.
 $(VENV)/dev: $(VENV)/train
-	$(PIP) --editable '.[train,tensorboard,dev]'
+	$(PIP) --editable '.[train,tensorboard,study,dev]'
 	$(PIP) --no-deps timm
 	@touch $@

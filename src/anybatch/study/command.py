@@ -9,9 +9,9 @@ from anybatch.engine import Progress
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import write_json
+from anybatch.study.catalogue import declare
 from anybatch.study.declaration import Study
 from anybatch.study.findings import headline, sentences
-from anybatch.study.shipped import declare
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
