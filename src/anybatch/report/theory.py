@@ -8,6 +8,7 @@ from anybatch.files import write_text
 from anybatch.report.document import csv_text, document, figure, header, points, section, standalone, table
 from anybatch.report.layout import Grid, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, WIDE, Frame, accent, canvas, panel, render
+from anybatch.report.svg import spread as spread_apart
 from anybatch.report.wording import rate, short
 
 if TYPE_CHECKING:
@@ -198,14 +199,18 @@ def _crossover(found: Mapping[str, Any], frame: Frame) -> str:
                     found["densities"], ratios, color=colour, alpha=0.3 + 0.7 * share, marker=MARKERS[number],
                     linewidth=1 + 1.5 * share,
                 )  # fmt: skip
-                axes.annotate(
-                    f"L∞ = {spread:g} L_avg", (found["densities"][-1], ratios[-1]), (8, 0), color=INK, size=11,
-                    textcoords="offset points", va="center", annotation_clip=False,
-                )  # fmt: skip
                 axes.plot(found["predicted"][order], 1, marker="|", markersize=14, markeredgewidth=2, color=INK)
             _logarithmic(axes, "density of the gradient over layers", found["densities"])
+            axes.set_yticks([0.5, 1, 2])
             axes.set_ylim(min(everything) / 1.15, max(everything) * 1.2)
-            axes.set_yticks([0.5, 1, 2, 4] if max(everything) > 2 else [0.5, 1, 2])
-            axes.set_ylim(min(everything) / 1.15, max(everything) * 1.2)
+            ends = [ratios[-1] for ratios in row["ratios"]]
+            heights = [float(axes.transData.transform((1, end))[1]) for end in ends]
+            for spread, end, height, free in zip(
+                found["spreads"], ends, heights, spread_apart(heights, 14, 0, 1e6), strict=True
+            ):
+                axes.annotate(
+                    f"L∞ = {spread:g} L_avg", (found["densities"][-1], end), (8, free - height), color=INK, size=11,
+                    textcoords="offset points", va="center", annotation_clip=False,
+                )  # fmt: skip
             write_title(axes, f"{row['method']} / SGD", ACCENTS[number])
         return render(drawing, frame)

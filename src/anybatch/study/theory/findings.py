@@ -53,6 +53,20 @@ def _crossover(found: Any) -> list[str]:
                 where = f"every density tried (the bounds: {predicted:.2g})"
             parts.append(f"at L∞ = {spread:g} L_avg from {where}")
         said.append(f"{row['method']} beats SGD, each at its best rate, {'; '.join(parts)}.")
+    at_edge = [
+        f"L∞ = {spread:g} L_avg, density {density:.2g}"
+        for (spread, density), multiple in zip(
+            [(spread, density) for spread in found["spreads"] for density in found["densities"]],
+            found["best_multiples"]["SGD"],
+            strict=True,
+        )
+        if multiple == found["multiples"][-1]
+    ]
+    if at_edge:
+        said.append(
+            f"SGD's best rate is the highest tried, {found['multiples'][-1]:g}/L∞, at {'; '.join(at_edge)}: far beyond its "
+            "theorem's 1/L∞, which these functions, whose gradients are bounded, let pass."
+        )
     first = found["methods"][0]
     said.append(
         f"Where the gradient is sparsest and the curvature dense (density {found['densities'][0]:.2g}, L∞ = L_avg), "
