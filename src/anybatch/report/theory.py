@@ -192,7 +192,7 @@ def _crossover(found: Mapping[str, Any], frame: Frame) -> str:
             axes = panel(drawing, *grid.box(place))
             number = _number(row["method"])
             axes.axhline(1, color=INK, linewidth=1)
-            for order, (spread, ratios) in enumerate(zip(found["spreads"], row["ratios"], strict=True)):
+            for order, ratios in enumerate(row["ratios"]):
                 share = (order + 1) / len(found["spreads"])
                 colour = ACCENTS[number]
                 axes.plot(

@@ -64,8 +64,8 @@ def _crossover(found: Any) -> list[str]:
     ]
     if at_edge:
         said.append(
-            f"SGD's best rate is the highest tried, {found['multiples'][-1]:g}/L∞, at {'; '.join(at_edge)}: far beyond its "
-            "theorem's 1/L∞, which these functions, whose gradients are bounded, let pass."
+            f"SGD's best rate is the highest tried, {found['multiples'][-1]:g}/L∞, at {'; '.join(at_edge)}: far beyond "
+            "its theorem's 1/L∞, which these functions, whose gradients are bounded, let pass."
         )
     first = found["methods"][0]
     said.append(
