@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
+from anybatch.files import write_json
 
 app = typer.Typer(
     name="anybatch",
@@ -198,6 +199,60 @@ def study(
     _print(found if as_json else shown(found, written[0]), as_json)
 
 
+@app.command()
+def bench(
+    shapes: Annotated[
+        list[str] | None, typer.Option(help="bert-large, bert-base, resnet-50, many-small; default all.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="lamb or lars.")] = "lamb",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Of torch; default: as torch chooses.")] = None,
+    busy: Annotated[int, typer.Option(help="Other processes that keep a core busy meanwhile.")] = 0,
+    clip: Annotated[float | None, typer.Option(help="Clip the gradients' global norm to this.")] = None,
+    repeats: Annotated[int, typer.Option(help="Samples of each step, at least 7; the median counts.")] = 9,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of a per-tensor LAMB.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the measurement as JSON here, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the optimizer step on this machine, against what else is installed and what the memory allows.
+
+    Example: anybatch bench --shapes resnet-50 --threads 1 --out step.json
+    """
+    from anybatch.engine import progress_display
+    from anybatch.machine.bench import Conditions, measure
+    from anybatch.machine.shapes import SETS
+    from anybatch.machine.table import print_tables
+
+    chosen = Conditions(
+        algorithm=algorithm,
+        sets=tuple(shapes or SETS),
+        device=device,
+        threads=threads,
+        busy=busy,
+        clip=clip,
+        repeats=repeats,
+        compiled=compiled,
+    )
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder")
+    with progress_display() as progress:
+        found = measure(chosen, progress)
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        _print(found, as_json)
+    else:
+        print_tables(found)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which kernels take a step here, and what is missing."""
+    from anybatch.machine.doctor import examine
+
+    _print(examine(), as_json)
+
+
 @data_app.command()
 def prepare(
     files: Annotated[list[Path], typer.Argument(help=".txt or .jsonl files, plain, .gz or .xz.")],
@@ -253,6 +308,7 @@ def inspect(
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGUSR1, _warned)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -284,6 +340,11 @@ def main() -> None:
 def _terminated(number: int, frame: FrameType | None) -> None:
     """Outside training, where a run is saved first, SIGTERM ends a command at once, but cleans up."""
     _fail(f"ended by {signal.Signals(number).name}", 128 + number)
+
+
+def _warned(number: int, frame: FrameType | None) -> None:
+    """A scheduler's warning outside training: nothing is there to save yet, and the same command can be given again."""
+    _fail(f"{signal.Signals(number).name} before training began; give the same command again", 75)
 
 
 def _fail(message: str, code: int) -> None:

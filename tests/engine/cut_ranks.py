@@ -33,6 +33,11 @@ CUTS: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
     "idle": (4, 3, 1, "lamb", {}),
     "fsdp-idle": (4, 3, 2, "lamb", {"parallel": "fsdp"}),
 }
+# What rounds to bf16 on the way: near the same trajectory, and not on it.
+ROUNDED: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
+    "bf16-sums": (2, 10, 5, "lamb", {"gradient_dtype": "bf16"}),
+    "fsdp-bf16": (2, 10, 5, "lamb", {"parallel": "fsdp", "fsdp": Fsdp(param_dtype="bf16")}),
+}
 # One run: (ranks, settings, the position at which it is asked to stop).
 ELASTIC: list[tuple[int, dict[str, Any], int]] = [
     (1, {}, 100),
@@ -73,7 +78,7 @@ def whole(job: Job) -> torch.Tensor:
 
 
 def run_cut(name: str, folder: Path, ranks: Ranks) -> None:
-    _, batch, micro, optimizer, settings = CUTS[name]
+    _, batch, micro, optimizer, settings = {**CUTS, **ROUNDED}[name]
     run = Run(folder / name)
     if ranks.leader:
         run.path.mkdir()
@@ -122,7 +127,7 @@ def main(folder: Path) -> None:
 
         def work(rank: int, url: str, size: int = size) -> None:
             with join_ranks(url=url) as ranks:
-                for name in (name for name, cut in CUTS.items() if cut[0] == size):
+                for name in (name for name, cut in {**CUTS, **ROUNDED}.items() if cut[0] == size):
                     run_cut(name, folder, ranks)
                 if size == 2:
                     sum_gradients(ranks)

@@ -17,7 +17,7 @@ import torch
 from engine.forked import exit_codes, fork
 from engine.linear_job import RaggedExamples, regression_job
 
-from anybatch.engine import join_ranks, train
+from anybatch.engine import join_ranks, train, watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
 from anybatch.runs import Run
 
@@ -42,6 +42,8 @@ class Faulty(RaggedExamples):
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "hang":
                     time.sleep(600)
+                case "freeze":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 case "stop":
                     os.kill(os.getpid(), signal.SIGUSR1)
         return super().read(start, count)
@@ -49,6 +51,9 @@ class Faulty(RaggedExamples):
 
 def main(folder: Path, rank: int, size: int, fault: str) -> int:
     hang_timeout_s = 3.0 if fault == "hang" else 600.0
+    if fault == "freeze":
+        # Sooner than the 25 s of a real run, so that the test is; late enough for a busy machine.
+        watch._LOST_AFTER_S = 8.0
     try:
         with join_ranks(hang_timeout_s, f"file://{folder}/rendezvous?rank={rank}&world_size={size}") as ranks:
             job = regression_job(examples=Faulty(rank, fault), optimizer="adamw")
@@ -69,4 +74,7 @@ if __name__ == "__main__":
         (here / "run").mkdir(parents=True)
         processes[fault] = [fork(partial(main, here, rank, 2, fault), here / f"printed-{rank}") for rank in (0, 1)]
     for fault, ranks in processes.items():
-        (Path(folder) / fault / "codes.json").write_text(json.dumps(exit_codes(ranks)))
+        codes = exit_codes(ranks[:1])
+        if fault == "freeze":
+            os.kill(ranks[1], signal.SIGKILL)
+        (Path(folder) / fault / "codes.json").write_text(json.dumps(codes + exit_codes(ranks[1:])))

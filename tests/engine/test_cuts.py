@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.cut_ranks import CUTS, ELASTIC, job_of
+from engine.cut_ranks import CUTS, ELASTIC, ROUNDED, job_of
 from engine.forked import run_script
 from engine.linear_job import parameters
 
@@ -53,6 +53,15 @@ def test_every_cut_gives_one_trajectory(
     assert distance(torch.load(cut / name / "parameters.pt"), expected) < TOLERANCE
     assert checksums(Run(cut / name)) == examples
     assert len(set(examples)) == len(examples)
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounding_to_bf16_stays_near(
+    cut: Path, undivided: dict[tuple[int, str], tuple[torch.Tensor, list[str]]], name: str
+) -> None:
+    expected, examples = undivided[10, "lamb"]
+    assert 1e-6 < distance(torch.load(cut / name / "parameters.pt"), expected) < 0.1
+    assert checksums(Run(cut / name)) == examples
 
 
 def test_a_run_moves_between_numbers_of_ranks_and_ways_of_sharding(

@@ -8,7 +8,7 @@ import pytest
 from engine.forked import run_script
 
 SCRIPT = Path(__file__).with_name("faulty_ranks.py")
-FAULTS = ("raise", "input", "memory", "kill", "hang", "stop")
+FAULTS = ("raise", "input", "memory", "kill", "hang", "freeze", "stop")
 # Far above what an ending takes on a busy machine, far below the limits of gloo and NCCL, which are minutes.
 LIMIT_S = 90
 
@@ -71,7 +71,15 @@ def test_a_rank_that_hangs_is_named_with_where_it_stood(ended: dict[str, Ended])
     assert end.codes == (1, 1)
     assert "rank 1: no progress for 3 s" in end.printed[1].splitlines()[-1]
     assert "read" in (end.folder / "run" / "stacks-rank1.txt").read_text()
-    assert end.status["message"].startswith("rank 1: no progress for 3 s")
+    assert end.status["message"].startswith("rank 1: no progress for 3 s, reading the examples of step 4")
+
+
+def test_a_rank_without_a_sign_of_life_is_missed(ended: dict[str, Ended]) -> None:
+    """Its connections stand, so that nothing but the watch can tell."""
+    end = ended["freeze"]
+    assert end.codes == (1, -9)
+    assert end.printed[0].splitlines()[-1].startswith("anybatch: error: rank 1 has given no sign of life for 8 s")
+    assert end.status["outcome"] == "failed"
 
 
 def test_all_ranks_stop_after_the_same_step_and_save(ended: dict[str, Ended]) -> None:

@@ -116,6 +116,7 @@ class _Course:
             while step < job.num_steps:
                 here = place(job, step)
                 started = time.perf_counter()
+                self.ranks.watch.doing(f"reading the examples of step {step + 1}")
                 share = loader.next()
                 result = self.take_step(here, step, share, request, loader.wait_s)
                 step_s = time.perf_counter() - started

@@ -80,9 +80,12 @@ class Ranks:
     def leader_first(self, call: Callable[[], Result], what: str) -> Result:
         """`call()` on rank 0, then, once it has succeeded there, on all others."""
         with self.watch.unhurried():
-            result = call() if self.leader else None
+            if self.leader:
+                result = call()
+                self.barrier(what)
+                return result
             self.barrier(what)
-            return call() if result is None else result
+            return call()
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:

@@ -40,6 +40,9 @@ def train_recipe(
     recipe = with_absolute_paths(recipe)
     run = Run(folder)
     with engine.join_ranks(recipe.engine.hang_timeout_s) as ranks, ExitStack() as held:
+        if ranks.size > 1:
+            # One that stopped while others prepare would be missed by them; alone, preparing can be broken off.
+            held.enter_context(engine.stop_requests())
         job = ranks.leader_first(
             lambda: _lead(recipe, run, resume, held, ranks) if ranks.leader else _follow(recipe, run),
             "preparing the run",
