@@ -145,6 +145,61 @@ def report(
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, 'theory', a FILE.py, or a recipe.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for runs, table and page; default studies/STUDY.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(metavar="URL", help="A database that workers share.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that this command starts.")] = 1,
+    optimizers: Annotated[list[str] | None, typer.Option("--optimizer", help="Of a recipe's study; repeat it.")] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", metavar="[OPTIMIZER:]FIELD=LOW:HIGH", help="What is tuned.")
+    ] = None,
+    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Repeat it.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="untuned, grid or quasirandom.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Tuning trials of a quasirandom search.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Reported runs of each optimizer at each batch.")] = None,
+    metric: Annotated[str | None, typer.Option(help="loss, or the name of an accuracy.")] = None,
+    target: Annotated[float | None, typer.Option(help="The metric that steps are counted to.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the theory study.")] = 0,
+    heartbeat: Annotated[int, typer.Option(min=1, help="Seconds between a worker's signs of life.")] = 20,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare optimizers over batch sizes at equal tuning budgets; or measure the theory.
+
+    Run the same command again, anywhere that reaches the storage, and the workers share the trials.
+
+    Examples: anybatch study demo --workers 2        anybatch study theory
+    anybatch study bert-tiny --optimizer lamb --optimizer adamw --range optimizer.lr=1e-3:1e-1 --batch-size 64
+    """
+    from anybatch.engine import progress_display
+    from anybatch.report.study import write_study
+    from anybatch.report.theory import write_theory
+    from anybatch.study.command import declared, finish_study, plan, shown
+    from anybatch.study.theory.run import run_theory
+
+    folder = out or Path("studies") / Path(name).stem
+    with progress_display() as progress:
+        if name == "theory":
+            found = run_theory(folder, seed, progress)
+            written = write_theory(found["measured"], found["findings"], folder)
+        else:
+            make = declared(
+                name, optimizers=optimizers, ranges=ranges, batch_sizes=batch_sizes, protocol=protocol,
+                num_trials=trials, num_seeds=seeds, metric=metric, target=target, assignments=assignments,
+            )  # fmt: skip
+            if dry_run:
+                _print(plan(make()), as_json)
+                return
+            found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
+            written = write_study(found, folder)
+    _print(found if as_json else shown(found, written[0]), as_json)
+
+
+@app.command()
 def bench(
     shapes: Annotated[
         list[str] | None, typer.Option(help="bert-large, bert-base, resnet-50, many-small; default all.")

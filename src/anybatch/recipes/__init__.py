@@ -1,6 +1,7 @@
 """Which combination: functions that return a frozen recipe, and what turns one into a run."""
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
+from anybatch.recipes.change import change, with_batch_size
 from anybatch.recipes.execute import evaluate_run, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
 from anybatch.recipes.recipe import (
@@ -9,9 +10,7 @@ from anybatch.recipes.recipe import (
     PretrainingRecipe,
     QuestionsRecipe,
     Recipe,
-    change,
     from_json,
-    with_batch_size,
 )
 
 __all__ = [

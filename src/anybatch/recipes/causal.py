@@ -18,7 +18,9 @@ from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import CausalRecipe
+from anybatch.recipes.recipe import (
+    CausalRecipe,
+)
 from anybatch.runs import Run
 
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
 from anybatch.recipes import causal, images, pretraining, questions
+from anybatch.recipes.change import field_names, with_absolute_paths
 from anybatch.recipes.recipe import (
     CausalRecipe,
     ImageRecipe,
     QuestionsRecipe,
     Recipe,
-    field_names,
     from_json,
-    with_absolute_paths,
 )
 from anybatch.runs import Run, locked, open_run
 
@@ -56,7 +56,20 @@ def train_recipe(
         )
         if job is None:
             return run.result() if ranks.leader else {}
-        return engine.train(job, run, progress, title or recipe.name, ranks)
+        return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks)
+
+
+def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
+    """What a run is tuned on is not what it is reported on: each evaluates every other held-out batch."""
+    if recipe.held_out_part == "all":
+        return job
+    held_out = job.held_out[0 if recipe.held_out_part == "tuning" else 1 :: 2]
+    if not held_out:
+        raise InputError(
+            f"held_out_part = {recipe.held_out_part!r}: the held-out data are one batch, which has no parts; "
+            f"lower engine.micro_batch_size = {recipe.engine.micro_batch_size}"
+        )
+    return replace(job, held_out=held_out)
 
 
 def _lead(recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine.Ranks) -> engine.Job | None:

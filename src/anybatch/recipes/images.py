@@ -20,7 +20,10 @@ from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flop
 from anybatch.recipes.classification import judge
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution, fingerprints, plan_phases, summarise
-from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
+from anybatch.recipes.recipe import (
+    ImagePhaseSettings,
+    ImageRecipe,
+)
 from anybatch.runs import Run
 
 

@@ -19,7 +19,10 @@ from anybatch.models import BertSettings, PretrainingModel, pretraining_flops, p
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import PhaseSettings, PretrainingRecipe
+from anybatch.recipes.recipe import (
+    PhaseSettings,
+    PretrainingRecipe,
+)
 from anybatch.runs import Run
 
 

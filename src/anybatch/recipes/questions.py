@@ -22,7 +22,9 @@ from anybatch.files import sha256, write_json
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import QuestionsRecipe
+from anybatch.recipes.recipe import (
+    QuestionsRecipe,
+)
 from anybatch.runs import Run
 
 PREDICTIONS = "predictions.json"

@@ -1,9 +1,5 @@
-"""What a recipe is: a frozen, typed, JSON-shaped description of a whole run, and how a user changes one field of it."""
+"""What a recipe is: a frozen, typed, JSON-shaped description of a whole run."""
 
-import difflib
-import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -252,7 +248,11 @@ class NetworkSettings(Settings):
 
 
 class RecipeSettings(Settings):
-    """What every recipe has; `inferred` names, in words, what its source does not say."""
+    """What every recipe has.
+
+    `inferred`: in words, what its source does not say. `held_out_part`: what the evaluations see, all held-out batches
+    or every other one.
+    """
 
     name: str
     inferred: tuple[str, ...] = ()
@@ -262,6 +262,7 @@ class RecipeSettings(Settings):
     phases: tuple[StretchSettings, ...] = Field(min_length=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     engine: EngineSettings = EngineSettings()
+    held_out_part: Literal["all", "tuning", "reported"] = "all"
 
     @model_validator(mode="after")
     def _whole_run(self) -> "RecipeSettings":
@@ -320,83 +321,3 @@ def from_json(values: dict[str, Any]) -> Recipe:
         field = ".".join(str(part) for part in first["loc"][1:]) or "task"
         shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
         raise InputError(f"{field}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """`recipe` with fields set by 'dotted.name=value', the value in JSON or else taken as a string.
-
-    Raises:
-        InputError: no '=', an unknown field (the nearest names are given), or a value that does not fit.
-    """
-    values = recipe.model_dump(mode="json")
-    for assignment in assignments:
-        name, separator, text = assignment.partition("=")
-        if not separator:
-            raise InputError(f"--set {assignment}: expected FIELD=VALUE, such as optimizer.lr=2e-3")
-        _assign(values, name.strip(), _parse(text.strip()))
-    return from_json(values)
-
-
-def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
-    """`recipe` with the first phase at `batch_size` and later phases scaled in proportion."""
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size}: must be at least 1")
-    first = recipe.phases[0].batch_size
-    phases = [
-        phase.model_copy(update={"batch_size": max(1, round(phase.batch_size * batch_size / first))})
-        for phase in recipe.phases
-    ]
-    return from_json({**recipe.model_dump(mode="json"), "phases": [phase.model_dump() for phase in phases]})
-
-
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """`recipe` with its paths made absolute, so that a run can be resumed and evaluated from anywhere."""
-    changes: dict[str, Any] = {}
-    for part in ("data", "model"):
-        settings = getattr(recipe, part)
-        if getattr(settings, "path", None) is not None:
-            changes[part] = settings.model_copy(update={"path": str(Path(settings.path).resolve())})
-    return recipe.model_copy(update=changes)
-
-
-def field_names(values: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all leaves of nested dicts and lists."""
-    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
-    if not items:
-        yield prefix
-        return
-    for key, value in items:
-        yield from field_names(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _assign(values: dict[str, Any], name: str, value: Any) -> None:
-    *parents, last = name.split(".")
-    target: Any = values
-    for part in parents:
-        target = _child(target, part)
-    # options belong to the optimizer's own constructor, which knows their names; everything else is fixed.
-    free = parents == ["optimizer", "options"] and isinstance(target, dict)
-    if free or _child(target, last) is not _MISSING:
-        target[int(last) if isinstance(target, list) else last] = value
-        return
-    names = list(field_names(values))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-    raise InputError(f"--set {name}: the recipe has no such field; nearest: {', '.join(near)}")
-
-
-_MISSING = object()
-
-
-def _child(target: Any, part: str) -> Any:
-    if isinstance(target, dict):
-        return target.get(part, _MISSING)
-    if isinstance(target, list) and part.isascii() and part.isdecimal() and int(part) < len(target):
-        return target[int(part)]
-    return _MISSING
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return {"none": None, "None": None, "True": True, "False": False}.get(text, text)

@@ -1,21 +1,22 @@
 """The page itself: findings, figures, table and provenance as one HTML file that needs nothing else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import write_text
 from anybatch.report import classification, curves, figures, trust
+from anybatch.report.document import document
+from anybatch.report.document import figure as _figure
+from anybatch.report.document import section as _section
 from anybatch.report.findings import Findings, cell_loss, find, place
 from anybatch.report.health import health_section
 from anybatch.report.layout import cell_label
-from anybatch.report.load import Record, load, text
+from anybatch.report.load import Record, load
 from anybatch.report.scores import Score, by_cell, children
 from anybatch.report.series import Cell, Series
-from anybatch.report.svg import NARROW, WIDE, Frame
 from anybatch.report.table import provenance, runs_table
 from anybatch.report.wording import count, listed, percent, plural, rate, score, short
 
@@ -53,7 +54,6 @@ def _sentences(background: Mapping[str, Any] | None) -> list[str]:
 def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
     findings = find(records)
     links = children(records)
-    style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         _head(findings, records, title, quoted),
         *_curves(findings.series),
@@ -65,27 +65,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _section("runs", "Every run", runs_table(findings.series, records, links)),
         _section("made", "How it was made", provenance(records)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(text(title))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _section(name: str, heading: str, body: str) -> str:
-    return f'<section id="{name}"><h2>{heading}</h2>{body}</section>'
-
-
-def _figure(key: str, title: str, description: str, caption: str, draw: Callable[[Frame], str]) -> str:
-    """The figure at both widths, of which the style sheet shows one."""
-    wide, narrow = (draw(Frame(width, f"{key}-{width}", title, description)) for width in (WIDE, NARROW))
-    return (
-        f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return document(title, sections)
 
 
 def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:

@@ -1,0 +1,153 @@
+"""The page of a study: findings in words, the paper's kind of table, figures, failures; and each as a file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anybatch.files import write_text
+from anybatch.report import study_figures
+from anybatch.report.document import csv_text, document, figure, header, points, section, standalone, table
+from anybatch.report.svg import WIDE, Frame
+from anybatch.report.wording import UNKNOWN, plural, rate
+
+Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
+
+
+def write_study(found: Mapping[str, Any], out: Path) -> list[Path]:
+    """Writes index.html, an SVG of each figure and a CSV of each table into `out`; the page comes first.
+
+    Args:
+        found: what study.json holds.
+    """
+    figures = _figures(found)
+    tables = {name: rows for name, rows in _tables(found).items() if rows[1]}
+    written = {out / "index.html": _page(found, figures, tables)}
+    for name, (title, caption, draw) in figures.items():
+        written[out / f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, caption)))
+    for name, (columns, rows) in tables.items():
+        written[out / f"{name}.csv"] = csv_text(columns, rows)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, content in written.items():
+        write_text(path, content)
+    return list(written)
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Frame], str]]]:
+    declared = found["declaration"]
+    metric, target = declared["metric"], declared["target"]
+    figures: dict[str, tuple[str, str, Callable[[Frame], str]]] = {}
+    if any(cell["final"] for cell in found["cells"]):
+        figures["quality"] = (
+            f"Final {metric} against batch",
+            f"Means over the seeds, bars to the 95 % interval of the mean, small dots the seeds themselves. "
+            f"{'Higher' if found['higher_is_better'] else 'Lower'} is better; a cross: no run ended with a number.",
+            lambda frame: study_figures.quality(found, frame),
+        )
+    if any(cell["steps"] for cell in found["cells"]):
+        figures["steps"] = (
+            f"Steps to a {metric} of {target:g} against batch",
+            "Both axes logarithmic. Dashed: perfect scaling, twice the batch in half the steps, from the smallest. "
+            "Where the points leave it, more examples a step no longer make up for fewer steps. Curves: the fitted "
+            "E = E_min (1 + B/B_crit). Between two evaluations the target is met on a straight line.",
+            lambda frame: study_figures.steps(found, frame),
+        )
+    if any("optimizer.lr" in point for cell in found["cells"] for point in cell["sensitivity"]):
+        figures["sensitivity"] = (
+            f"How much the learning rate matters: final {metric} of the tuning runs",
+            "One panel an optimizer, one line a batch, the mean over tuning seeds at each rate. A flat valley forgives "
+            "a wrong rate, a narrow one does not; crosses at the edge: diverged.",
+            lambda frame: study_figures.sensitivity(found, frame),
+        )
+    return figures
+
+
+def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
+    declared = found["declaration"]
+    metric = declared["metric"]
+    names = sorted({name for cell in found["cells"] for name in cell["settings"]})
+    results = [
+        [cell["entrant"], cell["batch_size"], cell["num_steps"], *(cell["settings"].get(name) for name in names),
+         *_interval(cell["final"]), cell["num_seeds"], cell["diverged"] + cell["failed"], cell["num_tuning_trials"],
+         *_interval(cell["steps"])]
+        for cell in found["cells"]
+    ]  # fmt: skip
+    columns = ["optimizer", "batch", "steps", *(name.rpartition(".")[2] for name in names), metric, "low", "high",
+               "seeds", "lost", "tuning runs", "steps to target", "from", "to"]  # fmt: skip
+    differences = [
+        [f"{row['first']} − {row['second']}", row["batch_size"], *_interval(row["difference"]),
+         (row["difference"] or {}).get("count", 0), row["p_value"]]
+        for row in found["differences"]
+    ]  # fmt: skip
+    scaling = [
+        [row["entrant"], *_interval((row["fit"] or {}).get("e_min")), *_interval((row["fit"] or {}).get("b_crit")),
+         len(row["batches_fitted"])]
+        for row in found["scaling"]
+    ]  # fmt: skip
+    failures = [
+        [trial["key"], trial["state"], trial["error"], _settings(trial["settings"])]
+        for trial in found["trials"]
+        if trial["state"] != "finished"
+    ]
+    return {
+        "results": (columns, results),
+        "differences": (["better by", "batch", "mean", "low", "high", "pairs", "p"], differences),
+        "scaling": (
+            ["optimizer", "E_min", "low", "high", "B_crit", "low", "high", "batches fitted"], scaling,
+        ),
+        "failures": (["trial", "state", "why", "settings"], failures),
+        "trials": (
+            ["trial", "optimizer", "batch", "part", "seed", "state", metric, "settings"],
+            [[trial["key"], trial["entrant"], trial["batch_size"], trial["part"], trial["seed"], trial["state"],
+              trial["final"], _settings(trial["settings"])] for trial in found["trials"]],
+        ),
+    }  # fmt: skip
+
+
+_HEADINGS = {
+    "results": "What each optimizer reached",
+    "differences": "Seed by seed: who is better, at each batch",
+    "scaling": "Examples to the target: E = E_min (1 + B/B_crit)",
+    "failures": "Runs that failed, diverged or are missing",
+    "trials": "Every trial",
+}
+_NOTES = {
+    "differences": "Runs with the same seed; above zero, the first is better; no p-values below 5 pairs.",
+}
+
+
+def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[str, Rows]) -> str:
+    declared = found["declaration"]
+    kicker = (
+        f"anybatch study {declared['name']} · {declared['protocol']} · "
+        f"{plural(len(declared['entrants']), 'optimizer')} · {plural(len(found['trials']), 'trial')}"
+    )
+    sentences = found["findings"]
+    parts = [
+        header(kicker, found["question"], found["headline"]),
+        section("findings", "What was found", points(sentences)),
+    ]
+    for name, (title, caption, draw) in figures.items():
+        parts.append(section(name, title, figure(name, title, caption, caption, draw)))
+    for name, (columns, rows) in tables.items():
+        body = table(_HEADINGS[name], columns, [[_shown(value) for value in row] for row in rows])
+        note = f"<p>{_NOTES[name]}</p>" if _NOTES.get(name) else ""
+        if name == "trials":
+            body = f"<details><summary>{len(rows)} trials</summary>{body}</details>"
+        parts.append(section(f"table-{name}", _HEADINGS[name], note + body))
+    return document(found["question"], parts)
+
+
+def _interval(value: Mapping[str, Any] | None) -> tuple[object, object, object]:
+    return (value["mean"], value["low"], value["high"]) if value else (None, None, None)
+
+
+def _settings(settings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {rate(value)}" for name, value in settings.items()) or "scaled by the rule"
+
+
+def _shown(value: object) -> str:
+    if value is None or value == "":
+        return UNKNOWN
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,118 @@
+"""A study by name: shipped, from a user's Python file, or made of a recipe and a few words on the command line."""
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.recipes import RECIPES, Recipe, change, find_recipe
+from anybatch.recipes.optimizers import OPTIMIZERS
+from anybatch.study import paper, shipped
+from anybatch.study.declaration import Entrant, Protocol, Study
+from anybatch.study.protocols import Range
+
+STUDIES: dict[str, Callable[[], Study]] = {
+    "demo": shipped.demo,
+    "ablation": shipped.ablation,
+    "reality-check": shipped.reality_check,
+    "paper-bert": paper.bert,
+    "paper-resnet": paper.resnet,
+    "paper-resnet-16k": paper.resnet_16k,
+    "paper-cifar10": paper.cifar10,
+    "paper-mnist": paper.mnist,
+}
+
+
+def find_study(name: str) -> Study:
+    """The shipped study called `name`, or the one that the Python file `name` gives by its function `study()`."""
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if name in STUDIES:
+        return STUDIES[name]()
+    near = difflib.get_close_matches(name, [*STUDIES, *RECIPES, "theory"], n=3, cutoff=0.4) or [*STUDIES, "theory"]
+    raise InputError(
+        f"no study or recipe is called {name!r}; nearest: {', '.join(near)}; or name a Python file with study()"
+    )
+
+
+def declare(name: str, options: Mapping[str, Any]) -> Study:
+    """A shipped or a user's study, or one made of the recipe `name`; `options` that are not None replace its fields.
+
+    Args:
+        options: optimizers, batch_sizes, protocol, ranges ("NAME:FIELD=LOW:HIGH" or "FIELD=LOW:HIGH"), assignments
+            (fields of the recipe), num_seeds, num_trials, metric, target.
+    """
+    given = {key: value for key, value in options.items() if value not in (None, [])}
+    num_seeds = given.pop("num_seeds", None)
+    if num_seeds is not None:
+        given["seeds"] = tuple(range(num_seeds))
+    if "batch_sizes" in given:
+        given["batch_sizes"] = tuple(given["batch_sizes"])
+    optimizers, ranges, changes = (given.pop(key, []) for key in ("optimizers", "ranges", "assignments"))
+    if name in RECIPES:
+        recipe = change(find_recipe(name), changes)
+        names = optimizers or [recipe.optimizer.name]
+        entrants = tuple(_of_recipe(recipe, one, ranges) for one in names)
+        protocol: Protocol = "grid" if ranges else "untuned"
+        made: dict[str, Any] = {
+            "name": name,
+            "question": f"Which optimizer does best on {name}, and at which batch?",
+            "batch_sizes": (recipe.phases[0].batch_size,),
+            "protocol": protocol,
+        }
+        return Study(entrants=entrants, **{**made, **given})
+    if optimizers or ranges or changes:
+        raise InputError(f"--optimizer, --range and --set belong to a recipe's study; {name} declares its own")
+    return replace(find_study(name), **given)
+
+
+def _from_file(path: Path) -> Study:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = module.study()
+    except InputError:
+        raise
+    # The file is the user's own program, and may fail in any way.
+    except Exception as error:
+        raise InputError(f"{path}: {type(error).__name__}: {error}") from None
+    if not isinstance(made, Study):
+        raise InputError(f"{path}: study() returned a {type(made).__name__}, not an anybatch.study.Study")
+    return made
+
+
+def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant:
+    if optimizer not in OPTIMIZERS:
+        raise InputError(f"--optimizer {optimizer}: must be one of {', '.join(OPTIMIZERS)}")
+    found: dict[str, Range] = {}
+    for text in ranges:
+        where, separator, span = text.partition("=")
+        owner, _, field = where.rpartition(":")
+        try:
+            low, high = map(float, span.split(":"))
+        except ValueError:
+            separator = ""
+            low = high = 0.0
+        if not separator:
+            raise InputError(f"--range {text}: expected FIELD=LOW:HIGH or OPTIMIZER:FIELD=LOW:HIGH")
+        if owner in ("", optimizer):
+            found[field] = low, high
+    name = display_name(optimizer)
+    keep = recipe.optimizer.options if optimizer == recipe.optimizer.name else {}
+    chosen = recipe.model_copy(
+        update={"optimizer": recipe.optimizer.model_copy(update={"name": optimizer, "options": keep})}
+    )
+    return Entrant(name, chosen, found)
+
+
+def display_name(optimizer: str) -> str:
+    """An optimizer's name as the table shows it."""
+    return {"lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "adam": "Adam"}.get(optimizer, optimizer.capitalize())

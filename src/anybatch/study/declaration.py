@@ -1,0 +1,195 @@
+"""What a study is: who is compared, on which batches, how each is tuned, and every trial of it, known beforehand."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from anybatch.engine import Progress
+from anybatch.errors import InputError
+from anybatch.recipes import Recipe, change, with_batch_size
+from anybatch.study.protocols import Range, grid, quasirandom
+
+Part = Literal["tuning", "reported"]
+Protocol = Literal["untuned", "grid", "quasirandom"]
+Settings = Mapping[str, float]
+LR = "optimizer.lr"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial gave on its own part of the held-out data.
+
+    curve: (steps, examples, metric) at each evaluation, None where the metric was not finite. diverged: it was stopped,
+    or ended, without a finite metric or far above where it began.
+    """
+
+    curve: tuple[tuple[int, int, float | None], ...]
+    diverged: bool
+    num_steps: int
+
+    @property
+    def final(self) -> float | None:
+        return None if self.diverged or not self.curve else self.curve[-1][2]
+
+
+Run = Callable[["Study", "Trial", Recipe, Path, Progress], Outcome]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One contender: a recipe with its optimizer and reference, and, where it is tuned, the ranges to tune it in."""
+
+    name: str
+    recipe: Recipe
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run. `settings` are fields of the recipe set after scaling; None: those that tuning finds best."""
+
+    entrant: Entrant
+    batch_size: int
+    seed: int
+    part: Part
+    settings: Settings | None
+    number: int = 0
+
+    @property
+    def cell(self) -> tuple[str, int]:
+        return self.entrant.name, self.batch_size
+
+    @property
+    def key(self) -> str:
+        what = f"tuning-{self.number:03d}" if self.part == "tuning" else "reported"
+        return f"{self.entrant.name}-b{self.batch_size}-{what}-s{self.seed}"
+
+    def recipe(self, settings: Settings) -> Recipe:
+        assignments = [f"seed={self.seed}", *(f"{name}={json.dumps(value)}" for name, value in settings.items())]
+        return change(with_batch_size(self.entrant.recipe, self.batch_size), assignments)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A declared comparison. Equal means: every entrant has the same examples, batches, seeds and number of trials.
+
+    Args:
+        name: of the study in its storage.
+        question: what it asks, in a sentence.
+        entrants: at least one, each with its own recipe.
+        batch_sizes: global batch sizes of the first phase.
+        protocol: "untuned" scales each entrant's reference by its rule; "grid" tries the rates 1-2-5 of
+            `ranges["optimizer.lr"]`; "quasirandom" tries `num_trials` Halton points of all ranges.
+        seeds: of the reported runs; `tuning_seeds`: of the tuning runs, others than those.
+        metric: "loss", or the name of an accuracy of the recipe, measured on held-out data, of which tuning sees one
+            half and the reported runs the other.
+        target: the value of the metric that steps are counted to; None where none is counted.
+        num_evals: evaluations a run, at which the target can be seen to be reached.
+        run: what makes an outcome of a trial; by default the recipe is trained.
+    """
+
+    name: str
+    question: str
+    entrants: tuple[Entrant, ...]
+    batch_sizes: tuple[int, ...]
+    protocol: Protocol = "untuned"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tuning_seeds: tuple[int, ...] = (1000,)
+    num_trials: int = 0
+    metric: str = "loss"
+    target: float | None = None
+    num_evals: int = 20
+    run: Run | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("entrants", self.entrants), ("batch_sizes", self.batch_sizes), ("seeds", self.seeds)):
+            if not values:
+                raise InputError(f"study {self.name}: {name} is empty")
+            if len({_identity(value) for value in values}) < len(values):
+                raise InputError(f"study {self.name}: {name} has the same one twice")
+        if shared := set(self.seeds) & set(self.tuning_seeds):
+            raise InputError(f"study {self.name}: seed {min(shared)} is both in seeds and in tuning_seeds")
+        if self.protocol == "untuned":
+            return
+        counts = {entrant.name: len(self._points(entrant)) for entrant in self.entrants}
+        if len(set(counts.values())) > 1:
+            shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise InputError(f"study {self.name}: the entrants have different numbers of tuning trials ({shown})")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric != "loss"
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial, tuning before reporting, in the order in which they are taken."""
+        tuning = [
+            Trial(entrant, batch_size, seed, "tuning", settings, number)
+            for batch_size in self.batch_sizes
+            for entrant in self.entrants
+            for number, settings in enumerate(self._points(entrant))
+            for seed in self.tuning_seeds
+        ]
+        reported = [
+            Trial(entrant, batch_size, seed, "reported", {} if self.protocol == "untuned" else None)
+            for batch_size in self.batch_sizes
+            for entrant in self.entrants
+            for seed in self.seeds
+        ]
+        return (*tuning, *reported)
+
+    def tuning_of(self, trial: Trial) -> list[Trial]:
+        """The tuning trials that `trial` takes its settings from."""
+        return [other for other in self._tuning if other.cell == trial.cell]
+
+    @cached_property
+    def _tuning(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.part == "tuning"]
+
+    def declaration(self) -> dict[str, Any]:
+        """What decides about the results, as JSON."""
+        return {
+            "name": self.name,
+            "entrants": [
+                {
+                    "name": entrant.name,
+                    "recipe": entrant.recipe.model_dump(mode="json"),
+                    "ranges": {name: list(one) for name, one in entrant.ranges.items()},
+                }
+                for entrant in self.entrants
+            ],
+            "batch_sizes": list(self.batch_sizes),
+            "protocol": self.protocol,
+            "seeds": list(self.seeds),
+            "tuning_seeds": list(self.tuning_seeds),
+            "num_trials": self.num_trials,
+            "metric": self.metric,
+            "target": self.target,
+            "num_evals": self.num_evals,
+        }
+
+    def fingerprint(self) -> str:
+        """Of the declaration: workers on one storage must share it."""
+        return hashlib.sha256(json.dumps(self.declaration(), sort_keys=True).encode()).hexdigest()
+
+    def _points(self, entrant: Entrant) -> list[Settings]:
+        if self.protocol == "untuned":
+            return []
+        if self.protocol == "grid":
+            if set(entrant.ranges) != {LR}:
+                raise InputError(
+                    f"study {self.name}, {entrant.name}: a grid is over {LR} alone, and its ranges are over "
+                    f"{', '.join(entrant.ranges) or 'nothing'}"
+                )
+            return [{LR: rate} for rate in grid(entrant.ranges[LR])]
+        if not entrant.ranges or self.num_trials < 1:
+            raise InputError(f"study {self.name}, {entrant.name}: a quasirandom search needs ranges and num_trials")
+        return [*quasirandom(entrant.ranges, self.num_trials)]
+
+
+def _identity(value: Any) -> Any:
+    return value.name if isinstance(value, Entrant) else value

@@ -1,0 +1,111 @@
+"""A trial becomes an outcome: the recipe is trained on one part of the held-out data, and given up once it diverges."""
+
+import fcntl
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anybatch.engine import Progress, Task
+from anybatch.errors import InputError
+from anybatch.recipes import PretrainingRecipe, Recipe, change, train_recipe
+from anybatch.recipes.builtin_text import prepare_builtin_text
+from anybatch.runs import Run
+from anybatch.study.declaration import Outcome, Study, Trial
+
+# A run that stands so far above the untrained model has diverged, whatever it does later.
+DIVERGED_FACTOR = 2.0
+_NONFINITE_STEPS = 3
+
+
+class Diverged(Exception):
+    """The run under way is not worth going on with."""
+
+
+def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress: Progress) -> Outcome:
+    """Trains `recipe` in a run folder of the trial's own, from where a killed worker left it on this machine."""
+    settings = [f"engine.num_evals={study.num_evals}", "engine.num_trust_ratios=20", f"held_out_part={trial.part}"]
+    recipe = with_shared_text(change(recipe, settings), out)
+    folder = out / "runs" / trial.key
+    run = Run(folder)
+    watched = WatchedProgress(progress, lambda: check_course(run))
+    diverged = False
+    try:
+        train_recipe(recipe, folder, resume=True, progress=watched, title=trial.key)
+    except Diverged:
+        diverged = True
+    events = run.metrics("eval")
+    curve = tuple((event["step"], event["examples"], metric_of(event, study.metric, folder)) for event in events)
+    diverged = diverged or not curve or curve[-1][2] is None or _above_start(events)
+    return Outcome(curve, diverged, run.metrics("train")[-1]["step"])
+
+
+def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:
+    """The loss, or the accuracy called `metric`, of an evaluation."""
+    if metric == "loss":
+        return _finite(event["loss"])
+    if metric not in event["accuracy"]:
+        known = ", ".join(event["accuracy"]) or "none"
+        raise InputError(f"{folder}: metric = {metric!r} is not measured; there are loss and the accuracies {known}")
+    return _finite(event["accuracy"][metric])
+
+
+def check_course(run: Run) -> None:
+    """Raises Diverged where the last steps had no finite loss, or the last evaluation is far above the first."""
+    losses = [event["loss"] for event in run.metrics("train")[-_NONFINITE_STEPS:]]
+    if len(losses) == _NONFINITE_STEPS and all(_finite(loss) is None for loss in losses):
+        raise Diverged(f"the last {_NONFINITE_STEPS} steps had no finite loss")
+    if _above_start(run.metrics("eval")):
+        raise Diverged("the held-out loss is far above that of the untrained model")
+
+
+def _above_start(evals: list[dict[str, Any]]) -> bool:
+    if len(evals) < 2:
+        return False
+    first, last = _finite(evals[0]["loss"]), _finite(evals[-1]["loss"])
+    return last is None or (first is not None and last > DIVERGED_FACTOR * first)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
+    """The built-in text prepared once for all trials, where the recipe learns from it and names no folder."""
+    if not isinstance(recipe, PretrainingRecipe) or recipe.data.path is not None:
+        return recipe
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / "data"
+    with open(out / ".data.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            prepare_builtin_text(folder)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(folder)})})
+
+
+class WatchedProgress:
+    """Shows what it is told in `progress` and, every so often, runs `check`, which may end the run by raising."""
+
+    def __init__(self, progress: Progress, check: Callable[[], None]) -> None:
+        self._progress, self._check = progress, check
+
+    def task(self, title: str, total: int, done: int = 0) -> Task:
+        return _WatchedTask(self._progress.task(title, total, done), total, done, self._check)
+
+    def say(self, line: str) -> None:
+        self._progress.say(line)
+
+
+class _WatchedTask:
+    def __init__(self, task: Task, total: int, done: int, check: Callable[[], None]) -> None:
+        self._task, self._check, self._total, self._checked = task, check, total, done
+
+    def advance(self, done: int, note: str) -> None:
+        self._task.advance(done, note)
+        # Reading the metrics costs more the longer the run: fifty looks are enough.
+        if (done - self._checked) * 50 >= self._total:
+            self._checked = done
+            self._check()
+
+    def end(self) -> None:
+        self._task.end()

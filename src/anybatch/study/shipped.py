@@ -1,0 +1,85 @@
+"""The studies of our own that come with the package: all run on a CPU, the first in minutes."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from anybatch.recipes import RECIPES, Recipe, change, find_recipe
+from anybatch.study.declaration import LR, Entrant, Study
+
+
+def variant(recipe: str, optimizer: str, lr: float, *changes: str, **options: Any) -> Recipe:
+    """The recipe with another optimizer, that optimizer's own options, and a reference rate for it."""
+    return change(
+        find_recipe(recipe),
+        [f"optimizer.name={optimizer}", f"optimizer.options={json.dumps(options)}", f"reference.lr={lr}", *changes],
+    )
+
+
+def demo() -> Study:
+    """LAMB, AdamW and Nesterov, three batches, six rates each: 81 short runs, some minutes on two cores."""
+    recipe, changes, target = _demo_workload()
+    return Study(
+        name="demo",
+        question="At equal tuning budgets, which optimizer ends with the lower loss, at which batch?",
+        entrants=(
+            Entrant("LAMB", variant(recipe, "lamb", 0.01, *changes), {LR: (0.005, 0.2)}),
+            Entrant("AdamW", variant(recipe, "adamw", 0.002, *changes), {LR: (0.0005, 0.02)}),
+            Entrant("Nesterov", variant(recipe, "momentum", 0.1, *changes, nesterov=True), {LR: (0.02, 1.0)}),
+        ),
+        batch_sizes=(32, 128, 512),
+        protocol="grid",
+        num_evals=16,
+        target=target,
+    )
+
+
+def _demo_workload() -> tuple[str, list[str], float]:
+    """LeNet on digits, where the catalogue has it, else the demo's BERT; the loss to count steps to."""
+    if "digits-lenet" in RECIPES:
+        length = ["reference.num_epochs=null", "reference.num_examples=20480"]
+        return "digits-lenet", [*length, "engine.micro_batch_size=64"], 0.35
+    return "bert-demo", ["reference.num_examples=4096", "data.num_held_out=256"], 7.6
+
+
+def reality_check() -> Study:
+    """Nesterov and AdamW against LAMB and LARS at full, equal, quasirandom budgets: Nado et al. 2021, in the small."""
+    others = {"optimizer.warmup_ratio": (0.02, 0.5), "optimizer.weight_decay": (1e-4, 1e-1)}
+    return Study(
+        name="reality-check",
+        question="With full tuning budgets, do layer-wise optimizers still win at large batches (arXiv 2102.06356)?",
+        entrants=(
+            Entrant("LAMB", variant("bert-demo", "lamb", 0.011), {LR: (2e-3, 1e-1), **others}),
+            Entrant("LARS", variant("bert-demo", "lars", 0.01), {LR: (1e-3, 1e-1), **others}),
+            Entrant("AdamW", variant("bert-demo", "adamw", 0.002), {LR: (2e-4, 2e-2), **others}),
+            Entrant("Nesterov", variant("bert-demo", "momentum", 0.1, nesterov=True), {LR: (1e-2, 2.0), **others}),
+        ),
+        batch_sizes=(16, 64, 256),
+        protocol="quasirandom",
+        num_trials=20,
+        seeds=(0, 1, 2, 3, 4),
+        target=6.7,
+    )
+
+
+def ablation() -> Study:
+    """Each choice inside LAMB changed alone, at the reference batch and at four times that, one grid for all."""
+    variants: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("LAMB", {}),
+        ("L1-norm", {"norm": "l1"}),
+        ("Linf-norm", {"norm": "linf"}),
+        ("phi-0.1-10", {"phi": [0.1, 10.0]}),
+        ("no-bias-correction", {"bias_correction": False}),
+        ("N-LAMB", {"nesterov": "m"}),
+        ("NN-LAMB", {"nesterov": "mv"}),
+    )
+    recipes = {name: variant("bert-demo", "lamb", 0.011, **options) for name, options in variants}
+    recipes["adapt-excluded"] = variant("bert-demo", "lamb", 0.011, "optimizer.adapt_excluded=true")
+    return Study(
+        name="ablation",
+        question="Which of LAMB's choices matter: norm, phi, bias correction, Nesterov, exclusions?",
+        entrants=tuple(Entrant(name, recipe, {LR: (0.002, 0.05)}) for name, recipe in recipes.items()),
+        batch_sizes=(16, 64),
+        protocol="grid",
+        seeds=(0, 1, 2, 3, 4),
+    )

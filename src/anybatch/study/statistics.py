@@ -1,0 +1,135 @@
+"""What a handful of repetitions supports: intervals, paired differences, lines, and the critical batch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+FEWEST_FOR_P_VALUES = 5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `count` values and its 95 % interval by Student's t; no interval for a single value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CriticalBatch:
+    """E = e_min (1 + B / b_crit), in examples, with 95 % intervals; an end that the data do not bound is None."""
+
+    e_min: Interval
+    b_crit: Interval
+    spread: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values of one distribution, taken to be normal."""
+    middle, n = fmean(values), len(values)
+    if n < 2:
+        return Interval(middle, None, None, n)
+    half = t_quantile(0.975, n - 1) * stdev(values) / math.sqrt(n)
+    return Interval(middle, middle - half, middle + half, n)
+
+
+def paired_p_value(differences: Sequence[float]) -> float | None:
+    """Two-sided p-value of the paired t-test; None below five pairs, where it says next to nothing."""
+    n = len(differences)
+    if n < FEWEST_FOR_P_VALUES:
+        return None
+    deviation = stdev(differences)
+    if deviation == 0:
+        return 1.0 if fmean(differences) == 0 else 0.0
+    return 2 * (1 - t_cumulative(abs(fmean(differences)) / (deviation / math.sqrt(n)), n - 1))
+
+
+def line_through(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    """(intercept, slope) by least squares."""
+    slope, intercept = np.polyfit(np.asarray(xs), np.asarray(ys), 1)
+    return float(intercept), float(slope)
+
+
+def fit_critical_batch(batches: Sequence[float], examples: Sequence[float]) -> CriticalBatch | None:
+    """Fits E = a + s B with errors in proportion to E; B_crit = a / s with Fieller's interval.
+
+    Errors in proportion make the fit least squares of (a + s B) / E - 1, iterated with the fitted E as weights. The
+    interval of the ratio is exact for normal errors, and honest where the slope is not clear of zero: then the upper
+    end is None, which reads 'no critical batch within reach of these data'.
+
+    Returns None below three measurements or two batches, where a target was met without examples, or where no positive
+    E_min fits.
+    """
+    b, e = np.asarray(batches, dtype=float), np.asarray(examples, dtype=float)
+    if len(b) < 3 or len(set(batches)) < 2 or (e <= 0).any():
+        return None
+    fitted = e
+    for _ in range(20):
+        design = np.stack([1 / fitted, b / fitted], axis=1)
+        coefficients, *_ = np.linalg.lstsq(design, e / fitted, rcond=None)
+        now = design * fitted[:, None] @ coefficients
+        if (now <= 0).any():
+            return None
+        fitted = now
+    a, s = map(float, coefficients)
+    if a <= 0:
+        return None
+    freedom = len(b) - 2
+    residuals = e / fitted - 1
+    variance = float(residuals @ residuals) / freedom
+    inverse = np.linalg.inv(design.T @ design) * variance
+    t = t_quantile(0.975, freedom)
+    half = t * math.sqrt(inverse[0, 0])
+    e_min = Interval(a, a - half, a + half, len(b))
+    low, high = _fieller(a, s, inverse, t)
+    return CriticalBatch(e_min, Interval(a / s if s > 0 else math.inf, low, high, len(b)), math.sqrt(variance))
+
+
+def _fieller(a: float, s: float, covariance: Any, t: float) -> tuple[float | None, float | None]:
+    """The r > 0 with (a - r s)^2 <= t^2 var(a - r s)."""
+    quadratic = s * s - t * t * covariance[1, 1]
+    middle = a * s - t * t * covariance[0, 1]
+    constant = a * a - t * t * covariance[0, 0]
+    discriminant = middle * middle - quadratic * constant
+    if discriminant < 0 or quadratic == 0:
+        return None, None
+    roots = sorted(float(middle + sign * math.sqrt(discriminant)) / float(quadratic) for sign in (-1, 1))
+    if quadratic > 0:
+        return max(0.0, roots[0]), (roots[1] if s > 0 else None)
+    # The slope may be zero: every ratio above the positive root is possible.
+    return max(0.0, roots[1]), None
+
+
+def t_cumulative(x: float, freedom: int) -> float:
+    """P(T <= x) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    theta = math.atan2(x, math.sqrt(freedom))
+    cosine = math.cos(theta)
+    term, total = (cosine, 0.0) if freedom % 2 else (1.0, 0.0)
+    for k in range(1 + freedom % 2, freedom, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    inside = 2 / math.pi * (theta + math.sin(theta) * total) if freedom % 2 else math.sin(theta) * total
+    return (1 + inside) / 2
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The x with P(T <= x) = `probability`, at least 1/2."""
+    low, high = 0.0, 1.0
+    while t_cumulative(high, freedom) < probability:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cumulative(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,210 @@
+"""The convergence theorems, measured: exponents, the smoothness that counts, and where layer-wise methods lose."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anybatch.engine import Progress
+from anybatch.optim import LAMB, LARS
+from anybatch.study.statistics import line_through, mean_interval
+from anybatch.study.theory.problem import MakeOptimizer, Norms, Problem, run
+
+# phi is bounded on both sides, as both theorems ask.
+PHI = (0.5, 2.0)
+
+
+def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": group["params"], "lr": group["lr"]} for group in groups], lr=1.0)
+
+
+def _lars(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return LARS(groups, lr=1.0, momentum=0.0, weight_decay=0.0, phi=PHI)
+
+
+def _lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return LAMB(groups, lr=1.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0, phi=PHI)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer with the rate and the measure of its theorem; `predicted` is the exponent of T in that measure."""
+
+    name: str
+    make: MakeOptimizer
+    normalised: bool
+    measure: str
+    predicted: float = -1.0
+    rate_exponent: float = 0.0
+
+    def rate(self, problem: Problem, num_steps: int) -> float:
+        """SGD: 1/L_inf (times T^-1/2 where asked). LARS, LAMB: sqrt(2 (f_1 - f*) / (phi_max^2 |L|_1 T))."""
+        if self.normalised:
+            total = sum(problem.smoothness)
+            return math.sqrt(2 * problem.gap / (PHI[1] ** 2 * total * num_steps))
+        return math.pow(num_steps, self.rate_exponent) / problem.largest
+
+    def stationarity(self, norms: Norms) -> Tensor:
+        """What the theorem bounds, as a squared gradient norm; shape (problems, repetitions)."""
+        measured: Tensor = getattr(norms, self.measure)
+        return measured if self.measure == "squared" else measured.square()
+
+
+SGD = Method("SGD", _sgd, False, "squared")
+SGD_FALLING = Method("SGD, rate ∝ T^-1/2", _sgd, False, "squared", -0.5, -0.5)
+LARS_ = Method("LARS", _lars, True, "layers")
+LAMB_ = Method("LAMB", _lamb, True, "coordinates")
+METHODS = (SGD, LARS_, LAMB_)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: `steps` are the T of the exponents, the others' T is given apart."""
+
+    steps: tuple[int, ...]
+    spreads: tuple[int, ...]
+    densities: tuple[int, ...]
+    fixed_steps: int
+    num_layers: int
+    num_repetitions: int
+
+
+FULL = Size((100, 316, 1000, 3162, 10_000, 31_623), (1, 2, 4, 8), (1, 2, 4, 8, 16), 500, 16, 4)
+SMALL = Size((50, 200, 800), (1, 4), (1, 8), 200, 8, 2)
+MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def measure_theory(size: Size, seed: int, progress: Progress) -> dict[str, Any]:
+    """All three experiments; the same for the same size and seed."""
+    methods = [SGD, SGD_FALLING, LARS_, LAMB_]
+    total = len(methods) * len(size.steps) + 2 * len(METHODS)
+    task = progress.task("theory", total)
+    done = 0
+
+    def advance(note: str) -> None:
+        nonlocal done
+        done += 1
+        task.advance(done, note)
+
+    try:
+        slopes = [_exponent(method, size, seed, advance) for method in methods]
+        smoothness = _smoothness(size, seed, advance)
+        crossover = _crossover(size, seed, advance)
+    finally:
+        task.end()
+    return {"seed": seed, "phi": PHI, "exponents": slopes, "smoothness": smoothness, "crossover": crossover}
+
+
+def spiked(spread: float, num_layers: int) -> tuple[float, ...]:
+    """Smoothness of mean 1 with L_inf = `spread`: one sharp layer, the others alike."""
+    return (float(spread),) + ((num_layers - spread) / (num_layers - 1),) * (num_layers - 1)
+
+
+def dense_problem(spread: float, num_layers: int, noise: float) -> Problem:
+    """f_1 - f* = 1 in equal shares of all layers; a noise of `noise` in each."""
+    share = 1 / num_layers
+    return Problem(spiked(spread, num_layers), (noise,) * num_layers, (share,) * num_layers, octaves=2)
+
+
+def sparse_problem(spread: float, active: int, num_layers: int) -> Problem:
+    """f_1 - f* = 1 in `active` layers, evenly apart, the sharpest among them, with equal gradient norms; noise ∝ L_i.
+
+    The curvatures within a layer span 8 octaves, so that progress is slow in some direction at any time: the case in
+    which the bounds are not idle.
+    """
+    smoothness = spiked(spread, num_layers)
+    # Equal |grad_i| at equal width means energy in proportion to 1 / L_i.
+    raw = [1 / value if i % (num_layers // active) == 0 else 0.0 for i, value in enumerate(smoothness)]
+    energy = tuple(value / sum(raw) for value in raw)
+    return Problem(smoothness, tuple(0.3 * value for value in smoothness), energy, octaves=8)
+
+
+def _exponent(method: Method, size: Size, seed: int, advance: Any) -> dict[str, Any]:
+    problem = dense_problem(2, 8, noise=1.0)
+    values = []
+    for num_steps in size.steps:
+        rate = method.rate(problem, num_steps)
+        norms = run([problem], [rate], method.make, num_steps, size.num_repetitions, seed)
+        values.append(method.stationarity(norms)[0].tolist())
+        advance(f"{method.name}, T = {num_steps}")
+    logs = [math.log(steps) for steps in size.steps]
+    slopes = [line_through(logs, [math.log(value) for value in each])[1] for each in zip(*values, strict=True)]
+    return {
+        "method": method.name,
+        "measure": method.measure,
+        "predicted": method.predicted,
+        "steps": list(size.steps),
+        "values": [mean_interval(each).to_json() for each in values],
+        "exponent": mean_interval(slopes).to_json(),
+    }
+
+
+def _smoothness(size: Size, seed: int, advance: Any) -> dict[str, Any]:
+    """T times the measure as L_inf grows and L_avg, f_1 - f* and the noise stay."""
+    problems = [dense_problem(spread, size.num_layers, noise=0.1) for spread in size.spreads]
+    logs = [math.log(spread) for spread in size.spreads]
+    rows = []
+    for method in METHODS:
+        rates = [method.rate(problem, size.fixed_steps) for problem in problems]
+        norms = run(problems, rates, method.make, size.fixed_steps, size.num_repetitions, seed)
+        found = size.fixed_steps * method.stationarity(norms)
+        slopes = [line_through(logs, each)[1] for each in found.log().T.tolist()]
+        rows.append(
+            {
+                "method": method.name,
+                "predicted": 0.0 if method.normalised else 1.0,
+                "values": [mean_interval(each).to_json() for each in found.tolist()],
+                "exponent": mean_interval(slopes).to_json(),
+            }
+        )
+        advance(f"{method.name}, L_inf / L_avg")
+    return {"steps": size.fixed_steps, "spreads": list(size.spreads), "methods": rows}
+
+
+def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
+    """(E|grad f|)^2 of each method at the best of six multiples of its theorem's rate, over spread and density."""
+    cases = [(spread, active) for spread in size.spreads for active in size.densities]
+    problems = [sparse_problem(spread, active, size.num_layers) for spread, active in cases]
+    best: dict[str, list[float]] = {}
+    at: dict[str, list[float]] = {}
+    for method in METHODS:
+        rates = [m * method.rate(problem, size.fixed_steps) for problem in problems for m in MULTIPLES]
+        several = [problem for problem in problems for _ in MULTIPLES]
+        norms = run(several, rates, method.make, size.fixed_steps, 2, seed)
+        values = norms.plain.mean(1).square().view(len(problems), len(MULTIPLES))
+        best[method.name] = values.min(1).values.tolist()
+        at[method.name] = [MULTIPLES[k] for k in values.argmin(1).tolist()]
+        advance(f"{method.name}, crossover")
+    densities = [active / size.num_layers for active in size.densities]
+    rows = []
+    for method in (LARS_, LAMB_):
+        ratios = [layerwise / plain for layerwise, plain in zip(best[method.name], best["SGD"], strict=True)]
+        table = [ratios[i : i + len(densities)] for i in range(0, len(ratios), len(densities))]
+        rows.append(
+            {
+                "method": method.name,
+                "ratios": table,
+                "crossings": [crossing(densities, row) for row in table],
+            }
+        )
+    return {
+        "steps": size.fixed_steps,
+        "spreads": list(size.spreads),
+        "densities": densities,
+        "predicted": [1 / spread for spread in size.spreads],
+        "multiples": list(MULTIPLES),
+        "best_multiples": at,
+        "methods": rows,
+    }
+
+
+def crossing(densities: Sequence[float], ratios: Sequence[float]) -> float | None:
+    """The density at which `ratios` falls through 1, on a line between logarithms; None where it does not."""
+    for left, right, above, below in zip(densities, densities[1:], ratios, ratios[1:], strict=False):
+        if above > 1 >= below:
+            share = math.log(above) / math.log(above / below)
+            return math.exp(math.log(left) + share * math.log(right / left))
+    return None

@@ -1,0 +1,137 @@
+"""A worker takes trials from a study's queue until all are over; any number of them, anywhere, make one table."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from anybatch.engine import Progress, stop_requests
+from anybatch.errors import Stopped
+from anybatch.study.declaration import Outcome, Settings, Study, Trial
+from anybatch.study.execution import train_trial
+from anybatch.study.trial_queue import Result, Taken, TrialQueue
+from anybatch.study.workers import run_side_by_side
+
+_POLL_S = 0.5
+HEARTBEAT_S = 20
+
+
+def run_study(
+    make: Callable[[], Study],
+    out: Path,
+    progress: Progress,
+    *,
+    storage: str | None = None,
+    num_workers: int = 1,
+    heartbeat_s: int = HEARTBEAT_S,
+) -> dict[str, Result]:
+    """Runs what is left of the study and waits for what other workers run; returns every trial's result by key.
+
+    Args:
+        make: gives the study; pickled to the workers.
+        out: the folder for the runs of this machine and, by default, for the storage.
+        storage: the URL of a database; by default an SQLite file in `out`.
+        num_workers: processes that this call starts, one thread each.
+        heartbeat_s: seconds between a worker's signs of life; after three missed ones its trial is taken over.
+
+    Raises:
+        Stopped: a signal asked for it; trials under way are given back.
+        InputError: the storage cannot be opened or holds another study of this name.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{(out / 'study.sqlite').resolve()}"
+    queue = TrialQueue(make(), url, heartbeat_s)
+    queue.declare_all()
+    if not queue.finished() and num_workers > 1:
+        work_here = partial(work, make, url, out, heartbeat_s)
+        try:
+            run_side_by_side([work_here] * num_workers, num_workers, progress)
+        except BrokenProcessPool:
+            progress.say("a worker was ended from outside; this process goes on alone")
+    work(make, url, out, heartbeat_s, progress)
+    return queue.results()
+
+
+def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progress: Progress) -> None:
+    """Takes trials until every one is over, those of other workers too."""
+    study = make()
+    queue = TrialQueue(study, url, heartbeat_s)
+    # One thread: the same sums in the same order on whatever machine, so that the table is the same.
+    torch.set_num_threads(1)
+    waiting = False
+    with stop_requests() as request:
+        while True:
+            taken = queue.take()
+            if request.reason:
+                if taken is not None:
+                    queue.release(taken)
+                raise Stopped(f"{request.reason}; the same command goes on from there")
+            if taken is not None:
+                waiting = False
+                run_trial(study, queue, taken, out, progress)
+            elif queue.finished():
+                return
+            else:
+                if not waiting:
+                    progress.say(f"worker {os.getpid()}: nothing to take now; waiting for trials of other workers")
+                waiting = True
+                time.sleep(_POLL_S)
+
+
+def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress: Progress) -> None:
+    """Runs a trial that was taken and records what came of it."""
+    trial = taken.trial
+    settings = chosen_settings(study, trial, taken.results)
+    if settings is None:
+        queue.fail(taken, "no tuning run of this optimizer at this batch ended with a finite metric")
+        return
+    execute = study.run or train_trial
+    try:
+        with queue.heartbeat(taken):
+            outcome = execute(study, trial, trial.recipe(settings), out, progress)
+    except (Stopped, KeyboardInterrupt):
+        queue.release(taken)
+        raise
+    except OSError:
+        # A full disk or a lost file system is this machine's trouble, and not the trial's.
+        queue.release(taken)
+        raise
+    # One trial that cannot be run must not end a study of hundreds: the report lists it.
+    except Exception as error:
+        queue.fail(taken, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        progress.say(f"{trial.key}: failed: {error}")
+        return
+    queue.succeed(taken, outcome, settings)
+    shown = "diverged" if outcome.final is None else f"{study.metric} {outcome.final:.4f}"
+    progress.say(f"{trial.key}: {shown} after {outcome.num_steps} steps")
+
+
+def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Settings | None:
+    """The settings of `trial`: its own, or the best of its cell's tuning; None where all of those failed.
+
+    Best: the mean of the metric at the end over the tuning seeds, all of them finite. The earlier of two equal ones.
+    """
+    if trial.settings is not None:
+        return trial.settings
+    best: tuple[float, Settings] | None = None
+    by_number: dict[int, list[Trial]] = {}
+    for one in study.tuning_of(trial):
+        by_number.setdefault(one.number, []).append(one)
+    for trials in by_number.values():
+        finals = [_final(results[one.key].outcome) for one in trials]
+        known = [value for value in finals if value is not None]
+        settings = trials[0].settings
+        if len(known) < len(trials) or settings is None:
+            continue
+        cost = sum(known) / len(known) * (-1 if study.higher_is_better else 1)
+        if best is None or cost < best[0]:
+            best = cost, settings
+    return None if best is None else best[1]
+
+
+def _final(outcome: Outcome | None) -> float | None:
+    return None if outcome is None else outcome.final
