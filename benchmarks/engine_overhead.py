@@ -26,8 +26,8 @@ from anybatch.runs import Run
 SETTINGS = {
     "model.hidden_size": 128,
     "model.num_heads": 2,
-    "phases.0.batch_size": 96,
-    "engine.micro_batch_size": 32,
+    "phases.0.batch_size": 32,
+    "engine.micro_batch_size": 16,
     "engine.num_evals": 1,
     "engine.checkpoint_every_steps": 50,
     "data.num_held_out": 32,
