@@ -2,10 +2,11 @@
 
     python benchmarks/engine_overhead.py [--steps 150] [--set FIELD=VALUE ...]
 
-Trains bert-mini-like BERT on the built-in text with everything on: masking in a thread, metrics, TensorBoard, trust
-ratios, a checkpoint every 50 steps. Prints a JSON object: seconds a step in each part, their shares of the wall time,
-the share that is left over, and the wait for data. On one thread the share of the main thread's CPU time says the same on a
-busy machine, but for the waiting. The only evaluation is the last step's, and counts as around it.
+Trains a small BERT on the built-in text with everything on: masking in a thread, metrics, TensorBoard, trust ratios, a
+checkpoint every 50 steps. Prints a JSON object: seconds a step in each part, their shares of the wall time, the share
+that is left over, and the wait for data. On one thread (OMP_NUM_THREADS=1) the share of the main thread's CPU time says
+the same on a busy machine, but for the waiting. The only evaluations are at the first and the last step, and count as
+around it.
 """
 
 import argparse
