@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lint clean
+.PHONY: help demo test check fix bench bench-demo lint clean
 
 help:   ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/train   ## train BERT at small and large batches on text that every Python has, and show whether quality held
 	$(BIN)/anybatch demo
@@ -35,7 +35,10 @@ fix: $(VENV)/dev   ## format, and mend what the linter can mend
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
 
-bench: $(VENV)/dev   ## measure: what the demo's page claims, over three seeds (about 20 minutes)
+bench: $(VENV)/dev   ## measure: the optimizer step, for docs/performance.md (about 20 minutes, on a quiet machine)
+	$(BIN)/python benchmarks/optimizer_step.py
+
+bench-demo: $(VENV)/dev   ## measure: what the demo's page claims, over three seeds (about 20 minutes)
 	$(BIN)/python benchmarks/demo_seeds.py
 
 clean:   ## remove the virtual environment and what the tools left; runs stay
@@ -53,8 +56,10 @@ $(VENV)/train: $(VENV)/python pyproject.toml setup.py src/anybatch/optim/kernels
 	$(PIP) --editable '.[train]'
 	@touch $@
 
-# timm wants torchvision, which the tests do not: they load its optimizers' files alone.
+# timm wants torchvision, which the tests do not: they load its optimizers' files alone. Triton, which a CUDA build of
+# torch brings along, is interpreted in the tests; where there is none for the platform, they leave it out.
 $(VENV)/dev: $(VENV)/train
 	$(PIP) --editable '.[train,tensorboard,dev]'
 	$(PIP) --no-deps timm
+	-$(PIP) --no-deps triton
 	@touch $@

@@ -5,6 +5,7 @@ Without one the package installs all the same, and its optimizers take the plain
 
 import hashlib
 from pathlib import Path
+from textwrap import shorten
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -23,8 +24,9 @@ class BuildKernels(build_ext):
             failed.unlink(missing_ok=True)
         except Exception as error:  # whatever a compiler does wrong is no reason to have no optimizers
             failed.parent.mkdir(parents=True, exist_ok=True)
-            failed.write_text(f"{error}\n", encoding="utf-8")
-            self.warn(f"the fused CPU kernels were not compiled ({error}); the optimizers will take the plain path")
+            why = f"{shorten(str(error), 120)} (the build's output has the compiler's own words)"
+            failed.write_text(f"{why}\n", encoding="utf-8")
+            self.warn(f"the fused CPU kernels were not compiled: {why}; the optimizers will take the plain path")
 
     def copy_extensions_to_source(self) -> None:
         """For an editable installation: the library, or the reason, goes beside the source."""

@@ -1,6 +1,10 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
+
+# Before anything imports Triton, which decides then whether to compile its programs or to interpret them on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
+from anybatch.files import write_json
 
 app = typer.Typer(
     name="anybatch",
@@ -141,6 +142,123 @@ def report(
 
     write_report(folders, out)
     print(f"The report is in {out}")
+
+
+@app.command()
+def bench(
+    shapes: Annotated[
+        list[str] | None, typer.Option(help="bert-large, bert-base, resnet-50, many-small; default all.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="lamb or lars.")] = "lamb",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Of torch; default: as torch chooses.")] = None,
+    busy: Annotated[int, typer.Option(help="Other processes that keep a core busy meanwhile.")] = 0,
+    clip: Annotated[float | None, typer.Option(help="Clip the gradients' global norm to this.")] = None,
+    repeats: Annotated[int, typer.Option(help="Samples of each step, at least 7; the median counts.")] = 9,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of a per-tensor LAMB.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the measurement as JSON here, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the optimizer step on this machine, against what else is installed and what the memory allows.
+
+    Example: anybatch bench --shapes resnet-50 --threads 1 --out step.json
+    """
+    from anybatch.engine import progress_display
+    from anybatch.machine.bench import Conditions, measure
+    from anybatch.machine.shapes import SETS
+    from anybatch.machine.table import print_tables
+
+    chosen = Conditions(
+        algorithm=algorithm,
+        sets=tuple(shapes or SETS),
+        device=device,
+        threads=threads,
+        busy=busy,
+        clip=clip,
+        repeats=repeats,
+        compiled=compiled,
+    )
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder")
+    with progress_display() as progress:
+        found = measure(chosen, progress)
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        _print(found, as_json)
+    else:
+        print_tables(found)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which kernels take a step here, and what is missing."""
+    from anybatch.machine.doctor import examine
+
+    _print(examine(), as_json)
+
+
+@app.command()
+def advise(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the gradient noise over a short run, and say which batch is worth it.
+
+    Example: anybatch advise bert-tiny --set data.path=shards
+    """
+    from anybatch.engine import progress_display
+    from anybatch.recipes import change, find_recipe
+    from anybatch.study.advise import advise as measure
+    from anybatch.study.advise import to_json, to_text
+
+    with progress_display() as progress:
+        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress)
+    print(to_json(advice) if as_json else to_text(advice))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a published run: bert-large, resnet50, ...")],
+    cluster: Annotated[str, typer.Option(help="h100-node, a100-node, ..., this-machine.")],
+    devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
+    batch_size: BatchSize = None,
+    deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: the cheapest that meets it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="US dollars: the fastest within it.")] = None,
+    price: Annotated[float | None, typer.Option(help="US dollars a device an hour.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Another one than the recipe's.")] = None,
+    critical_batch: Annotated[float | None, typer.Option(help="The batch at which examples double.")] = None,
+    advice: Annotated[Path | None, typer.Option(help="What `anybatch advise --json` printed, for the same.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="A run folder: take the steps' speed from it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw time and cost: an .svg, .png or .pdf file.")] = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time, cost and the point of diminishing returns on hardware that is not here.
+
+    Example: anybatch plan bert-large --cluster a100-node --deadline 2h --plot plan.svg
+    """
+    from anybatch.planner.command import plan as make_plan
+
+    text = make_plan(
+        recipe,
+        cluster,
+        devices=devices,
+        batch_size=batch_size,
+        deadline=deadline,
+        budget=budget,
+        price=price,
+        optimizer=optimizer,
+        critical_batch=critical_batch,
+        advice=advice,
+        calibration_run=calibrate,
+        plot=plot,
+        assignments=assignments,
+        as_json=as_json,
+    )
+    print(text)
 
 
 @data_app.command()

@@ -110,8 +110,8 @@ class Problem:
     gradients: list[list[np.ndarray]]
     rates = (0.1, 0.2, 0.05, 0.1, 0.02)
 
-    def params(self, dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
-        return [torch.nn.Parameter(torch.tensor(x, dtype=dtype)) for x in self.xs]
+    def params(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[torch.nn.Parameter]:
+        return [torch.nn.Parameter(torch.tensor(x, dtype=dtype, device=device)) for x in self.xs]
 
     def run(
         self, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], steps: slice = slice(None)
@@ -120,7 +120,7 @@ class Problem:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             for p, g in zip(params, gradients, strict=True):
-                p.grad = torch.tensor(g, dtype=p.dtype)
+                p.grad = torch.tensor(g, dtype=p.dtype, device=p.device)
             optimizer.step()
 
     def of(self, layer: int) -> list[np.ndarray]:

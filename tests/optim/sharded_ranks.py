@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from anybatch.optim import LAMB, LARS, Layerwise
+from anybatch.optim.kernels.cpu import unavailable
 
 STEPS = 20
 WORLD = 4
@@ -55,11 +56,15 @@ def groups(model, **adapted):
     return [group for group in chosen if group["params"]]
 
 
+KERNELS = unavailable() is None
+DTYPES = {"lamb": (torch.float64, torch.float32), "lamb-fused": (torch.float32,), "lars-fused": (torch.float32,)}
 OPTIMIZERS = {
     "lamb": lambda model: LAMB(groups(model), weight_decay=0.1),
     "lamb-foreach-l1": lambda model: LAMB(groups(model, norm="l1"), nesterov="mv", foreach=True),
     "lamb-linf-gated": lambda model: LAMB(groups(model), norm="linf", max_grad_norm=0.7, nonfinite="skip"),
     "lars": lambda model: LARS(groups(model), 0.1, form="lars-2017", weight_decay=0.1, max_grad_norm=0.7),
+    "lamb-fused": lambda model: LAMB(groups(model), weight_decay=0.1, fused=KERNELS),
+    "lars-fused": lambda model: LARS(groups(model), 0.1, form="lr-outside", max_grad_norm=0.7, fused=KERNELS),
     "layerwise": lambda model: Layerwise(torch.optim.AdamW(groups(model), weight_decay=0.1)),
 }
 
@@ -168,7 +173,7 @@ def step_everywhere(rank):
     results = {}
     for layout, (ranks, kind, shard) in layouts().items():
         for name, make in OPTIMIZERS.items():
-            for dtype in (torch.float64, torch.float32) if name == "lamb" else (torch.float64,):
+            for dtype in DTYPES.get(name, (torch.float64,)):
                 if rank >= ranks:
                     continue
                 model = kind(dtype)

@@ -97,3 +97,15 @@ def test_capturable_never_waits(native, problem, max_grad_norm, foreach):
 def test_capturable_excludes_what_must_wait(native, nonfinite):
     with pytest.raises(ValueError, match=f"nonfinite='{nonfinite}'.*capturable"):
         native.make([torch.nn.Parameter(torch.ones(1))], capturable=True, nonfinite=nonfinite)
+
+
+def test_a_graph_cannot_hold_the_first_step(native, monkeypatch):
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = native.make([p], lr=0.1, capturable=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="take a step before"):
+        optimizer.step()
+    assert not optimizer.state[p]
+    assert torch.equal(p, torch.ones(2))

@@ -28,6 +28,7 @@ def look(
     max_grad_norm: float | None,
     nonfinite: Nonfinite,
     process_group: Any = None,
+    glance: tuple[Tensor, Tensor] | None = None,
 ) -> Verdict:
     """Reads every gradient once, if clipping or the policy asks for it, and transfers two numbers if the policy does.
 
@@ -37,11 +38,18 @@ def look(
         parts: whose gradients; those of a mesh are measured over all their shards, in one all-reduce.
         device: where the norms meet.
         process_group: ranks that own different parameters; each must call, with or without gradients of its own.
+        glance: where a fused kernel has looked already: |g|^2 of every parameter; and of the finite ones their sum, the
+            number of the others, and clip.
 
     Under "propagate" a gradient that is not finite counts as 0 in |g|, so that it harms no other layer.
     """
     if max_grad_norm is None and nonfinite == "propagate":
         return Verdict(True, [], None)
+    if glance is not None:
+        squares, (_, bad, clip) = glance
+        if nonfinite != "propagate" and bad.item():
+            return Verdict(False, squares.isfinite().logical_not().nonzero().flatten().tolist(), None)
+        return Verdict(True, [], None if max_grad_norm is None else clip)
     gradients = [Layers(part.grads, [each.undivided() for each in part.layouts], "l2", part.mesh) for part in parts]
     several = [norms.to(device) for norms in measure(gradients)]
     norms = torch.cat([torch.zeros(0, dtype=accumulator(device), device=device), *several])

@@ -50,7 +50,9 @@ class LAMB(NativeOptimizer):
             on whether to skip; nothing else is reduced.
         maximize: ascend.
         foreach: many tensors in one kernel; None: on CUDA.
-        fused: None; this version has no fused kernels.
+        fused: both phases of all tensors in one kernel (on a CPU) or two (on CUDA, in Triton), for fp32 and bf16
+            parameters, on CUDA fp16, too, with the l2 norm. None: on a CPU, where that can be, unless parameters are
+            sharded, or foreach or capturable is set. True: an error where it cannot be, on every rank. False: never.
         capturable: the step counts on the device, and nothing waits for it.
         master_weights: keep an fp32 `master` of bf16 and fp16 parameters in the state. Without it a step is computed in
             fp32, too, but what rounding takes from the parameter is lost.

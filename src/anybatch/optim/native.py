@@ -132,6 +132,11 @@ class NativeOptimizer(LayerwiseOptimizer):
             if p.grad is None:
                 continue
             if not self.state[p]:
+                if _capturing():
+                    raise RuntimeError(
+                        "a CUDA graph is being captured, and would make the states anew at every replay: "
+                        "take a step before"
+                    )
                 self.state[p] = self._new_state(group, p)
             if group["master_weights"] and "master" not in self.state[p] and p.dtype != computed_in(p.dtype):
                 self.state[p]["master"] = p.to(computed_in(p.dtype))
@@ -154,6 +159,7 @@ class NativeOptimizer(LayerwiseOptimizer):
             max_grad_norm=self.max_grad_norm,
             nonfinite=self.nonfinite,
             process_group=self.process_group,
+            glance=self._glance(parts),
         )
         names = [name for part in parts for name in part.names]
         self._seen.nonfinite_layers = [names[i] for i in verdict.nonfinite]
@@ -165,6 +171,16 @@ class NativeOptimizer(LayerwiseOptimizer):
                 raise RuntimeError(f"non-finite gradient in {where}; no parameter and no state was changed")
             self._seen.skipped_steps += 1
         return verdict.finite, verdict.clip
+
+    def _glance(self, parts: list[Part]) -> tuple[Tensor, Tensor] | None:
+        """|g|^2 of every parameter and the verdict on all of them, where one launch has both."""
+        if (self.max_grad_norm is None and self.nonfinite == "propagate") or self.process_group is not None:
+            return None
+        if torch.compiler.is_compiling() or not all(part.fused for part in parts):
+            return None
+        devices = {part.device for part in parts}
+        look_at_all = getattr(self._launches(devices.pop()), "look", None) if len(devices) == 1 else None
+        return look_at_all(parts, self.state, self.max_grad_norm) if look_at_all is not None else None
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -200,8 +216,12 @@ class NativeOptimizer(LayerwiseOptimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
 
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def _refuse_capture() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if _capturing():
         raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")
 
 

@@ -17,7 +17,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Part:
     """The parameters of one group, device, dtype and mesh that have a gradient, in the order of the group.
 
@@ -54,7 +54,9 @@ class Part:
 
     @property
     def fused(self) -> bool:
-        """Whether one kernel takes both phases of all tensors."""
+        """Whether one kernel takes both phases of all tensors. Sharded ones only if asked to: all ranks must agree."""
+        if self.mesh is not None:
+            return bool(self.group.get("fused"))
         return "fused" in self.group and wants_fused(self.device, self.dtype, self.group)
 
     def layer_names(self) -> Iterator[str]:

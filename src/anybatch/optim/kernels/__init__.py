@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 # Device type -> the module of its kernels, imported when first asked for.
-BACKENDS = {"cpu": "anybatch.optim.kernels.cpu"}
+BACKENDS = {"cpu": "anybatch.optim.kernels.cpu", "cuda": "anybatch.optim.kernels.triton_parts"}
 
 
 @cache
@@ -16,7 +16,10 @@ def _module(device_type: str) -> Any:
     """The module, or a string that says why there is none."""
     if device_type not in BACKENDS:
         return f"there are no fused kernels for {device_type}"
-    module = importlib.import_module(BACKENDS[device_type])
+    try:
+        module = importlib.import_module(BACKENDS[device_type])
+    except ImportError as error:
+        return f"the kernels for {device_type} cannot be imported: {error}"
     return module.unavailable() or module
 
 

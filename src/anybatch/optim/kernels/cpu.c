@@ -48,8 +48,11 @@ EXPORT const char *ab_source = SOURCE; /* what this was built from */
 #ifndef TURN
 #define TURN 65536 /* elements that a thread takes at a time where layers are small */
 #endif
-#ifndef LOCAL
-#define LOCAL 131072 /* the largest layer that one thread finishes while it is in the second-level cache */
+#ifndef SMALL
+#define SMALL 131072 /* the largest layer that fits the second-level cache between its passes: one thread finishes it */
+#endif
+#ifndef LARGE
+#define LARGE (1 << 22) /* the largest layer that one thread finishes where there are enough layers for all threads */
 #endif
 #ifndef LAG
 #define LAG (1 << 20) /* elements of other work between a layer's two passes, so that nobody waits for the first */
@@ -78,8 +81,8 @@ typedef struct {
 } rule;
 
 typedef struct {
-    int32_t rule;
-    int32_t narrow; /* parameter and gradient are bf16 */
+    int64_t rule;
+    int64_t narrow; /* parameter and gradient are bf16 */
     int64_t numel;
 } tensor;
 
@@ -316,9 +319,10 @@ typedef struct plan {
     float (*rate)[2];                 /* inside and outside the momentum buffer, by segment */
     atomic_llong *left;               /* chunks of a segment that have not finished the first pass; -1: settled */
     atomic_char *done;                /* by item */
-    float *ring, **local;             /* scratch shared by all, and of each thread */
+    float *ring, **scratch;           /* scratch shared by all, and of each thread */
     int threads;
-    int64_t slots, local_size;
+    int64_t slots;
+    int64_t local;  /* elements of a layer up to which one thread finishes it */
     int moved;      /* a parameter is elsewhere than before */
     int64_t shared; /* a parameter that shares memory with another; -1: none */
 } plan;
@@ -333,96 +337,107 @@ static inline const rule *rule_of(const plan *p, int64_t s)
     return &p->rules[p->tensor[p->segment[s].tensor].rule];
 }
 
-static inline int64_t size_of(const plan *p, int64_t from, int64_t to)
-{
-    int64_t n = 0;
-    for (; from < to; from++)
-        n += p->chunk[from].n;
-    return n;
-}
+/* A list of work while it is made. */
+typedef struct {
+    plan *p;
+    int64_t emitted;          /* elements of first passes that are listed */
+    int64_t *queue, *due;     /* large segments between their passes, and the `emitted` from which the second is due */
+    int64_t next, waiting;    /* queue[next .. waiting) */
+    int64_t *slot;            /* by chunk; -1: u is not kept */
+    int64_t *user;            /* by slot: the item that frees it; -1: none has it; TAKEN: not listed yet */
+    int64_t head;             /* slots given out */
+    int64_t gathered, size;   /* first chunk of the small layers that are not listed yet, and their elements */
+} listing;
 
-static item *add_item(plan *p, int32_t work, int64_t from, int64_t to)
+#define TAKEN INT64_MAX
+
+static item *list(listing *l, int32_t work, int64_t from, int64_t to)
 {
-    item *added = &p->item[p->items++];
+    item *added = &l->p->item[l->p->items++];
     *added = (item){.work = work, .from = from, .to = to, .slot = -1, .after = -1};
     return added;
 }
 
-/* The order of the work. Small layers are whole items. A large layer's second pass follows LAG elements of other work
-   after its first, or as soon as the ring needs its place. */
+static void list_gathered(listing *l, int64_t to)
+{
+    if (l->size)
+        list(l, FINISH, l->gathered, to);
+    l->emitted += l->size;
+    l->gathered = to;
+    l->size = 0;
+}
+
+static void list_next_second_pass(listing *l)
+{
+    int64_t s = l->queue[l->next++];
+    for (int64_t c = l->p->first_chunk[s]; c < l->p->first_chunk[s + 1]; c++) {
+        int64_t slot = list(l, PASS_2, c, c + 1)->slot = l->slot[c];
+        if (slot >= 0)
+            l->user[slot] = l->p->items - 1;
+    }
+}
+
+static void list_small(listing *l, int64_t s)
+{
+    const plan *p = l->p;
+    int64_t begin = p->first_chunk[s], end = p->first_chunk[s + 1], together = rule_of(p, s)->adapt ? end - begin : 1;
+    for (int64_t c = begin; c < end; c += together) {
+        for (int64_t k = c; k < c + together; k++)
+            l->size += p->chunk[k].n;
+        if (l->size >= TURN)
+            list_gathered(l, c + together);
+    }
+}
+
+static void list_large(listing *l, int64_t s)
+{
+    const plan *p = l->p;
+    int64_t begin = p->first_chunk[s], end = p->first_chunk[s + 1];
+    int kept = rule_of(p, s)->kind == LAMB && end - begin + LAG / CHUNK <= p->slots;
+    list_gathered(l, begin);
+    for (int64_t c = begin; c < end; c++) {
+        while (l->next < l->waiting && l->emitted >= l->due[l->next])
+            list_next_second_pass(l);
+        int64_t slot = l->slot[c] = kept ? l->head++ % p->slots : -1;
+        while (kept && l->user[slot] == TAKEN)
+            list_next_second_pass(l);
+        item *first = list(l, PASS_1, c, c + 1);
+        first->slot = slot;
+        if (kept) {
+            first->after = l->user[slot];
+            l->user[slot] = TAKEN;
+        }
+        l->emitted += p->chunk[c].n;
+    }
+    l->gathered = end;
+    l->due[l->waiting] = l->emitted + LAG;
+    l->queue[l->waiting++] = s;
+}
+
+/* The order of the work. Small layers, and those without a ratio, go through both passes at once. A large layer's second
+   pass follows LAG elements of other work after its first, or as soon as the ring needs its place. */
 static int order(plan *p)
 {
-    int64_t waiting = 0, next = 0, emitted = 0, head = 0; /* segments between passes: queue[next .. waiting) */
-    int64_t *queue = zeros(p->segments, sizeof *queue), *due = zeros(p->segments, sizeof *due);
-    int64_t *slot = zeros(p->chunks, sizeof *slot);               /* by chunk */
-    int64_t *user = zeros(p->slots, sizeof *user);                /* the item that frees a slot */
-    if (!queue || !due || !slot || !user) {
-        free(queue), free(due), free(slot), free(user);
-        return -1;
+    listing l = {.p = p};
+    l.queue = zeros(p->segments, sizeof *l.queue);
+    l.due = zeros(p->segments, sizeof *l.due);
+    l.slot = zeros(p->chunks, sizeof *l.slot);
+    l.user = zeros(p->slots, sizeof *l.user);
+    int complete = l.queue && l.due && l.slot && l.user;
+    if (complete) {
+        for (int64_t i = 0; i < p->slots; i++)
+            l.user[i] = -1;
+        for (int64_t s = 0; s < p->segments; s++)
+            if (!rule_of(p, s)->adapt || p->segment[s].numel <= p->local)
+                list_small(&l, s);
+            else
+                list_large(&l, s);
+        list_gathered(&l, p->chunks);
+        while (l.next < l.waiting)
+            list_next_second_pass(&l);
     }
-    for (int64_t i = 0; i < p->slots; i++)
-        user[i] = -1;
-#define SECOND_PASS(s)                                                                                                 \
-    for (int64_t c_ = p->first_chunk[s]; c_ < p->first_chunk[(s) + 1]; c_++) {                                         \
-        item *second = add_item(p, PASS_2, c_, c_ + 1);                                                                \
-        second->slot = slot[c_];                                                                                       \
-        if (second->slot >= 0)                                                                                         \
-            user[second->slot] = p->items - 1;                                                                         \
-    }
-    int64_t from = -1; /* of the group of small layers that is being gathered */
-    for (int64_t s = 0; s < p->segments; s++) {
-        int64_t begin = p->first_chunk[s], end = p->first_chunk[s + 1];
-        if (begin == end)
-            continue;
-        int small = !rule_of(p, s)->adapt || p->segment[s].numel <= LOCAL;
-        if (small) {
-            int64_t step = rule_of(p, s)->adapt ? end - begin : 1;
-            for (int64_t c = begin; c < end; c += step) {
-                if (from < 0)
-                    from = c;
-                if (size_of(p, from, c + step) >= TURN) {
-                    add_item(p, FINISH, from, c + step);
-                    emitted += size_of(p, from, c + step);
-                    from = -1;
-                }
-            }
-        } else {
-            if (from >= 0) {
-                add_item(p, FINISH, from, begin);
-                emitted += size_of(p, from, begin);
-                from = -1;
-            }
-            int kept = rule_of(p, s)->kind == LAMB && end - begin + LAG / CHUNK <= p->slots;
-            for (int64_t c = begin; c < end; c++) {
-                while (next < waiting && emitted >= due[next]) {
-                    SECOND_PASS(queue[next])
-                    next++;
-                }
-                slot[c] = kept ? head++ % p->slots : -1;
-                while (kept && user[slot[c]] == INT64_MAX) {
-                    SECOND_PASS(queue[next])
-                    next++;
-                }
-                item *first = add_item(p, PASS_1, c, c + 1);
-                first->slot = slot[c];
-                if (kept) {
-                    first->after = user[slot[c]];
-                    user[slot[c]] = INT64_MAX; /* taken, until its second pass is listed */
-                }
-                emitted += p->chunk[c].n;
-            }
-            due[waiting] = emitted + LAG;
-            queue[waiting++] = s;
-        }
-    }
-    if (from >= 0)
-        add_item(p, FINISH, from, p->chunks);
-    for (; next < waiting; next++) {
-        SECOND_PASS(queue[next])
-    }
-#undef SECOND_PASS
-    free(queue), free(due), free(slot), free(user);
-    return 0;
+    free(l.queue), free(l.due), free(l.slot), free(l.user);
+    return complete ? 0 : -1;
 }
 
 EXPORT void ab_free(plan *p)
@@ -430,32 +445,34 @@ EXPORT void ab_free(plan *p)
     if (!p)
         return;
     for (int i = 0; i < p->threads; i++)
-        free(p->local[i]);
-    free(p->local), free(p->rules), free(p->tensor), free(p->segment), free(p->first_chunk), free(p->chunk);
+        free(p->scratch[i]);
+    free(p->scratch), free(p->rules), free(p->tensor), free(p->segment), free(p->first_chunk), free(p->chunk);
     free(p->item), free(p->turn), free(p->at), free(p->factors), free(p->sums), free(p->record), free(p->rate);
     free(p->left), free(p->done), free(p->ring), free(p);
 }
 
-/* Copies the three tables. NULL where the memory does not suffice. */
+/* Copies the three tables; plans for a number of threads, on which no result depends. NULL where the memory does not suffice. */
 EXPORT plan *ab_plan(
     int64_t rules, const rule *rule_table, int64_t tensors, const tensor *tensor_table, int64_t segments,
-    const segment *segment_table, int64_t layers)
+    const segment *segment_table, int64_t layers, int threads)
 {
     plan *p = zeros(1, sizeof *p);
     if (!p)
         return NULL;
     *p = (plan){.tensors = tensors, .segments = segments, .layers = layers, .shared = -1};
     int64_t kept = 0;
+    for (int64_t s = 0; s < segments; s++)
+        p->elements += segment_table[s].numel;
+    p->local = p->elements / (4 * (threads > 0 ? threads : 1));
+    p->local = p->local < SMALL ? SMALL : p->local > LARGE ? LARGE : p->local;
     for (int64_t s = 0; s < segments; s++) {
         int64_t chunks = (segment_table[s].numel + CHUNK - 1) / CHUNK;
         p->chunks += chunks;
-        p->elements += segment_table[s].numel;
         const rule *r = &rule_table[tensor_table[segment_table[s].tensor].rule];
-        if (segment_table[s].numel > LOCAL && r->adapt && r->kind == LAMB)
+        if (segment_table[s].numel > p->local && r->adapt && r->kind == LAMB)
             kept += chunks;
     }
     p->slots = kept < RING / CHUNK ? kept + LAG / CHUNK : RING / CHUNK + LAG / CHUNK;
-    p->local_size = LOCAL > CHUNK ? LOCAL : CHUNK;
     p->rules = zeros(rules, sizeof *p->rules);
     p->tensor = zeros(tensors, sizeof *p->tensor);
     p->segment = zeros(segments, sizeof *p->segment);
@@ -591,7 +608,8 @@ static int64_t sharing(const plan *p)
     return found;
 }
 
-/* Writes down where the tensors are: objects[role][tensor], NULL where a rule has no such array. Call with the GIL held.
+/* Writes down where the tensors are: objects[role][tensor], NULL where a rule has no such array or
+   a tensor no master. Call with the GIL held.
 
    Every array must be on the CPU, in the dtype that the plan says, and laid out like its parameter, which must be dense
    and share its memory with no other. Otherwise returns why not, and which array in wrong[0] (role) and wrong[1] (tensor). */
@@ -606,11 +624,11 @@ EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wro
         for (int role = 0; role < ROLES; role++, seen = &other) {
             void *before = p->at[i][role];
             p->at[i][role] = NULL;
-            if (!objects[role] || !objects[role][i])
+            if (!objects[role] || (role == MASTER && !objects[role][i]))
                 continue;
             wrong[0] = role;
             wrong[1] = i;
-            if (take(objects[role][i], seen))
+            if (!objects[role][i] || take(objects[role][i], seen))
                 return NO_VIEW;
             if (seen->device.type != CPU)
                 return WRONG_DEVICE;
@@ -887,7 +905,7 @@ static void whole_item(void *context, int64_t index, int thread)
     int64_t s = p->chunk[it->from].segment;
     int spins = 0;
     if (it->work == FINISH) {
-        finish(p, it->from, it->to, p->local[thread]);
+        finish(p, it->from, it->to, p->scratch[thread]);
     } else if (it->work == PASS_1) {
         while (it->after >= 0 && !atomic_load_explicit(&p->done[it->after], memory_order_acquire))
             rest(&spins);
@@ -962,19 +980,26 @@ static void prepare(plan *p, int advance)
     }
 }
 
-/* Scratch of each thread; fewer threads where the memory does not suffice for all, 0 where for none. */
+/* Scratch of each thread, for the largest layer that it finishes alone; fewer threads where the memory does not suffice for
+   all, 0 where for none. */
 static int scratch(plan *p, int threads)
 {
-    if (threads > p->threads) {
-        float **grown = realloc(p->local, (size_t)threads * sizeof *grown);
-        if (!grown)
-            return p->threads;
-        p->local = grown;
-        for (; p->threads < threads; p->threads++)
-            if (!(p->local[p->threads] = malloc((size_t)p->local_size * sizeof(float))))
-                return p->threads;
-    }
-    return threads;
+    if (threads <= p->threads)
+        return threads;
+    int64_t chunks = 1;
+    for (int64_t s = 0; s < p->segments; s++)
+        if (rule_of(p, s)->adapt && p->segment[s].numel <= p->local) {
+            int64_t here = p->first_chunk[s + 1] - p->first_chunk[s];
+            chunks = here > chunks ? here : chunks;
+        }
+    float **grown = realloc(p->scratch, (size_t)threads * sizeof *grown);
+    if (!grown)
+        return p->threads;
+    p->scratch = grown;
+    for (; p->threads < threads; p->threads++)
+        if (!(p->scratch[p->threads] = malloc((size_t)chunks * CHUNK * sizeof(float))))
+            break;
+    return p->threads;
 }
 
 /* A whole step, or one phase of it for layers of which other processes hold the rest. `layers` has four rows.

@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybatch.optim.kernels.library import PLAIN, Library, addresses, library
+from anybatch.optim.kernels.library import SEEN, Library, addresses, library
 from anybatch.optim.parts import Part
 from anybatch.optim.sharding import local, reduce_over
 
@@ -97,11 +98,11 @@ def why_not(dtype: torch.dtype, group: Settings) -> str | None:
 
 
 class Launches:
-    """The fused steps of one optimizer. Keeps the table of its tensors from step to step."""
+    """The fused steps of one optimizer. Keeps the tables of its tensors, one a mesh, from step to step."""
 
     def __init__(self, algorithm: str) -> None:
         self._algorithm = ALGORITHMS[algorithm]
-        self._table: _Table | None = None
+        self._tables: dict[Any, _Table] = {}
 
     def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
         """Steps the parts; of each, |x|, |u|, the ratio and whether a bound acted, shape (4, layers).
@@ -111,49 +112,52 @@ class Launches:
         Raises:
             RuntimeError: where the group of such a part has fused=True, saying what is wrong; nothing has changed.
         """
-        served = list(parts)
-        while served:
-            if self._table is None or not self._table.fits(served):
-                self._table = _Table(self._algorithm, served)
-            refused = self._table.refer(served)
+        found: dict[int, Tensor] = {}
+        for mesh in dict.fromkeys(part.mesh for part in parts):
+            found.update(self._step(mesh, [part for part in parts if part.mesh == mesh], clip))
+        return [found.get(id(part)) for part in parts]
+
+    def _step(self, mesh: Any, parts: list[Part], clip: Tensor | None) -> dict[int, Tensor]:
+        while parts:
+            table = self._tables.get(mesh)
+            if table is None or not table.fits(parts):
+                table = self._tables[mesh] = _Table(self._algorithm, mesh, parts)
+            refused = table.refer(parts)
             if refused is None:
-                found = self._table.step(served, clip)
-                return [found.pop(0) if any(map(is_, served, [part] * len(served))) else None for part in parts]
-            index, why = refused
-            if served[index].group["fused"]:
+                return dict(zip(map(id, parts), table.step(parts, clip), strict=True))
+            part, why = refused
+            if part.group["fused"]:
                 raise RuntimeError(f"fused=True: {why}; no parameter and no state was changed")
-            served.pop(index)
-        return [None] * len(parts)
+            parts = [other for other in parts if other is not part]
+        return {}
 
 
 class _Table:
-    """The tensors of some parts, planned in C once and found in memory again at every step."""
+    """The tensors of some parts of one mesh, planned in C once and found in memory again at every step."""
 
-    def __init__(self, algorithm: Algorithm, parts: Sequence[Part]) -> None:
+    def __init__(self, algorithm: Algorithm, mesh: Any, parts: Sequence[Part]) -> None:
         lib = library()
         assert isinstance(lib, Library)
         self._lib, self._algorithm = lib, algorithm
+        self._masters = [_has_masters(part) for part in parts]
         self._params = [p for part in parts for p in part.params]
         self._key = _key(parts)
-        self._held: list[list[Tensor] | None] = [None] * _ROLES
+        self._held: list[list[Any]] = [[]] * _ROLES
         self._objects: list[array[int] | None] = [None] * _ROLES
         self._grads: list[Tensor] = []
         self._layers = [len(part.params) * part.blocks for part in parts]
         self.cut = frozenset[int]().union(*(layout.cut for part in parts for layout in part.layouts))
-        self._mesh = next((part.mesh for part in parts if part.mesh is not None), None)
+        self._mesh = mesh
         self._rules = (_Rule * len(parts))()
         self._set_rules(parts, None)
         rows = [
-            (index, int(part.dtype == torch.bfloat16), x.numel())
-            for index, part in enumerate(parts)
-            for x in part.locals
+            (index, part.dtype == torch.bfloat16, x.numel()) for index, part in enumerate(parts) for x in part.locals
         ]
         segments = list(_segments(parts))
-        tensors = array("q", (word for rule, narrow, numel in rows for word in (rule | narrow << 32, numel)))
-        pieces = array("q", (number for segment in segments for number in segment))
+        tensors, pieces = array("q", chain.from_iterable(rows)), array("q", chain.from_iterable(segments))
         self._plan = lib.plan(
             len(parts), self._rules, len(rows), tensors.buffer_info()[0], len(segments), pieces.buffer_info()[0],
-            sum(self._layers),
+            sum(self._layers), torch.get_num_threads(),
         )  # fmt: skip
         if not self._plan:
             raise MemoryError("no memory for the fused kernels' tables")
@@ -178,56 +182,53 @@ class _Table:
                 **self._algorithm.settings(group),
             )  # fmt: skip
 
-    def refer(self, parts: Sequence[Part]) -> tuple[int, str] | None:
-        """Finds every tensor in memory; the index of a part that cannot be stepped, and why."""
+    def refer(self, parts: Sequence[Part]) -> tuple[Part, str] | None:
+        """Finds every tensor in memory; a part that cannot be stepped, and why."""
         self._grads = [g for part in parts for g in part.grads]
-        self._hold(_WEIGHT, [x for part in parts for x in part.locals])
         owned = [state for part in parts for state in part.states]
+        self._hold(_WEIGHT, [x for part in parts for x in part.locals])
         for role, name in enumerate(self._algorithm.moments, start=_GRADIENT + 1):
             self._hold(role, self._local(map(itemgetter(name), owned)))
         if self._algorithm.counts:
             self._hold(_STEP, self._local(map(itemgetter("step"), owned)))
-        if any(part.group["master_weights"] and part.dtype == torch.bfloat16 for part in parts):
-            self._hold(_MASTER, self._local(state.get("master") for state in owned))
-        self._look_at(_GRADIENT, self._grads)
+        if any(self._masters):
+            each = (repeat(masters, len(part.params)) for part, masters in zip(parts, self._masters, strict=True))
+            flags = chain.from_iterable(each)
+            self._hold(_MASTER, self._local(s["master"] if f else None for s, f in zip(owned, flags, strict=True)))
+        self._objects[_GRADIENT] = addresses(self._grads)
         wrong = self._fetch()
         if wrong is not None and wrong[0] == _GRADIENT:
             weights = self._held[_WEIGHT]
-            assert weights is not None
             self._grads = [_like(x, g) for x, g in zip(weights, self._grads, strict=True)]
-            self._look_at(_GRADIENT, self._grads)
+            self._objects[_GRADIENT] = addresses(self._grads)
             wrong = self._fetch()
         if wrong is None:
             return None
         role, tensor, why = wrong
-        index, first = 0, 0
-        while tensor - first >= len(parts[index].params):
-            first += len(parts[index].params)
-            index += 1
-        part_of = _ROLE_NAMES.get(role) or f"its {self._algorithm.moments[role - _GRADIENT - 1]}"
-        return index, f"{parts[index].names[tensor - first]}: {part_of} {why}"
+        part, index = [(part, i) for part in parts for i in range(len(part.params))][tensor]
+        which = _ROLE_NAMES.get(role) or f"its {self._algorithm.moments[role - _GRADIENT - 1]}"
+        return part, f"{part.names[index]}: {which} {why}"
 
     def _local(self, tensors: Any) -> list[Any]:
-        return [None if t is None else local(t) for t in tensors] if self._mesh is not None else list(tensors)
+        return list(tensors) if self._mesh is None else [None if t is None else local(t) for t in tensors]
 
     def _hold(self, role: int, tensors: list[Any]) -> None:
-        """Looks at the tensors, unless they are those of the last step."""
+        """Remembers which tensors these are, unless they are those of the last step."""
         held = self._held[role]
-        if held is None or len(held) != len(tensors) or not all(map(is_, held, tensors)):
+        if len(held) != len(tensors) or not all(map(is_, held, tensors)):
             self._held[role] = tensors
-            self._look_at(role, tensors)
-
-    def _look_at(self, role: int, tensors: list[Any]) -> None:
-        objects = addresses(tensors)
-        if role == _MASTER:
-            objects = array("Q", (0 if t is None else id(t) for t in tensors))
-        self._objects[role] = objects if set(map(type, tensors)) <= PLAIN | {type(None)} else None
+            self._objects[role] = addresses(tensors)
 
     def _fetch(self) -> tuple[int, int, str] | None:
+        """None where all is well; else (role, tensor, what is wrong with it)."""
         places = (ctypes.c_void_p * _ROLES)()
         for role, objects in enumerate(self._objects):
-            if objects is not None:
-                places[role] = objects.buffer_info()[0]
+            tensors = self._grads if role == _GRADIENT else self._held[role]
+            if objects is None:
+                continue
+            if not set(map(type, tensors)) <= SEEN:
+                return role, next(i for i, t in enumerate(tensors) if type(t) not in SEEN), _ANSWERS[_NO_VIEW]
+            places[role] = objects.buffer_info()[0]
         wrong = (_INT * 2)()
         answer = self._lib.fetch(self._plan, self._lib.take_view, places, wrong)
         return (wrong[0], wrong[1], _ANSWERS[answer]) if answer else None
@@ -261,10 +262,14 @@ class _Table:
         reduce_over(squares, mesh, self.cut, dist.ReduceOp.SUM)
 
 
+def _has_masters(part: Part) -> bool:
+    return bool(part.group["master_weights"]) and part.dtype == torch.bfloat16
+
+
 def _key(parts: Sequence[Part]) -> list[Any]:
     """What the plan of these parts depends on, besides their parameters."""
-    return [
-        (len(part.params), part.dtype, part.mesh, part.blocks, part.group["adapt"], part.group.get("form"))
+    return [torch.get_num_threads()] + [
+        (len(part.params), part.dtype, part.blocks, part.group["adapt"], part.group.get("form"), _has_masters(part))
         for part in parts
     ]
 
@@ -290,6 +295,6 @@ def _segments(parts: Sequence[Part]) -> Iterator[tuple[int, int, int, int]]:
 
 def _like(x: Tensor, g: Tensor) -> Tensor:
     """The gradient in the parameter's dtype and layout."""
-    if g.dtype == x.dtype and g.stride() == x.stride() and type(g) in PLAIN:
+    if g.dtype == x.dtype and g.stride() == x.stride() and type(g) in SEEN:
         return g
     return torch.empty_like(x).copy_(g)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 _HERE = Path(__file__).parent
-# What the C may look at: a subclass may keep its numbers elsewhere.
-PLAIN = {Tensor, torch.nn.Parameter}
+# What the C looks at: a subclass may keep its numbers elsewhere, and nothing has none.
+SEEN = {Tensor, torch.nn.Parameter, type(None)}
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -38,7 +38,9 @@ class Library:
         if source.exists() and built != source_mark(source.read_bytes()):
             raise OSError(f"{path.name} was built from another version of cpu.c: install the package again")
         self.take_view = _take_view()
-        self.plan = _declared(free.ab_plan, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT)
+        self.plan = _declared(
+            free.ab_plan, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, ctypes.c_int
+        )
         self.free = _declared(free.ab_free, None, _POINTER)
         self.step = _declared(free.ab_step, ctypes.c_int, _POINTER, _POINTER, _INT, *[ctypes.c_int] * 2, _POINTER)
         self.squares = _declared(free.ab_squares, ctypes.c_int, _INT, _POINTER, ctypes.c_int, _POINTER)
@@ -88,7 +90,7 @@ def library() -> Library | str:
 
 def addresses(objects: Sequence[object]) -> "array[int]":
     """Of Python's objects, for the functions that look at them."""
-    return array("Q", map(id, objects))
+    return array("Q", [0 if each is None else id(each) for each in objects])
 
 
 class _Array(ctypes.Structure):
@@ -101,7 +103,7 @@ def squares(tensors: Sequence[Tensor]) -> Tensor | None:
     None where one is not dense and fp32 or bf16 on the CPU, or where there is no library.
     """
     lib = library()
-    if isinstance(lib, str) or not set(map(type, tensors)) <= PLAIN:
+    if isinstance(lib, str) or not set(map(type, tensors)) <= SEEN:
         return None
     places, count = (_Array * len(tensors))(), len(tensors)
     objects = addresses(tensors)

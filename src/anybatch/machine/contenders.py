@@ -1,0 +1,227 @@
+"""What is measured: this package's step in each of its ways, and the same or a comparable step of others."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from anybatch.machine.problem import Problem
+from anybatch.machine.traffic import pattern
+from anybatch.machine.unavailable import Unavailable
+from anybatch.optim import LAMB, LARS
+
+Step = Callable[[], object]
+
+_LR = 1e-6
+_WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table.
+
+    Attributes:
+        role: "ours", "peer" (the same algorithm), "reference" (another, whose step is the measure) or "pattern".
+        make: problem and clip norm -> a step; raises Unavailable.
+        bytes_per_parameter: of a step without clipping; None: counted, operation by operation.
+    """
+
+    name: str
+    role: Literal["ours", "peer", "reference", "pattern"]
+    make: Callable[[Problem, float | None], Step]
+    bytes_per_parameter: float | None = None
+
+
+def contenders(algorithm: str, compiled: bool) -> list[Contender]:
+    """The rows for "lamb" or "lars", ours first; `compiled` adds torch.compile, which takes a minute to start."""
+    if algorithm == "lars":
+        return [
+            Contender("anybatch LARS fused", "ours", _ours(LARS, fused=True), 28),
+            Contender("anybatch LARS foreach", "ours", _ours(LARS, foreach=True)),
+            Contender("anybatch LARS plain", "ours", _ours(LARS, foreach=False, fused=False)),
+            Contender("torch SGD fused", "reference", _torch(torch.optim.SGD, momentum=0.9, fused=True), 20),
+            Contender("memory: 20 bytes, no arithmetic", "pattern", _pattern(1), 20),
+            Contender("timm Lars", "peer", _timm("lars", "Lars", momentum=0.9, always_adapt=True)),
+            Contender("pytorch_optimizer LARS", "peer", _pytorch_optimizer("LARS")),
+            Contender("optax lars, jitted", "peer", _optax("lars")),
+        ]
+    rows = [
+        Contender("anybatch LAMB fused", "ours", _ours(LAMB, fused=True), 40),
+        Contender("anybatch LAMB foreach", "ours", _ours(LAMB, foreach=True)),
+        Contender("anybatch LAMB plain", "ours", _ours(LAMB, foreach=False, fused=False)),
+        Contender("torch AdamW fused", "reference", _torch(torch.optim.AdamW, fused=True), 28),
+        Contender("torch AdamW foreach", "reference", _torch(torch.optim.AdamW, foreach=True)),
+        Contender("memory: 28 bytes, no arithmetic", "pattern", _pattern(2), 28),
+        Contender("timm Lamb", "peer", _timm("lamb", "Lamb", always_adapt=True, foreach=False)),
+        Contender("timm Lamb foreach", "peer", _timm("lamb", "Lamb", always_adapt=True, foreach=True)),
+        Contender("pytorch_optimizer Lamb", "peer", _pytorch_optimizer("Lamb", foreach=False)),
+        Contender("optax lamb, jitted", "peer", _optax("lamb")),
+    ]
+    if compiled:
+        rows.append(Contender("torch.compile of a per-tensor LAMB", "peer", _compiled))
+    return rows
+
+
+def _ours(kind: Any, **how: Any) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        try:
+            optimizer = kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, max_grad_norm=clip, **how)
+        except ValueError as error:
+            raise Unavailable(str(error)) from None
+        return _sharing(optimizer, problem)
+
+    return make
+
+
+def _torch(kind: Any, **how: Any) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
+        return _clipped(problem, clip, step)
+
+    return make
+
+
+def _timm(module: str, name: str, **how: Any) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        kind = getattr(_timm_module(module), name)
+        if name == "Lamb":
+            clips = {"max_grad_norm": clip}
+            return _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **clips, **how), problem)
+        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
+        return _clipped(problem, clip, step)
+
+    return make
+
+
+def _timm_module(name: str) -> Any:
+    """timm as a whole needs torchvision; the files of its optimizers do not."""
+    found = importlib.util.find_spec("timm")
+    if found is None or found.origin is None:
+        raise Unavailable("timm is not installed")
+    package = types.ModuleType("timm_optim")
+    package.__path__ = [str(Path(found.origin).parent / "optim")]
+    sys.modules.setdefault("timm_optim", package)
+    return importlib.import_module(f"timm_optim.{name}")
+
+
+def _pytorch_optimizer(name: str, **how: Any) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        kind = getattr(_installed("pytorch_optimizer"), name)
+        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
+        return _clipped(problem, clip, step)
+
+    return make
+
+
+def _installed(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise Unavailable(f"{module} is not installed") from None
+
+
+def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
+    """The optimizer's step, with the problem's states in place of its own, so that many fit the memory."""
+    optimizer.step()
+    saved = optimizer.state_dict()
+    places = {id(p): i for i, p in enumerate(problem.params)}
+    order = [places[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    for index, state in saved["state"].items():
+        shared = iter((problem.first[order[index]], problem.second[order[index]]))
+        for name, value in state.items():
+            if isinstance(value, Tensor) and name != "step" and value.shape == problem.params[order[index]].shape:
+                state[name] = next(shared, value)
+    optimizer.load_state_dict(saved)
+    return optimizer.step
+
+
+def _clipped(problem: Problem, clip: float | None, step: Step) -> Step:
+    if clip is None:
+        return step
+
+    def clip_and_step() -> None:
+        torch.nn.utils.clip_grad_norm_(problem.params, clip)
+        step()
+
+    return clip_and_step
+
+
+def _pattern(states: int) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        if problem.device.type != "cpu":
+            raise Unavailable("measured on the CPU only")
+        params = [p.detach() for p in problem.params]
+        return pattern(problem.gradients, [params, problem.first, problem.second][: 1 + states])
+
+    return make
+
+
+def _optax(name: str) -> Callable[[Problem, float | None], Step]:
+    def make(problem: Problem, clip: float | None) -> Step:
+        jax, optax = _installed("jax"), _installed("optax")
+        if jax.default_backend() != {"cuda": "gpu"}.get(problem.device.type, problem.device.type):
+            raise Unavailable(f"jax computes on its {jax.default_backend()} backend")
+        if problem.device.type == "cpu" and torch.get_num_threads() != len(os.sched_getaffinity(0)):
+            raise Unavailable("jax takes as many threads as there are cores")
+        rule = getattr(optax, name)(_LR, weight_decay=_WEIGHT_DECAY)
+        if clip is not None:
+            rule = optax.chain(optax.clip_by_global_norm(clip), rule)
+        xs = [jax.numpy.full(p.shape, 0.02) for p in problem.params]
+        gradients = [jax.numpy.full(p.shape, 1e-3) for p in problem.params]
+        memory = [xs, rule.init(xs)]
+
+        def update(xs: Any, state: Any, gradients: Any) -> Any:
+            updates, state = rule.update(gradients, state, xs)
+            return optax.apply_updates(xs, updates), state
+
+        jitted = jax.jit(update, donate_argnums=(0, 1))
+
+        def step() -> None:
+            memory[:] = jax.block_until_ready(jitted(*memory, gradients))
+
+        return step
+
+    return make
+
+
+def _compiled(problem: Problem, clip: float | None) -> Step:
+    if clip is not None:
+        raise Unavailable("measured without clipping only")
+    lamb = torch.compile(_lamb_of_one_tensor, dynamic=True)
+    flat: list[Sequence[Tensor]] = [
+        [t.detach().view(-1) for t in tensors]
+        for tensors in (problem.params, problem.gradients, problem.first, problem.second)
+    ]
+    clock = [0]
+
+    @torch.no_grad()
+    def step() -> None:
+        clock[0] += 1
+        corrections = torch.tensor([1 - 0.9 ** clock[0], 1 - 0.999 ** clock[0]], device=problem.device)
+        for x, g, m, v in zip(*flat, strict=True):
+            lamb(x, g, m, v, corrections)
+
+    try:
+        step()
+    except Exception as error:  # whatever is wrong with the compiler is no reason to end the measurement
+        raise Unavailable(
+            f"torch.compile failed: {str(error).splitlines()[0] if str(error) else type(error)}"
+        ) from None
+    return step
+
+
+def _lamb_of_one_tensor(x: Tensor, g: Tensor, m: Tensor, v: Tensor, corrections: Tensor) -> None:
+    """Algorithm 2 as somebody would write it for torch.compile: two passes, nothing waits."""
+    m.lerp_(g, 0.1)
+    v.mul_(0.999).addcmul_(g, g, value=0.001)
+    u = (m / corrections[0]) / ((v / corrections[1]).sqrt() + 1e-6) + _WEIGHT_DECAY * x
+    ratio = x.square().sum().sqrt() / u.square().sum().sqrt()
+    x.sub_(_LR * ratio * u)

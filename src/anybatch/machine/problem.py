@@ -1,0 +1,62 @@
+"""Parameters, gradients and states of one set of shapes, shared by everything that is measured on it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anybatch.machine.shapes import Shape
+from anybatch.machine.unavailable import Unavailable
+
+# Parameters, gradients and two states; and what a foreach step and a jitted one with its own buffers take beside them.
+_BYTES_SHARED = 16
+_BYTES_BESIDE = 24
+
+
+class Problem:
+    """fp32 parameters with a gradient each, and two states that every optimizer is given, so that all fit side by side.
+
+    Raises:
+        Unavailable: it does not fit the memory that is free.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], device: torch.device) -> None:
+        self.device = device
+        self.numel = sum(torch.Size(shape).numel() for shape in shapes)
+        needed, free = self.numel * (_BYTES_SHARED + _BYTES_BESIDE), free_bytes(device)
+        if needed > free:
+            raise Unavailable(f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
+        random = torch.Generator().manual_seed(0)
+        noise = torch.randn(1 << 16, generator=random).to(device)
+        self.params = [nn.Parameter(_filled(shape, noise, 0.02)) for shape in shapes]
+        for p in self.params:
+            p.grad = _filled(p.shape, noise, 1e-3)
+        self.first = [torch.zeros_like(p) for p in self.params]
+        self.second = [torch.zeros_like(p) for p in self.params]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        """Those of the parameters, in order."""
+        return [p.grad for p in self.params if p.grad is not None]
+
+
+def _filled(shape: Sequence[int], noise: Tensor, scale: float) -> Tensor:
+    values = torch.empty(shape, device=noise.device)
+    for piece in torch.split(values.view(-1), len(noise)):
+        torch.mul(noise[: len(piece)], scale, out=piece)
+    return values
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that an allocation on the device can still have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,251 @@
+"""From the parts of a step to Triton launches and back; parts that compile alike share one."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anybatch.optim.kernels.triton import (
+    FusedTensors,
+    Kind,
+    Layer,
+    lamb_kind,
+    lamb_settings,
+    lars_kind,
+    lars_settings,
+)
+from anybatch.optim.parts import Part, computed_in
+from anybatch.optim.sharding import Piece, local, reduce_over
+
+State = dict[str, Tensor]
+
+
+class Rule(NamedTuple):
+    """An algorithm as the launches need it."""
+
+    kind: Callable[..., Kind]
+    settings: Callable[[Mapping[str, Any], float], list[float]]
+    states: tuple[str, ...]  # names of one or two states like the parameter
+
+
+ALGORITHMS = {
+    "LAMB": Rule(lamb_kind, lamb_settings, ("exp_avg", "exp_avg_sq")),
+    "LARS": Rule(lars_kind, lars_settings, ("momentum_buffer",)),
+}
+
+
+def unavailable() -> str | None:
+    """Why there are no fused kernels on this machine's GPU."""
+    return None
+
+
+def why_not(dtype: torch.dtype, group: Mapping[str, Any]) -> str | None:
+    """Why parameters of this dtype cannot be stepped under the group's settings."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"on a GPU the kernels step fp32, bf16 and fp16 parameters, not {dtype}"
+    if group["norm"] != "l2":
+        return f"the kernels have norm='l2' alone, not {group['norm']!r}"
+    return None
+
+
+@dataclass
+class _Launch:
+    parts: list[Part]
+    kind: Kind
+    tensors: FusedTensors
+    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (a tensor, the one that stands for it)
+    gradients: list[Tensor] = field(default_factory=list)
+
+    @property
+    def cut(self) -> frozenset[int]:
+        """Dimensions of the mesh along which some layer is sharded."""
+        return frozenset[int]().union(*(layout.cut for part in self.parts for layout in part.layouts))
+
+
+class Launches:
+    """The launches of one optimizer. Keeps their tables from step to step, and for good those in a CUDA graph."""
+
+    def __init__(self, algorithm: str) -> None:
+        self._rule = ALGORITHMS[algorithm]
+        self._known: dict[Any, _Known] = {}
+        self._captured: list[FusedTensors] = []
+        self._looked: tuple[weakref.ref[Part], FusedTensors] | None = None
+
+    def look(
+        self, parts: Sequence[Part], states: Mapping[Tensor, State], max_grad_norm: float | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """As `FusedTensors.look`, over all parts; None where that takes more than one launch, or ranks share layers."""
+        launches = self._launches(parts)
+        if len(launches) != 1 or launches[0].cut:
+            return None
+        self._refer(launches[0], [states.get(p, {}) for part in parts for p in part.params])
+        self._looked = weakref.ref(parts[0]), launches[0].tensors
+        return launches[0].tensors.look(max_grad_norm)
+
+    def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
+        """Steps the parts; of each, |x|, |u|, the ratio and whether a bound acted, shape (4, layers).
+
+        Args:
+            parts: of one device, with all the states that the rule and their groups ask for.
+            clip: what the gradients are multiplied by.
+        """
+        launches = self._launches(parts)
+        self._looked = None
+        factor = None if clip is None else clip.to(parts[0].device, torch.float64)
+        for launch in launches:
+            self._refer(launch, [state for part in launch.parts for state in part.states])
+            launch.tensors.measure(factor)
+        totals = _over_meshes(launches)
+        found: dict[int, Tensor] = {}
+        for i, launch in enumerate(launches):
+            columns = launch.tensors.apply(factor, totals.get(i))
+            for tensor, copy in launch.copies:
+                tensor.copy_(copy)
+            each = torch.split(columns, [len(part.params) * part.blocks for part in launch.parts], dim=1)
+            found.update({id(part): own for part, own in zip(launch.parts, each, strict=True)})
+        torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
+        return [found[id(part)] for part in parts]
+
+    def _launches(self, parts: Sequence[Part]) -> list[_Launch]:
+        together: dict[Any, list[Part]] = {}
+        for part in parts:
+            together.setdefault((part.mesh, self._kind(part)), []).append(part)
+        return [_Launch(several, key[1], self._tables(key, several)) for key, several in together.items()]
+
+    def _kind(self, part: Part) -> Kind:
+        lr = part.group["lr"]
+        gradients = {g.dtype for g in part.grads}
+        return self._rule.kind(
+            part.group,
+            x=computed_in(part.dtype) if part.group["master_weights"] else part.dtype,
+            parameter=part.dtype,
+            gradient=gradients.pop() if len(gradients) == 1 else torch.float32,
+            rate=lr.dtype if isinstance(lr, Tensor) and lr.device == part.device else None,
+        )
+
+    def _tables(self, key: Any, parts: list[Part]) -> FusedTensors:
+        if self._looked is not None and self._looked[0]() is parts[0]:
+            return self._looked[1]  # for this very step
+        structure = [each for part in parts for each in (part.blocks, *part.params)]
+        shapes = [x.shape for part in parts for x in part.locals]
+        known = self._known.get(key)
+        if known is None or not known.fits(structure, shapes):
+            known = self._known[key] = _Known(structure, shapes, _tables(key[1], parts), [])
+        if parts[0].device.type == "cuda" and any(part.group["capturable"] for part in parts):
+            # A graph reads its tables at every replay, whatever steps are taken outside of it. They are made
+            # beforehand, since that takes pinned memory.
+            if torch.cuda.is_current_stream_capturing():
+                self._captured.append(known.spare.pop() if known.spare else _tables(key[1], parts))
+                return self._captured[-1]
+            if not known.spare:
+                known.spare.append(_tables(key[1], parts))
+        return known.tables
+
+    def _refer(self, launch: _Launch, states: Sequence[State]) -> None:
+        launch.copies, launch.gradients = [], []
+        rest = iter(states)
+        rows = [row for part in launch.parts for row in self._addresses(part, launch, rest)]
+        # A rate on the device is read there.
+        read = launch.kind.rate is not None
+        settings = [self._rule.settings(part.group, 0.0 if read else float(part.group["lr"])) for part in launch.parts]
+        launch.tensors.refer([list(column) for column in zip(*rows, strict=True)], settings)
+
+    def _addresses(self, part: Part, launch: _Launch, states: Iterator[State]) -> Iterator[tuple[int, ...]]:
+        """Of each tensor of a part, as `FusedTensors.refer` wants them; what lies otherwise in memory is copied."""
+        masters = launch.kind.x != part.dtype
+        names = [*self._rule.states, *(["master"] if masters else [])]
+        rate = part.group["lr"].data_ptr() if launch.kind.rate is not None else 0
+        for here, grad in zip(part.locals, part.grads, strict=True):
+            g, state = grad.to(launch.kind.gradient), next(states)
+            if not state:  # before the first step: there is something to look at, but nothing to step
+                launch.gradients.append(g.contiguous())
+                yield 0, 0, launch.gradients[-1].data_ptr(), 0, 0, 0, 0
+                continue
+            written = [here, *(local(state[name]) for name in names)]
+            if not all(t.is_contiguous() for t in (g, *written)) and not (part.blocks == 1 and _alike(g, *written)):
+                copies = [t.contiguous() for t in written]
+                launch.copies += [(t, copy) for t, copy in zip(written, copies, strict=True) if copy is not t]
+                written, g = copies, g.contiguous()
+            launch.gradients.append(g)
+            x, parameter = written[-1 if masters else 0].data_ptr(), written[0].data_ptr()
+            first, second = [*(t.data_ptr() for t in written[1 : 1 + len(self._rule.states)]), 0][:2]
+            step = 0
+            if "step" in state:
+                if state["step"].device != part.device:
+                    state["step"] = state["step"].to(part.device)
+                step = local(state["step"]).data_ptr()
+            yield x, parameter, g.data_ptr(), first, second, step, rate
+
+
+class _Known(NamedTuple):
+    """What is remembered of a launch: whose tables these are."""
+
+    structure: list[Any]
+    shapes: list[torch.Size]
+    tables: FusedTensors
+    spare: list[FusedTensors]
+
+    def fits(self, structure: list[Any], shapes: list[torch.Size]) -> bool:
+        """Whether these are the same objects in the same shapes."""
+        return (
+            len(structure) == len(self.structure) and all(map(is_, structure, self.structure)) and shapes == self.shapes
+        )
+
+
+def _alike(*tensors: Tensor) -> bool:
+    """Whether the tensors fill their memory without gaps, all in the same order."""
+    expected = 1
+    for stride, size in sorted(zip(tensors[0].stride(), tensors[0].shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return all(t.stride() == tensors[0].stride() for t in tensors)
+
+
+def _tables(kind: Kind, parts: list[Part]) -> FusedTensors:
+    layers: list[Layer] = []
+    groups: list[int] = []
+    for group, part in enumerate(parts):
+        for x, layout in zip(part.locals, part.layouts, strict=True):
+            where = {0: (0, x.numel())} if layout.pieces is None else dict(_places(x, layout.pieces))
+            layers += [Layer(len(groups), *where.get(block, (0, 0))) for block in range(part.blocks)]
+            groups.append(group)
+    return FusedTensors(parts[0].device, kind, layers, groups)
+
+
+def _places(x: Tensor, pieces: Sequence[Piece]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(layer, (its first element, its number of elements)) of what this rank holds of a tensor in blocks."""
+    width = x.numel() // max(x.shape[0], 1)
+    for piece in pieces:
+        rows = (piece.stop - piece.start) // piece.layers
+        for i in range(piece.layers):
+            yield piece.first + i, ((piece.start + i * rows) * width, rows * width)
+
+
+def _over_meshes(launches: Sequence[_Launch]) -> dict[int, Tensor]:
+    """|x|^2 and |u|^2 of the layers of launches whose layers are sharded: one all-reduce a mesh."""
+    totals: dict[int, Tensor] = {}
+    meshes: dict[Any, list[int]] = {}
+    for i, launch in enumerate(launches):
+        if launch.cut:
+            meshes.setdefault(launch.parts[0].mesh, []).append(i)
+    for mesh, indices in meshes.items():
+        dims = frozenset[int]().union(*(launches[i].cut for i in indices))
+        away = frozenset(i for i in dims if mesh.get_local_rank(i) > 0)
+        for i in indices:
+            totals[i] = launches[i].tensors.totals()
+            # Along a dimension in which a tensor is whole, the first rank speaks for all.
+            parts = launches[i].parts
+            speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]
+            if not all(speaks):
+                totals[i] *= torch.tensor(speaks, dtype=torch.float64, device=totals[i].device)
+        packed = torch.cat([totals[i] for i in indices], dim=1)
+        reduce_over(packed, mesh, dims, dist.ReduceOp.SUM)
+        for i, total in zip(indices, torch.split(packed, [totals[i].shape[1] for i in indices], dim=1), strict=True):
+            totals[i] = total.contiguous()
+    return totals

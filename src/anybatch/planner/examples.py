@@ -1,0 +1,87 @@
+"""How many examples a run needs to its target, as a function of the batch."""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from anybatch.scaling import examples_at
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same examples at every batch up to `largest_batch`, as the paper's rule assumes; `why` names that bound."""
+
+    num_examples: float
+    largest_batch: int | None = None
+    why: str = ""
+
+    def at(self, batch_size: float) -> float:
+        return self.num_examples
+
+
+@dataclass(frozen=True)
+class Law:
+    """E(B) = E_min (1 + B / B_crit), given by the examples needed at one batch.
+
+    Source: McCandlish et al. 2018, arXiv 1812.06162, equation 2.11 (after their S_min and E_min).
+    """
+
+    reference_examples: float
+    reference_batch: float
+    critical_batch: float
+
+    def at(self, batch_size: float) -> float:
+        return examples_at(self.reference_examples, self.reference_batch, batch_size, self.critical_batch)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Examples at a few batches, fitted to published runs; a straight line between two, as the law has.
+
+    Below the first batch the examples stay; beyond the last the last line goes on.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    source: str
+
+    def at(self, batch_size: float) -> float:
+        batches = [batch for batch, _ in self.points]
+        if batch_size <= batches[0]:
+            return self.points[0][1]
+        left = min(bisect_right(batches, batch_size), len(batches) - 1) - 1
+        (low, start), (high, end) = self.points[left], self.points[left + 1]
+        return start + (end - start) * (batch_size - low) / (high - low)
+
+
+Examples = Fixed | Law | Curve
+
+IMAGENET_IMAGES = 1_281_167
+
+
+def fit_curve(batches: list[float], examples: list[float], knots: list[float], source: str) -> Curve:
+    """The Curve with its points at the batches `knots` that has the least squared relative error.
+
+    Args:
+        batches, examples: what was published, at least as many as knots.
+    """
+    import numpy as np
+
+    # Relative errors: each row is a straight combination of the knots' values, divided by what was published.
+    design = np.zeros((len(batches), len(knots)))
+    for row, batch in enumerate(batches):
+        for column in range(len(knots)):
+            unit = tuple((knot, 1.0 if other == column else 0.0) for other, knot in enumerate(knots))
+            design[row, column] = Curve(unit, "").at(batch)
+    weighted = design / np.asarray(examples)[:, None]
+    values, *_ = np.linalg.lstsq(weighted, np.ones(len(batches)), rcond=None)
+    return Curve(tuple(zip(knots, map(float, values), strict=True)), source)
+
+
+def speed_up(examples: Examples, reference_batch: float, batch_size: float) -> float:
+    """Steps saved: how many times fewer steps a run needs at `batch_size` than at `reference_batch`."""
+    return examples.at(reference_batch) / reference_batch * batch_size / examples.at(batch_size)
+
+
+def whole_steps(num_examples: float, batch_size: int) -> int:
+    """Steps that `num_examples` take, the last one a whole batch."""
+    return max(1, math.ceil(num_examples / batch_size - 1e-9))

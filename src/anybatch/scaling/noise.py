@@ -1,0 +1,139 @@
+"""The gradient noise scale, and what it says about batches. Pure functions, without torch or NumPy.
+
+With per-example gradients of mean G and covariance Sigma, the gradient of n examples has a mean square of
+|G|^2 + tr(Sigma)/n. Norms at two sizes give both unknowns; B_simple = tr(Sigma)/|G|^2 is the batch at which noise and
+signal are equal.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """B_simple in examples, with its 95 % interval; `high` is infinite where the gradient is lost in its noise.
+
+    `gradient_square` and `noise_trace` are the averages of |G|^2 and tr(Sigma) over `num_steps` steps.
+    """
+
+    value: float
+    low: float
+    high: float
+    gradient_square: float
+    noise_trace: float
+    num_steps: int
+
+
+def split_norms(
+    small_square: float, small_inverse: float, large_square: float, large_inverse: float
+) -> tuple[float, float]:
+    """(|G|^2, tr(Sigma)), each unbiased, from squared norms at two batch sizes.
+
+        |G|^2 = (B |G_B|^2 - b |G_b|^2) / (B - b)        tr(Sigma) = (|G_b|^2 - |G_B|^2) / (1/b - 1/B)
+
+    Args:
+        small_square, large_square: |G_b|^2 and |G_B|^2, or means of several.
+        small_inverse, large_inverse: 1/b and 1/B, or the mean of 1/b over the same several.
+
+    Raises:
+        ValueError: 1/b is not above 1/B.
+
+    Source: McCandlish et al. 2018, arXiv 1812.06162, appendix A.1.
+
+    Example:
+        >>> split_norms(small_square=3.0, small_inverse=1 / 4, large_square=2.0, large_inverse=1 / 8)
+        (1.0, 8.0)
+    """
+    if not small_inverse > large_inverse > 0:
+        raise ValueError(
+            f"small_inverse={small_inverse}: must be above large_inverse={large_inverse}, which must be above 0: two "
+            "batch sizes that differ"
+        )
+    trace = (small_square - large_square) / (small_inverse - large_inverse)
+    return large_square - trace * large_inverse, trace
+
+
+def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]) -> NoiseScale:
+    """B_simple from the two unbiased estimates of several steps, numerator and denominator averaged apart.
+
+    The interval is a delete-one jackknife of the reciprocal |G|^2 / tr(Sigma): the trace is well known after few steps,
+    so that the reciprocal is nearly normal where the ratio itself has a heavy tail. With n steps it is
+    +- t(0.975, n - 1) standard errors, the upper end moved out for skewness; where it reaches zero, the noise scale has
+    no upper bound.
+
+    Raises:
+        ValueError: fewer than 3 steps, or sequences of different lengths.
+
+    Example:
+        >>> found = noise_scale([1.0, 1.2, 0.8, 1.0], [50.0, 52.0, 48.0, 50.0])
+        >>> found.value, round(found.low, 1), round(found.high, 1)
+        (50.0, 41.0, 63.1)
+    """
+    count = len(gradient_squares)
+    if count != len(noise_traces):
+        raise ValueError(f"noise_traces has {len(noise_traces)} steps, gradient_squares {count}")
+    if count < 3:
+        raise ValueError(f"gradient_squares has {count} steps: an interval needs at least 3")
+    square, trace = math.fsum(gradient_squares), math.fsum(noise_traces)
+    mean_square, mean_trace = square / count, trace / count
+    if trace <= 0:
+        return NoiseScale(0.0, 0.0, math.inf, mean_square, mean_trace, count)
+    reciprocal = square / trace
+    without = [
+        (square - own_square) / rest
+        for own_square, own_trace in zip(gradient_squares, noise_traces, strict=True)
+        if (rest := trace - own_trace) > 0
+    ]
+    if len(without) < count:
+        return NoiseScale(1 / reciprocal if square > 0 else math.inf, 0.0, math.inf, mean_square, mean_trace, count)
+    middle = math.fsum(without) / count
+    error = math.sqrt((count - 1) / count * math.fsum((value - middle) ** 2 for value in without))
+    reach = student_t(count - 1) * error
+    # Squares are skewed to the right: half of what an interval of the logarithm would add, which simulations ask for.
+    top = reciprocal + reach + reach**2 / (4 * max(reciprocal, reach))
+    return NoiseScale(
+        value=1 / reciprocal if reciprocal > 0 else math.inf,
+        low=1 / top if top > 0 else math.inf,
+        high=1 / (reciprocal - reach) if reciprocal - reach > 0 else math.inf,
+        gradient_square=mean_square,
+        noise_trace=mean_trace,
+        num_steps=count,
+    )
+
+
+def examples_at(reference_examples: float, reference_batch: float, batch_size: float, critical_batch: float) -> float:
+    """Examples to the same loss at another batch: E(B) = E_min (1 + B / B_crit).
+
+    Args:
+        reference_examples: what the run needs at `reference_batch`.
+        critical_batch: B_crit, at which examples double; infinite where nothing is lost.
+
+    Source: McCandlish et al. 2018, arXiv 1812.06162, section 2.3.
+
+    Example:
+        >>> examples_at(1000, 0, 64, critical_batch=64)
+        2000.0
+    """
+    return reference_examples * (1 + batch_size / critical_batch) / (1 + reference_batch / critical_batch)
+
+
+def student_t(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: exact for 1 and 2 degrees of freedom, else to 1 in 100.
+
+    Source: Abramowitz and Stegun 1964, equation 26.7.5.
+    """
+    if degrees == 1:
+        return math.tan(math.pi * 0.475)
+    if degrees == 2:
+        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / degrees**power for power, term in enumerate(terms))

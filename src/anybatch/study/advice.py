@@ -1,0 +1,109 @@
+"""From a noise scale to batches: which are nearly free, at which examples double, and what to type. Pure functions."""
+
+import math
+from dataclasses import dataclass
+
+from anybatch.errors import InputError
+from anybatch.recipes import Recipe
+from anybatch.scaling import NoiseScale, examples_at
+
+# Up to this share of the critical batch a run needs at most a quarter more examples than the smallest batch would.
+NEARLY_FREE = 1 / 4
+_SMALLEST_SHARE, _LARGEST_SHARE = 1 / 32, 8
+_MOST_CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One batch. `multiplier`: examples over the reference's, and what the ends of the interval make of it.
+
+    `speed_up`: how many times fewer steps than the reference takes.
+    """
+
+    batch_size: int
+    lr: float
+    warmup_steps: int
+    num_steps: int
+    num_examples: int
+    multiplier: float
+    multiplier_low: float
+    multiplier_high: float
+    speed_up: float
+    nearly_free: bool
+    command: str
+
+
+def nearly_free_batch(noise: NoiseScale, reference_batch: int) -> int:
+    """The largest batch, among the reference's halved and doubled, of at most a quarter of the noise scale.
+
+    Where the noise scale has no estimate the lower end of its interval stands for it: more is not known.
+    """
+    scale = noise.value if math.isfinite(noise.value) else noise.low
+    exponent = math.floor(math.log2(max(scale * NEARLY_FREE, 2) / reference_batch))
+    return max(2, math.floor(reference_batch * 2.0**exponent))
+
+
+def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int) -> list[Candidate]:
+    """What the rules and E(B) = E_min (1 + B/B_crit) make of each batch; those that the warm-up rule allows.
+
+    Raises:
+        InputError: the noise scale has neither an estimate nor a lower end.
+    """
+    scale = noise.value if math.isfinite(noise.value) else noise.low
+    if not 0 < scale < math.inf:
+        raise InputError("the gradient noise could not be told from the gradient: measure with more --steps")
+    reference = recipe.reference
+    own = reference.num_examples or round((reference.num_epochs or 1) * epoch_examples)
+    free = nearly_free_batch(noise, reference.batch_size)
+    found = []
+    for exponent in range(-10, 25):
+        batch_size = round(reference.batch_size * 2.0**exponent)
+        if not max(2.0, scale * _SMALLEST_SHARE) <= batch_size <= scale * _LARGEST_SHARE or batch_size > epoch_examples:
+            continue
+
+        def multiplier(critical: float, batch_size: int = batch_size) -> float:
+            return examples_at(1.0, reference.batch_size, batch_size, critical)
+
+        factor = multiplier(scale)
+        ends = sorted((multiplier(max(noise.low, 1e-9)), multiplier(noise.high), factor))
+        num_examples = round(own * factor)
+        longer = reference.model_copy(update={"num_examples": num_examples, "num_epochs": None})
+        try:
+            scaled = longer.at(batch_size, 1.0, epoch_examples)
+        # The warm-up would take the whole run: the rule says nothing of this batch.
+        except ValueError:
+            continue
+        epochs = " --set reference.num_epochs=null" if reference.num_epochs is not None else ""
+        found.append(
+            Candidate(
+                batch_size=batch_size,
+                lr=scaled.lr,
+                warmup_steps=scaled.warmup_steps,
+                num_steps=scaled.num_steps,
+                num_examples=num_examples,
+                multiplier=factor,
+                multiplier_low=ends[0],
+                multiplier_high=ends[-1],
+                speed_up=batch_size / reference.batch_size / factor,
+                nearly_free=batch_size <= free,
+                command=f"anybatch train {recipe.name} --batch-size {batch_size} "
+                f"--set reference.num_examples={num_examples}{epochs}",
+            )
+        )
+    return found[-_MOST_CANDIDATES:]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The noise scale early and late in the stretch that was measured; `grows` where their intervals are apart."""
+
+    early: NoiseScale
+    late: NoiseScale
+
+    @property
+    def grows(self) -> bool:
+        return self.late.low > self.early.high
+
+    def batches(self, reference_batch: int) -> tuple[int, int]:
+        """The nearly free batch of each, for two phases."""
+        return nearly_free_batch(self.early, reference_batch), nearly_free_batch(self.late, reference_batch)

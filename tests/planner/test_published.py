@@ -1,0 +1,69 @@
+"""The planner against published runs: the paper's table, and MLPerf's, where the data are at hand."""
+
+import csv
+from statistics import median
+
+import pytest
+
+from anybatch.planner import NAMED, find_cluster, predict
+from anybatch.planner.examples import IMAGENET_IMAGES, fit_curve
+
+CLUSTERS = {
+    "H100-PCIe": "h100-pcie-node",
+    "H100-SXM": "h100-node",
+    "H200": "h200-node",
+    "L40S": "l40s-node",
+    "RTX 4090": "rtx4090-box",
+    "RX 7900": "rx7900xtx-box",
+}
+WORKLOADS = {"bert": "bert-large-mlperf", "resnet": "resnet50-mlperf"}
+
+
+def test_the_papers_rows_within_a_fifth_and_in_order(paper):
+    predicted = []
+    for name, optimizer, batch_size, devices, minutes in paper:
+        workload = NAMED[name]().with_optimizer(optimizer)
+        found = predict(workload, find_cluster("tpu-v3-pod"), devices, batch_size)
+        assert found.total_s / 60 == pytest.approx(minutes, rel=0.2), (name, optimizer, batch_size)
+        predicted.append(found.total_s)
+    assert predicted == sorted(predicted, reverse=True)
+    assert found.num_steps == pytest.approx(8599, rel=0.001), "the mixed run's steps, from the shares alone"
+
+
+def test_nvidias_scaling_to_256_a100():
+    """580 sequences a second on one card are fitted; 138,294 on 256 are not."""
+    cluster = find_cluster("a100-node")
+    one = predict(NAMED["bert-large-mixed"](), cluster, 1, 8192).phases[0]
+    many = predict(NAMED["bert-large-mixed"](), cluster, 256, 65_536).phases[0]
+    assert one.batch_size / one.step.total == pytest.approx(580, rel=0.05)
+    assert many.batch_size / many.step.total == pytest.approx(138_294, rel=0.05)
+
+
+def test_mlperf_rows(shared_data):
+    with open(shared_data / "mlperf" / "time_to_train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    errors = {}
+    for row in rows:
+        cluster = next(name for part, name in CLUSTERS.items() if part in row["accelerator"])
+        workload = NAMED[WORKLOADS[row["benchmark"]]]()
+        found = predict(workload, find_cluster(cluster), int(row["accelerators"]), int(row["global_batch_size"]))
+        errors[row["benchmark"], row["system"]] = abs(found.total_s / 60 / float(row["minutes"]) - 1)
+    assert median(errors.values()) < 0.05
+    assert max(errors.values()) < 0.2, max(errors, key=errors.__getitem__)
+
+
+@pytest.mark.parametrize("benchmark", ["bert", "resnet"])
+def test_examples_at_batches_left_out(shared_data, benchmark):
+    with open(shared_data / "mlperf" / "convergence.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["benchmark"] == benchmark]
+    scale = IMAGENET_IMAGES if benchmark == "resnet" else 1
+    batches = [float(row["global_batch_size"]) for row in rows]
+    examples = [float(row["mean"]) * scale for row in rows]
+    curve = NAMED[WORKLOADS[benchmark]]().examples
+    knots = [batch for batch, _ in curve.points]
+    for k in range(1, len(rows) - 1):
+        without = fit_curve(batches[:k] + batches[k + 1 :], examples[:k] + examples[k + 1 :], knots, "")
+        assert without.at(batches[k]) == pytest.approx(examples[k], rel=0.12), batches[k]
+    fitted = fit_curve(batches, examples, knots, "")
+    for (_, shipped), (_, found) in zip(curve.points, fitted.points, strict=True):
+        assert shipped == pytest.approx(found, rel=0.002), "the shipped knots are the fitted ones"

@@ -1,0 +1,129 @@
+"""Advice: what a noise scale says about batches, and that a short run gives one."""
+
+import json
+import math
+
+import pytest
+
+from anybatch.data.prepare import prepare
+from anybatch.data.text import read_documents
+from anybatch.engine.progress import SilentProgress
+from anybatch.errors import InputError
+from anybatch.recipes import change, find_recipe
+from anybatch.scaling import NoiseScale, noise_scale
+from anybatch.study.advice import Growth, candidates, nearly_free_batch
+from anybatch.study.advise import advise, to_json, to_text
+from anybatch.study.noise_run import built, micro_batch_sizes
+from anybatch.study.rate_range import rate_range
+
+RECIPE = find_recipe("bert-demo")
+NOISE = NoiseScale(256.0, 128.0, 512.0, 1.0, 256.0, 100)
+
+
+def test_nearly_free_is_a_quarter_of_the_noise_scale_on_the_references_ladder():
+    assert nearly_free_batch(NOISE, 16) == 64
+    assert nearly_free_batch(NOISE, 24) == 48
+    unbounded = noise_scale([0.1, -0.2, 0.15, -0.1], [10.0, 11.0, 9.0, 10.0])
+    assert unbounded.value == math.inf
+    assert nearly_free_batch(unbounded, 16) <= unbounded.low / 4 or nearly_free_batch(unbounded, 16) == 2
+
+
+def test_candidates_follow_the_rules_and_the_law():
+    found = {c.batch_size: c for c in candidates(RECIPE, NOISE, epoch_examples=10**6)}
+    assert found[16].multiplier == pytest.approx(1.0)
+    assert found[256].multiplier == pytest.approx(2 / (1 + 16 / 256))
+    # A critical batch at the upper end makes fewer examples, one at the lower end more.
+    assert found[256].multiplier_low == pytest.approx(1.5 / (1 + 16 / 512))
+    assert found[256].multiplier_high == pytest.approx(3 / (1 + 16 / 128))
+    assert found[64].lr == pytest.approx(0.011 * 2)
+    assert found[64].num_steps == pytest.approx(32_768 * found[64].multiplier / 64, rel=0.01)
+    assert found[256].speed_up == pytest.approx(16 / found[256].multiplier)
+    assert [c.batch_size for c in found.values() if c.nearly_free] == [8, 16, 32, 64]
+    assert "--batch-size 64 --set reference.num_examples=" in found[64].command
+    assert max(found) == 1024, "2,048 times the reference's warm-up would be the whole run"
+
+
+def test_a_batch_is_no_more_than_the_data():
+    assert max(c.batch_size for c in candidates(RECIPE, NOISE, epoch_examples=100)) == 64
+
+
+def test_a_noise_scale_that_is_not_known_is_refused():
+    with pytest.raises(InputError, match="measure with more --steps"):
+        candidates(RECIPE, NoiseScale(0.0, 0.0, math.inf, 1.0, 0.0, 3), 100)
+
+
+def test_growth_needs_intervals_that_are_apart():
+    late = NoiseScale(2048.0, 1024.0, 4096.0, 1.0, 1.0, 10)
+    assert Growth(NOISE, late).grows
+    assert Growth(NOISE, late).batches(16) == (64, 512)
+    assert not Growth(NOISE, NoiseScale(600.0, 500.0, 700.0, 1.0, 1.0, 10)).grows
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "largest", "sizes"), [(16, 32, [4] * 4), (6, 32, [1, 2, 1, 2]), (2, 32, [1, 1]), (100, 20, [20] * 5)]
+)
+def test_a_step_is_cut_in_at_least_two(batch_size, largest, sizes):
+    assert micro_batch_sizes(batch_size, largest) == sizes
+
+
+def test_one_example_cannot_be_cut():
+    with pytest.raises(InputError, match="at least two examples a step"):
+        micro_batch_sizes(1, 32)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A recipe whose training takes moments."""
+    folder = tmp_path_factory.mktemp("advice")
+    words = ["red", "green", "blue", "white", "black", "small", "large", "round", "flat", "old", "new"]
+    text = "\n\n\n".join(
+        f"The {words[n % 11]} {words[n % 7]} thing number {n} is {words[n % 5]}. It was {words[n % 3]} before."
+        for n in range(300)
+    )
+    (folder / "text.txt").write_text(text)
+    prepare(lambda: read_documents([folder / "text.txt"]), folder / "shards", vocabulary_size=300)
+    return change(
+        RECIPE,
+        [
+            f"data.path={folder / 'shards'}",
+            "model.hidden_size=16",
+            "model.num_layers=1",
+            "phases.0.sequence_length=16",
+            "reference.num_examples=2048",
+        ],
+    )
+
+
+def test_a_short_run_becomes_advice(small):
+    advice = advise(small, 40, SilentProgress())
+    assert advice.noise.num_steps == 30, "the first quarter is not measured"
+    assert advice.noise.low < advice.noise.value < advice.noise.high
+    assert advice.preconditioned is not None
+    assert advice.preconditioned.value != advice.noise.value
+    assert sum(layer.noise_trace for layer in advice.layers.values()) == pytest.approx(advice.noise.noise_trace)
+    told = json.loads(to_json(advice))
+    assert told["critical_batch"] > 0
+    assert told["reference_batch_size"] == 16
+    assert told["rate_range"]["tested"] > 0
+    text = to_text(advice)
+    assert f"nearly free up to batch {advice.nearly_free}" in text
+    assert all(candidate.command in text for candidate in advice.candidates)
+
+
+def test_a_rate_far_too_high_is_lost(small):
+    """Plain momentum at a rate of thousands diverges within the test; at a tiny one it does not."""
+    recipe = change(small, ["optimizer.name=momentum", "max_grad_norm=null"])
+    with built(recipe) as job:
+        gentle = rate_range(job, 1e-6, 16, 32, 0, 12)
+        assert gentle.lost_at is None
+        assert gentle.margin == math.inf
+        wild = rate_range(job, 1e4, 16, 32, 1000, 12)
+    assert wild.lost_at is not None
+    assert wild.margin < 16
+
+
+def test_too_few_steps_are_refused(small):
+    with pytest.raises(InputError, match="--steps 3: must be at least 16"):
+        advise(small, 3, SilentProgress())
+    with pytest.raises(InputError, match="has 4 steps at its reference batch: 16 are needed"):
+        advise(change(small, ["reference.num_examples=64"]), 40, SilentProgress())
