@@ -5,6 +5,8 @@ RUN/environment.json    versions, hardware, threads, ranks, git revision, comman
 RUN/metrics.jsonl       one JSON object a line; see below
 RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
+RUN/skipped-images.txt  of a run on images: which could not be read, and why
+RUN/classification.json of a run on images: its confusion matrix and worst mistakes; see recipes/classification.py
 RUN/result.json         settings and final scores of a finished run
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it

@@ -1,5 +1,6 @@
 """Loss and accuracy on held-out batches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,11 @@ from anybatch.engine.parallel import Parallel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`losses` and `accuracy` are means over targets, by name; `loss` is the sum of the losses."""
+    """`losses` and `accuracy` are means over targets, by name; `loss` is the sum of the losses.
+
+    A name that the model counts right answers for and has no loss of, such as another way to count, is in `accuracy`
+    alone.
+    """
 
     loss: float
     losses: dict[str, float]
@@ -28,7 +33,7 @@ def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
     """Evaluates `model`, where it is, in eval mode over all `batches` and puts it back as it was."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     names = list(batches[0].num_targets)
-    sums = torch.zeros(3, len(names), dtype=torch.float64)
+    sums = torch.zeros(4, len(names), dtype=torch.float64)
     was_training = model.training
     model.eval()
     for batch in batches:
@@ -41,7 +46,7 @@ def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluatio
     """`evaluate` with the batches shared out over the ranks; all get the whole evaluation."""
     ranks = parallel.ranks
     names = list(batches[0].num_targets)
-    sums = torch.zeros(3, len(names), dtype=torch.float64)
+    sums = torch.zeros(4, len(names), dtype=torch.float64)
     was_training = parallel.module.training
     parallel.module.eval()
     for batch, counts in held_out_share(list(batches), ranks.rank, ranks.size):
@@ -56,18 +61,20 @@ def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluatio
 
 @torch.no_grad()
 def _sums(model: nn.Module, batch: Batch, names: list[str], device: torch.device) -> torch.Tensor:
-    """Loss sums, numbers right and targets, by name: float64[3, names]."""
+    """Loss sums, numbers right, targets, and whether there is a loss, by name: float64[4, names]."""
     losses, right = model(**on_device(batch.inputs, device))
-    values = [losses[name].double() for name in names] + [right[name].double() for name in names]
-    targets = torch.tensor([batch.num_targets[name] for name in names], dtype=torch.float64)
-    return torch.cat([torch.stack(values).cpu(), targets]).view(3, len(names))
+    none = torch.zeros((), dtype=torch.float64, device=device)
+    values = [losses.get(name, none).double() for name in names] + [right[name].double() for name in names]
+    counts = [*(batch.num_targets[name] for name in names), *(int(name in losses) for name in names)]
+    return torch.cat([torch.stack(values).cpu(), torch.tensor(counts, dtype=torch.float64)]).view(4, len(names))
 
 
 def _evaluation(names: list[str], sums: torch.Tensor) -> Evaluation:
-    losses, right, targets = sums.tolist()
-    means = {name: total / count for name, total, count in zip(names, losses, targets, strict=True)}
+    losses, right, targets, has_loss = sums.tolist()
+    counts = [count or math.nan for count in targets]
+    means = {name: loss / count for name, loss, count, has in zip(names, losses, counts, has_loss, strict=True) if has}
     return Evaluation(
         loss=sum(means.values()),
         losses=means,
-        accuracy={name: count / total for name, count, total in zip(names, right, targets, strict=True)},
+        accuracy={name: count / total for name, count, total in zip(names, right, counts, strict=True)},
     )

@@ -40,7 +40,8 @@ class Phase:
 
     `carry_over` is what the optimizer brings from the phase before: "keep" everything, "reset_step" keeps the moments
     and counts their steps from zero again, "new" keeps nothing. `flops_per_example`, where known, is what the forward
-    and the backward pass of the model cost.
+    and the backward pass of the model cost. `group_size`: how many examples the model looks at together, as BatchNorm
+    does: a forward pass gets one such group, whatever the cut. None: examples do not see each other.
     """
 
     examples: Examples
@@ -51,6 +52,7 @@ class Phase:
     schedule: Callable[[int], float]
     carry_over: CarryOver = "keep"
     flops_per_example: float | None = None
+    group_size: int | None = None
 
     @property
     def num_examples(self) -> int:

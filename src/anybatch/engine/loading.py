@@ -1,12 +1,13 @@
 """The examples of each step: this rank's share of them, cut into micro-batches, read ahead by a thread."""
 
+import itertools
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,12 +41,17 @@ class Piece:
     counts: bool
 
 
-def cut(start: int, count: int, rank: int, size: int, micro_batch_size: int) -> list[Piece]:
+def cut(
+    start: int, count: int, rank: int, size: int, micro_batch_size: int, group_size: int | None = None
+) -> list[Piece]:
     """Rank `rank`'s pieces of the examples start .. start + count - 1, as many on every one of `size` ranks.
 
     Ranks get shares that differ by one example at most; a share's last piece takes what is left. A rank whose share
-    ends before the longest repeats its first example, or the batch's, without counting it.
+    ends before the longest repeats its first example, or the batch's, without counting it. With `group_size`, a piece
+    is one of the fewest groups of at most so many examples, all of about one size: the same groups for any cut.
     """
+    if group_size is not None:
+        return _cut_groups(start, count, rank, size, group_size)
     bounds = [start + count * place // size for place in (rank, rank + 1)]
     longest = -(-count // size)
     pieces = [
@@ -54,6 +60,15 @@ def cut(start: int, count: int, rank: int, size: int, micro_batch_size: int) -> 
     ]
     filler = Piece(bounds[0] if pieces else start, 1, False)
     return pieces + [filler] * (-(-longest // micro_batch_size) - len(pieces))
+
+
+def _cut_groups(start: int, count: int, rank: int, size: int, group_size: int) -> list[Piece]:
+    num_groups = -(-count // group_size)
+    bounds = [start + count * group // num_groups for group in range(num_groups + 1)]
+    groups = [Piece(low, high - low, True) for low, high in itertools.pairwise(bounds)]
+    pieces = groups[num_groups * rank // size : num_groups * (rank + 1) // size]
+    filler = replace((pieces or groups)[0], counts=False)
+    return pieces + [filler] * (-(-num_groups // size) - len(pieces))
 
 
 def read_share(examples: Examples, pieces: list[Piece]) -> Share:

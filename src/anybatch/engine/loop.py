@@ -137,8 +137,9 @@ class _Course:
         """This rank's share of step `step`."""
         here = place(self.job, step)
         micro_batch_size = self.micro_batch_sizes[here.number]
-        pieces = cut(here.start, here.phase.global_batch_size, self.ranks.rank, self.ranks.size, micro_batch_size)
-        return read_share(here.phase.examples, pieces)
+        ranks, phase = self.ranks, here.phase
+        pieces = cut(here.start, phase.global_batch_size, ranks.rank, ranks.size, micro_batch_size, phase.group_size)
+        return read_share(phase.examples, pieces)
 
     def take_step(self, here: Place, step: int, share: Share, request: StopRequest, wait_s: float) -> StepResult:
         """Takes step `step`; its flags are the signals that any rank was sent, and the ranks' waits for data in µs."""

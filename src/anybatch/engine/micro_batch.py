@@ -22,17 +22,17 @@ def choose_micro_batch_sizes(job: Job, parallel: Parallel, progress: Progress) -
     """One micro-batch size a phase: what the job says, or what fits.
 
     On a GPU every phase is tried at a rank's whole share of the batch, which is halved on running out of memory, beside
-    room for the optimizer's state.
+    room for the optimizer's state. A phase whose examples come in groups has no choice.
     """
     chosen = job.execution.micro_batch_size
-    if chosen != "auto":
-        return [chosen] * len(job.phases)
-    if parallel.ranks.device.type != "cuda":
-        return [CPU_MICRO_BATCH_SIZE] * len(job.phases)
+    if chosen == "auto" and parallel.ranks.device.type != "cuda":
+        chosen = CPU_MICRO_BATCH_SIZE
+    if chosen != "auto" or all(phase.group_size for phase in job.phases):
+        return [phase.group_size or int(chosen) for phase in job.phases]
     room = [torch.empty_like(p) for p in parallel.module.parameters() for _ in range(_COPIES)]
     sizes = []
     for phase in job.phases:
-        share = -(-phase.global_batch_size // parallel.ranks.size)
+        share = phase.group_size or -(-phase.global_batch_size // parallel.ranks.size)
         sizes.append(largest_that_fits(partial(_try, parallel, phase), share, parallel.ranks))
     del room
     torch.cuda.empty_cache()
@@ -66,6 +66,7 @@ def largest_that_fits(attempt: Callable[[int], None], largest: int, ranks: Ranks
 
 def _try(parallel: Parallel, phase: Phase, size: int) -> None:
     """A forward and a backward pass, whose gradients are thrown away."""
+    parallel.statistics.begin()
     try:
         batch = phase.examples.read(0, size)
         with parallel.computing():
@@ -74,4 +75,5 @@ def _try(parallel: Parallel, phase: Phase, size: int) -> None:
         torch.stack(list(sums.values())).sum().backward()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     finally:
+        parallel.statistics.forget()
         parallel.module.zero_grad(set_to_none=True)

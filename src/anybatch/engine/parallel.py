@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from anybatch.engine.gradient_sum import GradientSum
 from anybatch.engine.job import Execution, Job
 from anybatch.engine.ranks import Ranks
+from anybatch.engine.statistics import RunningStatistics
 from anybatch.errors import InputError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -33,6 +34,7 @@ class Parallel(ABC):
         if ranks.size > 1:
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
+        self.statistics = RunningStatistics(module)
         blocks = _blocks(module)
         if execution.activation_checkpointing:
             for block in blocks or [module]:

@@ -58,7 +58,7 @@ def preview(job: Job, num_ranks: int) -> Preview:
 
 def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num_ranks: int) -> Cost:
     # The last rank has no smaller a share than any.
-    pieces = cut(0, phase.global_batch_size, num_ranks - 1, num_ranks, micro_batch_size)
+    pieces = cut(0, phase.global_batch_size, num_ranks - 1, num_ranks, micro_batch_size, phase.group_size)
     one = read_share(phase.examples, pieces[:1])
     with _saved_bytes(job) as saved:
         train_step(parallel, job.optimizer, one, None)

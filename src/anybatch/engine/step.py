@@ -50,9 +50,11 @@ def train_step(
     *num_targets, checksum = ranks.sum(counts, "counting targets").tolist()
     totals = [torch.zeros((), dtype=torch.float64, device=ranks.device) for _ in names]
     last = len(share.micro_batches) - 1
+    statistics = parallel.statistics
+    statistics.begin()
     for number, micro_batch in enumerate(share.micro_batches):
         ranks.watch.doing(f"computing micro-batch {number + 1} of {last + 1}")
-        with parallel.computing():
+        with parallel.computing(), statistics.watching(micro_batch.weight > 0):
             sums, _ = parallel.module(**on_device(micro_batch.inputs, ranks.device))
         means = [
             sums[name] * micro_batch.weight / max(count, 1) for name, count in zip(names, num_targets, strict=True)
@@ -70,7 +72,10 @@ def train_step(
     grad_norm = math.sqrt(square)
     clipped = max_grad_norm is not None and grad_norm > max_grad_norm
     skipped = not all(map(math.isfinite, [grad_norm, *losses]))
-    if not skipped:
+    if skipped:
+        statistics.forget()
+    else:
+        statistics.settle(ranks)
         if clipped:
             assert max_grad_norm is not None
             torch._foreach_mul_(gradients, max_grad_norm / grad_norm)

@@ -1,11 +1,13 @@
 """What LAMB and LARS share beyond the strategy: the gate, state of their own, and narrow parameters."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -84,8 +86,7 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
         if self._recall is None:
-            for group in self.param_groups:
-                self._init_group(group)
+            self._init_group()
             for part in parts:
                 part.states = [self.state[p] for p in part.params]
         if torch.compiler.is_compiling():
@@ -126,9 +127,12 @@ class NativeOptimizer(LayerwiseOptimizer):
             part.weights = self._weights(part)
             self._update(part, clip)
 
-    def _init_group(self, group: dict[str, Any]) -> None:
-        """Makes the states that are missing. torch.compile knows the name, and calls it instead of tracing it."""
-        for p in group["params"]:
+    def _init_group(self) -> None:
+        """Makes the states that are missing, of all groups.
+
+        torch.compile knows the name, and calls it instead of tracing it; a state made by a second call it would miss.
+        """
+        for group, p in [(each, p) for each in self.param_groups for p in each["params"]]:
             if p.grad is None:
                 continue
             if not self.state[p]:
@@ -153,10 +157,13 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
         if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
             _refuse_capture()
+        bound = self.max_grad_norm
+        if bound is not None and not bound > 0:
+            raise ValueError(f"max_grad_norm={bound} is not above 0; None turns clipping off")
         verdict = look(
             parts,
-            parts[0].device if parts else self.param_groups[0]["params"][0].device,
-            max_grad_norm=self.max_grad_norm,
+            parts[0].device if parts else self._meeting_place(),
+            max_grad_norm=None if bound == math.inf else bound,
             nonfinite=self.nonfinite,
             process_group=self.process_group,
             glance=self._glance(parts),
@@ -172,6 +179,13 @@ class NativeOptimizer(LayerwiseOptimizer):
             self._seen.skipped_steps += 1
         return verdict.finite, verdict.clip
 
+    def _meeting_place(self) -> torch.device:
+        """Where a rank that has no gradient, or no parameter at all, takes part in the look."""
+        device = next((p.device for group in self.param_groups for p in group["params"]), None)
+        if device is None and self.process_group is not None and dist.get_backend(self.process_group) == "nccl":
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device or torch.device("cpu")
+
     def _glance(self, parts: list[Part]) -> tuple[Tensor, Tensor] | None:
         """|g|^2 of every parameter and the verdict on all of them, where one launch has both."""
         if (self.max_grad_norm is None and self.nonfinite == "propagate") or self.process_group is not None:
@@ -180,7 +194,8 @@ class NativeOptimizer(LayerwiseOptimizer):
             return None
         devices = {part.device for part in parts}
         look_at_all = getattr(self._launches(devices.pop()), "look", None) if len(devices) == 1 else None
-        return look_at_all(parts, self.state, self.max_grad_norm) if look_at_all is not None else None
+        bound = None if self.max_grad_norm == math.inf else self.max_grad_norm
+        return look_at_all(parts, self.state, bound) if look_at_all is not None else None
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

@@ -3,10 +3,19 @@
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.execute import evaluate_run, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
-from anybatch.recipes.recipe import PretrainingRecipe, QuestionsRecipe, Recipe, change, from_json, with_batch_size
+from anybatch.recipes.recipe import (
+    ImageRecipe,
+    PretrainingRecipe,
+    QuestionsRecipe,
+    Recipe,
+    change,
+    from_json,
+    with_batch_size,
+)
 
 __all__ = [
     "RECIPES",
+    "ImageRecipe",
     "PretrainingRecipe",
     "QuestionsRecipe",
     "Recipe",

@@ -6,6 +6,14 @@ from collections.abc import Callable
 from anybatch.errors import InputError
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_tiny, squad_demo
 from anybatch.recipes.recipe import Recipe
+from anybatch.recipes.resnet50 import (
+    resnet50_author,
+    resnet50_mlperf_lars,
+    resnet50_mlperf_lars_64k,
+    resnet50_nesterov,
+    resnet50_paper,
+)
+from anybatch.recipes.small_images import cifar10_davidnet, cifar10_resnet20, digits_lenet, mnist_lenet
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-demo": bert_demo,
@@ -14,6 +22,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-mini": bert_mini,
     "bert-mixed": bert_mixed,
     "squad-demo": squad_demo,
+    "digits-lenet": digits_lenet,
+    "mnist-lenet": mnist_lenet,
+    "cifar10-davidnet": cifar10_davidnet,
+    "cifar10-resnet20": cifar10_resnet20,
+    "resnet50-paper": resnet50_paper,
+    "resnet50-author": resnet50_author,
+    "resnet50-mlperf-lars": resnet50_mlperf_lars,
+    "resnet50-mlperf-lars-64k": resnet50_mlperf_lars_64k,
+    "resnet50-nesterov": resnet50_nesterov,
 }
 
 

@@ -12,8 +12,8 @@ from anybatch import engine
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
-from anybatch.recipes import pretraining, questions
-from anybatch.recipes.recipe import PretrainingRecipe, Recipe, field_names, from_json, with_absolute_paths
+from anybatch.recipes import images, pretraining, questions
+from anybatch.recipes.recipe import ImageRecipe, PretrainingRecipe, Recipe, field_names, from_json, with_absolute_paths
 from anybatch.runs import Run, locked, open_run
 
 
@@ -90,6 +90,10 @@ def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, floa
                 f"anybatch train squad-demo --set model.path={folder}"
             )
         return pretraining.score_finished(recipe, run)
+    if isinstance(recipe, ImageRecipe):
+        if squad_file is not None:
+            raise InputError(f"{folder}: a run on images cannot answer questions")
+        return images.score_finished(recipe, run)
     return questions.score_finished(recipe, run, squad_file)
 
 
@@ -97,6 +101,8 @@ def build(recipe: Recipe, run: Run) -> engine.Job:
     """The job of a recipe, whose own data, where it has any, are prepared in the run folder."""
     if isinstance(recipe, PretrainingRecipe):
         return pretraining.build(recipe, run)
+    if isinstance(recipe, ImageRecipe):
+        return images.build(recipe, run)
     return questions.build(recipe, run)
 
 

@@ -18,6 +18,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]
     "adam": (torch.optim.Adam, {"eps": 1e-6}),
     "adagrad": (torch.optim.Adagrad, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
 }
 
 
@@ -33,8 +34,21 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) ->
         raise InputError(f"optimizer.options.{min(taken)}: set optimizer.{min(taken)} instead")
     constructor, defaults = OPTIMIZERS[settings.name]
     groups = param_groups(model, weight_decay=settings.weight_decay, adapt_excluded=settings.adapt_excluded)
+    if settings.decay_biases:
+        groups = _with_biases(model, groups)
     try:
         return constructor(groups, lr=lr, **{**defaults, **settings.options})
     # The options are the optimizer's own to judge, and it may refuse them in any way.
     except Exception as error:
         raise InputError(f"optimizer {settings.name}, options {settings.options}: {error}") from None
+
+
+def _with_biases(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`groups` with the biases of convolutions and linear layers among what is decayed and adapted."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    biases = {layer.bias for layer in layers if layer.bias is not None}
+    decayed, excluded = groups
+    moved = [item for item in excluded["params"] if item[1] in biases]
+    rest = [item for item in excluded["params"] if item[1] not in biases]
+    groups = [{**decayed, "params": [*decayed["params"], *moved]}, {**excluded, "params": rest}]
+    return [group for group in groups if group["params"]]

@@ -12,7 +12,7 @@ from anybatch.data.batch import Batch, Source
 from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution, Fsdp, Phase
 from anybatch.errors import InputError
-from anybatch.recipes.recipe import PhaseSettings, Recipe
+from anybatch.recipes.recipe import Recipe
 from anybatch.scaling import schedule
 
 
@@ -30,10 +30,15 @@ class StreamedExamples:
 
 def plan_phases(
     recipe: Recipe,
-    source_of: Callable[[PhaseSettings], Source],
-    flops_of: Callable[[PhaseSettings], float] | None = None,
+    source_of: Callable[[Any], Source],
+    flops_of: Callable[[Any], float] | None = None,
+    group_size: int | None = None,
 ) -> list[Phase]:
     """The phases of a run; rate and warm-up, where a phase or the optimizer sets them, replace what the rule gives.
+
+    Args:
+        source_of, flops_of: of a phase's settings: its examples, and what one costs.
+        group_size: examples that the model looks at together.
 
     Raises:
         InputError: a batch larger than the data, or too large for the reference's warm-up.
@@ -44,7 +49,7 @@ def plan_phases(
         if settings.batch_size > source.num_examples:
             raise InputError(
                 f"phases.{number}.batch_size = {settings.batch_size} is larger than the data, which has "
-                f"{source.num_examples} examples; choose a smaller batch or prepare more text"
+                f"{source.num_examples} examples; choose a smaller batch or more data"
             )
         try:
             scaled = recipe.reference.at(settings.batch_size, settings.share, source.num_examples)
@@ -67,6 +72,7 @@ def plan_phases(
                 ),
                 carry_over=settings.carry_over,
                 flops_per_example=None if flops_of is None else flops_of(settings),
+                group_size=group_size,
             )
         )
     return phases

@@ -11,9 +11,10 @@ from typing import Any
 from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
 from anybatch.recipes.execute import build
-from anybatch.recipes.recipe import Recipe, with_absolute_paths
+from anybatch.recipes.recipe import ImageRecipe, Recipe, with_absolute_paths
 from anybatch.runs import Run
 
+_SIZES = ("sequence_length", "image_size")
 _COLUMNS = 64
 _ROWS = 8
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -29,13 +30,13 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
         InputError: as training would.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(recipe), Run(Path(scratch)))
+        job = build(with_absolute_paths(_with_stand_in(recipe)), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
         {
             "batch_size": phase.global_batch_size,
-            "sequence_length": settings.sequence_length,
+            **settings.model_dump(include=set(_SIZES)),
             "num_steps": phase.num_steps,
             "num_examples": phase.num_examples,
             "lr": phase.lr,
@@ -64,6 +65,18 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
+def _with_stand_in(recipe: Recipe) -> Recipe:
+    """A recipe that has no data yet, with as many blank images in their place as its source had."""
+    if (
+        not isinstance(recipe, ImageRecipe)
+        or recipe.data.path
+        or recipe.data.builtin
+        or not recipe.data.source_examples
+    ):
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"builtin": "blank"})})
+
+
 def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[str, float]]:
     """The rates of `count` steps (all, where there are fewer) spread evenly over all phases."""
     ends = list(accumulate(phase.num_steps for phase in phases))
@@ -77,7 +90,8 @@ def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[s
 
 def preview_text(found: dict[str, Any]) -> str:
     """`preview_recipe`'s answer for a terminal: a table, a plot of the learning rate, and two estimates."""
-    names = ("batch_size", "sequence_length", "num_steps", "num_examples", "lr", "warmup_steps", "carry_over",
+    size = next(name for name in _SIZES if name in found["phases"][0])
+    names = ("batch_size", size, "num_steps", "num_examples", "lr", "warmup_steps", "carry_over",
              "micro_batch_size")  # fmt: skip
     table = [[name.removeprefix("num_").replace("_", " ") for name in names]]
     for phase in found["phases"]:

@@ -21,13 +21,18 @@ class Settings(BaseModel):
 
 
 class OptimizerSettings(Settings):
-    """`lr` and `warmup_ratio` act after scaling and are, by default, what the reference gives at the batch size."""
+    """`lr` and `warmup_ratio` act after scaling and are, by default, what the reference gives at the batch size.
+
+    `adapt_excluded`: what is not decayed has a trust ratio, too. `decay_biases`: biases are decayed and adapted like
+    weights, so that the parameters of normalisation layers alone are excluded.
+    """
 
     name: str
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     adapt_excluded: bool = False
+    decay_biases: bool = False
     options: dict[str, Any] = {}
 
 
@@ -65,19 +70,30 @@ class ReferenceSettings(Settings):
         return reference.at(batch_size)
 
 
-class PhaseSettings(Settings):
-    """A stretch of the run at one global batch size and sequence length (tokens); `share` of its examples.
+class StretchSettings(Settings):
+    """A stretch of the run at one global batch size; `share` of its examples.
 
     `lr` and `warmup_ratio` act after scaling, before those of `optimizer`. `carry_over`: what the optimizer brings from
     the phase before: everything, its moments with their steps counted anew, or nothing.
     """
 
     batch_size: int = Field(ge=1)
-    sequence_length: int = Field(ge=16)
     share: float = Field(default=1.0, gt=0, le=1)
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
     carry_over: Literal["keep", "reset_step", "new"] = "keep"
+
+
+class PhaseSettings(StretchSettings):
+    """Of a run on text: `sequence_length` in tokens."""
+
+    sequence_length: int = Field(ge=16)
+
+
+class ImagePhaseSettings(StretchSettings):
+    """Of a run on images: they are `image_size` pixels wide and high."""
+
+    image_size: int = Field(ge=4)
 
 
 class FsdpSettings(Settings):
@@ -158,6 +174,60 @@ class PretrainedSettings(Settings):
     path: str | None = None
 
 
+class ImageSettings(Settings):
+    """Labelled images, and what an example sees of one; see `data.images`.
+
+    `path`: a folder in a layout that `find_images` knows; null: the `builtin` set. `source_examples` and
+    `source_classes`: what the recipe was made for; so many "blank" images stand in where a dry run has no path. `mean`
+    and `std`: of each channel, of pixels from 0 to 1. Where the data have no part of their own for evaluation, part
+    `fold` of `folds` is held out.
+
+    `crop`: "none"; "padded" by `padding` pixels of the mean colour or of the reflection, then a random window;
+    "resized": a random rectangle of at least `smallest_area`, in evaluation the middle `centre` of the shorter side.
+    "none" and "padded" keep the decoded images in memory. `hole`: pixels of cutout. `mixup`, `cutmix`: alpha, 0: never.
+    """
+
+    path: str | None = None
+    builtin: Literal["digits", "blank"] | None = None
+    source_examples: int | None = Field(default=None, ge=1)
+    source_classes: int | None = Field(default=None, ge=1)
+    mean: tuple[float, ...] = Field(min_length=1, max_length=3)
+    std: tuple[float, ...] = Field(min_length=1, max_length=3)
+    folds: int = Field(default=5, ge=2)
+    fold: int = Field(default=0, ge=0)
+    crop: Literal["none", "padded", "resized"] = "none"
+    padding: int = Field(default=0, ge=0)
+    padded_with: Literal["mean", "reflection"] = "mean"
+    smallest_area: float = Field(default=0.08, gt=0, le=1)
+    centre: float = Field(default=0.875, gt=0, le=1)
+    flip: bool = False
+    hole: int = Field(default=0, ge=0)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _channels(self) -> "ImageSettings":
+        if self.builtin == "blank" and not self.source_examples:
+            raise ValueError("blank images need source_examples, how many")
+        if len(self.mean) != len(self.std) or len(self.mean) == 2 or min(self.std) <= 0:
+            raise ValueError("mean and std need one value each for grey images or three for colours, and std above 0")
+        return self
+
+
+class NetworkSettings(Settings):
+    """An image network; see `models.ClassifierSettings`.
+
+    `batch_norm_group`: how many examples BatchNorm takes its statistics over. A global batch is parted into the fewest
+    groups of at most so many, of about one size, and a forward pass sees one of them, so that no cut over ranks changes
+    the result; `engine.micro_batch_size` does not act. Null for a network without BatchNorm alone.
+    """
+
+    architecture: Literal["lenet", "resnet20", "davidnet", "resnet50"]
+    batch_norm_group: int | None = Field(default=None, ge=2)
+    zero_init: bool = False
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
 class RecipeSettings(Settings):
     """What every recipe has."""
 
@@ -165,7 +235,7 @@ class RecipeSettings(Settings):
     seed: int = Field(default=0, ge=0)
     optimizer: OptimizerSettings
     reference: ReferenceSettings
-    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
+    phases: tuple[StretchSettings, ...] = Field(min_length=1)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     engine: EngineSettings = EngineSettings()
 
@@ -180,6 +250,7 @@ class PretrainingRecipe(RecipeSettings):
     """Masked words and next sentence on text."""
 
     task: Literal["pretraining"] = "pretraining"
+    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
     data: TextSettings = TextSettings()
     model: EncoderSettings
 
@@ -188,11 +259,21 @@ class QuestionsRecipe(RecipeSettings):
     """Extractive question answering, from a pretrained encoder."""
 
     task: Literal["questions"] = "questions"
+    phases: tuple[PhaseSettings, ...] = Field(min_length=1)
     data: QuestionSettings = QuestionSettings()
     model: PretrainedSettings = PretrainedSettings()
 
 
-Recipe = PretrainingRecipe | QuestionsRecipe
+class ImageRecipe(RecipeSettings):
+    """Telling classes of images apart."""
+
+    task: Literal["images"] = "images"
+    phases: tuple[ImagePhaseSettings, ...] = Field(min_length=1)
+    data: ImageSettings
+    model: NetworkSettings
+
+
+Recipe = PretrainingRecipe | QuestionsRecipe | ImageRecipe
 _RECIPE: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
 

@@ -89,7 +89,7 @@ class Record:
 
     @property
     def accuracy(self) -> float | None:
-        return self.final.get("mlm_accuracy", self.final.get("accuracy"))
+        return self.final.get("top1", self.final.get("mlm_accuracy", self.final.get("accuracy")))
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -191,11 +191,13 @@ def _adapted(samples: Sequence[Ratios]) -> list[Ratios]:
 
 def _point(event: Mapping[str, Any]) -> Point:
     accuracy = event.get("accuracy")
+    if isinstance(accuracy, dict):
+        accuracy = accuracy.get("label", accuracy.get("mlm"))
     return Point(
         step=_whole(event.get("step")) or 0,
         examples=_whole(event.get("examples")) or 0,
         loss=finite(event.get("loss")),
-        accuracy=finite(accuracy.get("mlm")) if isinstance(accuracy, dict) else finite(accuracy),
+        accuracy=finite(accuracy),
         lr=finite(event.get("lr")),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import write_text
-from anybatch.report import curves, figures, trust
+from anybatch.report import classification, curves, figures, trust
 from anybatch.report.findings import Findings, cell_loss, find, place
 from anybatch.report.health import health_section
 from anybatch.report.layout import cell_label
@@ -58,6 +58,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _head(findings, records, title, quoted),
         *_curves(findings.series),
         _scores(by_cell(findings.series, links), findings.series),
+        _mistakes(findings.series),
         _rates(findings.series),
         _trust(findings.series),
         _health(records),
@@ -142,12 +143,18 @@ def _curves(series: Sequence[Series]) -> list[str]:
     if any(point.accuracy is not None for point in points):
         final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
         ends = f" They end between {percent(min(final))} and {percent(max(final))}." if final else ""
-        caption = f"The share of masked words that are guessed right in held-out text.{ends}"
+        images = all(run.task == "images" for one in series for run in one.records)
+        heading = "Images told right" if images else "Masked words guessed right"
+        caption = (
+            f"The share of held-out images whose class comes first (top-1).{ends}"
+            if images
+            else f"The share of masked words that are guessed right in held-out text.{ends}"
+        )
         figure = _figure(
-            "accuracy", "Masked-word accuracy against examples and steps", f"One row an optimizer. {caption}", caption,
+            "accuracy", f"{heading}, against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.accuracy, band=False),
         )  # fmt: skip
-        sections.append(_section("accuracy", "Masked words guessed right", figure))
+        sections.append(_section("accuracy", heading, figure))
     return sections
 
 
@@ -172,6 +179,11 @@ def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:
         lambda frame: figures.scores(found, optimizers, frame),
     )  # fmt: skip
     return _section("questions", "Questions answered after fine-tuning", figure)
+
+
+def _mistakes(series: Sequence[Series]) -> str:
+    body = classification.mistakes(series)
+    return _section("mistakes", "Which images are taken for what", body) if body else ""
 
 
 def _rates(series: Sequence[Series]) -> str:

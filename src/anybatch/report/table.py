@@ -25,7 +25,7 @@ from anybatch.report.wording import (
 )
 
 _COLUMNS = (
-    "optimizer", "batch", "factor", "steps", "learning rate", "warm-up", "held-out loss", "gap", "masked words", "F1",
+    "optimizer", "batch", "factor", "steps", "learning rate", "warm-up", "held-out loss", "gap", "right", "F1",
     "exact match", "wall time", "examples a second", "skipped steps", "run",
 )  # fmt: skip
 
@@ -43,7 +43,8 @@ def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mappi
     for run in records:
         if run.task == "questions" and run.path not in linked:
             rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", ""), [run]))
-    head = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    right = "top-1" if records and all(run.task == "images" for run in records) else "masked words"
+    head = "".join(f'<th scope="col">{right if name == "right" else name}</th>' for name in _COLUMNS)
     return (
         '<div class="scroll" role="region" aria-label="All runs" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -628,7 +628,7 @@ EXPORT int ab_fetch(plan *p, take_view take, void **const *objects, int64_t *wro
                 continue;
             wrong[0] = role;
             wrong[1] = i;
-            if (!objects[role][i] || take(objects[role][i], seen))
+            if (!objects[role][i] || take(objects[role][i], seen) || (!seen->data && elements(seen)))
                 return NO_VIEW;
             if (seen->device.type != CPU)
                 return WRONG_DEVICE;
@@ -847,7 +847,7 @@ static void settle(plan *p, int64_t s, const double squares[2])
     int clamped = 0;
     if (r->adapt) {
         if (r->kind == LARS_SUM && !r->joint_norm)
-            u += r->weight_decay * x;
+            u = u == 0 ? 0 : u + r->weight_decay * x; /* no rate of its own for a layer without gradient */
         if (x != 0 && u != 0) {
             double raw = r->coefficient * within(x, r->phi) / (u + r->ratio_eps);
             ratio = within(raw, r->trust_clip);
@@ -1090,7 +1090,7 @@ EXPORT int64_t ab_arrays(int64_t count, take_view take, void *const *objects, ar
 {
     for (int64_t i = 0; i < count; i++) {
         view seen;
-        if (take(objects[i], &seen) || seen.device.type != CPU)
+        if (take(objects[i], &seen) || (!seen.data && elements(&seen)) || seen.device.type != CPU)
             return i;
         int is_narrow = seen.dtype.code == BFLOAT && seen.dtype.bits == 16;
         if (!is_narrow && !(seen.dtype.code == FLOAT && seen.dtype.bits == 32))

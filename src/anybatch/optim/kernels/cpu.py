@@ -113,23 +113,38 @@ class Launches:
             RuntimeError: where the group of such a part has fused=True, saying what is wrong; nothing has changed.
         """
         found: dict[int, Tensor] = {}
-        for mesh in dict.fromkeys(part.mesh for part in parts):
-            found.update(self._step(mesh, [part for part in parts if part.mesh == mesh], clip))
+        # Every table is found in memory before the first is stepped, so that an error leaves all as it was.
+        ready = [
+            self._found(mesh, [part for part in parts if part.mesh == mesh])
+            for mesh in dict.fromkeys(part.mesh for part in parts)
+        ]
+        for table, stepped in ready:
+            if table is not None:
+                found.update(zip(map(id, stepped), table.step(stepped, clip), strict=True))
         return [found.get(id(part)) for part in parts]
 
-    def _step(self, mesh: Any, parts: list[Part], clip: Tensor | None) -> dict[int, Tensor]:
+    def _found(self, mesh: Any, parts: list[Part]) -> tuple["_Table | None", list[Part]]:
+        """The table of those parts that the kernels can take."""
         while parts:
-            table = self._tables.get(mesh)
-            if table is None or not table.fits(parts):
-                table = self._tables[mesh] = _Table(self._algorithm, mesh, parts)
-            refused = table.refer(parts)
+            refused = _refused(parts)
             if refused is None:
-                return dict(zip(map(id, parts), table.step(parts, clip), strict=True))
+                table = self._tables.get(mesh)
+                if table is None or not table.fits(parts):
+                    table = self._tables[mesh] = _Table(self._algorithm, mesh, parts)
+                refused = table.refer(parts)
+                if refused is None:
+                    return table, parts
             part, why = refused
             if part.group["fused"]:
                 raise RuntimeError(f"fused=True: {why}; no parameter and no state was changed")
-            parts = [other for other in parts if other is not part]
-        return {}
+            # Where one part's memory is another's, both are stepped as the plain path does it.
+            parts = [] if why.endswith(_ANSWERS[_SHARED]) else [other for other in parts if other is not part]
+        return None, []
+
+
+def _refused(parts: Sequence[Part]) -> tuple[Part, str] | None:
+    """A part whose group has been changed into one that the kernels do not know."""
+    return next(((part, why) for part in parts if (why := why_not(part.dtype, part.group))), None)
 
 
 class _Table:
@@ -161,7 +176,8 @@ class _Table:
         )  # fmt: skip
         if not self._plan:
             raise MemoryError("no memory for the fused kernels' tables")
-        weakref.finalize(self, lib.free, self._plan)
+        # Not at exit, when another thread may still be stepping.
+        weakref.finalize(self, lib.free, self._plan).atexit = False
 
     def fits(self, parts: Sequence[Part]) -> bool:
         """Whether these are the parts that were planned."""
@@ -185,6 +201,8 @@ class _Table:
     def refer(self, parts: Sequence[Part]) -> tuple[Part, str] | None:
         """Finds every tensor in memory; a part that cannot be stepped, and why."""
         self._grads = [g for part in parts for g in part.grads]
+        if any(map(Tensor.is_neg, self._grads)):  # a lazy sign, of which DLPack says nothing
+            self._grads = [g.resolve_neg() for g in self._grads]
         owned = [state for part in parts for state in part.states]
         self._hold(_WEIGHT, [x for part in parts for x in part.locals])
         for role, name in enumerate(self._algorithm.moments, start=_GRADIENT + 1):
@@ -258,7 +276,7 @@ class _Table:
         away = frozenset(i for i in self.cut if mesh.get_local_rank(i) > 0)
         # Along a dimension in which a tensor is whole, the first rank speaks for all.
         speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]
-        squares.mul_(torch.tensor(speaks, dtype=squares.dtype))
+        squares.masked_fill_(~torch.tensor(speaks), 0.0)
         reduce_over(squares, mesh, self.cut, dist.ReduceOp.SUM)
 
 
@@ -295,6 +313,6 @@ def _segments(parts: Sequence[Part]) -> Iterator[tuple[int, int, int, int]]:
 
 def _like(x: Tensor, g: Tensor) -> Tensor:
     """The gradient in the parameter's dtype and layout."""
-    if g.dtype == x.dtype and g.stride() == x.stride() and type(g) in SEEN:
+    if g.dtype == x.dtype and g.stride() == x.stride() and type(g) in SEEN and not g._is_zerotensor():
         return g
     return torch.empty_like(x).copy_(g)

@@ -114,7 +114,7 @@ def trust(layer, own, squares, stride, first, record, number, records, LANES):
     ratio = tl.full((), 1.0, tl.float64)
     clamped = tl.full((), 0.0, tl.float64)
     if tl.load(own + ADAPT) != 0.0:
-        update += tl.load(own + IN_NORM) * weight
+        update = tl.where(update == 0.0, 0.0, update + tl.load(own + IN_NORM) * weight)
         still = (weight == 0.0) | (update == 0.0)
         size, outside_phi = within(weight, own + PHI)
         raw = tl.load(own + COEFFICIENT) * size / tl.where(still, 1.0, update + tl.load(own + RATIO_EPS))

@@ -1,0 +1,73 @@
+"""Images in a tree of folders, one a class, as ImageNet is kept: CLASS/anything/NAME.jpg."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anybatch.data.images.decoding import opened
+from anybatch.data.images.sets import Classes, Unreadable
+from anybatch.errors import InputError
+
+# Names alone decide what is looked at; what a file really holds, Pillow finds out from its content.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
+)
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Every file below `root` whose name ends like an image's, sorted; its class is the folder right below `root`."""
+
+    root: Path
+    files: tuple[str, ...]
+    classes: Classes
+
+    @classmethod
+    def of(cls, root: Path) -> "FolderImages":
+        """The images below `root`.
+
+        A class keeps its number where its folder is empty. Hidden files and folders do not count; any other file that
+        is not named like an image is left out, which a note says.
+
+        Raises:
+            InputError: there is no folder of a class, or no image in any.
+        """
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        if not names:
+            raise InputError(f"{root}: has no folders; expected one a class, with images in it")
+        files: list[str] = []
+        labels: list[int] = []
+        others: list[str] = []
+        for label, name in enumerate(names):
+            for file in _below(root / name):
+                kept = Path(file).suffix.lower() in SUFFIXES
+                (files if kept else others).append(os.path.relpath(file, root))
+                if kept:
+                    labels.append(label)
+        if not files:
+            raise InputError(f"{root}: no image in any of its {len(names)} folders ({', '.join(sorted(SUFFIXES))})")
+        counts = Counter(labels)
+        notes = [f"{root / name}: a class without images" for number, name in enumerate(names) if not counts[number]]
+        notes += [f"{root / file}: not named like an image" for file in others]
+        return cls(root, tuple(files), Classes(np.array(labels, dtype=np.int64), tuple(names), tuple(notes)))
+
+    def name(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+    def image(self, index: int) -> Image.Image:
+        try:
+            data = (self.root / self.files[index]).read_bytes()
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+        return opened(data)
+
+
+def _below(folder: Path) -> Iterator[str]:
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(path, name) for name in sorted(names) if not name.startswith("."))

@@ -1,0 +1,130 @@
+"""Labelled images as batches: normalised, channels last in memory, mixed where that is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anybatch.data.batch import Batch
+from anybatch.data.images.mixing import NO_MIXING, Mixing, cut_holes, draw
+from anybatch.data.images.sets import Labels
+from anybatch.data.images.views import Views
+from anybatch.errors import InputError
+
+# What cross-entropy leaves out: the label of an image that could not be read.
+NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Mean and standard deviation of each channel, of pixels from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
+            raise InputError(f"mean = {self.mean}, std = {self.std}: one of each a channel, and std above 0")
+
+    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(pixels / 255 - mean) / std, float32[..., C]."""
+        std = np.array(self.std)
+        images = np.multiply(pixels, (1 / (255 * std)).astype(np.float32), dtype=np.float32)
+        images -= (np.array(self.mean) / std).astype(np.float32)
+        return np.asarray(images, dtype=np.float32)
+
+
+class ImageSource:
+    """Images and labels, each example as it is in its epoch.
+
+    Args:
+        views: pixels by (epoch, example).
+        labels: int64[N].
+        top5: count, beside the label itself, whether it is among the five likeliest; for evaluation.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        labels: Labels,
+        colours: Colours,
+        seed: int,
+        *,
+        mixing: Mixing = NO_MIXING,
+        hole: int = 0,
+        top5: bool = False,
+    ) -> None:
+        self.views, self.labels, self.colours, self.seed = views, labels, colours, seed
+        self.mixing, self.hole, self.top5 = mixing, hole, top5
+
+    @property
+    def num_examples(self) -> int:
+        """Images in one epoch."""
+        return len(self.labels)
+
+    def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
+        """The examples numbered `examples`, each as it is in its epoch; both int64[B].
+
+        Returns:
+            images float32[B, C, S, S], channels last in memory; labels int64[B], -100 where the image cannot be read;
+            with mixing also partner_labels int64[B] and shares float32[B], how much of a label is the example's own.
+            Targets: "label", the images that can be read; with `top5` "label_top5", as many.
+        """
+        epochs, examples = (np.asarray(numbers, dtype=np.int64) for numbers in (epochs, examples))
+        images, seen = self._seen(epochs, examples)
+        inputs: dict[str, Tensor] = {}
+        if self.mixing:
+            mix = draw(self.mixing, self.seed, epochs, examples, images.shape[1], self.num_examples)
+            others, others_seen = self._seen(epochs, mix.partners)
+            both = seen & others_seen
+            others[~both] = images[~both]
+            mix.apply(images, others)
+            inputs["partner_labels"] = torch.from_numpy(np.where(seen, self.labels[mix.partners], NO_LABEL))
+            inputs["shares"] = torch.from_numpy(np.where(both, mix.shares, np.float32(1)))
+        inputs["images"] = torch.from_numpy(images).permute(0, 3, 1, 2)
+        inputs["labels"] = torch.from_numpy(np.where(seen, self.labels[examples], NO_LABEL))
+        count = int(seen.sum())
+        return Batch(inputs, {"label": count, **({"label_top5": count} if self.top5 else {})}, len(examples))
+
+    def _seen(
+        self, epochs: NDArray[np.int64], examples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        pixels, seen = self.views(epochs, examples)
+        images = self.colours.normalised(pixels)
+        images[~seen] = 0
+        if self.hole:
+            cut_holes(images, self.seed, epochs, examples, self.hole)
+        return images, seen
+
+
+class LateBatch:
+    """`count` examples of a source from `start` on, as they are in epoch 0, read whenever they are looked at."""
+
+    def __init__(self, source: ImageSource, start: int, count: int) -> None:
+        self._source, self._start, self.num_examples = source, start, count
+        self.checksum = 0
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        return self._read().inputs
+
+    @cached_property
+    def num_targets(self) -> Mapping[str, int]:
+        return self._read().num_targets
+
+    def _read(self) -> Batch:
+        examples = np.arange(self._start, self._start + self.num_examples)
+        batch = self._source.batch(np.zeros_like(examples), examples)
+        # Which images can be read is known now, and need not be found out by decoding them once more.
+        self.__dict__["num_targets"] = batch.num_targets
+        return batch
+
+
+def late_batches(source: ImageSource, batch_size: int) -> list[LateBatch]:
+    """All examples of a source, in order, as batches that take no memory until they are looked at."""
+    count = source.num_examples
+    return [LateBatch(source, start, min(batch_size, count - start)) for start in range(0, count, batch_size)]

@@ -1,0 +1,172 @@
+"""The pixels of an example as it is in its epoch: cropped and flipped, from memory or from encoded files."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anybatch.data.images.crops import CROP_WORDS, centre_box, cut_out, random_resized_box
+from anybatch.data.images.decoding import upright_size
+from anybatch.data.images.sets import ImageSet, Pixels, Unreadable
+from anybatch.data.sampling import Words, below, random_words
+from anybatch.errors import InputError
+
+Numbers = NDArray[np.int64]
+Seen = NDArray[np.bool_]
+OnSkip = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """What is done to an image's frame.
+
+    "none"     the middle of the picture, as it is
+    "padded"   `padding` pixels more on each side, reflected or of the mean colour, then a random window
+    "resized"  a random rectangle of at least `smallest_area` of the picture; in evaluation the middle, `centre` of it
+
+    `flip`: half of the examples are mirrored. Evaluation pads and flips nothing.
+    """
+
+    kind: Literal["none", "padded", "resized"] = "none"
+    padding: int = 0
+    padded_with: Literal["mean", "reflection"] = "mean"
+    smallest_area: float = 0.08
+    centre: float = 0.875
+    flip: bool = False
+
+
+class Views(Protocol):
+    """Shows the examples numbered `examples`, each as it is in its epoch, both int64[B], whoever else is there."""
+
+    def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
+        """(uint8[B, S, S, C], bool[B]: whether the image could be read)."""
+        ...
+
+
+class MemoryViews:
+    """Views of images that are decoded once, uint8[N, S, S, C], and then cut by pure index arithmetic."""
+
+    def __init__(self, pixels: Pixels, cropping: Cropping, mean: Sequence[float], seed: int) -> None:
+        self.pixels, self.cropping, self.seed = pixels, cropping, seed
+        self._mean = np.rint(np.array(mean) * 255).astype(np.uint8)
+        size, padding = pixels.shape[1], cropping.padding if cropping.kind == "padded" else 0
+        if padding >= size:
+            raise InputError(f"data.padding = {padding}: must be below the size of the images, {size}")
+        places = np.arange(-padding, size + padding)
+        self._outside = (places < 0) | (places >= size)
+        reflected = np.where(places < 0, -places, np.where(places >= size, 2 * (size - 1) - places, places))
+        self._source = np.clip(reflected, 0, size - 1)
+
+    def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
+        seen = np.ones(len(examples), dtype=np.bool_)
+        cropping, size = self.cropping, self.pixels.shape[1]
+        if not cropping.flip and cropping.kind == "none":
+            return self.pixels[examples], seen
+        words = random_words(self.seed, "crop", epochs, examples, 3)
+        room = len(self._source) - size + 1
+        rows, columns = (below(words[:, place], room)[:, None] + np.arange(size) for place in (0, 1))
+        if cropping.flip:
+            flipped = below(words[:, 2], 2) == 1
+            columns[flipped] = columns[flipped, ::-1]
+        found = self.pixels[examples[:, None, None], self._source[rows][:, :, None], self._source[columns][:, None, :]]
+        if room > 1 and cropping.padded_with == "mean":
+            found[self._outside[rows][:, :, None] | self._outside[columns][:, None, :]] = self._mean
+        return found, seen
+
+
+class FileViews:
+    """Views of images that are decoded each time, by several threads: Pillow leaves Python's lock while it works.
+
+    An image that cannot be read is grey and not seen; `on_skip(name, reason)` hears of it once.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        size: int,
+        channels: int,
+        cropping: Cropping,
+        seed: int,
+        on_skip: OnSkip,
+        training: bool,
+    ) -> None:
+        self.images, self.size, self.channels, self.cropping, self.seed = images, size, channels, cropping, seed
+        self.training = training
+        self._on_skip = on_skip
+        self._skipped: set[int] = set()
+
+    def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
+        if self.training:
+            words = random_words(self.seed, "crop", epochs, examples, CROP_WORDS + 1)
+        else:
+            words = np.zeros((len(examples), 0), dtype=np.uint64)
+        found = np.full((len(examples), self.size, self.size, self.channels), 128, dtype=np.uint8)
+        seen = np.zeros(len(examples), dtype=np.bool_)
+
+        def view(place: int) -> None:
+            try:
+                found[place] = self._view(int(examples[place]), words[place])
+                seen[place] = True
+            except Unreadable as error:
+                self._skip(int(examples[place]), str(error))
+
+        # Asked for its results, map raises what a thread raised.
+        list(self._pool.map(view, range(len(examples))))
+        return found, seen
+
+    def _view(self, index: int, words: Words) -> Pixels:
+        image = self.images.image(index)
+        width, height = upright_size(image)
+        if not self.training:
+            share = self.cropping.centre if self.cropping.kind == "resized" else 1.0
+            return cut_out(image, centre_box(width, height, share), self.size, self.channels)
+        box = random_resized_box(width, height, self.cropping.smallest_area, words[:CROP_WORDS])
+        pixels = cut_out(image, box, self.size, self.channels)
+        flipped = self.cropping.flip and below(words[CROP_WORDS:], 2)[0] == 1
+        return pixels[:, ::-1] if flipped else pixels
+
+    def _skip(self, index: int, reason: str) -> None:
+        if index not in self._skipped:
+            self._skipped.add(index)
+            self._on_skip(self.images.name(index), reason)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(num_threads(), thread_name_prefix="anybatch-images")
+
+
+def decode_all(
+    images: ImageSet, size: int, channels: int, seed: int, on_skip: OnSkip, most_bytes: int
+) -> tuple[Pixels, Numbers]:
+    """The middle of every image that can be read, uint8[M, S, S, C], and which of the set's N images these are.
+
+    Raises:
+        InputError: they need more than `most_bytes`, or none can be read.
+    """
+    count = len(images.classes.labels)
+    if (needed := count * size * size * channels) > most_bytes:
+        raise InputError(
+            f"{count} images of {size} x {size} take {needed / 2**30:.1f} GB decoded, more than half of the memory; "
+            "set data.crop=resized, which decodes them as they are needed"
+        )
+    views = FileViews(images, size, channels, Cropping(), seed, on_skip, training=False)
+    pixels, seen = views(np.zeros(count, dtype=np.int64), np.arange(count))
+    if not seen.any():
+        raise InputError(f"{images.name(0)}: cannot be read, and neither can any of the {count} images")
+    return pixels[seen] if not seen.all() else pixels, np.flatnonzero(seen)
+
+
+def num_threads() -> int:
+    """How many images this process decodes at a time: its share of the machine's cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def half_of_memory() -> int:
+    """Bytes."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)

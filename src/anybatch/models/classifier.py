@@ -1,0 +1,157 @@
+"""A network that tells classes of images apart, with its loss and its counts of right answers."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from anybatch.errors import InputError
+from anybatch.models.bert import Sums, quiet_transformers
+from anybatch.models.convolutional import DavidNet, LeNet, ResNet20
+
+Architecture = Literal["lenet", "resnet20", "davidnet", "resnet50"]
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Which network, for images of `channels` x `image_size` x `image_size`.
+
+    `zero_init`: the last BatchNorm of every residual block starts with scale 0, so that a block starts as its shortcut
+    (Goyal et al. 2017, section 5.1); of the ResNets alone.
+    """
+
+    architecture: Architecture
+    channels: int
+    image_size: int
+    num_classes: int
+    zero_init: bool = False
+    label_smoothing: float = 0.0
+
+
+class ImageClassifier(nn.Module):
+    """`net` gives logits float[B, classes]; weights are contiguous, activations channels last as the images are."""
+
+    def __init__(self, net: nn.Module, settings: ClassifierSettings) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.settings = settings
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float[B, classes] of images float[B, C, S, S]."""
+        found = self.net(images)
+        return found if isinstance(found, Tensor) else found.logits
+
+    def forward(
+        self, images: Tensor, labels: Tensor, partner_labels: Tensor | None = None, shares: Tensor | None = None
+    ) -> tuple[Sums, Sums]:
+        """Sums, not means, so that the caller can divide by the count of the whole global batch.
+
+        Args:
+            images: float[B, C, S, S].
+            labels: int64[B]; -100 is no target.
+            partner_labels, shares: of mixed images: the other label, int64[B], and how much is left of the own one.
+
+        Returns:
+            ({"label": loss sum}, {"label": right answers, "label_top5": labels among the five likeliest}); the loss is
+            smoothed in training alone, the second is empty there.
+        """
+        logits = self.logits(images).float()
+        if self.training:
+            return {"label": self._smoothed(logits, labels, partner_labels, shares)}, {}
+        likeliest = logits.topk(min(5, logits.shape[-1])).indices
+        hit = likeliest == labels[:, None]
+        return (
+            {"label": cross_entropy(logits, labels, reduction="sum")},
+            {"label": hit[:, 0].sum(), "label_top5": hit.sum()},
+        )
+
+    def _smoothed(self, logits: Tensor, labels: Tensor, partners: Tensor | None, shares: Tensor | None) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        if partners is None or shares is None:
+            return cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        own, other = (
+            cross_entropy(logits, target, reduction="none", label_smoothing=smoothing) for target in (labels, partners)
+        )
+        return (shares * own + (1 - shares) * other).sum()
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and classifier.json; of a network from transformers also its own files."""
+        if hasattr(self.net, "save_pretrained"):
+            self.net.save_pretrained(folder)
+        else:
+            save_file({name: value.contiguous() for name, value in self.net.state_dict().items()},
+                      folder / "model.safetensors")  # fmt: skip
+        (folder / "classifier.json").write_text(json.dumps(asdict(self.settings), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "ImageClassifier":
+        """The model in a folder that `save` wrote; InputError where it cannot be read."""
+        try:
+            settings = ClassifierSettings(**json.loads((folder / "classifier.json").read_text(encoding="utf-8")))
+            model = image_classifier(settings, seed=0)
+            model.net.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{folder}: no readable image model: {' '.join(str(error).split())[:200]}") from None
+        return model
+
+
+def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier:
+    """A freshly initialised model; the same seed gives the same weights.
+
+    Raises:
+        ValueError: the images do not fit the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ImageClassifier(_network(settings), settings)
+
+
+def has_batch_norm(architecture: Architecture) -> bool:
+    """Whether examples of a batch see each other, so that it matters which ones are together."""
+    return architecture != "lenet"
+
+
+def classifier_flops(settings: ClassifierSettings) -> float:
+    """Floating-point operations of a forward and a backward pass on one image, which takes twice the forward one.
+
+    Counted by torch on tensors without content: convolutions and matrix products, two operations a multiplication.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        net = _network(settings).eval()
+        images = torch.empty(1, settings.channels, settings.image_size, settings.image_size)
+    with FlopCounterMode(display=False) as counter:
+        net(images)
+    return 3.0 * float(counter.get_total_flops())
+
+
+def _network(settings: ClassifierSettings) -> nn.Module:
+    channels, size, classes = settings.channels, settings.image_size, settings.num_classes
+    if settings.architecture == "lenet":
+        return LeNet(channels, size, classes)
+    if settings.architecture == "resnet20":
+        return ResNet20(channels, classes, settings.zero_init)
+    if settings.architecture == "davidnet":
+        return DavidNet(channels, size, classes)
+    return _resnet50(channels, classes, settings.zero_init)
+
+
+def _resnet50(channels: int, num_classes: int, zero_init: bool) -> nn.Module:
+    """transformers' ResNet-50, which is v1.5 (a block's stride lies in its 3 x 3 convolution); 25.6M parameters."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+    from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
+
+    quiet_transformers()
+    net: nn.Module = ResNetForImageClassification(ResNetConfig(num_channels=channels, num_labels=num_classes))
+    if zero_init:
+        for module in net.modules():
+            if isinstance(module, ResNetBottleNeckLayer):
+                nn.init.zeros_(module.layer[-1].normalization.weight)
+    return net

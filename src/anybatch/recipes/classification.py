@@ -1,0 +1,103 @@
+"""The judgement of an image model: scores, and RUN/classification.json for whoever wants to look at its mistakes."""
+
+import base64
+import heapq
+import io
+import math
+from collections import Counter
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import cross_entropy
+
+from anybatch.data.images.source import ImageSource, late_batches
+from anybatch.engine.job import Scores
+from anybatch.files import write_json
+from anybatch.models import ImageClassifier
+from anybatch.runs import Run
+
+NUM_WORST = 24
+_LARGEST_PICTURE = 96
+
+
+class Named(Protocol):
+    """What can name an example."""
+
+    def name(self, example: int) -> str: ...
+
+
+@torch.no_grad()
+def judge(
+    model: ImageClassifier,
+    source: ImageSource,
+    names: Named,
+    classes: tuple[str, ...],
+    run: Run | None,
+    batch_size: int,
+) -> Scores:
+    """Mean loss, top-1 and top-5 over all examples of `source` that can be read.
+
+    With a `run`, writes its classification.json: {"classes": names, "confusion": [[true, predicted, count], ...],
+    "worst": the 24 examples of the greatest loss, each {"name", "label", "predicted", "loss", "probability", "png"}},
+    the probability being the label's and the picture in base64.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    confusion = Counter[tuple[int, int]]()
+    worst: list[tuple[float, int, int, int]] = []
+    loss_sum, right, near, count = 0.0, 0, 0, 0
+    start = 0
+    for batch in late_batches(source, batch_size):
+        inputs = batch.inputs
+        labels = inputs["labels"].to(device)
+        known = labels >= 0
+        logits = model.logits(inputs["images"].to(device)).float()[known]
+        targets = labels[known]
+        if len(targets):
+            losses = cross_entropy(logits, targets, reduction="none")
+            likeliest = logits.topk(min(5, logits.shape[-1])).indices
+            hit = likeliest == targets[:, None]
+            loss_sum += losses.double().sum().item()
+            right += int(hit[:, 0].sum())
+            near += int(hit.sum())
+            count += len(targets)
+            places = (start + torch.nonzero(known).flatten().cpu()).tolist()
+            predicted = likeliest[:, 0].tolist()
+            confusion.update(zip(targets.tolist(), predicted, strict=True))
+            found = zip(losses.tolist(), places, targets.tolist(), predicted, strict=True)
+            worst = heapq.nlargest(NUM_WORST, [*worst, *found])
+        start += batch.num_examples
+    if run is not None:
+        shown = [_described(source, names, *item) for item in worst]
+        table = [[true, found, number] for (true, found), number in sorted(confusion.items())]
+        write_json(run.path / "classification.json", {"classes": list(classes), "confusion": table, "worst": shown})
+    return {
+        "loss": loss_sum / count if count else float("nan"),
+        "top1": right / count if count else 0.0,
+        "top5": near / count if count else 0.0,
+    }
+
+
+def _described(
+    source: ImageSource, names: Named, loss: float, example: int, label: int, predicted: int
+) -> dict[str, Any]:
+    return {
+        "name": names.name(example),
+        "label": label,
+        "predicted": predicted,
+        "loss": loss if math.isfinite(loss) else None,
+        "probability": math.exp(-loss) if math.isfinite(loss) else None,
+        "png": _picture(source, example),
+    }
+
+
+def _picture(source: ImageSource, example: int) -> str:
+    """The example as the model saw it, as a PNG of at most 96 pixels a side, in base64."""
+    pixels, _ = source.views(np.zeros(1, dtype=np.int64), np.array([example]))
+    image = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[-1] == 1 else pixels[0])
+    image.thumbnail((_LARGEST_PICTURE, _LARGEST_PICTURE))
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()

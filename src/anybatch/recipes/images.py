@@ -1,0 +1,206 @@
+"""Builds a run on labelled images, and scores it: top-1, top-5, which classes are taken for which, what went worst."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from anybatch.data.images.finding import find_images
+from anybatch.data.images.idx import digits
+from anybatch.data.images.mixing import Mixing
+from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
+from anybatch.data.images.source import Colours, ImageSource, late_batches
+from anybatch.data.images.views import Cropping, FileViews, MemoryViews, Views, decode_all, half_of_memory
+from anybatch.engine import Job
+from anybatch.engine.job import Scores
+from anybatch.errors import InputError
+from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
+from anybatch.recipes.classification import judge
+from anybatch.recipes.optimizers import build_optimizer
+from anybatch.recipes.phases import execution, fingerprints, plan_phases, summarise
+from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
+from anybatch.runs import Run
+
+
+@dataclass(frozen=True)
+class Side:
+    """The images for training, or those held out; `labels` are those of the examples that `views` shows."""
+
+    images: ImageSet
+    views: Views
+    labels: Labels
+    numbers: Labels
+
+    def name(self, example: int) -> str:
+        return self.images.name(int(self.numbers[example]))
+
+
+def build(recipe: ImageRecipe, run: Run) -> Job:
+    """The job of an image recipe. Images that cannot be read are named, once each, in RUN/skipped-images.txt.
+
+    Raises:
+        InputError: no data, or data, network and batch size do not fit each other.
+    """
+    _check(recipe)
+    skipped = Skipped(run.path / "skipped-images.txt")
+    training, held_out = _images(recipe)
+    for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes)):
+        skipped.note(note)
+    sides: dict[int, Side] = {}
+
+    def source(phase: ImagePhaseSettings) -> ImageSource:
+        size = phase.image_size
+        if size not in sides:
+            sides[size] = _side(recipe, training, size, True, skipped)
+        return _source(recipe, sides[size], recipe.seed, training=True)
+
+    size = recipe.phases[-1].image_size
+    try:
+        model = image_classifier(_network(recipe, training, size), recipe.seed)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+    phases = plan_phases(
+        recipe,
+        source,
+        lambda phase: classifier_flops(_network(recipe, training, phase.image_size)),
+        recipe.model.batch_norm_group,
+    )
+    test = _side(recipe, held_out, size, False, skipped)
+    evaluated = _source(recipe, test, 0, training=False)
+
+    def score(finished: nn.Module) -> Scores:
+        assert isinstance(finished, ImageClassifier)
+        scores = judge(finished, evaluated, test, training.classes.names, run, recipe.engine.evaluation_batch_size)
+        return {**scores, "skipped_images": skipped.count()}
+
+    def export(finished: nn.Module, target: Path) -> None:
+        assert isinstance(finished, ImageClassifier)
+        finished.save(target)
+
+    return Job(
+        model=model,
+        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
+        phases=phases,
+        held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
+        seed=recipe.seed,
+        inputs=fingerprints(recipe, data=_fingerprint(training)),
+        max_grad_norm=recipe.max_grad_norm,
+        execution=execution(recipe),
+        score=score,
+        export=export,
+        summary={**summarise(recipe, phases, model), "classes": len(training.classes.names)},
+    )
+
+
+def score_finished(recipe: ImageRecipe, run: Run) -> Scores:
+    """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
+    source, names = _held_out(recipe, run)
+    return judge(ImageClassifier.load(run.model), source, names, (), None, recipe.engine.evaluation_batch_size)
+
+
+def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:
+    """The images that the run was evaluated on, in order."""
+    return _held_out(recipe, run)[0]
+
+
+def _held_out(recipe: ImageRecipe, run: Run) -> tuple[ImageSource, Side]:
+    skipped = Skipped(run.path / "skipped-images.txt")
+    test = _side(recipe, _images(recipe)[1], recipe.phases[-1].image_size, False, skipped)
+    return _source(recipe, test, 0, training=False), test
+
+
+class Skipped:
+    """A file with a line for each image that is left out, and why. Ranks append to it, each line in one write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines = set(self._read())
+
+    def __call__(self, name: str, reason: str) -> None:
+        self.note(f"{name}: {reason}")
+
+    def note(self, line: str) -> None:
+        line = " ".join(line.split())
+        if line not in self._lines:
+            self._lines.add(line)
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(line + "\n")
+
+    def count(self) -> int:
+        """Lines of all ranks, each once."""
+        return len(set(self._read()))
+
+    def _read(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+
+
+def _check(recipe: ImageRecipe) -> None:
+    grouped = has_batch_norm(recipe.model.architecture)
+    if grouped and recipe.model.batch_norm_group is None:
+        raise InputError(f"model.batch_norm_group is not set: {recipe.model.architecture} has BatchNorm layers")
+    if not grouped and recipe.model.batch_norm_group is not None:
+        raise InputError(f"model.batch_norm_group: {recipe.model.architecture} has no BatchNorm; set it to null")
+    if recipe.model.architecture == "lenet" and len({phase.image_size for phase in recipe.phases}) > 1:
+        raise InputError("phases: lenet's layers fit one image_size; all phases need the same")
+    if grouped and min(phase.batch_size for phase in recipe.phases) < 2:
+        raise InputError("phases: a batch of 1 example has no variance for BatchNorm; must be at least 2")
+
+
+def _images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
+    data = recipe.data
+    if data.path is not None:
+        training, held_out = find_images(Path(data.path))
+    elif data.builtin == "digits":
+        training, held_out = digits(), None
+    elif data.builtin == "blank":
+        classes = data.source_classes or 2
+        # Photographs on the web, and so in ImageNet, are most often of this size.
+        size = (500, 375) if data.crop == "resized" else (recipe.phases[0].image_size,) * 2
+        training = BlankImages(data.source_examples or classes, classes, size)
+        held_out = BlankImages(classes, classes, size)
+    else:
+        raise InputError("data.path is not set: name a folder of images, --set data.path=FOLDER")
+    return (training, held_out) if held_out is not None else hold_out(training, data.fold, data.folds)
+
+
+def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skipped: Skipped) -> Side:
+    data, channels = recipe.data, len(recipe.data.mean)
+    cropping = Cropping(data.crop, data.padding, data.padded_with, data.smallest_area, data.centre, data.flip)
+    labels = images.classes.labels
+    if data.crop == "resized":
+        views: Views = FileViews(images, size, channels, cropping, recipe.seed, skipped, training)
+        return Side(images, views, labels, np.arange(len(labels)))
+    pixels, numbers = decode_all(images, size, channels, recipe.seed, skipped, half_of_memory())
+    own = MemoryViews(pixels, cropping if training else Cropping(), data.mean, recipe.seed)
+    return Side(images, own, labels[numbers], numbers)
+
+
+def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> ImageSource:
+    data = recipe.data
+    colours = Colours(data.mean, data.std)
+    if not training:
+        return ImageSource(side.views, side.labels, colours, seed, top5=True)
+    if data.hole > recipe.phases[0].image_size:
+        raise InputError(f"data.hole = {data.hole}: must be at most the size of the images")
+    return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole)
+
+
+def _network(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
+    return ClassifierSettings(
+        architecture=recipe.model.architecture,
+        channels=len(recipe.data.mean),
+        image_size=size,
+        num_classes=len(images.classes.names),
+        zero_init=recipe.model.zero_init,
+        label_smoothing=recipe.model.label_smoothing,
+    )
+
+
+def _fingerprint(images: ImageSet) -> str:
+    """Of the labels and the names, in order: what a position in the stream means."""
+    classes = images.classes
+    last = len(classes.labels) - 1
+    named = "\n".join([*classes.names, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
+    return hashlib.sha256(named.encode(errors="replace") + classes.labels.tobytes()).hexdigest()

@@ -1,0 +1,82 @@
+"""A small tree of images as they come from the world: every colour mode, sizes from 1 x 1 up, damaged and misnamed."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ORIENTATION = 0x0112
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Smooth random pixels, so that a JPEG of them is close to them."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 4, channels), dtype=np.uint8)
+    image = Image.fromarray(coarse.squeeze()).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    written = io.BytesIO()
+    image.save(written, kind, **options)
+    return written.getvalue()
+
+
+def odd_files() -> dict[str, bytes]:
+    """Name to content; those whose name begins with 'bad' cannot be read, all others can."""
+    colour = Image.fromarray(noise(40, 60))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole = encoded(colour, quality=95)
+    palette = colour.quantize(16)
+    seen_through = colour.convert("RGBA")
+    seen_through.putalpha(Image.fromarray(noise(40, 60, 1)))
+    sixteen = Image.fromarray(noise(40, 60, 1).astype(np.uint16) * 257)
+    return {
+        "colour.jpg": whole,
+        "grey.JPEG": encoded(colour.convert("L")),
+        "cmyk.jpg": encoded(colour.convert("CMYK")),
+        "turned.jpg": encoded(colour, exif=exif),
+        "progressive.jpg": encoded(colour, progressive=True),
+        "png-in-disguise.jpg": encoded(colour, "PNG"),
+        "palette.png": encoded(palette, "PNG"),
+        "palette-with-hole.png": encoded(palette, "PNG", transparency=0),
+        "alpha.png": encoded(seen_through, "PNG"),
+        "grey-alpha.png": encoded(seen_through.convert("LA"), "PNG"),
+        "one-bit.png": encoded(colour.convert("1"), "PNG"),
+        "sixteen-bits.png": encoded(sixteen, "PNG"),
+        "moving.gif": encoded(colour, "GIF", save_all=True, append_images=[colour.rotate(90)]),
+        "tiny.png": encoded(Image.fromarray(noise(1, 1)), "PNG"),
+        "thin.png": encoded(Image.fromarray(noise(1, 300)), "PNG"),
+        "tall.jpg": encoded(Image.fromarray(noise(500, 3))),
+        "huge.jpg": encoded(Image.fromarray(noise(1200, 1600)), quality=60),
+        "broken-exif.jpg": whole[:2] + b"\xff\xe1\x00\x10Exif\x00\x00broken!!" + whole[2:],
+        "bad-truncated.jpg": whole[: len(whole) // 2],
+        "bad-header-only.jpg": whole[:300],
+        "bad-text.jpg": b"this is not an image\n" * 20,
+        "bad-empty.png": b"",
+        "bad-noise.png": np.random.default_rng(0).bytes(500),
+        "bad-truncated.png": encoded(colour, "PNG")[:200],
+    }
+
+
+def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
+    """train/CLASS/NAME and val/CLASS/NAME for three classes, one of them empty in val; (readable, unreadable) in train.
+
+    A text file, a hidden file and a folder within a class are there, too.
+    """
+    files = odd_files()
+    for part, classes in (("train", ("cat", "dog", "empty")), ("val", ("cat", "dog", "empty"))):
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+    for copy in range(copies):
+        for place, (name, content) in enumerate(files.items()):
+            folder = root / "train" / ("cat", "dog")[place % 2] / f"more-{copy}"
+            folder.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+            (root / "val" / ("cat", "dog")[place % 2] / f"{copy}-{name}").write_bytes(content)
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
+    (root / "train" / "cat" / ".hidden.jpg").write_bytes(b"")
+    unreadable = sum(name.startswith("bad") for name in files) * copies
+    return len(files) * copies - unreadable, unreadable

@@ -1,0 +1,184 @@
+"""Each layout that people keep images in is found, read, and refused in one line where it is wrong."""
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.images.odd_images import encoded, noise, write_odd_tree
+from PIL import Image
+
+from anybatch.data.images.decoding import decoded
+from anybatch.data.images.finding import find_images
+from anybatch.data.images.sets import ImageSet
+from anybatch.errors import InputError
+
+PNGS = [encoded(Image.fromarray(noise(6, 6, seed=seed)), "PNG") for seed in range(6)]
+
+
+def content(images: ImageSet) -> list[tuple[str, bytes]]:
+    """(class, pixels) of every image."""
+    classes = images.classes
+    return [
+        (classes.names[label], decoded(images.image(place), 3).tobytes()) for place, label in enumerate(classes.labels)
+    ]
+
+
+def expected(names: list[str]) -> list[tuple[str, bytes]]:
+    return [(name, noise(6, 6, seed=seed).tobytes()) for seed, name in enumerate(names)]
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    data = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape) + values.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def write_parquet(path: Path, labels: list[int], names: list[str] | None = None) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": data, "path": f"{n}.png"} for n, data in enumerate(PNGS[: len(labels)])]
+    table = pa.table({"image": rows, "label": pa.array(labels, pa.int64())})
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path)
+
+
+def test_folders(tmp_path: Path) -> None:
+    write_odd_tree(tmp_path)
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert training.classes.names == held_out.classes.names == ("cat", "dog", "empty")
+    assert len(training.classes.labels) == len(held_out.classes.labels) == 24
+    assert [note.rsplit("/", 1)[-1] for note in training.classes.notes] == [
+        "empty: a class without images",
+        "notes.txt: not named like an image",
+    ]
+    assert Path(training.name(0)).is_file()
+
+
+def test_one_tree_of_classes_is_one_set(tmp_path: Path) -> None:
+    for seed, name in enumerate(("b", "a", "b")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"{seed}.png").write_bytes(PNGS[seed])
+    training, held_out = find_images(tmp_path)
+    assert held_out is None
+    assert sorted(content(training)) == sorted(expected(["b", "a", "b"]))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", [1, 0, 1], ["cat", "dog"])
+    write_parquet(tmp_path / "train-00001-of-00002.parquet", [0], ["cat", "dog"])
+    write_parquet(tmp_path / "test.parquet", [0, 1], ["cat", "dog"])
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert content(training) == [*expected(["dog", "cat", "dog"]), *expected(["cat"])]
+    assert content(held_out) == expected(["cat", "dog"])
+
+
+def test_parquet_without_names_goes_by_numbers(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 2])
+    write_parquet(tmp_path / "test.parquet", [1])
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert training.classes.names == ("0", "1", "2")
+    assert held_out.classes.names == ("0", "1"), "a class that nothing is held out of is no contradiction"
+
+
+def test_tar_shards(tmp_path: Path) -> None:
+    numbered = {f"{n}.{end}": data for n in range(3) for end, data in (("png", PNGS[n]), ("cls", str(n % 2).encode()))}
+    write_tar(tmp_path / "train-0.tar", {**numbered, "readme.md": b"x"})
+    write_tar(tmp_path / "val-0.tar", {"a/0.png": PNGS[0], "a/0.cls": b"0\n", "1.png": PNGS[1], "1.cls": b"1"})
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert content(training) == expected(["0", "1", "0"])
+    assert content(held_out) == expected(["0", "1"])
+    assert training.classes.notes[0].endswith("readme.md: not named like an image")
+
+
+def test_tar_shards_of_folders(tmp_path: Path) -> None:
+    write_tar(tmp_path / "one.tar", {"x/dog/0.png": PNGS[0], "x/cat/1.png": PNGS[1]})
+    assert content(find_images(tmp_path)[0]) == expected(["dog", "cat"])
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx(tmp_path: Path, end: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5), dtype=np.uint8)
+    for part, count in (("train", 4), ("t10k", 2)):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte{end}", pixels[:count])
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte{end}", np.array([0, 1, 1, 0][:count], dtype=np.uint8))
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert training.classes.labels.tolist() == [0, 1, 1, 0]
+    assert np.array_equal(np.asarray(held_out.image(1)), pixels[1])
+
+
+def damaged_idx(path: Path) -> None:
+    write_idx(path / "train-images-idx3-ubyte", np.zeros((4, 5, 5), dtype=np.uint8))
+    write_idx(path / "train-labels-idx1-ubyte", np.zeros(3, dtype=np.uint8))
+
+
+def short_idx(path: Path) -> None:
+    damaged_idx(path)
+    file = path / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def other_classes(path: Path) -> None:
+    for part, name in (("train", "cat"), ("val", "dog")):
+        (path / part / name).mkdir(parents=True)
+        (path / part / name / "0.png").write_bytes(PNGS[0])
+
+
+WRONG = {
+    "an empty folder": (lambda path: None, "no images in a layout that is known"),
+    "labels of other images": (damaged_idx, "has 4 images, train-labels-idx1-ubyte has 3 labels"),
+    "an IDX file cut short": (short_idx, "99 bytes of content; a shape of"),
+    "no IDX file": (lambda path: (path / "train-images-idx3-ubyte").write_bytes(b"GIF89a"), "not an IDX file"),
+    "no parquet": (lambda path: (path / "train.parquet").write_bytes(b"PAR1"), "not readable as parquet"),
+    "no tar": (lambda path: (path / "train.tar").write_bytes(b"x" * 2000), "not an uncompressed tar file"),
+    "no class": (lambda path: write_tar(path / "a.tar", {"0.png": PNGS[0]}), "has no class"),
+    "a class that is no number": (
+        lambda path: write_tar(path / "a.tar", {"0.png": PNGS[0], "0.cls": b"cat"}),
+        "b'cat' is not the number of a class",
+    ),
+    "folders without images": (lambda path: (path / "cat").mkdir(), "no image in any of its 1 folders"),
+    "other classes": (other_classes, "has? other classes|have other classes"),
+    "no training part": (
+        lambda path: write_parquet(path / "test.parquet", [0]),
+        "nothing whose name begins with train",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_one_line(tmp_path: Path, name: str) -> None:
+    make, message = WRONG[name]
+    if "parquet" in name or "training part" in name:
+        pytest.importorskip("pyarrow")
+    make(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        find_images(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_folder_and_a_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        find_images(tmp_path / "nowhere")
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(InputError, match="is a file; name the folder"):
+        find_images(tmp_path / "a.tar")
