@@ -19,7 +19,7 @@ TOLERANCE = 1e-11
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all cuts."""
     folder = tmp_path_factory.mktemp("cuts")
-    run_script(Path(__file__).with_name("cut_ranks.py"), folder, limit_s=200)
+    run_script(Path(__file__).with_name("cut_ranks.py"), folder, limit_s=270)
     return folder
 
 

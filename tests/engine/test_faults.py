@@ -56,6 +56,7 @@ def test_out_of_memory_is_explained(ended: dict[str, Ended]) -> None:
     end = ended["memory"]
     assert end.codes == (1, 1)
     assert end.status["message"].startswith("rank 1: out of memory; choose a smaller engine.micro_batch_size")
+    assert end.printed == ("", f"anybatch: error: {end.status['message']}\n")
 
 
 def test_a_killed_rank_ends_the_others(ended: dict[str, Ended]) -> None:

@@ -162,7 +162,7 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
             raise Elsewhere(cause.code) from None
         if not tells:
             raise Elsewhere(cause.code) from None
-        if is_lost(error):
+        if is_lost(error) or isinstance(error, torch.OutOfMemoryError):
             raise Failed(cause.message) from None
         raise
     else:
