@@ -1,0 +1,42 @@
+"""What all commands share: the applications that they register with, options, and how a result is printed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="anybatch",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Batch size is a hardware decision, not a hyperparameter.",
+)
+data_app = typer.Typer(help="Raw text files to token shards, and a look at them.")
+app.add_typer(data_app, name="data")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: --set optimizer.lr=2e-3")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step; rate, warm-up and steps follow.")]
+
+
+def print_values(values: Mapping[str, Any], as_json: bool) -> None:
+    """As JSON, or as lines of name and value, nested names joined."""
+    if as_json:
+        print(json.dumps(values, indent=1, ensure_ascii=False))
+        return
+    rows = dict(_flat(values))
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{label}: ")
+        else:
+            yield label, value

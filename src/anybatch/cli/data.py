@@ -1,0 +1,81 @@
+"""Commands around data: data prepare, data inspect."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anybatch.cli.app import AsJson, data_app, print_values
+
+
+@data_app.command()
+def prepare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help=".txt, .jsonl (also .gz, .xz, .zst), .parquet; folders, globs, @LIST, hf:NAME[,CONFIG][@SPLIT].",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    vocabulary_size: Annotated[int, typer.Option(help="WordPieces to train.")] = 8192,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use this tokenizer.json or vocab.txt instead of training one.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
+    min_characters: Annotated[int, typer.Option(min=0, help="Leave shorter documents out.")] = 0,
+    max_characters: Annotated[int | None, typer.Option(min=1, help="Leave longer documents out.")] = None,
+    drop_duplicates: Annotated[bool, typer.Option(help="Leave out documents whose text stood before.")] = False,
+    processes: Annotated[int | None, typer.Option(help="Default: the number of cores.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into token shards: documents, sentences, a WordPiece vocabulary, memory-mapped tokens.
+
+    After a kill the same command goes on. Example: anybatch data prepare books news.jsonl.xz --out shards
+    """
+    from dataclasses import asdict
+
+    from anybatch.data import vocabulary
+    from anybatch.data.portions import LengthFilter
+    from anybatch.data.prepare import prepare_files
+    from anybatch.engine import progress_display, show_passes
+
+    with progress_display() as progress:
+        summary = prepare_files(
+            names,
+            out,
+            vocabulary_size=vocabulary_size,
+            tokenizer=None if tokenizer is None else vocabulary.load(tokenizer),
+            held_out=held_out,
+            seed=seed,
+            lengths=LengthFilter(min_characters, max_characters),
+            drop_duplicates=drop_duplicates,
+            processes=processes,
+            progress=show_passes(progress),
+        )
+    print_values({"folder": str(out), **asdict(summary)}, as_json)
+
+
+@data_app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="A folder made by `anybatch data prepare`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what token shards hold, and check them against their checksums."""
+    from dataclasses import asdict
+
+    from anybatch.data.inspect import histogram, summary
+
+    found = asdict(summary(folder))
+    if as_json:
+        print_values(found, as_json)
+        return
+    examples = found.pop("examples")
+    lengths = {name: found[name].pop("document_lengths") for name in ("train", "held_out")}
+    print_values(found, as_json)
+    for name, counts in lengths.items():
+        print(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
+        print("\n".join(histogram(counts)))
+    print("\nexamples as the model sees them:")
+    for example in examples:
+        typer.echo(f"  {example.replace('[MASK]', typer.style('[MASK]', fg='red', bold=True))}")

@@ -1,0 +1,126 @@
+"""Commands that help to decide: study, advise, plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anybatch.cli.app import AsJson, Assignments, BatchSize, app, print_values
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, 'theory', a FILE.py, or a recipe.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for runs, table and page; default studies/STUDY.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(metavar="URL", help="A database that workers share.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that this command starts.")] = 1,
+    optimizers: Annotated[list[str] | None, typer.Option("--optimizer", help="Of a recipe's study; repeat it.")] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", metavar="[OPTIMIZER:]FIELD=LOW:HIGH", help="What is tuned.")
+    ] = None,
+    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Repeat it.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="untuned, grid or quasirandom.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Tuning trials of a quasirandom search.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Reported runs of each optimizer at each batch.")] = None,
+    metric: Annotated[str | None, typer.Option(help="loss, or the name of an accuracy.")] = None,
+    target: Annotated[float | None, typer.Option(help="The metric that steps are counted to.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the theory study.")] = 0,
+    heartbeat: Annotated[int, typer.Option(min=1, help="Seconds between a worker's signs of life.")] = 20,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare optimizers over batch sizes at equal tuning budgets; or measure the theory.
+
+    Run the same command again, anywhere that reaches the storage, and the workers share the trials.
+
+    Examples: anybatch study demo --workers 2        anybatch study theory
+    anybatch study bert-tiny --optimizer lamb --optimizer adamw --range optimizer.lr=1e-3:1e-1 --batch-size 64
+    """
+    from anybatch.engine import progress_display
+    from anybatch.report.study import write_study
+    from anybatch.report.theory import write_theory
+    from anybatch.study.command import declared, finish_study, plan, shown
+    from anybatch.study.theory.run import run_theory
+
+    folder = out or Path("studies") / Path(name).stem
+    with progress_display() as progress:
+        if name == "theory":
+            found = run_theory(folder, seed, progress)
+            written = write_theory(found["measured"], found["findings"], folder)
+        else:
+            make = declared(
+                name, optimizers=optimizers, ranges=ranges, batch_sizes=batch_sizes, protocol=protocol,
+                num_trials=trials, num_seeds=seeds, metric=metric, target=target, assignments=assignments,
+            )  # fmt: skip
+            if dry_run:
+                print_values(plan(make()), as_json)
+                return
+            found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
+            written = write_study(found, folder)
+    print_values(found if as_json else shown(found, written[0]), as_json)
+
+
+@app.command()
+def advise(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the gradient noise over a short run, and say which batch is worth it.
+
+    Example: anybatch advise bert-tiny --set data.path=shards
+    """
+    from anybatch.engine import progress_display
+    from anybatch.recipes import change, find_recipe
+    from anybatch.study.advise import advise as measure
+    from anybatch.study.advise import to_json, to_text
+
+    with progress_display() as progress:
+        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress)
+    print(to_json(advice) if as_json else to_text(advice))
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a published run: bert-large, resnet50, ...")],
+    cluster: Annotated[str, typer.Option(help="h100-node, a100-node, ..., this-machine.")],
+    devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
+    batch_size: BatchSize = None,
+    deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: the cheapest that meets it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="US dollars: the fastest within it.")] = None,
+    price: Annotated[float | None, typer.Option(help="US dollars a device an hour.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Another one than the recipe's.")] = None,
+    critical_batch: Annotated[float | None, typer.Option(help="The batch at which examples double.")] = None,
+    advice: Annotated[Path | None, typer.Option(help="What `anybatch advise --json` printed, for the same.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="A run folder: take the steps' speed from it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw time and cost: an .svg, .png or .pdf file.")] = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time, cost and the point of diminishing returns on hardware that is not here.
+
+    Example: anybatch plan bert-large --cluster a100-node --deadline 2h --plot plan.svg
+    """
+    from anybatch.planner.command import plan as make_plan
+
+    text = make_plan(
+        recipe,
+        cluster,
+        devices=devices,
+        batch_size=batch_size,
+        deadline=deadline,
+        budget=budget,
+        price=price,
+        optimizer=optimizer,
+        critical_batch=critical_batch,
+        advice=advice,
+        calibration_run=calibrate,
+        plot=plot,
+        assignments=assignments,
+        as_json=as_json,
+    )
+    print(text)

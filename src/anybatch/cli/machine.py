@@ -1,0 +1,64 @@
+"""Commands about this machine: bench, doctor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anybatch.cli.app import AsJson, app, print_values
+from anybatch.errors import InputError
+from anybatch.files import write_json
+
+
+@app.command()
+def bench(
+    shapes: Annotated[
+        list[str] | None, typer.Option(help="bert-large, bert-base, resnet-50, many-small; default all.")
+    ] = None,
+    algorithm: Annotated[str, typer.Option(help="lamb or lars.")] = "lamb",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Of torch; default: as torch chooses.")] = None,
+    busy: Annotated[int, typer.Option(help="Other processes that keep a core busy meanwhile.")] = 0,
+    clip: Annotated[float | None, typer.Option(help="Clip the gradients' global norm to this.")] = None,
+    repeats: Annotated[int, typer.Option(help="Samples of each step, at least 7; the median counts.")] = 9,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of a per-tensor LAMB.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the measurement as JSON here, too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the optimizer step on this machine, against what else is installed and what the memory allows.
+
+    Example: anybatch bench --shapes resnet-50 --threads 1 --out step.json
+    """
+    from anybatch.engine import progress_display
+    from anybatch.machine.bench import Conditions, measure
+    from anybatch.machine.shapes import SETS
+    from anybatch.machine.table import print_tables
+
+    chosen = Conditions(
+        algorithm=algorithm,
+        sets=tuple(shapes or SETS),
+        device=device,
+        threads=threads,
+        busy=busy,
+        clip=clip,
+        repeats=repeats,
+        compiled=compiled,
+    )
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder")
+    with progress_display() as progress:
+        found = measure(chosen, progress)
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        print_values(found, as_json)
+    else:
+        print_tables(found)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which kernels take a step here, and what is missing."""
+    from anybatch.machine.doctor import examine
+
+    print_values(examine(), as_json)

@@ -1,0 +1,121 @@
+"""Commands around runs: demo, recipes, train, eval, report."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anybatch.cli.app import AsJson, Assignments, BatchSize, app, print_values
+from anybatch.errors import InputError
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder for the data, the runs and report.html.")] = Path(
+        "anybatch-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights, order, masks.")] = 0,
+) -> None:
+    """Train BERT at small and large batches on text that every Python has, and show whether quality held."""
+    from anybatch.engine import progress_display
+    from anybatch.report import write_report
+    from anybatch.study.demo import measured_before, run_demo
+
+    with progress_display() as progress:
+        runs = run_demo(out, seed, progress)
+    page = out / "report.html"
+    write_report(runs, page, title="One recipe, many batch sizes", background=measured_before())
+    print(f"The report is in {page}")
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that `anybatch train` knows."""
+    from anybatch.recipes import RECIPES
+
+    rows = {name: " ".join((function.__doc__ or "").split("\n\n")[0].split()) for name, function in RECIPES.items()}
+    print_values(rows, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
+    batch_size: BatchSize = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,
+    assignments: Assignments = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes of this machine to train on, by torchrun.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show phases, rates, memory and time; train nothing.")
+    ] = False,
+    relaunch: Annotated[int, typer.Option(min=0, help="Start again after a crash, at most so often.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe, at any batch size, into a run folder.
+
+    Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first --nproc 2
+    """
+    from anybatch.engine import progress_display, supervise
+    from anybatch.recipes import change, find_recipe, preview_recipe, preview_text, train_recipe, with_batch_size
+
+    chosen = change(find_recipe(recipe), assignments or [])
+    if batch_size is not None:
+        chosen = with_batch_size(chosen, batch_size)
+    if dry_run:
+        found = preview_recipe(chosen, nproc or 1)
+        print(json.dumps(found, indent=1) if as_json else preview_text(found))
+        return
+    folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
+    if nproc is not None or relaunch:
+        arguments = ["train", recipe, f"--run={folder}", *(f"--set={each}" for each in assignments or [])]
+        arguments += [] if batch_size is None else [f"--batch-size={batch_size}"]
+        arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
+        supervise(arguments, nproc or 1, relaunch)
+        return
+    with progress_display() as progress:
+        result = train_recipe(chosen, folder, resume=resume, progress=progress)
+    if result:
+        print_values(
+            {"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json
+        )
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A finished run folder.")] = None,
+    squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 layout.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Answers to score: a JSON object, id to text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run, or a file of answers.
+
+    Examples: anybatch eval runs/first        anybatch eval --predictions answers.json --squad dev.json --json
+    """
+    if predictions is not None:
+        if squad is None or run is not None:
+            raise InputError("--predictions needs --squad FILE, and no run folder")
+        from anybatch.data.squad import read_questions
+        from anybatch.data.squad_score import read_predictions, score
+
+        print_values(score(read_predictions(predictions), read_questions(squad)), as_json)
+        return
+    if run is None:
+        raise InputError("name a run folder, or --predictions FILE --squad FILE")
+    from anybatch.recipes import evaluate_run
+
+    print_values(evaluate_run(run, squad), as_json)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Make one self-contained HTML page of run folders."""
+    from anybatch.report import write_report
+
+    write_report(folders, out)
+    print(f"The report is in {out}")
