@@ -2,18 +2,16 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_speed, check_state, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.kernels import kernels_for
+from anybatch.optim.loading import exact_state, laid_out_like
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import local
@@ -86,17 +84,14 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
         if self._recall is None:
-            self._init_group()
-            for part in parts:
-                part.states = [self.state[p] for p in part.params]
+            self._find_states(parts)
         if torch.compiler.is_compiling():
             return super()._take(parts, clip)
         record: list[Tensor | None] = [None] * len(parts)
         for device in {part.device for part in parts}:
             mine = [i for i, part in enumerate(parts) if part.device == device and part.fused]
             if mine:
-                columns = self._launches(device).step([parts[i] for i in mine], clip)
-                for i, each in zip(mine, columns, strict=True):
+                for i, each in zip(mine, self._step_fused(device, [parts[i] for i in mine], clip), strict=True):
                     record[i] = each
         rest = [i for i, columns in enumerate(record) if columns is None]
         if rest:
@@ -104,6 +99,24 @@ class NativeOptimizer(LayerwiseOptimizer):
                 record[i] = columns
         self._remember(parts, all_fused=not rest)
         return [columns for columns in record if columns is not None]
+
+    def _find_states(self, parts: list[Part]) -> None:
+        self._init_group()
+        for part in parts:
+            part.states = [self.state[p] for p in part.params]
+
+    def _step_fused(self, device: torch.device, parts: list[Part], clip: Tensor | None) -> list[Tensor | None]:
+        launches = self._launches(device)
+        try:
+            columns: list[Tensor | None] = launches.step(parts, clip)
+        except RuntimeError:
+            if self._recall is None:
+                raise
+            # Only states that were looked at anew have followed their parameters into another memory format.
+            self._recall = None
+            self._find_states(parts)
+            columns = launches.step(parts, clip)
+        return columns
 
     def _remember(self, parts: list[Part], all_fused: bool) -> None:
         if not all_fused or any(part.device.type != "cpu" or part.mesh is not None for part in parts):
@@ -142,8 +155,16 @@ class NativeOptimizer(LayerwiseOptimizer):
                         "take a step before"
                     )
                 self.state[p] = self._new_state(group, p)
+            self._fit_state(p)
             if group["master_weights"] and "master" not in self.state[p] and p.dtype != computed_in(p.dtype):
                 self.state[p]["master"] = p.to(computed_in(p.dtype))
+
+    def _fit_state(self, p: Tensor) -> None:
+        """Follows a parameter whose memory format has changed."""
+        state = self.state[p]
+        for name in (*self._state_names, "master"):
+            if name != "step" and name in state:
+                state[name] = laid_out_like(p, state[name])
 
     def _weights(self, part: Part) -> list[Tensor]:
         dtype = computed_in(part.dtype)
@@ -219,7 +240,7 @@ class NativeOptimizer(LayerwiseOptimizer):
             ValueError: a state is missing, or has another shape or layout than its parameter, or a group has a value
                 that no group can have; nothing was loaded.
         """
-        with _exact_state(self):
+        with exact_state(self):
             super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -238,32 +259,3 @@ def _capturing() -> bool:
 def _refuse_capture() -> None:
     if _capturing():
         raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")
-
-
-@contextmanager
-def _exact_state(optimizer: NativeOptimizer) -> Iterator[None]:
-    """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16."""
-    given: dict[str, Any] = {}
-
-    def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
-        given.update(state_dict)
-        optimizer._check_loaded(state_dict)
-
-    def restore(_: Optimizer) -> None:
-        saved = [index for group in given["param_groups"] for index in group["params"]]
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, p in zip(saved, params, strict=True):
-            if p.dtype != computed_in(p.dtype) and index in given["state"]:
-                for name, value in given["state"][index].items():
-                    if name != "step" and isinstance(value, Tensor):
-                        optimizer.state[p][name] = value.to(p.device, computed_in(p.dtype))
-
-    hooks = [
-        optimizer.register_load_state_dict_pre_hook(remember),
-        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
