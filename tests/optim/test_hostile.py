@@ -225,7 +225,7 @@ def test_a_checkpoint_of_timm_goes_on(foreach):
             saved = copy.deepcopy(old.state_dict())
             for group in saved["param_groups"]:
                 for index in group["params"]:
-                    saved["state"][index]["step"] = torch.tensor(float(group["step"]))
+                    saved["state"][index]["step"] = group["step"]
             new.load_state_dict({"state": saved["state"], "param_groups": new.state_dict()["param_groups"]})
         for p, g in zip(theirs, step, strict=True):
             p.grad = g

@@ -1,6 +1,7 @@
 """Is this a group that a layer-wise optimizer can use? Errors name the argument, its value and its bound."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -52,7 +53,9 @@ def check_speed(group: Mapping[str, Any]) -> None:
         for p in group["params"]:
             why = why_not_fused(p.device, p.dtype, group)
             if why is not None:
-                raise ValueError(f"fused=True: {why}; fused=None takes the fastest path there is")
+                raise ValueError(
+                    f"fused=True: {why}; fused=None, in a saved group too, takes the fastest path there is"
+                )
 
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
@@ -75,12 +78,22 @@ def check_parameter(name: str, p: Tensor, blocks: int) -> None:
 
 
 def check_state(name: str, p: Tensor, state: Mapping[str, Any], required: Sequence[str]) -> None:
-    """Raises ValueError for a state that is not this parameter's: a name missing, another shape or another layout."""
-    missing = [key for key in required if key not in state]
+    """Raises ValueError for a state that is not this parameter's: a name missing, another shape or another layout.
+
+    None is nothing, as in the states of torch.optim.SGD.
+    """
+    present = {key: value for key, value in state.items() if value is not None}
+    missing = [key for key in required if key not in present]
     if missing:
-        raise ValueError(f"the state of {name} lacks {', '.join(missing)}; it has {', '.join(map(str, state))}")
-    for key, value in state.items():
-        if key == "step" or not isinstance(value, Tensor):
+        has = ", ".join(map(str, present)) or "nothing"
+        raise ValueError(f"the state of {name} lacks {', '.join(missing)}; it has {has}")
+    for key, value in present.items():
+        if key == "step":
+            _check_step(name, value)
+            continue
+        if not isinstance(value, Tensor):
+            if key in required:
+                raise ValueError(f"{key} of {name} is {value!r}, not a tensor")
             continue
         if value.shape != p.shape:
             raise ValueError(f"{key} of {name} has shape {tuple(value.shape)}, the parameter {tuple(p.shape)}")
@@ -89,6 +102,14 @@ def check_state(name: str, p: Tensor, state: Mapping[str, Any], required: Sequen
                 f"{key} of {name} is {layout_words(value)}, the parameter {layout_words(p)}: move states between "
                 "layouts with the functions of torch.distributed.checkpoint.state_dict"
             )
+
+
+def _check_step(name: str, step: object) -> None:
+    if isinstance(step, Tensor):
+        if step.ndim:
+            raise ValueError(f"step of {name} has shape {tuple(step.shape)}, not ()")
+    elif not isinstance(step, Real):
+        raise ValueError(f"step of {name} is {step!r}, not a number or a 0-d tensor")
 
 
 def local_gradient(name: str, p: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """State from elsewhere: a file, another library, a model that has since been moved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,10 @@ def exact_state(optimizer: "NativeOptimizer") -> Iterator[None]:
     """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16."""
     given: dict[str, Any] = {}
 
-    def remember(_: Optimizer, state_dict: dict[str, Any]) -> None:
-        given.update(state_dict)
+    def remember(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         optimizer._check_loaded(state_dict)
+        given.update(state_dict, state={index: _as_kept(state) for index, state in state_dict["state"].items()})
+        return given
 
     def restore(_: Optimizer) -> None:
         saved = [index for group in given["param_groups"] for index in group["params"]]
@@ -56,3 +57,16 @@ def exact_state(optimizer: "NativeOptimizer") -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _as_kept(state: Any) -> Any:
+    """A checked state without the names that have None; its step, which others keep as a number, as an fp32 tensor."""
+    if not isinstance(state, Mapping):  # of no parameter
+        return state
+    kept = {name: value for name, value in state.items() if value is not None}
+    step = kept.get("step")
+    if isinstance(step, Tensor):
+        kept["step"] = step.to(torch.float32, copy=True)  # parameters that shared one would count it on together
+    elif step is not None:
+        kept["step"] = torch.tensor(float(step), device="cpu")
+    return kept

@@ -157,8 +157,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a saved group cannot be stepped; which keys it lacks, the defaults give it."""
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
-            loaded = {**self.defaults, **saved}
-            check_strategy(loaded)
+            loaded = {**self.defaults, **saved, "params": group["params"]}
+            self._check(loaded)
             for name, p in zip(parameter_names(index, group), group["params"], strict=True):
                 check_parameter(name, p, loaded["blocks"])
 
