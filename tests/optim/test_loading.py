@@ -1,6 +1,7 @@
 """State dicts of other machines, other libraries, other days: taken over, or refused by name and whole."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -119,3 +120,54 @@ def test_a_saved_group_is_checked_as_a_new_one(cls, key, value, message):
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0][key] != value
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ({}, lambda t: t.double()),
+        ({"foreach": False}, lambda t: t.double()),
+        ({"foreach": True}, lambda t: t.double()),
+        ({"foreach": False}, lambda t: t[:1].clone()),
+    ],
+    ids=["default", "plain", "foreach", "shape"],
+)
+def test_a_parameter_that_has_outgrown_its_state_is_named_before_anything_moves(native, path, change):
+    p, q = P([1.0, 2.0]), P([3.0, 4.0])
+    optimizer = native.make([("v", p), ("w", q)], lr=0.1, **path)
+    for _ in range(2):
+        p.grad = q.grad = torch.ones(2)
+        optimizer.step()
+    before = copy.deepcopy((p.data, optimizer.state_dict()["state"]))
+    q.grad = None
+    q.data = change(q.data)
+    q.grad = torch.ones_like(q)
+    name = optimizer._state_names[-1] if native.name == "lars" else "exp_avg"
+    with pytest.raises(RuntimeError, match=rf"{name} of w is torch\.float32 of shape \(2,\), but the parameter"):
+        optimizer.step()
+    assert torch.equal(p, before[0])
+    for index, state in before[1].items():
+        assert all(torch.equal(value, optimizer.state_dict()["state"][index][key]) for key, value in state.items())
+
+
+def test_the_state_dict_goes_into_a_new_optimizer_of_another_dtype(native):
+    """What the error advises."""
+    optimizer, _ = stepped(native)
+    (p,) = optimizer.param_groups[0]["params"]
+    p.grad = None
+    p.data = p.data.double()
+    p.grad = torch.ones_like(p)
+    new = native.make([("w", p)], lr=0.1)
+    new.load_state_dict(optimizer.state_dict())
+    new.step()
+    assert new.state[p][new._state_names[-1]].dtype == torch.float64
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, pickle.dumps], ids=["copy", "pickle"])
+def test_a_process_group_is_not_copied(native, twin):
+    optimizer, _ = stepped(native)
+    optimizer.process_group = object()
+    with pytest.raises(TypeError, match="process_group is a connection of this process"):
+        twin(optimizer)
+    optimizer.process_group = None
+    twin(optimizer)

@@ -14,7 +14,7 @@ from anybatch.optim.kernels import kernels_for
 from anybatch.optim.loading import exact_state, laid_out_like
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.recall import Recall
-from anybatch.optim.sharding import local
+from anybatch.optim.sharding import is_sharded, local
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
 
 
@@ -148,23 +148,38 @@ class NativeOptimizer(LayerwiseOptimizer):
         for group, p in [(each, p) for each in self.param_groups for p in each["params"]]:
             if p.grad is None:
                 continue
-            if not self.state[p]:
+            state = self.state[p]
+            if state:
+                self._fit(p, state)
+            else:
                 if _capturing():
                     raise RuntimeError(
                         "a CUDA graph is being captured, and would make the states anew at every replay: "
                         "take a step before"
                     )
-                self.state[p] = self._new_state(group, p)
-            self._fit_state(p)
-            if group["master_weights"] and "master" not in self.state[p] and p.dtype != computed_in(p.dtype):
-                self.state[p]["master"] = p.to(computed_in(p.dtype))
+                state = self.state[p] = self._new_state(group, p)
+            if group["master_weights"] and "master" not in state and p.dtype != computed_in(p.dtype):
+                state["master"] = p.to(computed_in(p.dtype))
 
-    def _fit_state(self, p: Tensor) -> None:
-        """Follows a parameter whose memory format has changed."""
-        state = self.state[p]
-        for name in (*self._state_names, "master"):
-            if name != "step" and name in state:
-                state[name] = laid_out_like(p, state[name])
+    def _fit(self, p: Tensor, state: dict[str, Tensor]) -> None:
+        """Lays the state out as the parameter is now; RuntimeError where that has got another dtype or shape."""
+        dtype, shape, stride, sharded = computed_in(p.dtype), p.shape, p.stride(), is_sharded(p)
+        for key, value in state.items():
+            if key == "step" or not isinstance(value, Tensor):
+                continue
+            if value.dtype != dtype or value.shape != shape:
+                raise RuntimeError(
+                    f"{key} of {self._name_of(p)} is {value.dtype} of shape {tuple(value.shape)}, but the parameter, "
+                    f"changed since, needs {dtype} of shape {tuple(shape)}; no parameter and no state was changed. "
+                    "Make a new optimizer, and load this one's state_dict into it where only the dtype is another"
+                )
+            if value.stride() != stride or sharded:  # of a sharded tensor the local strides count
+                state[key] = laid_out_like(p, value)
+
+    def _name_of(self, p: Tensor) -> str:
+        groups = enumerate(self.param_groups)
+        names = (pair for i, group in groups for pair in zip(parameter_names(i, group), group["params"], strict=True))
+        return next(name for name, q in names if q is p)
 
     def _weights(self, part: Part) -> list[Tensor]:
         dtype = computed_in(part.dtype)
@@ -248,6 +263,11 @@ class NativeOptimizer(LayerwiseOptimizer):
         self._fused, self._recall = {}, None
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.process_group is not None:
+            raise TypeError(
+                "process_group is a connection of this process, which cannot be copied or pickled: save state_dict(), "
+                "or set the optimizer's process_group to None, copy it, and set it again on both"
+            )
         own = ("max_grad_norm", "nonfinite", "process_group", "_seen")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 

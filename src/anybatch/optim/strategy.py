@@ -72,7 +72,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Takes one step; returns what `closure`, which may compute the gradients anew, returns.
 
         Raises:
-            RuntimeError: under nonfinite="raise", naming the parameters; nothing was changed.
+            RuntimeError: under nonfinite="raise", or where a parameter has got another dtype or shape than its state,
+                naming the parameters; nothing was changed.
             TypeError: a gradient is sparse or complex; nothing was changed.
         """
         loss = None
