@@ -91,6 +91,22 @@ def test_an_expanded_parameter_is_refused_before_a_step_has_half_been_taken(kind
         kind.make([torch.nn.Parameter(torch.ones(1, 4).expand(3, 4))])
 
 
+def test_a_sharded_gradient_of_an_ordinary_parameter_is_named(native):
+    import torch.distributed as dist
+    from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
+
+    v, w = P([1.0, 2.0]), P([1.0, 2.0])
+    optimizer = native.make([("v", v), ("w", w)], lr=0.1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        v.grad, w.grad = torch.ones(2), distribute_tensor(torch.ones(2), init_device_mesh("cpu", (1,)), [Replicate()])
+        with pytest.raises(TypeError, match="the gradient of w is a DTensor, but the parameter is not"):
+            optimizer.step()
+    finally:
+        dist.destroy_process_group()
+    assert v.tolist() == [1.0, 2.0]
+
+
 def test_a_parameter_in_two_groups_is_refused_and_a_tied_one_moves_once(kind):
     p = P([1.0, 2.0])
     with pytest.raises(ValueError, match="more than one parameter group"):

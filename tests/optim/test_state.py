@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -164,10 +165,21 @@ P = torch.nn.Parameter
         ({"lr": -1.0}, r"lr=-1\.0 is not at least 0"),
         ({"lr": float("nan")}, "lr=nan"),
         ({"lr": torch.ones(2)}, "lr of shape"),
+        ({"lr": math.inf}, "lr=inf is not at least 0 and finite"),
+        ({"lr": torch.tensor(math.inf)}, "lr=inf is not at least 0 and finite"),
+        ({"lr": None}, "lr=None is not at least 0"),
+        ({"lr": "x"}, "lr='x' is not at least 0"),
         ({"weight_decay": -0.1}, r"weight_decay=-0\.1"),
+        ({"weight_decay": math.inf}, "weight_decay=inf"),
+        ({"weight_decay": "a"}, "weight_decay='a'"),
+        ({"eps": math.inf}, "eps=inf"),
         ({"norm": "l3"}, "norm='l3' is not one of 'l2', 'l1', 'linf'"),
         ({"phi": (2.0, 1.0)}, "phi="),
         ({"phi": (-1.0, 1.0)}, "phi="),
+        ({"phi": (math.inf, math.inf)}, r"phi=\(inf, inf\)"),
+        ({"phi": (None, 1.0)}, r"phi=\(None, 1\.0\)"),
+        ({"phi": "01"}, "phi='01' is not a pair"),
+        ({"trust_clip": 1.0}, r"trust_clip=1\.0 is not a pair"),
         ({"trust_clip": (0.5, 0.1)}, "trust_clip="),
         ({"blocks": 0}, "blocks=0 is not an int of at least 1"),
         ({"blocks": 1.0}, "blocks=1.0"),
@@ -191,10 +203,15 @@ def test_wrong_values_are_named(cls, settings, message):
     [
         (lambda p: LAMB([p], betas=(0.9, 1.0)), r"betas\[1\]=1\.0 is not in \[0, 1\)"),
         (lambda p: LAMB([p], betas=(-0.1, 0.9)), r"betas\[0\]=-0\.1"),
+        (lambda p: LAMB([p], betas=0.9), r"betas=0\.9 is not a pair"),
+        (lambda p: LAMB([p], betas=(0.9, None)), r"betas\[1\]=None is not in"),
+        (lambda p: LAMB([p], max_grad_norm="x"), "max_grad_norm='x' is not above 0"),
+        (lambda p: LAMB([("w", p), ("w", P(torch.ones(2)))]), "two parameters are named w, by which"),
         (lambda p: LAMB([p], nesterov="v"), "nesterov='v' is not one of None, 'm', 'mv'"),
         (lambda p: LAMB([p], max_grad_norm=0.0), r"max_grad_norm=0\.0 is not above 0"),
         (lambda p: LAMB([p], nonfinite="ignore"), "nonfinite='ignore'"),
         (lambda p: LARS([p], 0.1, momentum=1.0), r"momentum=1\.0"),
+        (lambda p: LARS([p], 0.1, trust_coefficient=math.inf), "trust_coefficient=inf"),
         (lambda p: LARS([p], 0.1, trust_coefficient=-1.0), r"trust_coefficient=-1\.0"),
         (lambda p: LARS([p], 0.1, form="timm"), "form='timm'"),
         (lambda p: LARS([p], 0.1, joint_norm=True), "joint_norm=True has no meaning"),

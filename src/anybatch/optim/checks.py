@@ -1,5 +1,6 @@
 """Is this a group that a layer-wise optimizer can use? Errors name the argument, its value and its bound."""
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -12,16 +13,30 @@ from anybatch.optim.norms import ORDER
 from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
 
+def is_number(value: object) -> bool:
+    """Whether this is a real number, be it in a 0-d tensor."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex())
+
+
 def at_least(group: Mapping[str, Any], name: str, bound: float) -> None:
-    """Raises ValueError where a number of the group is below `bound` or not a number."""
-    if not group[name] >= bound:
-        raise ValueError(f"{name}={group[name]} is not at least {bound:g}")
+    """Raises ValueError where a value of the group is no number, below `bound`, or not finite."""
+    value = group[name]
+    if not (is_number(value) and bound <= value < math.inf):
+        raise ValueError(f"{name}={_words(value)} is not at least {bound:g} and finite")
 
 
 def fraction(name: str, value: float) -> None:
     """Raises ValueError where a decay rate is outside [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}={value} is not in [0, 1)")
+    if not (is_number(value) and 0 <= value < 1):
+        raise ValueError(f"{name}={_words(value)} is not in [0, 1)")
+
+
+def pair(group: Mapping[str, Any], name: str) -> tuple[Any, Any]:
+    """The two values; ValueError where there are not two."""
+    value = group[name]
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"{name}={value!r} is not a pair")
+    return value[0], value[1]
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
@@ -30,16 +45,21 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
 
 
+def _words(value: object) -> str:
+    return repr(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value)
+
+
 def check_strategy(group: Mapping[str, Any]) -> None:
     """The keys that every layer-wise optimizer has."""
-    if isinstance(group["lr"], Tensor) and group["lr"].ndim:
-        raise ValueError(f"lr of shape {tuple(group['lr'].shape)} is not a number or a 0-d tensor")
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.ndim:
+        raise ValueError(f"lr of shape {tuple(lr.shape)} is not a number or a 0-d tensor")
     at_least(group, "lr", 0)
     one_of("norm", group["norm"], list(ORDER))
     for name in ("phi", "trust_clip"):
-        pair = group[name]
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not 0 <= pair[0] <= pair[1]:
-            raise ValueError(f"{name}={group[name]} is not a pair with 0 <= lower <= upper")
+        lower, upper = pair(group, name)
+        if not (is_number(lower) and is_number(upper) and 0 <= lower <= upper and lower < math.inf):
+            raise ValueError(f"{name}={group[name]!r} is not a pair with 0 <= lower <= upper, lower finite")
     blocks = group["blocks"]
     if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 1:
         raise ValueError(f"blocks={blocks!r} is not an int of at least 1")
@@ -122,6 +142,8 @@ def local_gradient(name: str, p: Tensor) -> Tensor:
         if grad.placements != p.placements:  # type: ignore[attr-defined]
             grad = grad.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
         grad = local(grad)
+    elif is_sharded(grad):
+        raise TypeError(f"the gradient of {name} is a DTensor, but the parameter is not")
     if grad.layout is not torch.strided:
         raise TypeError(f"the gradient of {name} is sparse ({grad.layout}): only dense gradients are supported")
     if not grad.is_floating_point():

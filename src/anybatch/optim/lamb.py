@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anybatch.optim.checks import at_least, fraction, one_of
+from anybatch.optim.checks import at_least, fraction, one_of, pair
 from anybatch.optim.gate import Nonfinite
 from anybatch.optim.native import NativeOptimizer
 from anybatch.optim.norms import Norm, accumulator
@@ -126,9 +126,7 @@ class LAMB(NativeOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        if len(group["betas"]) != 2:
-            raise ValueError(f"betas={group['betas']} has {len(group['betas'])} numbers, not 2")
-        for i, beta in enumerate(group["betas"]):
+        for i, beta in enumerate(pair(group, "betas")):
             fraction(f"betas[{i}]", beta)
         at_least(group, "eps", 0)
         at_least(group, "weight_decay", 0)

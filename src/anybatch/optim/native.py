@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybatch.optim.checks import check_speed, check_state, one_of
+from anybatch.optim.checks import check_speed, check_state, is_number, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.kernels import kernels_for
 from anybatch.optim.loading import exact_state, laid_out_like
@@ -37,8 +37,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         process_group: Any,
     ) -> None:
         one_of("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm={max_grad_norm} is not above 0; None turns clipping off")
+        if max_grad_norm is not None and not (is_number(max_grad_norm) and max_grad_norm > 0):
+            raise ValueError(f"max_grad_norm={max_grad_norm!r} is not above 0; None turns clipping off")
         self.max_grad_norm = max_grad_norm
         self.nonfinite: Nonfinite = nonfinite
         self.process_group = process_group
@@ -165,7 +165,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         """Lays the state out as the parameter is now; RuntimeError where that has got another dtype or shape."""
         dtype, shape, stride, sharded = computed_in(p.dtype), p.shape, p.stride(), is_sharded(p)
         for key, value in state.items():
-            if key == "step" or not isinstance(value, Tensor):
+            if key == "step" or (key != "master" and key not in self._state_names):
                 continue
             if value.dtype != dtype or value.shape != shape:
                 raise RuntimeError(

@@ -152,8 +152,12 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _check_group(self, index: int) -> None:
         group = self.param_groups[index]
         self._check(group)
+        others = {name for i in range(index) for name in parameter_names(i, self.param_groups[i])}
         for name, p in zip(parameter_names(index, group), group["params"], strict=True):
             check_parameter(name, p, group["blocks"])
+            if name in others:
+                raise ValueError(f"two parameters are named {name}, by which trust_ratios() could not tell them apart")
+            others.add(name)
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a saved group cannot be stepped; which keys it lacks, the defaults give it."""
