@@ -62,6 +62,35 @@ def test_states_follow_a_model_that_changes_its_memory_format(native, fused):
     torch.testing.assert_close(model[0], p, rtol=1e-6, atol=1e-6)
 
 
+def test_shards_keep_the_layout_of_their_memory(native):
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+
+    x = torch.linspace(-1, 2, 72).view(4, 3, 2, 3)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+
+        def sharded(t):
+            return DTensor.from_local(t, mesh, [Shard(0)], run_check=False)
+
+        p = nn.Parameter(sharded(x.to(memory_format=torch.channels_last)))
+        optimizer = native.make([p], lr=0.1, fused=True)
+        for _ in range(2):
+            p.grad = sharded(torch.ones_like(x))
+            optimizer.step()
+            saved = copy.deepcopy(optimizer.state_dict())
+            for name, value in saved["state"][0].items():
+                if name != "step":
+                    saved["state"][0][name] = sharded(value.to_local().contiguous())
+            optimizer.load_state_dict(saved)
+        layout = p.to_local().stride()
+        assert layout != x.stride()
+        assert all(value.to_local().stride() == layout for value in moments(optimizer, p))
+    finally:
+        dist.destroy_process_group()
+
+
 def test_the_state_of_a_parameter_with_gaps_is_left_alone(native):
     p = nn.Parameter(torch.ones(4, 6)[:, ::2])
     optimizer = native.make([p], lr=0.1)
