@@ -1,8 +1,8 @@
 """State from elsewhere: a file, another library, a model that has since been moved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch.optim import Optimizer
 
 from anybatch.optim.parts import computed_in
 from anybatch.optim.sharding import local
-
-if TYPE_CHECKING:
-    from anybatch.optim.native import NativeOptimizer
 
 
 def laid_out_like(p: Tensor, state: Tensor) -> Tensor:
@@ -28,12 +25,15 @@ def laid_out_like(p: Tensor, state: Tensor) -> Tensor:
 
 
 @contextmanager
-def exact_state(optimizer: "NativeOptimizer") -> Iterator[None]:
-    """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16."""
+def exact_state(optimizer: Optimizer, check: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16.
+
+    `check` raises for a state dict that cannot be used, as the user's own hooks have left it.
+    """
     given: dict[str, Any] = {}
 
     def remember(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        optimizer._check_loaded(state_dict)
+        check(state_dict)
         given.update(state_dict, state={index: _as_kept(state) for index, state in state_dict["state"].items()})
         return given
 

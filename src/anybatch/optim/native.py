@@ -255,7 +255,7 @@ class NativeOptimizer(LayerwiseOptimizer):
             ValueError: a state is missing, or has another shape or layout than its parameter, or a group has a value
                 that no group can have; nothing was loaded.
         """
-        with exact_state(self):
+        with exact_state(self, self._check_loaded):
             super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
