@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
@@ -84,7 +83,7 @@ class GradientNoiseScale:
             raise ValueError("model has no parameter that requires a gradient")
         self._optimizer, self._every = optimizer, every
         self._mean = (ranks or ("mean" if wrapped else "sum")) == "mean"
-        self._sharded = any(isinstance(p, DTensor) for p in self._parameters.values())
+        self._sharded = any(_is_sharded(p) for p in self._parameters.values())
         self._rows = 1 if optimizer is None else 2
         self._steps = 0
         # One tensor a measured step: (|G|^2, tr(Sigma)) of each row (plain, preconditioned) and layer.
@@ -228,13 +227,13 @@ class GradientNoiseScale:
             raise ValueError("no parameter has a gradient: call after backward(), with FSDP2 synchronising every one")
         return self._stacked(found)
 
-    def _squares(self, name: str, gradient: Tensor) -> Tensor:
+    def _squares(self, name: str, gradient: Any) -> Tensor:
         """(|g|^2, g' P g) of this rank's part of a gradient; a replica counts as its part of the whole."""
         parts = 1
-        if isinstance(gradient, DTensor):
+        if _is_sharded(gradient):
             mesh = gradient.device_mesh
             for dimension, placement in enumerate(gradient.placements):
-                parts *= mesh.size(dimension) if isinstance(placement, Replicate) else 1
+                parts *= mesh.size(dimension) if placement.is_replicate() else 1
             gradient = gradient.to_local()
         gradient = gradient.detach()
         squares = [square_sum(gradient)]
@@ -284,8 +283,14 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Te
             if p not in names or "exp_avg_sq" not in state:
                 continue
             second = state["exp_avg_sq"]
-            second = second.to_local() if isinstance(second, DTensor) else second
+            second = second.to_local() if _is_sharded(second) else second
             correction = 1 - group["betas"][1] ** float(state["step"]) if group.get("bias_correction", True) else 1.0
             weights = 1 / ((second / correction).sqrt() + group["eps"])
             found[names[p]] = weights * ratios[label].ratio if label in ratios else weights
     return found
+
+
+def _is_sharded(t: Any) -> bool:
+    """Whether `t` is a DTensor, whose module is too large to import for nothing."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    return distributed is not None and isinstance(t, distributed.DTensor)
