@@ -21,6 +21,7 @@ from anybatch.optim import LAMB, LARS
 Step = Callable[[], object]
 
 _LR = 1e-6
+_MOST_JITTED = 2_000
 _WEIGHT_DECAY = 0.01
 
 
@@ -171,6 +172,8 @@ def _optax(name: str) -> Callable[[Problem, float | None], Step]:
             raise Unavailable(f"jax computes on its {jax.default_backend()} backend")
         if problem.device.type == "cpu" and torch.get_num_threads() != len(os.sched_getaffinity(0)):
             raise Unavailable("jax takes as many threads as there are cores")
+        if len(problem.params) > _MOST_JITTED:
+            raise Unavailable(f"XLA takes over 20 GB to compile a step of {len(problem.params):,} arrays")
         rule = getattr(optax, name)(_LR, weight_decay=_WEIGHT_DECAY)
         if clip is not None:
             rule = optax.chain(optax.clip_by_global_norm(clip), rule)
