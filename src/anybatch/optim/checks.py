@@ -49,6 +49,19 @@ def _words(value: object) -> str:
     return repr(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value)
 
 
+def clip_bound(max_grad_norm: Any) -> float | None:
+    """The bound of the gradient norm as a step takes it: None where nothing is above it.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if max_grad_norm is None:
+        return None
+    if not (is_number(max_grad_norm) and max_grad_norm > 0):
+        raise ValueError(f"max_grad_norm={max_grad_norm!r} is not above 0; None turns clipping off")
+    return None if max_grad_norm == math.inf else max_grad_norm
+
+
 def check_strategy(group: Mapping[str, Any]) -> None:
     """The keys that every layer-wise optimizer has."""
     lr = group["lr"]

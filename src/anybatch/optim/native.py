@@ -1,6 +1,5 @@
 """What LAMB and LARS share beyond the strategy: the gate, state of their own, and narrow parameters."""
 
-import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -8,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybatch.optim.checks import check_speed, check_state, is_number, one_of
+from anybatch.optim.checks import check_speed, check_state, clip_bound, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.kernels import kernels_for
 from anybatch.optim.loading import exact_state, laid_out_like
@@ -37,8 +36,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         process_group: Any,
     ) -> None:
         one_of("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-        if max_grad_norm is not None and not (is_number(max_grad_norm) and max_grad_norm > 0):
-            raise ValueError(f"max_grad_norm={max_grad_norm!r} is not above 0; None turns clipping off")
+        clip_bound(max_grad_norm)
         self.max_grad_norm = max_grad_norm
         self.nonfinite: Nonfinite = nonfinite
         self.process_group = process_group
@@ -193,16 +191,14 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
         if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
             _refuse_capture()
-        bound = self.max_grad_norm
-        if bound is not None and not bound > 0:
-            raise ValueError(f"max_grad_norm={bound} is not above 0; None turns clipping off")
+        bound = clip_bound(self.max_grad_norm)
         verdict = look(
             parts,
             parts[0].device if parts else self._meeting_place(),
-            max_grad_norm=None if bound == math.inf else bound,
+            max_grad_norm=bound,
             nonfinite=self.nonfinite,
             process_group=self.process_group,
-            glance=self._glance(parts),
+            glance=self._glance(parts, bound),
         )
         names = [name for part in parts for name in part.names]
         self._seen.nonfinite_layers = [names[i] for i in verdict.nonfinite]
@@ -222,15 +218,14 @@ class NativeOptimizer(LayerwiseOptimizer):
             device = torch.device("cuda", torch.cuda.current_device())
         return device or torch.device("cpu")
 
-    def _glance(self, parts: list[Part]) -> tuple[Tensor, Tensor] | None:
+    def _glance(self, parts: list[Part], bound: float | None) -> tuple[Tensor, Tensor] | None:
         """|g|^2 of every parameter and the verdict on all of them, where one launch has both."""
-        if (self.max_grad_norm is None and self.nonfinite == "propagate") or self.process_group is not None:
+        if (bound is None and self.nonfinite == "propagate") or self.process_group is not None:
             return None
         if torch.compiler.is_compiling() or not all(part.fused for part in parts):
             return None
         devices = {part.device for part in parts}
         look_at_all = getattr(self._launches(devices.pop()), "look", None) if len(devices) == 1 else None
-        bound = None if self.max_grad_norm == math.inf else self.max_grad_norm
         return look_at_all(parts, self.state, bound) if look_at_all is not None else None
 
     def _check(self, group: dict[str, Any]) -> None:

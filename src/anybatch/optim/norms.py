@@ -1,7 +1,7 @@
 """Norms of layers, accumulated in float64: blocks inside a tensor, shards across ranks, one packed all-reduce."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from anybatch.optim.kernels.library import squares
-from anybatch.optim.sharding import Layout, reduce_over
+from anybatch.optim.sharding import Layout, add_over_mesh, away_in, cut_of, reduce_over
 
 Norm = Literal["l2", "l1", "linf"]
 ORDER: dict[str, float] = {"l2": 2.0, "l1": 1.0, "linf": math.inf}
@@ -51,24 +51,25 @@ def measure(several: Sequence[Layers]) -> list[Tensor]:
     return norms
 
 
-def _over_mesh(several: list[Layers], mesh: Any, largest: bool) -> Iterator[Tensor]:
-    dims = frozenset[int]().union(*(layout.cut for layers in several for layout in layers.layouts))
-    away = frozenset(i for i in dims if mesh.get_local_rank(i) > 0)
-    parts = []
+def _over_mesh(several: list[Layers], mesh: Any, largest: bool) -> list[Tensor]:
+    dims = cut_of(layout for layers in several for layout in layers.layouts)
+    if largest:
+        return _maxima([_local_norms(layers) for layers in several], mesh, dims)
+    away, shares = away_in(mesh, dims), []
     for layers in several:
-        # Along a dimension in which a tensor is whole, the first rank speaks for all.
-        part = _local_norms(layers, frozenset() if largest else away)
-        parts.append(part.square() if layers.norm == "l2" else part)
-    packed = torch.cat(parts)
-    if largest:
-        # A maximum may or may not pass a NaN on, from one backend to the next.
-        packed = torch.cat([packed.nan_to_num(nan=0.0, posinf=math.inf), packed.isnan().to(packed.dtype)])
-    reduce_over(packed, mesh, dims, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
-    if largest:
-        packed, lost = packed.chunk(2)
-        packed = packed.where(lost == 0, math.nan)
-    for layers, total in zip(several, torch.split(packed, [len(part) for part in parts]), strict=True):
-        yield total.sqrt() if layers.norm == "l2" else total
+        share = _local_norms(layers, away)
+        shares.append(share.square() if layers.norm == "l2" else share)
+    totals = add_over_mesh(shares, [layers.layouts for layers in several], mesh)
+    return [total.sqrt() if layers.norm == "l2" else total for layers, total in zip(several, totals, strict=True)]
+
+
+def _maxima(norms: list[Tensor], mesh: Any, dims: frozenset[int]) -> list[Tensor]:
+    packed = torch.cat(norms)
+    # A maximum may or may not pass a NaN on, from one backend to the next.
+    packed = torch.cat([packed.nan_to_num(nan=0.0, posinf=math.inf), packed.isnan().to(packed.dtype)])
+    reduce_over(packed, mesh, dims, dist.ReduceOp.MAX)
+    packed, lost = packed.chunk(2)
+    return list(torch.split(packed.where(lost == 0, math.nan), [len(each) for each in norms]))
 
 
 def _local_norms(layers: Layers, away: frozenset[int] = frozenset()) -> Tensor:

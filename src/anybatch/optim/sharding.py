@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -41,6 +41,17 @@ class Layout(NamedTuple):
     def undivided(self) -> "Layout":
         """The same tensor as one layer."""
         return Layout(1, None, self.cut)
+
+    def segments(self, t: Tensor) -> Iterator[tuple[int, int, int]]:
+        """(layer, its first element, its number of elements) of what this rank holds of the tensor, `t`."""
+        if self.pieces is None:
+            yield 0, 0, t.numel()
+            return
+        width = t.numel() // max(t.shape[0], 1)
+        for first_row, stop, first, layers in self.pieces:
+            rows = (stop - first_row) // layers
+            for i in range(layers):
+                yield first + i, (first_row + i * rows) * width, rows * width
 
 
 def is_sharded(t: Tensor) -> bool:
@@ -105,6 +116,34 @@ def _pieces(start: int, stop: int, size: int) -> tuple[Piece, ...]:
     whole_to = max(whole_from, stop // size * size)
     several = [(start, whole_from, 1), (whole_from, whole_to, (whole_to - whole_from) // size), (whole_to, stop, 1)]
     return tuple(Piece(a - start, b - start, a // size, layers) for a, b, layers in several if a < b)
+
+
+def cut_of(layouts: Iterable[Layout]) -> frozenset[int]:
+    """The mesh dimensions along which any of the tensors is sharded."""
+    return frozenset[int]().union(*(layout.cut for layout in layouts))
+
+
+def away_in(mesh: Any, dims: Collection[int]) -> frozenset[int]:
+    """Those of `dims` in which this rank is not the first, which speaks for all along a dimension that cuts nothing."""
+    return frozenset(i for i in dims if mesh.get_local_rank(i) > 0)
+
+
+def add_over_mesh(shares: Sequence[Tensor], layouts: Sequence[Sequence[Layout]], mesh: Any) -> list[Tensor]:
+    """Adds up what each rank gives to every layer, in one all-reduce of all that is given.
+
+    Args:
+        shares: this rank's, each of shape (..., layers).
+        layouts: of each share, those of its tensors.
+    """
+    dims = cut_of(layout for several in layouts for layout in several)
+    away = away_in(mesh, dims)
+    spoken = []
+    for share, several in zip(shares, layouts, strict=True):
+        silent = [not away <= layout.cut for layout in several for _ in range(layout.blocks)]
+        spoken.append(share.masked_fill(torch.tensor(silent, device=share.device), 0.0) if any(silent) else share)
+    packed = torch.cat(spoken, dim=-1)
+    reduce_over(packed, mesh, dims, dist.ReduceOp.SUM)
+    return list(torch.split(packed, [share.shape[-1] for share in spoken], dim=-1))
 
 
 def reduce_over(packed: Tensor, mesh: Any, dims: Collection[int], op: Any) -> None:

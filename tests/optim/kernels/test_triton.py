@@ -13,9 +13,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from optim.test_against_oracle import expected, groups
 from optim.test_gate import Waits, assert_bitwise, snapshot
 
-from anybatch.optim import LAMB, LARS, kernels
+from anybatch.optim import LAMB, LARS, kernels, sharding
 from anybatch.optim.parts import Part
 from anybatch.optim.sharding import Layout, Piece
 
@@ -43,17 +44,6 @@ def small_chunks(monkeypatch):
     with np.errstate(all="ignore"):  # the interpreter computes with NumPy, which speaks of every NaN
         yield
     kernels._module.cache_clear()
-
-
-def groups(params):
-    """Adapted; not adapted; three layers in one tensor."""
-    return [{"params": params[:4]}, {"params": params[4:5], "adapt": False}, {"params": params[5:], "blocks": 3}]
-
-
-def expected(row, problem):
-    whole = [row.oracle(problem.xs[i], problem.of(i), problem.rates) for i in range(5)]
-    cut = [np.split(a, 3) for a in (problem.xs[5], *problem.of(5))]
-    return [*whole, np.concatenate([row.oracle(x, gs, problem.rates) for x, *gs in zip(*cut, strict=True)])]
 
 
 def after(problem, make, dtype=torch.float32):
@@ -325,7 +315,7 @@ def test_layers_that_ranks_share(monkeypatch):
             if total is not None:
                 packed.copy_(total)
 
-        monkeypatch.setattr(triton_parts, "reduce_over", reduce_over)
+        monkeypatch.setattr(sharding, "reduce_over", reduce_over)
         (columns,) = triton_parts.Launches("LAMB").step([part], None)
         return part, columns
 

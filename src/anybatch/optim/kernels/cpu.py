@@ -9,12 +9,11 @@ from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from anybatch.optim.kernels.library import SEEN, Library, addresses, library
 from anybatch.optim.parts import Part
-from anybatch.optim.sharding import local, reduce_over
+from anybatch.optim.sharding import add_over_mesh, cut_of, local
 
 Settings = Mapping[str, Any]
 _INT = ctypes.c_int64
@@ -161,7 +160,8 @@ class _Table:
         self._objects: list[array[int] | None] = [None] * _ROLES
         self._grads: list[Tensor] = []
         self._layers = [len(part.params) * part.blocks for part in parts]
-        self.cut = frozenset[int]().union(*(layout.cut for part in parts for layout in part.layouts))
+        self._layouts = [layout for part in parts for layout in part.layouts]
+        self._cut = bool(cut_of(self._layouts))
         self._mesh = mesh
         self._rules = (_Rule * len(parts))()
         self._set_rules(parts, None)
@@ -255,11 +255,11 @@ class _Table:
         """Steps all tensors; of each part, |x|, |u|, the ratio and whether a bound acted, shape (4, layers)."""
         self._set_rules(parts, clip)
         columns = torch.empty(4, sum(self._layers), dtype=torch.float64)
-        if not self.cut:
+        if not self._cut:
             self._call(_WHOLE, columns)
         else:
             self._call(_FIRST, columns)
-            self._over_mesh(parts, columns[:2])
+            columns[:2] = add_over_mesh([columns[:2]], [self._layouts], self._mesh)[0]
             self._call(_SECOND, columns)
         self._grads = []
         torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
@@ -269,15 +269,6 @@ class _Table:
         threads = torch.get_num_threads()
         if self._lib.step(self._plan, self._rules, len(self._rules), phase, threads, columns.data_ptr()):
             raise MemoryError("no memory for the fused kernels' scratch; no parameter and no state was changed")
-
-    def _over_mesh(self, parts: Sequence[Part], squares: Tensor) -> None:
-        """Adds up the squares, shape (2, layers), over the ranks that hold the rest, in one all-reduce."""
-        mesh: Any = self._mesh
-        away = frozenset(i for i in self.cut if mesh.get_local_rank(i) > 0)
-        # Along a dimension in which a tensor is whole, the first rank speaks for all.
-        speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]
-        squares.masked_fill_(~torch.tensor(speaks), 0.0)
-        reduce_over(squares, mesh, self.cut, dist.ReduceOp.SUM)
 
 
 def _has_masters(part: Part) -> bool:
@@ -297,16 +288,11 @@ def _segments(parts: Sequence[Part]) -> Iterator[tuple[int, int, int, int]]:
     tensor = layer = 0
     for part in parts:
         for x, layout in zip(part.locals, part.layouts, strict=True):
-            if layout.pieces is None:
-                yield tensor, 0, x.numel(), layer
-            else:
-                width, here = x.numel() // max(x.shape[0], 1), set()
-                for piece in layout.pieces:
-                    rows = (piece.stop - piece.start) // piece.layers
-                    for i in range(piece.layers):
-                        here.add(piece.first + i)
-                        yield tensor, (piece.start + i * rows) * width, rows * width, layer + piece.first + i
-                yield from ((tensor, 0, 0, layer + block) for block in range(part.blocks) if block not in here)
+            here = set()
+            for block, begin, numel in layout.segments(x):
+                here.add(block)
+                yield tensor, begin, numel, layer + block
+            yield from ((tensor, 0, 0, layer + block) for block in range(part.blocks) if block not in here)
             tensor += 1
             layer += part.blocks
 

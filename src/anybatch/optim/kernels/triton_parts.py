@@ -7,7 +7,6 @@ from operator import is_
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from anybatch.optim.kernels.triton import (
@@ -20,7 +19,7 @@ from anybatch.optim.kernels.triton import (
     lars_settings,
 )
 from anybatch.optim.parts import Part, computed_in
-from anybatch.optim.sharding import Piece, local, reduce_over
+from anybatch.optim.sharding import add_over_mesh, cut_of, local
 
 State = dict[str, Tensor]
 
@@ -64,7 +63,7 @@ class _Launch:
     @property
     def cut(self) -> frozenset[int]:
         """Dimensions of the mesh along which some layer is sharded."""
-        return frozenset[int]().union(*(layout.cut for part in self.parts for layout in part.layouts))
+        return cut_of(layout for part in self.parts for layout in part.layouts)
 
 
 class Launches:
@@ -212,19 +211,10 @@ def _tables(kind: Kind, parts: list[Part]) -> FusedTensors:
     groups: list[int] = []
     for group, part in enumerate(parts):
         for x, layout in zip(part.locals, part.layouts, strict=True):
-            where = {0: (0, x.numel())} if layout.pieces is None else dict(_places(x, layout.pieces))
+            where = {block: (begin, numel) for block, begin, numel in layout.segments(x)}
             layers += [Layer(len(groups), *where.get(block, (0, 0))) for block in range(part.blocks)]
             groups.append(group)
     return FusedTensors(parts[0].device, kind, layers, groups)
-
-
-def _places(x: Tensor, pieces: Sequence[Piece]) -> Iterator[tuple[int, tuple[int, int]]]:
-    """(layer, (its first element, its number of elements)) of what this rank holds of a tensor in blocks."""
-    width = x.numel() // max(x.shape[0], 1)
-    for piece in pieces:
-        rows = (piece.stop - piece.start) // piece.layers
-        for i in range(piece.layers):
-            yield piece.first + i, ((piece.start + i * rows) * width, rows * width)
 
 
 def _over_meshes(launches: Sequence[_Launch]) -> dict[int, Tensor]:
@@ -235,17 +225,8 @@ def _over_meshes(launches: Sequence[_Launch]) -> dict[int, Tensor]:
         if launch.cut:
             meshes.setdefault(launch.parts[0].mesh, []).append(i)
     for mesh, indices in meshes.items():
-        dims = frozenset[int]().union(*(launches[i].cut for i in indices))
-        away = frozenset(i for i in dims if mesh.get_local_rank(i) > 0)
-        for i in indices:
-            totals[i] = launches[i].tensors.totals()
-            # Along a dimension in which a tensor is whole, the first rank speaks for all.
-            parts = launches[i].parts
-            speaks = [away <= layout.cut for part in parts for layout in part.layouts for _ in range(part.blocks)]
-            if not all(speaks):
-                totals[i] *= torch.tensor(speaks, dtype=torch.float64, device=totals[i].device)
-        packed = torch.cat([totals[i] for i in indices], dim=1)
-        reduce_over(packed, mesh, dims, dist.ReduceOp.SUM)
-        for i, total in zip(indices, torch.split(packed, [totals[i].shape[1] for i in indices], dim=1), strict=True):
+        shares = [launches[i].tensors.totals() for i in indices]
+        layouts = [[layout for part in launches[i].parts for layout in part.layouts] for i in indices]
+        for i, total in zip(indices, add_over_mesh(shares, layouts, mesh), strict=True):
             totals[i] = total.contiguous()
     return totals
