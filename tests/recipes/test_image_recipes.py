@@ -15,9 +15,7 @@ from anybatch.optim import LAMB, LARS
 from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, preview_recipe, preview_text, with_batch_size
 from anybatch.recipes.optimizers import OPTIMIZERS, build_optimizer
 from anybatch.recipes.phases import plan_phases
-from anybatch.recipes.recipe import (
-    OptimizerSettings,
-)
+from anybatch.recipes.recipe import OptimizerSettings
 from anybatch.recipes.resnet50 import IMAGENET_EXAMPLES
 
 

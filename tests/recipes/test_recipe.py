@@ -4,9 +4,7 @@ import pytest
 
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
-from anybatch.recipes.recipe import (
-    PhaseSettings,
-)
+from anybatch.recipes.recipe import PhaseSettings
 
 
 @pytest.mark.parametrize("name", RECIPES)

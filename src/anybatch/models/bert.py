@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.errors import InputError
+from anybatch.models.building import check_heads, quiet_transformers, read_pretrained, seeded
 
 Sums = dict[str, Tensor]
 
@@ -114,10 +114,7 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
     """
     from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
 
-    if settings.hidden_size % settings.num_heads:
-        raise ValueError(
-            f"model.num_heads = {settings.num_heads} does not divide model.hidden_size = {settings.hidden_size}"
-        )
+    check_heads(settings.num_heads, settings.hidden_size)
     quiet_transformers()
     config = BertConfig(
         vocab_size=settings.vocabulary_size,
@@ -129,8 +126,7 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
         hidden_dropout_prob=settings.dropout,
         attention_probs_dropout_prob=settings.dropout,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return PretrainingModel(BertForPreTraining(config) if settings.relation else BertForMaskedLM(config), relation)
 
 
@@ -154,20 +150,3 @@ def block_diagonal(sequence_numbers: Tensor) -> Tensor:
     Padding attends to padding: a row of scores without a single finite one would be no number.
     """
     return (sequence_numbers[:, None, :, None] == sequence_numbers[:, None, None, :]).contiguous()
-
-
-def read_pretrained(kind: Any, folder: Path, what: str = "BERT") -> Any:
-    """The model of transformers' class `kind` in `folder`; InputError where it cannot be read. No pickle is opened."""
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    # A damaged or foreign folder can make transformers fail in any way.
-    except Exception as error:
-        raise InputError(f"{folder}: no readable {what} model: {' '.join(str(error).split())[:200]}") from None
-
-
-def quiet_transformers() -> None:
-    """Keeps transformers' own progress bars and load reports off the terminal: ours tell what is going on."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

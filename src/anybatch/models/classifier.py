@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.errors import InputError
-from anybatch.models.bert import Sums, quiet_transformers
+from anybatch.models.bert import Sums
+from anybatch.models.building import quiet_transformers, seeded
 from anybatch.models.convolutional import DavidNet, LeNet, ResNet20
 
 Architecture = Literal["lenet", "resnet20", "davidnet", "resnet50"]
@@ -107,8 +108,7 @@ def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier
     Raises:
         ValueError: the images do not fit the network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return ImageClassifier(_network(settings), settings)
 
 

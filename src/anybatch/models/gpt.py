@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import Sums, quiet_transformers, read_pretrained
+from anybatch.models.bert import Sums
+from anybatch.models.building import check_heads, quiet_transformers, read_pretrained, seeded
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ def causal_model(settings: GptSettings, seed: int) -> CausalModel:
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    if settings.hidden_size % settings.num_heads:
-        raise ValueError(
-            f"model.num_heads = {settings.num_heads} does not divide model.hidden_size = {settings.hidden_size}"
-        )
+    check_heads(settings.num_heads, settings.hidden_size)
     quiet_transformers()
     config = GPT2Config(
         vocab_size=settings.vocabulary_size,
@@ -79,8 +76,7 @@ def causal_model(settings: GptSettings, seed: int) -> CausalModel:
         bos_token_id=None,
         eos_token_id=None,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return CausalModel(GPT2LMHeadModel(config))
 
 

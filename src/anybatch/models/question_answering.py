@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import Sums, quiet_transformers, read_pretrained
+from anybatch.models.bert import Sums
+from anybatch.models.building import quiet_transformers, read_pretrained, seeded
 
 
 class QuestionAnsweringModel(nn.Module):
@@ -73,6 +74,5 @@ def question_answering_model(folder: Path, seed: int) -> QuestionAnsweringModel:
 
     # A new head on an old encoder is what fine-tuning means; transformers' load report would call it a mismatch.
     quiet_transformers()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return QuestionAnsweringModel(read_pretrained(BertForQuestionAnswering, folder))

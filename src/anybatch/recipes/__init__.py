@@ -4,14 +4,7 @@ from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.change import change, with_batch_size
 from anybatch.recipes.execute import evaluate_run, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
-from anybatch.recipes.recipe import (
-    CausalRecipe,
-    ImageRecipe,
-    PretrainingRecipe,
-    QuestionsRecipe,
-    Recipe,
-    from_json,
-)
+from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe, QuestionsRecipe, Recipe, from_json
 
 __all__ = [
     "RECIPES",

@@ -7,9 +7,7 @@ from anybatch.errors import InputError
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
 from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
 from anybatch.recipes.gpt import gpt2_small, gpt2_tiny
-from anybatch.recipes.recipe import (
-    Recipe,
-)
+from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.resnet50 import (
     resnet50_author,
     resnet50_mlperf_lars,

@@ -12,15 +12,12 @@ from anybatch.data.causal import CausalSource
 from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.job import Scores
-from anybatch.errors import InputError
 from anybatch.files import sha256
 from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model, save_tokenizer
-from anybatch.recipes.builtin_text import prepare_builtin_text
-from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import (
-    CausalRecipe,
-)
+from anybatch.recipes.job import fresh, job_of
+from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.recipe import CausalRecipe
+from anybatch.recipes.run_text import data_folder, open_text
 from anybatch.runs import Run
 
 
@@ -30,16 +27,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
     """
-    folder = _data_folder(recipe, run)
-    if recipe.data.path is None and not folder.exists():
-        prepare_builtin_text(folder)
-    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
-    longest = max(phase.sequence_length for phase in recipe.phases)
-    if longest > recipe.model.max_positions:
-        raise InputError(
-            f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
-        )
-    shards = open_shards(folder / prepare.TRAIN)
+    folder, tokenizer, shards = open_text(recipe, run)
     settings = GptSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
     phases = plan_phases(
         recipe,
@@ -47,30 +35,23 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
         lambda phase: causal_flops(settings, phase.sequence_length),
     )
     batches = _held_out(recipe, folder, tokenizer)
-    try:
-        model = causal_model(settings, recipe.seed)
-    # torch says with a RuntimeError that there is no room for a model.
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"model: {' '.join(str(error).split())}") from None
+    model = fresh(lambda: causal_model(settings, recipe.seed))
 
     def export(finished: nn.Module, target: Path) -> None:
         assert isinstance(finished, CausalModel)
         finished.save(target)
         save_tokenizer(tokenizer, target, recipe.model.max_positions)
 
-    return Job(
-        model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
-        phases=phases,
+    return job_of(
+        recipe,
+        model,
+        phases,
         held_out=batches,
-        seed=recipe.seed,
         inputs=fingerprints(
             recipe,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
         ),
-        max_grad_norm=recipe.max_grad_norm,
-        execution=execution(recipe),
         score=lambda finished: _scores(evaluate(finished, batches)),
         export=export,
         summary=summarise(recipe, phases, model),
@@ -79,13 +60,9 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
 
 def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
     """Held-out loss, accuracy and perplexity of the run's saved model."""
-    folder = _data_folder(recipe, run)
+    folder = data_folder(recipe, run)
     tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
     return _scores(evaluate(CausalModel.load(run.model), _held_out(recipe, folder, tokenizer)))
-
-
-def _data_folder(recipe: CausalRecipe, run: Run) -> Path:
-    return run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
 
 
 def _held_out(recipe: CausalRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:

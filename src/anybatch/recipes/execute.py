@@ -15,13 +15,7 @@ from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
 from anybatch.recipes import causal, images, pretraining, questions
 from anybatch.recipes.change import field_names, with_absolute_paths
-from anybatch.recipes.recipe import (
-    CausalRecipe,
-    ImageRecipe,
-    QuestionsRecipe,
-    Recipe,
-    from_json,
-)
+from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, QuestionsRecipe, Recipe, from_json
 from anybatch.runs import Run, locked, open_run
 
 

@@ -1,12 +1,6 @@
 """GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
 
-from anybatch.recipes.recipe import (
-    CausalRecipe,
-    DecoderSettings,
-    OptimizerSettings,
-    PhaseSettings,
-    ReferenceSettings,
-)
+from anybatch.recipes.recipe import CausalRecipe, DecoderSettings, OptimizerSettings, PhaseSettings, ReferenceSettings
 
 
 def gpt2_tiny() -> CausalRecipe:

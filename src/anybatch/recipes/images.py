@@ -18,12 +18,9 @@ from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
 from anybatch.recipes.classification import judge
-from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import execution, fingerprints, plan_phases, summarise
-from anybatch.recipes.recipe import (
-    ImagePhaseSettings,
-    ImageRecipe,
-)
+from anybatch.recipes.job import job_of
+from anybatch.recipes.phases import fingerprints, plan_phases, summarise
+from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
 from anybatch.runs import Run
 
 
@@ -82,15 +79,12 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         assert isinstance(finished, ImageClassifier)
         finished.save(target)
 
-    return Job(
-        model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
-        phases=phases,
+    return job_of(
+        recipe,
+        model,
+        phases,
         held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
-        seed=recipe.seed,
         inputs=fingerprints(recipe, data=_fingerprint(training)),
-        max_grad_norm=recipe.max_grad_norm,
-        execution=execution(recipe),
         score=score,
         export=export,
         summary={**summarise(recipe, phases, model), "classes": len(training.classes.names)},

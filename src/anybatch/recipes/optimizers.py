@@ -8,9 +8,7 @@ from torch import nn
 
 from anybatch.errors import InputError
 from anybatch.optim import LAMB, LARS, param_groups
-from anybatch.recipes.recipe import (
-    OptimizerSettings,
-)
+from anybatch.recipes.recipe import OptimizerSettings
 
 # Defaults that differ from torch's are the paper's and its baselines'.
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {

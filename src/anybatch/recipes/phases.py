@@ -12,9 +12,7 @@ from anybatch.data.batch import Batch, Source
 from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution, Fsdp, Phase
 from anybatch.errors import InputError
-from anybatch.recipes.recipe import (
-    Recipe,
-)
+from anybatch.recipes.recipe import Recipe
 from anybatch.scaling import schedule
 
 

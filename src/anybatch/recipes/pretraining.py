@@ -16,13 +16,10 @@ from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256
 from anybatch.models import BertSettings, PretrainingModel, pretraining_flops, pretraining_model, save_tokenizer
-from anybatch.recipes.builtin_text import prepare_builtin_text
-from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import (
-    PhaseSettings,
-    PretrainingRecipe,
-)
+from anybatch.recipes.job import fresh, job_of
+from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.recipe import PhaseSettings, PretrainingRecipe
+from anybatch.recipes.run_text import data_folder, open_text
 from anybatch.runs import Run
 
 
@@ -32,16 +29,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
     """
-    folder = data_folder(recipe, run)
-    if recipe.data.path is None and not folder.exists():
-        prepare_builtin_text(folder)
-    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
-    longest = max(phase.sequence_length for phase in recipe.phases)
-    if longest > recipe.model.max_positions:
-        raise InputError(
-            f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
-        )
-    shards = open_shards(folder / prepare.TRAIN)
+    folder, tokenizer, shards = open_text(recipe, run)
     phases = plan_phases(
         recipe,
         lambda phase: _source(recipe, shards, tokenizer, phase, seed=recipe.seed),
@@ -55,20 +43,17 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         finished.save(target)
         save_tokenizer(tokenizer, target, recipe.model.max_positions)
 
-    return Job(
-        model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
-        phases=phases,
+    return job_of(
+        recipe,
+        model,
+        phases,
         held_out=batches,
-        seed=recipe.seed,
         inputs=fingerprints(
             recipe,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
             **_start(recipe),
         ),
-        max_grad_norm=recipe.max_grad_norm,
-        execution=execution(recipe),
         score=lambda finished: _scores(evaluate(finished, batches)),
         export=export,
         summary={
@@ -87,11 +72,6 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     return _scores(evaluate(PretrainingModel.load(run.model, _relation(recipe)), _held_out(recipe, folder, tokenizer)))
 
 
-def data_folder(recipe: PretrainingRecipe, run: Run) -> Path:
-    """Where the run's shards lie."""
-    return run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
-
-
 def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:
     settings = _settings(recipe, tokenizer)
     return pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate)
@@ -101,11 +81,7 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
     settings = _settings(recipe, tokenizer)
     if recipe.model.path is not None:
         return _pretrained(Path(recipe.model.path), settings, _relation(recipe))
-    try:
-        return pretraining_model(settings, recipe.seed, _relation(recipe))
-    # torch says with a RuntimeError that there is no room for a model.
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"model: {' '.join(str(error).split())}") from None
+    return fresh(lambda: pretraining_model(settings, recipe.seed, _relation(recipe)))
 
 
 def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:

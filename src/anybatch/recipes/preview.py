@@ -12,10 +12,7 @@ from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
-from anybatch.recipes.recipe import (
-    ImageRecipe,
-    Recipe,
-)
+from anybatch.recipes.recipe import ImageRecipe, Recipe
 from anybatch.runs import Run
 
 _SIZES = ("sequence_length", "image_size")

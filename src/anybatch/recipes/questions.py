@@ -20,11 +20,9 @@ from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256, write_json
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
-from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import execution, fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import (
-    QuestionsRecipe,
-)
+from anybatch.recipes.job import job_of
+from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.recipe import QuestionsRecipe
 from anybatch.runs import Run
 
 PREDICTIONS = "predictions.json"
@@ -72,20 +70,17 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         finished.save(target)
         save_tokenizer(tokenizer, target, finished.max_positions)
 
-    return Job(
-        model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
-        phases=phases,
+    return job_of(
+        recipe,
+        model,
+        phases,
         held_out=batches,
-        seed=recipe.seed,
         inputs=fingerprints(
             recipe,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=_fingerprint(training),
             **{"pretrained model": sha256(pretrained.model / "model.safetensors")},
         ),
-        max_grad_norm=recipe.max_grad_norm,
-        execution=execution(recipe),
         score=score_answers,
         export=export,
         summary=summarise(recipe, phases, model, _relative(pretrained.run, run.path)),

@@ -8,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from optim.test_against_oracle import groups
 from torch import nn
 
 from anybatch.optim import LAMB, LARS
@@ -16,11 +17,6 @@ from anybatch.optim.kernels.library import squares
 
 def fused_rows(row):
     return row.settings.get("norm", "l2") == "l2"
-
-
-def groups(params):
-    """Adapted; not adapted; three layers in one tensor."""
-    return [{"params": params[:4]}, {"params": params[4:5], "adapt": False}, {"params": params[5:], "blocks": 3}]
 
 
 def distance(params, expected):

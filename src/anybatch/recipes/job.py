@@ -1,0 +1,52 @@
+"""From what a kind of recipe brings to the engine's job, which takes the rest from the settings that all have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from anybatch.engine import Job, Phase
+from anybatch.engine.job import Scores
+from anybatch.errors import InputError
+from anybatch.recipes.optimizers import build_optimizer
+from anybatch.recipes.phases import execution
+from anybatch.recipes.recipe import Recipe
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def job_of(
+    recipe: Recipe,
+    model: nn.Module,
+    phases: list[Phase],
+    *,
+    held_out: Any,
+    inputs: dict[str, str],
+    score: Callable[[nn.Module], Scores],
+    export: Callable[[nn.Module, Path], None],
+    summary: dict[str, Any],
+) -> Job:
+    """The job; arguments as the fields of `Job`."""
+    return Job(
+        model=model,
+        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
+        phases=phases,
+        held_out=held_out,
+        seed=recipe.seed,
+        inputs=inputs,
+        max_grad_norm=recipe.max_grad_norm,
+        execution=execution(recipe),
+        score=score,
+        export=export,
+        summary=summary,
+    )
+
+
+def fresh(make: Callable[[], Model]) -> Model:
+    """The model that `make` makes; InputError where its shape is impossible, or too large for the memory."""
+    try:
+        return make()
+    # torch says with a RuntimeError that there is no room for a model.
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"model: {' '.join(str(error).split())}") from None
