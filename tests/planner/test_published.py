@@ -4,19 +4,10 @@ import csv
 from statistics import median
 
 import pytest
+from planner_against_the_world import CLUSTER_OF, WORKLOAD_OF
 
 from anybatch.planner import NAMED, find_cluster, predict
 from anybatch.planner.examples import IMAGENET_IMAGES, fit_curve
-
-CLUSTERS = {
-    "H100-PCIe": "h100-pcie-node",
-    "H100-SXM": "h100-node",
-    "H200": "h200-node",
-    "L40S": "l40s-node",
-    "RTX 4090": "rtx4090-box",
-    "RX 7900": "rx7900xtx-box",
-}
-WORKLOADS = {"bert": "bert-large-mlperf", "resnet": "resnet50-mlperf"}
 
 
 def test_the_papers_rows_within_a_fifth_and_in_order(paper):
@@ -44,8 +35,8 @@ def test_mlperf_rows(shared_data):
         rows = list(csv.DictReader(file))
     errors = {}
     for row in rows:
-        cluster = next(name for part, name in CLUSTERS.items() if part in row["accelerator"])
-        workload = NAMED[WORKLOADS[row["benchmark"]]]()
+        cluster = next(name for part, name in CLUSTER_OF.items() if part in row["accelerator"])
+        workload = NAMED[WORKLOAD_OF[row["benchmark"]]]()
         found = predict(workload, find_cluster(cluster), int(row["accelerators"]), int(row["global_batch_size"]))
         errors[row["benchmark"], row["system"]] = abs(found.total_s / 60 / float(row["minutes"]) - 1)
     assert median(errors.values()) < 0.05
@@ -59,7 +50,7 @@ def test_examples_at_batches_left_out(shared_data, benchmark):
     scale = IMAGENET_IMAGES if benchmark == "resnet" else 1
     batches = [float(row["global_batch_size"]) for row in rows]
     examples = [float(row["mean"]) * scale for row in rows]
-    curve = NAMED[WORKLOADS[benchmark]]().examples
+    curve = NAMED[WORKLOAD_OF[benchmark]]().examples
     knots = [batch for batch, _ in curve.points]
     for k in range(1, len(rows) - 1):
         without = fit_curve(batches[:k] + batches[k + 1 :], examples[:k] + examples[k + 1 :], knots, "")

@@ -8,7 +8,8 @@ from typing import Any
 
 from anybatch.files import read_object
 from anybatch.report.layout import cell_label
-from anybatch.report.load import Record, finite, text
+from anybatch.report.load import Record, text
+from anybatch.report.numbers import finite
 from anybatch.report.series import Series
 from anybatch.report.wording import count, percent, plural
 

@@ -3,12 +3,17 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
+from anybatch.files import write_text
 from anybatch.report.load import text
 from anybatch.report.svg import NARROW, WIDE, Frame
+
+Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
+"""The columns of a table, and its rows."""
 
 
 def document(title: str, sections: Sequence[str]) -> str:
@@ -55,13 +60,25 @@ def table(label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """A table that scrolls by itself where it is wider than the page."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row" title="{escape(first)}">{escape(first)}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
         for first, *rest in rows
     )
     return (
         f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def write_folder(out: Path, page: str, figures: Mapping[str, str], tables: Mapping[str, Rows]) -> list[Path]:
+    """Writes index.html, each figure, an inline <svg>, as NAME.svg and each table as NAME.csv; the page comes first."""
+    written = {out / "index.html": page}
+    written |= {out / f"{name}.svg": standalone(drawn) for name, drawn in figures.items()}
+    written |= {out / f"{name}.csv": csv_text(columns, rows) for name, (columns, rows) in tables.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    for path, content in written.items():
+        write_text(path, content)
+    return list(written)
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

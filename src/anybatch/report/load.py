@@ -1,6 +1,5 @@
 """Run folders as plain records: found at any depth, read once, every number finite or None."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import read_object
 from anybatch.report.health import Health, observe
+from anybatch.report.numbers import finite, whole
 from anybatch.runs import Run
 
 _MAX_TEXT = 160
@@ -139,11 +139,11 @@ def _record(run: Run, name: str) -> Record:
     phases = recipe.get("phases")
     phase = _mapping(phases[0]) if isinstance(phases, list) and phases else {}
     reference = _mapping(result["reference"] if "reference" in result else recipe.get("reference"))
-    reference_batch = _whole(reference.get("batch_size"))
-    batch = _whole(result.get("global_batch_size")) or _whole(phase.get("batch_size")) or _batch_of(trains)
+    reference_batch = whole(reference.get("batch_size"))
+    batch = whole(result.get("global_batch_size")) or whole(phase.get("batch_size")) or _batch_of(trains)
     if not batch:
         raise InputError(f"{run.path}: neither result.json nor recipe.json gives the batch size")
-    steps = _whole(result.get("num_steps")) or (trains[-1].step if trains else None)
+    steps = whole(result.get("num_steps")) or (trains[-1].step if trains else None)
     parent = result.get("parent")
     return Record(
         path=run.path,
@@ -154,19 +154,19 @@ def _record(run: Run, name: str) -> Record:
         recipe_name=text(result.get("recipe") or recipe.get("name") or "unnamed"),
         optimizer=text(result.get("optimizer") or _mapping(recipe.get("optimizer")).get("name") or "unknown"),
         batch=batch,
-        seed=_whole(result.get("seed", recipe.get("seed"))),
+        seed=whole(result.get("seed", recipe.get("seed"))),
         reference=Reference(reference_batch, finite(reference.get("lr"))) if reference_batch else None,
         recipe=recipe,
         environment=read_object(run.environment_file) if run.environment_file.is_file() else {},
         parent=Path(parent) if isinstance(parent, str) and parent else None,
         lr=finite(result.get("lr")) or max((p.lr for p in trains if p.lr is not None), default=None),
-        warmup_steps=_whole(result.get("warmup_steps")),
+        warmup_steps=whole(result.get("warmup_steps")),
         num_steps=steps,
-        num_examples=_whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
-        parameters=_whole(result.get("parameters")),
+        num_examples=whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
+        parameters=whole(result.get("parameters")),
         wall_s=finite(result.get("wall_s")),
         examples_per_s=finite(result.get("examples_per_s")),
-        skipped_steps=_whole(result.get("skipped_steps")),
+        skipped_steps=whole(result.get("skipped_steps")),
         context_free_loss=finite(result.get("context_free_loss")),
         final={text(key): finite(value) for key, value in _mapping(result.get("final")).items()},
         evals=evals,
@@ -174,7 +174,7 @@ def _record(run: Run, name: str) -> Record:
         health=observe(events),
         ratios=_adapted(
             [
-                (_whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
+                (whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
                 for e in events
                 if e.get("event") == "trust_ratios" and isinstance(e.get("ratios"), dict) and e["ratios"]
             ]
@@ -194,8 +194,8 @@ def _point(event: Mapping[str, Any]) -> Point:
     if isinstance(accuracy, dict):
         accuracy = accuracy.get("label", accuracy.get("mlm"))
     return Point(
-        step=_whole(event.get("step")) or 0,
-        examples=_whole(event.get("examples")) or 0,
+        step=whole(event.get("step")) or 0,
+        examples=whole(event.get("examples")) or 0,
         loss=finite(event.get("loss")),
         accuracy=finite(accuracy),
         lr=finite(event.get("lr")),
@@ -208,22 +208,6 @@ def _batch_of(trains: Sequence[Point]) -> int | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def finite(value: Any) -> float | None:
-    """`value` as a float; None for anything that is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _whole(value: Any) -> int | None:
-    number = finite(value)
-    return None if number is None else round(number)
 
 
 def text(value: Any) -> str:

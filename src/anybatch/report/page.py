@@ -8,11 +8,11 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import write_text
 from anybatch.report import classification, curves, figures, trust
-from anybatch.report.document import document
+from anybatch.report.document import document, header
 from anybatch.report.document import figure as _figure
 from anybatch.report.document import section as _section
 from anybatch.report.findings import Findings, cell_loss, find, place
-from anybatch.report.health import health_section
+from anybatch.report.health_section import health_section
 from anybatch.report.layout import cell_label
 from anybatch.report.load import Record, load
 from anybatch.report.scores import Score, by_cell, children
@@ -92,10 +92,7 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
             "main", "Final held-out loss against global batch size", described, caption,
             lambda frame: figures.main_picture(series, frame),
         )  # fmt: skip
-    head = (
-        f'<header><p class="kicker">{escape(recipes)} · {plural(len(records), "run")}</p><h1>{escape(title)}</h1>'
-        f'<p class="answer">{escape(findings.headline)}</p></header>'
-    )
+    head = header(f"{recipes} · {plural(len(records), 'run')}", title, findings.headline)
     found = f'<div class="findings"><ul>{points}</ul>{note}</div>'
     return head + (_section("batch", "Held-out loss by batch", picture + found) if points or note else "")
 

@@ -1,16 +1,13 @@
 """The page of a study: findings in words, the paper's kind of table, figures, failures; and each as a file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anybatch.files import write_text
 from anybatch.report import study_figures
-from anybatch.report.document import csv_text, document, figure, header, points, section, standalone, table
+from anybatch.report.document import Rows, document, figure, header, points, section, table, write_folder
 from anybatch.report.svg import WIDE, Frame
 from anybatch.report.wording import UNKNOWN, plural, rate
-
-Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
 
 
 def write_study(found: Mapping[str, Any], out: Path) -> list[Path]:
@@ -21,15 +18,8 @@ def write_study(found: Mapping[str, Any], out: Path) -> list[Path]:
     """
     figures = _figures(found)
     tables = {name: rows for name, rows in _tables(found).items() if rows[1]}
-    written = {out / "index.html": _page(found, figures, tables)}
-    for name, (title, caption, draw) in figures.items():
-        written[out / f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, caption)))
-    for name, (columns, rows) in tables.items():
-        written[out / f"{name}.csv"] = csv_text(columns, rows)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, content in written.items():
-        write_text(path, content)
-    return list(written)
+    drawn = {name: draw(Frame(WIDE, name, title, caption)) for name, (title, caption, draw) in figures.items()}
+    return write_folder(out, _page(found, figures, tables), drawn, tables)
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Frame], str]]]:

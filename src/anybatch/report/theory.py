@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anybatch.files import write_text
-from anybatch.report.document import csv_text, document, figure, header, points, section, standalone, table
+from anybatch.report.document import document, figure, header, points, section, table, write_folder
 from anybatch.report.layout import Grid, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, WIDE, Frame, accent, canvas, panel, render
 from anybatch.report.svg import spread as spread_apart
@@ -26,16 +25,8 @@ def write_theory(found: Mapping[str, Any], sentences: Sequence[str], out: Path) 
         "crossover": lambda frame: _crossover(found["crossover"], frame),
     }
     tables = {"exponents": _exponent_rows(found), "crossover": _crossover_rows(found)}
-    written = {out / "index.html": _page(found, sentences, drawn, tables)}
-    for name, draw in drawn.items():
-        frame = Frame(WIDE, name, _WORDS[name][0], _WORDS[name][1])
-        written[out / f"{name}.svg"] = standalone(draw(frame))
-    for name, (columns, rows) in tables.items():
-        written[out / f"{name}.csv"] = csv_text(columns, rows)
-    out.mkdir(parents=True, exist_ok=True)
-    for path, content in written.items():
-        write_text(path, content)
-    return list(written)
+    figures = {name: draw(Frame(WIDE, name, *_WORDS[name])) for name, draw in drawn.items()}
+    return write_folder(out, _page(found, sentences, drawn, tables), figures, tables)
 
 
 _WORDS = {
