@@ -1,9 +1,14 @@
 """A trial of a recipe sees its own part of the held-out data; diverged, failed and doubled trials are told apart."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from optuna.storages._rdb.models import TrialModel
 from optuna.trial import TrialState
 from study import planted
 
@@ -105,6 +110,28 @@ def test_of_two_trials_with_one_key_one_is_run(tmp_path: Path) -> None:
     assert sorted(keys) == sorted(trial.key for trial in first.study.trials)
     assert first.finished()
     assert second.take() is None
+
+
+def test_two_workers_that_reach_for_one_trial_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = [queue_of(tmp_path) for _ in range(2)]
+    queues[0].declare_all()
+    between_reading_and_writing = threading.Barrier(2)
+    find = TrialModel.find_or_raise_by_id.__func__  # type: ignore[attr-defined]
+
+    def meet(cls: object, trial_id: int, session: object, for_update: bool = False) -> Any:
+        found = find(cls, trial_id, session, for_update)
+        if for_update:
+            # Where the storage lets only one in, the other one does not come.
+            with suppress(threading.BrokenBarrierError):
+                between_reading_and_writing.wait(timeout=1)
+        return found
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(meet))
+    with ThreadPoolExecutor(2) as pool:
+        taken = [future.result() for future in [pool.submit(queue.take) for queue in queues]]
+    assert len({one.trial.key for one in taken if one is not None}) == 2
 
 
 def test_a_trial_given_back_is_taken_again_and_one_that_kills_its_workers_is_not(tmp_path: Path) -> None:

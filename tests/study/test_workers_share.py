@@ -13,12 +13,14 @@ import pytest
 from command_line import anybatch
 
 PLANTED = Path(__file__).with_name("planted.py")
-SMALL = ("--batch-size", "64", "--batch-size", "256", "--seeds", "2", "--heartbeat", "1")
+SMALL = ("--batch-size", "64", "--batch-size", "256", "--seeds", "2")
+# Missed soon; only for a worker that is alone, as a slow machine may well take a living one for lost.
+QUICK = ("--heartbeat", "1")
 NUM_TRIALS = 2 * 2 * (4 + 2)
 
 
-def start(out: Path, **env: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "anybatch", "study", str(PLANTED), "--out", str(out), *SMALL]
+def start(out: Path, *options: str, **env: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "anybatch", "study", str(PLANTED), "--out", str(out), *SMALL, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -53,7 +55,7 @@ def test_two_workers_run_every_trial_once_and_make_the_table_of_one(alone: Path,
 @pytest.mark.slow
 def test_a_killed_workers_trial_is_taken_over(alone: Path, tmp_path: Path) -> None:
     blocked = "AdamW-b64-tuning-001-s1000"
-    worker = start(tmp_path, PLANTED_BLOCK=blocked)
+    worker = start(tmp_path, *QUICK, PLANTED_BLOCK=blocked)
     deadline = time.monotonic() + 200
     while not (tmp_path / "blocked").exists():
         assert worker.poll() is None
@@ -61,7 +63,7 @@ def test_a_killed_workers_trial_is_taken_over(alone: Path, tmp_path: Path) -> No
         time.sleep(0.05)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    assert start(tmp_path).wait(timeout=200) == 0
+    assert start(tmp_path, *QUICK).wait(timeout=200) == 0
     assert ran(tmp_path) == sorted([*ran(alone), blocked])
     assert table(tmp_path) == table(alone)
 

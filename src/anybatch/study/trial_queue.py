@@ -2,7 +2,8 @@
 
 A trial of the declaration is known in the storage by its key. Of several that have the same key, because workers
 declared or took over at the same moment, the one with the lowest number that is alive counts, and every other is given
-up by whoever took it; so no lock is needed that a storage may lack.
+up by whoever took it. That a trial is taken once rests on the storage: Optuna reads its state and then writes it, with
+the row locked in between, and SQLite, which has no such locks, is made to give each transaction the whole file.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from anybatch.study.declaration import Outcome, Settings, Study, Trial
 
 try:
     import optuna
+    import sqlalchemy.event
     import sqlalchemy.exc
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -30,6 +32,8 @@ Value = TypeVar("Value")
 
 # Workers that a trial may outlive; one that loses so many is not taken again.
 MOST_LOST_WORKERS = 3
+# What a storage that is busy or away raises; Optuna wraps some of it.
+_AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
 # A heartbeat is compared in whole seconds, and may wait for a busy storage.
 _MISSED_BEATS = 3
@@ -86,7 +90,7 @@ class TrialQueue:
 
     def take(self) -> Taken | None:
         """The next trial that can be run, now this worker's; None where there is none at the moment."""
-        with contextlib.suppress(sqlalchemy.exc.OperationalError), warnings.catch_warnings():
+        with contextlib.suppress(*_AWAY), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             optuna.storages.fail_stale_trials(self._study)
         by_key = self._by_key()
@@ -127,7 +131,7 @@ class TrialQueue:
         def beat() -> None:
             while not done.wait(self.heartbeat_s):
                 # A storage that is busy or away for a moment must not end the run; one that stays away ends it later.
-                with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                with contextlib.suppress(*_AWAY):
                     self._storage.record_heartbeat(taken.storage_id)
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -186,7 +190,7 @@ class TrialQueue:
             self._storage.record_heartbeat(storage_id)
             if not self._storage.set_trial_state_values(storage_id, TrialState.RUNNING):
                 return None
-        except (RuntimeError, sqlalchemy.exc.SQLAlchemyError):
+        except (RuntimeError, *_AWAY):
             return None
         now = self._by_key()[trial.key]
         earlier = [one for one in now if one.number < found.number and (one.state in _LIVE or _result(one))]
@@ -223,17 +227,24 @@ def _result(one: FrozenTrial) -> Result | None:
 
 
 def _open(url: str, heartbeat_s: int) -> RDBStorage:
-    # SQLite lets one process write at a time; the others wait.
+    # A worker waits as long for the others' transactions.
     options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
     beats: dict[str, Any] = {"heartbeat_interval": heartbeat_s, "grace_period": _MISSED_BEATS * heartbeat_s}
     try:
         with warnings.catch_warnings():
             # Optuna marks its heartbeats as experimental.
             warnings.simplefilter("ignore")
-            return _retried(lambda: RDBStorage(url, engine_kwargs=options, **beats))
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+            storage = _retried(lambda: RDBStorage(url, engine_kwargs=options, **beats))
+    except (*_AWAY, ImportError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise InputError(f"--storage {url}: cannot be opened: {reason}") from None
+    if storage.engine.dialect.name == "sqlite":
+        # By default a transaction of Python's sqlite3 begins with its first write, so that two workers may both read
+        # that a trial waits before either writes that it runs.
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
+    return storage
 
 
 def _retried(call: Callable[[], Value]) -> Value:
@@ -241,7 +252,7 @@ def _retried(call: Callable[[], Value]) -> Value:
     for attempt in range(8):
         try:
             return call()
-        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, optuna.exceptions.StorageInternalError):
+        except _AWAY:
             if attempt == 7:
                 raise
             time.sleep(0.1 * 2**attempt)
