@@ -85,7 +85,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
         if taken and parts:
             record = self._take(parts, clip)
             self._seen.layers = self._layer_names(parts)
-            self._seen.columns = torch.cat([columns.to(record[0].device) for columns in record], dim=1)
+            columns = [each.to(record[0].device) for each in record]
+            # One is not copied: that would start PyTorch's threads, which then spin beside the caller.
+            self._seen.columns = columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
         return loss
 
     def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:

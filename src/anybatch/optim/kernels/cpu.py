@@ -158,6 +158,7 @@ class _Table:
         self._key = _key(parts)
         self._held: list[list[Any]] = [[]] * _ROLES
         self._objects: list[array[int] | None] = [None] * _ROLES
+        self._known: set[int] = set()  # roles whose objects are of a type that the C may look at
         self._grads: list[Tensor] = []
         self._layers = [len(part.params) * part.blocks for part in parts]
         self._layouts = [layout for part in parts for layout in part.layouts]
@@ -236,6 +237,7 @@ class _Table:
         if len(held) != len(tensors) or not all(map(is_, held, tensors)):
             self._held[role] = tensors
             self._objects[role] = addresses(tensors)
+            self._known.discard(role)
 
     def _fetch(self) -> tuple[int, int, str] | None:
         """None where all is well; else (role, tensor, what is wrong with it)."""
@@ -244,8 +246,10 @@ class _Table:
             tensors = self._grads if role == _GRADIENT else self._held[role]
             if objects is None:
                 continue
-            if not set(map(type, tensors)) <= SEEN:
+            if role not in self._known and not set(map(type, tensors)) <= SEEN:
                 return role, next(i for i, t in enumerate(tensors) if type(t) not in SEEN), _ANSWERS[_NO_VIEW]
+            if role != _GRADIENT:
+                self._known.add(role)
             places[role] = objects.buffer_info()[0]
         wrong = (_INT * 2)()
         answer = self._lib.fetch(self._plan, self._lib.take_view, places, wrong)
@@ -255,6 +259,8 @@ class _Table:
         """Steps all tensors; of each part, |x|, |u|, the ratio and whether a bound acted, shape (4, layers)."""
         self._set_rules(parts, clip)
         columns = torch.empty(4, sum(self._layers), dtype=torch.float64)
+        # Before the step, while the tensors' heads are still in the cache.
+        torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
         if not self._cut:
             self._call(_WHOLE, columns)
         else:
@@ -262,7 +268,6 @@ class _Table:
             columns[:2] = add_over_mesh([columns[:2]], [self._layouts], self._mesh)[0]
             self._call(_SECOND, columns)
         self._grads = []
-        torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
         return list(torch.split(columns, self._layers, dim=1))
 
     def _call(self, phase: int, columns: Tensor) -> None:
