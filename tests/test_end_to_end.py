@@ -211,6 +211,35 @@ def test_processes_that_are_asked_to_stop_save_and_exit_with_75(shards: Path, tm
             assert error.splitlines()[-1] == f"anybatch: error: {status['message']}"
 
 
+def test_ranks_whose_supervisor_is_killed_save_and_end(shards: Path, tmp_path: Path) -> None:
+    train = [*small_run(shards), *ON_TWO, "--set=reference.num_examples=100000", "--run=orphaned"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anybatch", *train], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    ranks: list[int] = []
+    status = tmp_path / "orphaned" / "status.json"
+    try:
+        metrics = tmp_path / "orphaned" / "metrics.jsonl"
+        wait_for(process, lambda: metrics.exists() and '"train"' in metrics.read_text())
+        ranks = [worker_of(process.pid, rank) for rank in (0, 1)]
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+    ended = json.loads(status.read_text())
+    assert ended["outcome"] == "stopped"
+    assert (tmp_path / "orphaned" / "checkpoints" / f"step-{ended['step']:08d}" / "state.json").is_file()
+
+
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not ready():

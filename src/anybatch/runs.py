@@ -21,6 +21,7 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
                 model_flops_share (of the devices' dense bf16 peak; null where unknown), memory_bytes (rank 0's greatest
                 so far: the GPU's, or the process's), examples_checksum (16 hexadecimal digits, the same for any cut)
 "eval"          loss, losses, accuracy on held-out data
+"save_failed"   a checkpoint could not be written, such as on a full disk, and the run went on: message
 "trust_ratios"  ratios (layer to ratio), quantiles (min, p10, p50, p90, max)
 """
 

@@ -203,12 +203,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
             train(regression_job(), run, _Listener(said))
     assert said == ["step 10: not saved ([Errno 28] No space left on device); the checkpoint of step 7 stays"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
+    failed = run.metrics("save_failed")
+    assert [(event["step"], event["message"]) for event in failed] == [(10, "[Errno 28] No space left on device")]
     assert json.loads(run.status_file.read_text())["outcome"] == "failed"
     assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
     whole, resumed = regression_job(), regression_job()
     train(whole, run_at(tmp_path / "whole"))
     train(resumed, run)
     assert torch.equal(parameters(resumed), parameters(whole))
+    assert run.metrics("save_failed") == failed, "resuming before it does not forget it"
 
 
 def test_skipped_steps_are_counted(tmp_path: Path) -> None:

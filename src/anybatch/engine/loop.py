@@ -212,6 +212,7 @@ class _Course:
         except OSError as error:
             if needed:
                 raise
+            self.record("save_failed", step, place(self.job, step).start, {"message": str(error)})
             self.progress.say(f"step {step}: not saved ({error}); the checkpoint of step {self.last_saved} stays")
 
     def cut_described(self) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """How the ranks of one machine tell the supervisor that started them who they are and how they ended.
 
-A file a rank in the folder that the supervisor names in the environment; without it, nothing is written.
+A file a rank in the folder that the supervisor names in the environment; without it, nothing is written. The supervisor
+holds a lock there for as long as it lives, which the system gives free however it ends.
 """
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,34 @@ from anybatch.files import read_object, write_json
 FOLDER_VARIABLE = "ANYBATCH_OUTCOMES"
 # Written by the launcher: {rank: exit code} of those that failed, the first one first.
 FAILURES = "failures.json"
+_LOCK = "supervisor.lock"
 
 
 def supervised() -> bool:
     """Whether a supervisor started this process, and will say how it ended."""
     return FOLDER_VARIABLE in os.environ
+
+
+@contextmanager
+def supervising(folder: Path) -> Iterator[None]:
+    """The block of the supervisor, during which those that it started know that it lives."""
+    with open(folder / _LOCK, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def abandoned() -> bool:
+    """Whether the supervisor that started this process is gone, which can only be by a kill: it outlives its ranks."""
+    if not supervised():
+        return False
+    try:
+        with open(Path(os.environ[FOLDER_VARIABLE]) / _LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    return True
 
 
 def enter(rank: int) -> None:

@@ -13,10 +13,17 @@ from anybatch.runs import Run
 
 
 class Records:
-    """Appends events to a run's metrics; events later than `step` are dropped first, so a resumed run repeats none."""
+    """Appends events to a run's metrics; those later than `step` are dropped first, so a resumed run repeats none.
+
+    Saves that failed stay: they are why a run goes on from an earlier step than it had reached.
+    """
 
     def __init__(self, run: Run, step: int) -> None:
-        kept = [event for event in run.metrics() if event["step"] <= step] if step else []
+        kept = (
+            [event for event in run.metrics() if event["step"] <= step or event["event"] == "save_failed"]
+            if step
+            else []
+        )
         write_text(run.metrics_file, "".join(json.dumps(event) + "\n" for event in kept))
         self._file = open(run.metrics_file, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in __exit__)
         self._board = _tensorboard(run.path / "tensorboard", step)

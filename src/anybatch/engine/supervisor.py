@@ -100,6 +100,7 @@ class _Signals:
 def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals) -> _End:
     with (
         tempfile.TemporaryDirectory(prefix="anybatch-") as name,
+        outcomes.supervising(Path(name)),
         _launched(arguments, num_processes, Path(name)) as run,
     ):
         signals.folder, signals.launcher = Path(name), run

@@ -2,12 +2,14 @@
 
 Ranks meet in the store that their launcher keeps. Each counts up a number of its own there; the first one that fails
 writes the cause, and all others end with it. No rank waits for ever: one that is lost is missed after 25 s, one that
-hangs after `hang_timeout_s`, and whoever does not end by itself then is ended.
+hangs after `hang_timeout_s`, and whoever does not end by itself then is ended. A rank whose supervisor was killed asks
+itself to save and stop.
 """
 
 import faulthandler
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -48,6 +50,7 @@ class Watch:
         self._seen: dict[int, tuple[bytes, float]] = {}
         self._cause: Cause | None = None
         self._ending_since: float | None = None
+        self._abandoned = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="anybatch-watch", daemon=True)
         self.folder: Path | None = None
@@ -113,6 +116,10 @@ class Watch:
 
     def _run(self) -> None:
         while not self._done.wait(_PERIOD_S):
+            if not self._abandoned and outcomes.abandoned():
+                # Nobody is left to pass on a signal, or to say how the run ends.
+                self._abandoned = True
+                os.kill(os.getpid(), signal.SIGTERM)
             if self._ending_since is not None:
                 if time.monotonic() - self._ending_since > _PATIENCE_S:
                     os._exit(self._cause.code if self._cause else 1)

@@ -27,6 +27,7 @@ class Health:
     spikes: tuple[int, ...]
     wait_share: float | None
     starts: int
+    failed_saves: tuple[int, ...]
     joins: tuple[Join, ...]
     memory_bytes: float | None
 
@@ -46,6 +47,7 @@ def observe(events: Sequence[Mapping[str, Any]]) -> Health | None:
         skipped=_where(steps, "skipped"),
         spikes=_where(steps, "spike"),
         wait_share=sum(wait for wait, _ in timed) / taken if taken else None,
+        failed_saves=tuple(whole(event.get("step")) or 0 for event in events if event.get("event") == "save_failed"),
         starts=sum(event.get("event") == "start" for event in events),
         joins=tuple(
             Join(whole(after.get("step")) or 0, finite(before.get("lr")), finite(after.get("lr")))

@@ -8,7 +8,17 @@ from anybatch.report.wording import UNKNOWN, count, listed, percent, plural, rat
 
 _MUCH_CLIPPED, _MUCH_WAITING = 0.5, 0.05
 _NAMED = 5
-_COLUMNS = ("run", "clipped", "skipped", "loss jumps", "data wait", "starts", "memory", "rate at phase joins")
+_COLUMNS = (
+    "run",
+    "clipped",
+    "skipped",
+    "loss jumps",
+    "data wait",
+    "starts",
+    "failed saves",
+    "memory",
+    "rate at phase joins",
+)
 
 
 def health_section(known: Sequence[tuple[str, Health]]) -> str:
@@ -26,6 +36,9 @@ def _concerns(health: Health) -> Iterator[str]:
         yield f"{plural(len(health.skipped), 'step')} without a finite gradient, skipped: {_steps(health.skipped)}."
     if health.spikes:
         yield f"the loss jumped {plural(len(health.spikes), 'time')}: {_steps(health.spikes)}."
+    if health.failed_saves:
+        times = plural(len(health.failed_saves), "checkpoint")
+        yield f"{times} could not be saved: {_steps(health.failed_saves)}."
     if health.clipped is not None and health.clipped > _MUCH_CLIPPED * health.steps:
         yield (
             f"{percent(health.clipped / health.steps)} of the steps were clipped: the bound, not the gradient, set "
@@ -44,6 +57,7 @@ def _row(name: str, health: Health) -> tuple[str, ...]:
         count(len(health.spikes)),
         percent(health.wait_share),
         count(health.starts) if health.starts else UNKNOWN,
+        count(len(health.failed_saves)),
         UNKNOWN if health.memory_bytes is None else f"{health.memory_bytes / 2**30:.2f} GiB",
         joins or UNKNOWN,
     )
