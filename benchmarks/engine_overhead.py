@@ -81,7 +81,7 @@ def main() -> None:
         return watch.timed("whole steps", train_step)(parallel, optimizer, *rest, **named)
 
     loop.train_step = instrumented  # type: ignore[assignment]
-    checkpoint.save = watch.timed("checkpoints", checkpoint.save)
+    checkpoint.write = watch.timed("checkpoints", checkpoint.write)
     loop.evaluate_together = watch.timed("evaluations", loop.evaluate_together)
     finish = loop.finish
 

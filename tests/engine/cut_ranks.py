@@ -24,7 +24,7 @@ from anybatch.runs import Run
 NUM_STEPS = 50
 # name: (ranks, global batch, micro-batch, optimizer, engine settings)
 CUTS: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
-    "2x2": (2, 10, 3, "lamb", {"prefetch": True}),
+    "2x2": (2, 10, 3, "lamb", {"prefetch": True, "async_checkpoints": True}),
     "fsdp-2x3": (2, 10, 2, "lamb", {"parallel": "fsdp"}),
     "fsdp-adamw": (2, 10, 9, "adamw", {"parallel": "fsdp", "fsdp": Fsdp(reshard_after_forward=False)}),
     "recomputed": (2, 10, 5, "lamb", {"activation_checkpointing": True}),
@@ -42,8 +42,8 @@ ROUNDED: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
 ELASTIC: list[tuple[int, dict[str, Any], int]] = [
     (1, {}, 100),
     (3, {}, 220),
-    (2, {}, 330),
-    (2, {"parallel": "fsdp"}, 410),
+    (2, {"async_checkpoints": True}, 330),
+    (2, {"parallel": "fsdp", "async_checkpoints": True}, 410),
     (1, {}, 10**9),
 ]
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from engine.linear_job import RaggedExamples, parameters, regression_job
 
-from anybatch.engine import train
+from anybatch.engine import checkpoint, train
+from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.progress import SilentProgress
 from anybatch.errors import Failed, InputError, Stopped
@@ -212,6 +213,62 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     train(resumed, run)
     assert torch.equal(parameters(resumed), parameters(whole))
     assert run.metrics("save_failed") == failed, "resuming before it does not forget it"
+
+
+def test_checkpoints_written_beside_the_steps_are_the_same_files(tmp_path: Path) -> None:
+    """Of every step, so that a later step would show in an earlier one's files if they were not copies."""
+    for name, beside in (("plain", False), ("beside", True)):
+        settings = {"checkpoint_every_steps": 1, "keep_last": 99, "async_checkpoints": beside}
+        train(regression_job(execution=settings), run_at(tmp_path / name))
+    plain, beside = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name / "checkpoints").rglob("*.*")
+        }
+        for name in ("plain", "beside")
+    )
+    assert len(plain) == 12 * 4
+    assert beside == plain
+
+
+def test_a_checkpoint_under_way_is_finished_before_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of step 5 is held until the run waits for it, which it does when it is asked to stop."""
+    waiting = threading.Event()
+    written = checkpoint.write
+    collect = BackgroundWriter.collect
+
+    def slow(folder: Path, content: checkpoint.Content, *rest: Any) -> None:
+        assert waiting.wait(60)
+        written(folder, content, *rest)
+
+    def announced(writer: BackgroundWriter) -> bool:
+        if writer.step:
+            waiting.set()
+        return collect(writer)
+
+    monkeypatch.setattr("anybatch.engine.background.write", slow)
+    monkeypatch.setattr(BackgroundWriter, "collect", announced)
+    run = run_at(tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(regression_job(examples=StopAt(60), execution={"async_checkpoints": True}), run)  # type: ignore[arg-type]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
+    whole, resumed = regression_job(), regression_job(execution={"async_checkpoints": True})
+    train(whole, run_at(tmp_path / "whole"))
+    train(resumed, run)
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_a_save_that_fails_beside_the_steps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, content: checkpoint.Content, *rest: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    monkeypatch.setattr("anybatch.engine.background.write", full)
+    run = run_at(tmp_path / "run")
+    train(regression_job(execution={"async_checkpoints": True}), run, _Listener(said))
+    assert [event["step"] for event in run.metrics("save_failed")] == [5, 10]
+    assert said[0] == "step 5: not saved ([Errno 28] No space left on device); the checkpoint of step 0 stays"
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000012"]
 
 
 def test_skipped_steps_are_counted(tmp_path: Path) -> None:

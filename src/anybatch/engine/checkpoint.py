@@ -10,6 +10,7 @@
 The random state is not saved because there is none: every draw is keyed by the seed and the step.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from anybatch.engine.pieces import Parts, plain_and_tensors, write_part
+from anybatch.engine.pieces import Held, Parts, held_by, plain_and_tensors, write_part
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import InputError
 from anybatch.files import read_object, remove_leftovers, reveal, scratch_folder, sha256, write_json
@@ -38,8 +39,19 @@ class Retention:
     best: int = 0
 
 
-def save(
-    folder: Path,
+@dataclass(frozen=True)
+class Content:
+    """What goes into a checkpoint: this rank's tensors, and the rest of state.json."""
+
+    tensors: Held
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+
+def content(
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -48,39 +60,44 @@ def save(
     *,
     phase: int = 0,
     held_out_loss: float | None = None,
-    retention: Retention = Retention(),
-) -> None:
+) -> Content:
+    """What is to be saved after `step`; its tensors are those of the model and the optimizer, not copies.
+
+    Args:
+        inputs: fingerprints of what the run depends on, which a resumed run must share.
+    """
+    state_dict = optimizer.state_dict()
+    tensors, plain = plain_and_tensors(state_dict["state"])
+    groups = {name: value for name, value in state_dict.items() if name != "state"}
+    state = {
+        "format": FORMAT,
+        "step": step,
+        "phase": phase,
+        "inputs": dict(inputs),
+        "held_out_loss": held_out_loss,
+        "ranks": ranks.size,
+        "optimizer": {"state": plain, **copy.deepcopy(groups)},
+    }
+    return Content(held_by(ranks.rank, {"model": named_tensors(model), "optimizer": tensors}), state)
+
+
+def write(folder: Path, content: Content, ranks: Ranks, retention: Retention = Retention()) -> None:
     """Writes `folder/step-<step>`, every rank its part; then removes what `retention` does not keep, and any later one.
 
     A later one is damaged, or the run would have gone on from it.
 
-    Args:
-        inputs: fingerprints of what the run depends on, which a resumed run must share.
-
     Raises:
         OSError: on every rank alike; nothing is left of the checkpoint, and those before it stay.
     """
-    target = folder / f"step-{step:08d}"
-    state_dict = optimizer.state_dict()
-    tensors, plain = plain_and_tensors(state_dict["state"])
+    target = folder / f"step-{content.step:08d}"
     scratch = _agreed(ranks, lambda: str(_make_scratch(target)), "making room for a checkpoint")
     try:
         _together(
             ranks,
-            lambda: write_part(Path(scratch), ranks.rank, {"model": named_tensors(model), "optimizer": tensors}),
+            lambda: write_part(Path(scratch), ranks.rank, content.tensors),
             "writing a checkpoint",
         )
-        groups = {name: value for name, value in state_dict.items() if name != "state"}
-        state = {
-            "format": FORMAT,
-            "step": step,
-            "phase": phase,
-            "inputs": dict(inputs),
-            "held_out_loss": held_out_loss,
-            "ranks": ranks.size,
-            "optimizer": {"state": plain, **groups},
-        }
-        _agreed(ranks, lambda: _complete(Path(scratch), target, state), "showing a checkpoint")
+        _agreed(ranks, lambda: _complete(Path(scratch), target, content.state), "showing a checkpoint")
     except BaseException:
         if ranks.leader:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -74,6 +74,7 @@ class Execution:
 
     `parallel`: "auto" is "none" on one process and "ddp" beyond. `precision`: what the forward pass computes in.
     `gradient_dtype`: what gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss.
+    `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
     so long without progress every rank shows where it stands, and the run ends.
     """
@@ -84,6 +85,7 @@ class Execution:
     checkpoint_every_steps: int
     keep_last: int = 2
     keep_best: int = 0
+    async_checkpoints: bool = False
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from anybatch.engine import checkpoint
+from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.course import Place, carry_over, evenly, place
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
@@ -58,7 +59,12 @@ def train(
             task = progress.task(title, job.num_examples, place(job, step).start)
             try:
                 with Records(run, step) if ranks.leader else NoRecords() as records:
-                    _Course(job, run, parallel, micro_batch_sizes, records, progress, task).go(step, request)
+                    course = _Course(job, run, parallel, micro_batch_sizes, records, progress, task)
+                    try:
+                        course.go(step, request)
+                    except Exception:
+                        course.abandon_save()
+                        raise
             finally:
                 task.end()
             result = finish(job, run, parallel)
@@ -101,6 +107,9 @@ class _Course:
         )
         self.started = time.perf_counter()
         self.last_saved = 0
+        self.retention = checkpoint.Retention(job.execution.keep_last, job.execution.keep_best)
+        beside = job.execution.async_checkpoints
+        self.writer = BackgroundWriter(run.checkpoints, self.ranks, self.retention) if beside else None
 
     def go(self, step: int, request: StopRequest) -> None:
         """Takes the steps from `step` on."""
@@ -125,6 +134,8 @@ class _Course:
                 self.record_step(step, examples, here, result, step_s)
                 held_out_loss = self.evaluate(step, examples) if step in self.eval_steps else None
                 reason = reason_in(result.flags[:-1])
+                if self.writer is not None and self.writer.done:
+                    self.collect_save()
                 done = step == job.num_steps
                 best = held_out_loss is not None and execution.keep_best > 0
                 if done or reason or best or step % execution.checkpoint_every_steps == 0:
@@ -192,28 +203,46 @@ class _Course:
         return evaluation.loss
 
     def save(self, step: int, phase: int, held_out_loss: float | None, needed: bool) -> None:
-        """Saves; where it fails, the checkpoint before stays, and the run goes on unless this one was `needed`."""
+        """Saves; where it fails, the checkpoint before stays, and the run goes on unless this one was `needed`.
+
+        What is needed is written before this returns; anything else beside the steps to come, where so chosen.
+        """
         self.records.flush()
+        self.collect_save()
         self.ranks.watch.doing("saving a checkpoint")
-        execution = self.job.execution
+        job = self.job
+        content = checkpoint.content(
+            step, job.model, job.optimizer, job.inputs, self.ranks, phase=phase, held_out_loss=held_out_loss
+        )
+        if self.writer is not None and not needed:
+            self.writer.start(content)
+            return
         try:
-            checkpoint.save(
-                self.run.checkpoints,
-                step,
-                self.job.model,
-                self.job.optimizer,
-                self.job.inputs,
-                self.ranks,
-                phase=phase,
-                held_out_loss=held_out_loss,
-                retention=checkpoint.Retention(execution.keep_last, execution.keep_best),
-            )
+            checkpoint.write(self.run.checkpoints, content, self.ranks, self.retention)
             self.last_saved = step
         except OSError as error:
             if needed:
                 raise
-            self.record("save_failed", step, place(self.job, step).start, {"message": str(error)})
-            self.progress.say(f"step {step}: not saved ({error}); the checkpoint of step {self.last_saved} stays")
+            self.save_failed(step, error)
+
+    def collect_save(self) -> None:
+        """Waits for the checkpoint that is written beside the steps, and tells how it ended."""
+        if self.writer is None:
+            return
+        self.ranks.watch.doing("waiting for a checkpoint to be written")
+        try:
+            if self.writer.collect():
+                self.last_saved = self.writer.step
+        except OSError as error:
+            self.save_failed(self.writer.step, error)
+
+    def abandon_save(self) -> None:
+        if self.writer is not None:
+            self.writer.abandon()
+
+    def save_failed(self, step: int, error: OSError) -> None:
+        self.record("save_failed", step, place(self.job, step).start, {"message": str(error)})
+        self.progress.say(f"step {step}: not saved ({error}); the checkpoint of step {self.last_saved} stays")
 
     def cut_described(self) -> dict[str, Any]:
         """How the run is executed from here on; it may differ between the parts of a resumed run."""

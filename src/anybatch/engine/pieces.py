@@ -20,22 +20,31 @@ from anybatch.errors import InputError
 from anybatch.files import read_object, sha256, write_json
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
+# By kind and name: the rows of a tensor that a rank writes, and the number of the first.
+Held = dict[str, dict[str, tuple[Tensor, int]]]
 
 
-def write_part(folder: Path, number: int, tensors: Tensors) -> None:
-    """Writes what rank `number` holds of `tensors`, named by kind and name: its rows of those that are sharded.
+def held_by(rank: int, tensors: Tensors) -> Held:
+    """What rank `rank` writes of `tensors`, named by kind and name: its rows of those that are sharded.
 
-    Tensors that every rank has are written by rank 0. A rank that holds nothing writes nothing.
+    Tensors that every rank has are written by rank 0.
     """
+    return {
+        kind: {name: (held, first) for name, value in named.items() for held, first in held_rows(value.detach(), rank)}
+        for kind, named in tensors.items()
+    }
+
+
+def write_part(folder: Path, number: int, held_tensors: Held) -> None:
+    """Writes what rank `number` holds; a rank that holds nothing writes nothing."""
     first_rows: dict[str, dict[str, int]] = {}
     files: dict[str, str] = {}
-    for kind, named in tensors.items():
-        rows = {name: (held, first) for name, value in named.items() for held, first in held_rows(value, number)}
+    for kind, rows in held_tensors.items():
         if not rows:
             continue
         file = folder / f"{kind}-{number:05d}.safetensors"
         with safetensors_errors(file):
-            save_file({name: held.detach().contiguous() for name, (held, _) in rows.items()}, file)
+            save_file({name: held.contiguous() for name, (held, _) in rows.items()}, file)
         give_ordinary_permissions(file)
         first_rows[kind] = {name: first for name, (_, first) in rows.items()}
         files[file.name] = sha256(file)

@@ -37,8 +37,16 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
         self.rank, self.size = rank, size
         self.watch = watch or Watch()
+        self._group: dist.ProcessGroup | None = None
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+
+    def aside(self) -> "Ranks":
+        """The same ranks for another thread: agreements on a group of their own, which the watch does not see."""
+        aside = Ranks(self.rank, self.size)
+        if self.size > 1:
+            aside._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        return aside
 
     @property
     def leader(self) -> bool:
@@ -49,7 +57,7 @@ class Ranks:
         """`values`, a tensor in the CPU's memory, summed over all ranks in place."""
         if self.size > 1:
             with self.waiting(what):
-                dist.all_reduce(values)
+                dist.all_reduce(values, group=self._group)
         return values
 
     def any(self, flag: bool, what: str) -> bool:
@@ -73,7 +81,7 @@ class Ranks:
             return mine
         first = torch.tensor([self.size if mine is None else self.rank])
         with self.waiting(what):
-            dist.all_reduce(first, op=dist.ReduceOp.MIN)
+            dist.all_reduce(first, op=dist.ReduceOp.MIN, group=self._group)
         rank = int(first.item())
         return None if rank == self.size else str(self._from(rank, mine, what))
 
@@ -112,10 +120,10 @@ class Ranks:
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         length = torch.tensor([len(content)])
         with self.waiting(what):
-            dist.broadcast(length, source)
+            dist.broadcast(length, source, group=self._group)
             if self.rank != source:
                 content = torch.empty(int(length.item()), dtype=torch.uint8)
-            dist.broadcast(content, source)
+            dist.broadcast(content, source, group=self._group)
         return json.loads(bytes(content.tolist()))
 
 

@@ -106,6 +106,7 @@ class EngineSettings(Settings):
     `micro_batch_size`: examples in one forward pass on one rank, or auto: what fits on the GPU, 32 on a CPU.
     `parallel`: auto is none on one process, ddp beyond. `precision`: of the forward pass. `gradient_dtype`: what
     gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
+    `async_checkpoints`: written while the run goes on, from a copy in the host's memory.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
     long a rank may stand still.
     """
@@ -116,6 +117,7 @@ class EngineSettings(Settings):
     checkpoint_every_steps: int = Field(default=500, ge=1)
     keep_last: int = Field(default=2, ge=1)
     keep_best: int = Field(default=0, ge=0)
+    async_checkpoints: bool = False
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
