@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from anybatch.cli import main
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 from anybatch.recipes import change, find_recipe
+from anybatch.recipes.phases import StreamedExamples
 from anybatch.recipes.preview import plot, preview_recipe, preview_text, sampled_rates
 
 TEXT = " ".join("one two three four five six seven eight nine ten." for _ in range(8))
@@ -45,6 +47,27 @@ def test_a_preview_shows_phases_rates_memory_and_time(settings: list[str]) -> No
     text = preview_text(found)
     assert "reset_step" in text
     assert "learning rate over 14 steps" in text
+
+
+def test_a_part_of_a_long_micro_batch_stands_for_it(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = change(find_recipe("bert-mixed"), [*settings, "engine.micro_batch_size=16"])
+    monkeypatch.setattr("anybatch.engine.preview._LONG_ENOUGH_S", 1e9)
+    whole = preview_recipe(recipe)
+    sizes: list[int] = []
+    read = StreamedExamples.read
+
+    def noted(self: StreamedExamples, start: int, count: int) -> Any:
+        sizes.append(count)
+        return read(self, start, count)
+
+    monkeypatch.setattr("anybatch.engine.preview._LONG_ENOUGH_S", 1e-9)
+    monkeypatch.setattr(StreamedExamples, "read", noted)
+    part = preview_recipe(recipe)
+    assert sizes[1:] == [4, 4], "after what is held out"
+    for mine, all_of_it in zip(part["phases"], whole["phases"], strict=True):
+        assert mine["micro_batch_size"] == all_of_it["micro_batch_size"]
+        assert mine["num_steps"] == all_of_it["num_steps"]
+        assert mine["activation_bytes"] == pytest.approx(all_of_it["activation_bytes"], rel=0.2)
 
 
 def test_a_dry_run_writes_nothing(

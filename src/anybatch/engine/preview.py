@@ -1,9 +1,10 @@
-"""What a job would take, measured on one micro-batch and one optimizer step of each phase, on a model thrown away."""
+"""What a job would take, measured on a micro-batch and an optimizer step of each phase, on a model thrown away."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from anybatch.engine.progress import SilentProgress
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 
-# Repetitions are timed until they take this long together: short ones scatter most.
+# Repetitions are timed until they take this long together: short ones scatter most. A pass that takes as long is not
+# tried with more examples, whose time follows from it in proportion: a ResNet-50's own group takes minutes on a CPU.
 _LONG_ENOUGH_S = 0.5
 _MOST_REPETITIONS = 5
 
@@ -26,7 +28,8 @@ class Cost:
     """Of one phase on one of the ranks it was asked for, without what ranks take to talk to each other.
 
     `micro_batch_size` is what a rank's share of the batch leaves of the chosen one; `activation_bytes` is what a
-    micro-batch keeps for its backward pass.
+    micro-batch keeps for its backward pass. Where a part of a micro-batch takes long enough to be timed, both follow
+    from that part in proportion.
     """
 
     micro_batch_size: int
@@ -59,12 +62,26 @@ def preview(job: Job, num_ranks: int) -> Preview:
 def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num_ranks: int) -> Cost:
     # The last rank has no smaller a share than any.
     pieces = cut(0, phase.global_batch_size, num_ranks - 1, num_ranks, micro_batch_size, phase.group_size)
-    one = read_share(phase.examples, pieces[:1])
-    with _saved_bytes(job) as saved:
-        train_step(parallel, job.optimizer, one, None)
-    several_s = _time(lambda: train_step(parallel, job.optimizer, one, None))
+    whole = pieces[0]
+    for count in _growing(whole.count):
+        one = read_share(phase.examples, [replace(whole, count=count)])
+        with _saved_bytes(job) as saved:
+            train_step(parallel, job.optimizer, one, None)
+        step_s = _time(partial(train_step, parallel, job.optimizer, one, None))
+        if step_s > _LONG_ENOUGH_S:
+            break
     update_s = _time(lambda: _update(job.optimizer))
-    return Cost(pieces[0].count, len(pieces) * max(several_s - update_s, 0.0) + update_s, sum(saved.values()))
+    scale = whole.count / count
+    pass_s = max(step_s - update_s, 0.0) * scale
+    return Cost(whole.count, len(pieces) * pass_s + update_s, round(sum(saved.values()) * scale))
+
+
+def _growing(count: int) -> list[int]:
+    """Some of `count` examples to try, ever more, the last all of them; two at least, which BatchNorm needs."""
+    counts = [count]
+    while counts[0] > 4:
+        counts.insert(0, -(-counts[0] // 4))
+    return counts
 
 
 def _update(optimizer: torch.optim.Optimizer) -> None:

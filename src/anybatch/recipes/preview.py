@@ -24,8 +24,9 @@ _BARS = " ▁▂▃▄▅▆▇█"
 def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     """What `recipe` would do on `num_ranks` processes like this one; JSON values only.
 
-    Nothing is trained: one micro-batch and one optimizer step of every phase are run, at rate 0, on a model that is
-    thrown away. Times leave out evaluation, checkpoints, and what ranks take to talk to each other.
+    Nothing is trained: one micro-batch, or as much of it as takes a while, and one optimizer step of every phase are
+    run, at rate 0, on a model that is thrown away. Times leave out evaluation, checkpoints, and what ranks take to talk
+    to each other.
 
     Raises:
         InputError: as training would.
@@ -107,7 +108,7 @@ def preview_text(found: dict[str, Any]) -> str:
     lines.append(f"memory: about {memory / 2**20:,.0f} MiB a process for {found['parameters']:,} parameters, their "
                  "gradients, the optimizer's state and a micro-batch")  # fmt: skip
     lines.append(f"time: about {_duration(found['time_s'])} on {found['num_ranks']} like this one, "
-                 "from one micro-batch timed now")  # fmt: skip
+                 "from a micro-batch, or a part of one, timed now")  # fmt: skip
     lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
     return "\n".join(lines)
 
