@@ -1,6 +1,7 @@
 """A small tree of images as they come from the world: every colour mode, sizes from 1 x 1 up, damaged and misnamed."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def odd_files() -> dict[str, bytes]:
         "thin.png": encoded(Image.fromarray(noise(1, 300)), "PNG"),
         "tall.jpg": encoded(Image.fromarray(noise(500, 3))),
         "huge.jpg": encoded(Image.fromarray(noise(1200, 1600)), quality=60),
+        "jpeg-in-disguise.png": whole,
+        "with spaces, (brackets) & 'quotes'.jpg": whole,
+        "brücke-橋-🌉.jpg": whole,
+        "latin-1-\udce9.jpg": whole,
+        "CAPITALS.JPG": whole,
+        "more-behind-its-end.jpg": whole + bytes(1000),
+        "lab.tiff": encoded(Image.new("LAB", (30, 20)), "TIFF"),
         "broken-exif.jpg": whole[:2] + b"\xff\xe1\x00\x10Exif\x00\x00broken!!" + whole[2:],
         "bad-truncated.jpg": whole[: len(whole) // 2],
         "bad-header-only.jpg": whole[:300],
@@ -64,7 +72,8 @@ def odd_files() -> dict[str, bytes]:
 def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
     """train/CLASS/NAME and val/CLASS/NAME for three classes, one of them empty in val; (readable, unreadable) in train.
 
-    A text file, a hidden file and a folder within a class are there, too.
+    A text file, a hidden file, and within a class a folder called like an image, a link to a folder, a link to nothing
+    and a pipe are there, too.
     """
     files = odd_files()
     for part, classes in (("train", ("cat", "dog", "empty")), ("val", ("cat", "dog", "empty"))):
@@ -77,6 +86,12 @@ def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
             (folder / name).write_bytes(content)
             (root / "val" / ("cat", "dog")[place % 2] / f"{copy}-{name}").write_bytes(content)
     (root / "train" / "cat" / "notes.txt").write_text("not an image")
-    (root / "train" / "cat" / ".hidden.jpg").write_bytes(b"")
+    cats = root / "train" / "cat"
+    (cats / ".hidden.jpg").write_bytes(b"")
+    (cats / "folder.jpg").mkdir()
+    (cats / "folder.jpg" / "in-a-folder.jpg").write_bytes(files["colour.jpg"])
+    (cats / "link-to-a-folder").symlink_to(root / "val")
+    (cats / "bad-link.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(cats / "bad-pipe.jpg")
     unreadable = sum(name.startswith("bad") for name in files) * copies
-    return len(files) * copies - unreadable, unreadable
+    return len(files) * copies - unreadable + 1, unreadable + 2

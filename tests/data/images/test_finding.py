@@ -58,16 +58,23 @@ def write_parquet(path: Path, labels: list[int], names: list[str] | None = None)
 
 
 def test_folders(tmp_path: Path) -> None:
-    write_odd_tree(tmp_path)
+    readable, unreadable = write_odd_tree(tmp_path)
     training, held_out = find_images(tmp_path)
     assert held_out is not None
     assert training.classes.names == held_out.classes.names == ("cat", "dog", "empty")
-    assert len(training.classes.labels) == len(held_out.classes.labels) == 24
+    assert len(training.classes.labels) == len(held_out.classes.labels) + 3 == readable + unreadable
     assert [note.rsplit("/", 1)[-1] for note in training.classes.notes] == [
         "empty: a class without images",
         "notes.txt: not named like an image",
+        "link-to-a-folder: a link to a folder, which is not followed",
     ]
-    assert Path(training.name(0)).is_file()
+    names = [Path(training.name(index)) for index in range(readable + unreadable)]
+    # What is no file, and the one whose name is no text, which is written out.
+    assert {path.name for path in names if not path.is_file()} == {
+        "bad-link.jpg",
+        "bad-pipe.jpg",
+        r"latin-1-\xe9.jpg",
+    }
 
 
 def test_one_tree_of_classes_is_one_set(tmp_path: Path) -> None:

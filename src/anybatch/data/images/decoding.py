@@ -79,7 +79,8 @@ def _in_colours(image: Image.Image, mode: str) -> Image.Image:
     if image.has_transparency_data:
         seen_through = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), seen_through)
-    return image.convert(mode)
+    # Pillow knows no way from Lab to grey but through colours.
+    return image.convert("RGB").convert(mode) if image.mode == "LAB" else image.convert(mode)
 
 
 def _reason(error: Exception) -> str:

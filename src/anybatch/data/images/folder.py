@@ -1,6 +1,7 @@
 """Images in a tree of folders, one a class, as ImageNet is kept: CLASS/anything/NAME.jpg."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import Classes, Unreadable
+from anybatch.data.images.sets import Classes, Unreadable, printable
 from anybatch.errors import InputError
 
 # Names alone decide what is looked at; what a file really holds, Pillow finds out from its content.
@@ -32,7 +33,8 @@ class FolderImages:
         """The images below `root`.
 
         A class keeps its number where its folder is empty. Hidden files and folders do not count; any other file that
-        is not named like an image is left out, which a note says.
+        is not named like an image is left out, and so is what lies behind a link to a folder within a class, or in a
+        folder that cannot be listed: a note says so.
 
         Raises:
             InputError: there is no folder of a class, or no image in any.
@@ -43,8 +45,9 @@ class FolderImages:
         files: list[str] = []
         labels: list[int] = []
         others: list[str] = []
+        missed: list[str] = []
         for label, name in enumerate(names):
-            for file in _below(root / name):
+            for file in _below(root / name, missed):
                 kept = Path(file).suffix.lower() in SUFFIXES
                 (files if kept else others).append(os.path.relpath(file, root))
                 if kept:
@@ -54,20 +57,33 @@ class FolderImages:
         counts = Counter(labels)
         notes = [f"{root / name}: a class without images" for number, name in enumerate(names) if not counts[number]]
         notes += [f"{root / file}: not named like an image" for file in others]
-        return cls(root, tuple(files), Classes(np.array(labels, dtype=np.int64), tuple(names), tuple(notes)))
+        notes += missed
+        shown, said = (tuple(map(printable, lines)) for lines in (names, notes))
+        return cls(root, tuple(files), Classes(np.array(labels, dtype=np.int64), shown, said))
 
     def name(self, index: int) -> str:
-        return str(self.root / self.files[index])
+        return printable(str(self.root / self.files[index]))
 
     def image(self, index: int) -> Image.Image:
+        file = self.root / self.files[index]
         try:
-            data = (self.root / self.files[index]).read_bytes()
+            # A pipe would be waited for, a device read without end.
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise Unreadable("not a file")
+            data = file.read_bytes()
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
         return opened(data)
 
 
-def _below(folder: Path) -> Iterator[str]:
-    for path, folders, names in os.walk(folder):
+def _below(folder: Path, missed: list[str]) -> Iterator[str]:
+    """The files below `folder`, sorted; what is not looked into is added to `missed`, with the reason."""
+
+    def unlisted(error: OSError) -> None:
+        missed.append(f"{error.filename}: {error.strerror}")
+
+    for path, folders, names in os.walk(folder, onerror=unlisted):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [link for name in folders if os.path.islink(link := os.path.join(path, name))]
+        missed += [f"{link}: a link to a folder, which is not followed" for link in links]
         yield from (os.path.join(path, name) for name in sorted(names) if not name.startswith("."))

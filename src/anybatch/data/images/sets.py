@@ -1,5 +1,6 @@
 """What a set of labelled images is, whatever it lies in, and how a part of one is held out."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -113,6 +114,11 @@ def check_same_classes(training: ImageSet, held_out: ImageSet, where: object) ->
             f"{where}: the held-out images have other classes than those for training, such as {differing[0]!r}; "
             "both parts need the same classes"
         )
+
+
+def printable(name: str) -> str:
+    """A name as a file system gives it, which need not be text: bytes that are not UTF-8 are written out."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def numbered(names: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from anybatch.data.images.decoding import opened
 from anybatch.data.images.folder import SUFFIXES
-from anybatch.data.images.sets import Classes, Unreadable, numbered
+from anybatch.data.images.sets import Classes, Unreadable, numbered, printable
 from anybatch.errors import InputError
 
 
@@ -49,14 +49,14 @@ class TarImages:
         notes: list[str] = []
         for shard, path in enumerate(shards):
             found, classes, others = _index(path, shard)
-            notes += [f"{path}: {name}: not named like an image" for name in others]
+            notes += [f"{path}: {printable(name)}: not named like an image" for name in others]
             for member in found:
                 pure = PurePosixPath(member.name)
                 key = str(pure.parent / pure.name.split(".")[0])
                 if key in classes:
                     numbers.append(classes[key])
                 elif pure.parent.name:
-                    folders.append(pure.parent.name)
+                    folders.append(printable(pure.parent.name))
                 else:
                     raise InputError(f"{path}: {member.name} has no class: neither a .cls beside it nor a folder")
                 members.append(member)
@@ -72,7 +72,7 @@ class TarImages:
 
     def name(self, index: int) -> str:
         member = self.members[index]
-        return f"{self.shards[member.shard]}: {member.name}"
+        return f"{self.shards[member.shard]}: {printable(member.name)}"
 
     def image(self, index: int) -> Image.Image:
         member = self.members[index]
