@@ -1,5 +1,6 @@
 """The networks are the ones that their papers describe, and a loss is a sum over the images that have a label."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_networks_have_the_size_of_their_papers(
     model = image_classifier(settings, seed=0)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert classifier_flops(settings) == pytest.approx(6 * multiplications, rel=0.005)
+
+
+@pytest.mark.parametrize("settings", [RESNET20, DAVIDNET], ids=lambda settings: settings.architecture)
+def test_a_narrow_network_has_as_many_layers_of_fewer_channels(settings: ClassifierSettings) -> None:
+    whole, narrow = (image_classifier(each, seed=0) for each in (settings, replace(settings, width=4)))
+    factor = {"resnet20": 4, "davidnet": 16}[settings.architecture]
+    shapes = [(p.shape, q.shape) for p, q in zip(whole.parameters(), narrow.parameters(), strict=True)]
+    fixed = {settings.channels, settings.num_classes}
+    assert all([n if n in fixed else n // factor for n in wide[:2]] == list(thin[:2]) for wide, thin in shapes)
+    assert all(wide[2:] == thin[2:] for wide, thin in shapes)
+    assert narrow.logits(images(settings)).shape == (3, 10)
 
 
 @pytest.mark.parametrize("settings", [LENET, RESNET20, DAVIDNET], ids=lambda settings: settings.architecture)
@@ -131,9 +143,10 @@ def test_a_saved_model_is_the_same_model(settings: ClassifierSettings, tmp_path:
     [
         (ClassifierSettings("lenet", 1, 10, 2), "image_size = 10: LeNet"),
         (ClassifierSettings("davidnet", 3, 16, 2), "image_size = 16: DavidNet"),
+        (ClassifierSettings("lenet", 1, 8, 2, width=8), "width = 8: lenet has a width of its own"),
     ],
 )
-def test_images_of_a_wrong_size_are_refused(settings: ClassifierSettings, message: str) -> None:
+def test_what_does_not_fit_is_refused(settings: ClassifierSettings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         image_classifier(settings, seed=0)
 

@@ -24,7 +24,8 @@ class ClassifierSettings:
     """Which network, for images of `channels` x `image_size` x `image_size`.
 
     `zero_init`: the last BatchNorm of every residual block starts with scale 0, so that a block starts as its shortcut
-    (Goyal et al. 2017, section 5.1); of the ResNets alone.
+    (Goyal et al. 2017, section 5.1); of the ResNets alone. `width`: channels of the first layer of ResNet-20 or
+    DavidNet, to which all others are in proportion; None: as in its source, 16 or 64.
     """
 
     architecture: Architecture
@@ -33,6 +34,7 @@ class ClassifierSettings:
     num_classes: int
     zero_init: bool = False
     label_smoothing: float = 0.0
+    width: int | None = None
 
 
 class ImageClassifier(nn.Module):
@@ -106,7 +108,7 @@ def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier
     """A freshly initialised model; the same seed gives the same weights.
 
     Raises:
-        ValueError: the images do not fit the network.
+        ValueError: the images do not fit the network, or it takes no width.
     """
     with seeded(seed):
         return ImageClassifier(_network(settings), settings)
@@ -134,12 +136,14 @@ def classifier_flops(settings: ClassifierSettings) -> float:
 
 def _network(settings: ClassifierSettings) -> nn.Module:
     channels, size, classes = settings.channels, settings.image_size, settings.num_classes
+    if settings.architecture == "resnet20":
+        return ResNet20(channels, classes, settings.zero_init, settings.width or 16)
+    if settings.architecture == "davidnet":
+        return DavidNet(channels, size, classes, settings.width or 64)
+    if settings.width is not None:
+        raise ValueError(f"width = {settings.width}: {settings.architecture} has a width of its own; leave it out")
     if settings.architecture == "lenet":
         return LeNet(channels, size, classes)
-    if settings.architecture == "resnet20":
-        return ResNet20(channels, classes, settings.zero_init)
-    if settings.architecture == "davidnet":
-        return DavidNet(channels, size, classes)
     return _resnet50(channels, classes, settings.zero_init)
 
 

@@ -32,18 +32,20 @@ class LeNet(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """ResNet-20 for images of about 32 x 32: three stages of three blocks, 16 to 64 channels; 0.27M parameters.
+    """ResNet-20 for images of about 32 x 32: three stages of three blocks; 0.27M parameters.
+
+    `width`: channels of the first stage, 16 in the source; the next two have twice and four times as many.
 
     Source: He et al. 2016, arXiv 1512.03385, section 4.2: shortcuts without parameters (option A).
     """
 
-    def __init__(self, channels: int, num_classes: int, zero_init: bool) -> None:
+    def __init__(self, channels: int, num_classes: int, zero_init: bool, width: int = 16) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        shapes = [(16, 16), (16, 16), (16, 16), (16, 32), (32, 32), (32, 32), (32, 64), (64, 64), (64, 64)]
-        self.blocks = nn.ModuleList(BasicBlock(into, out) for into, out in shapes)
-        self.linear = nn.Linear(64, num_classes)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        outs = [width] * 3 + [2 * width] * 3 + [4 * width] * 3
+        self.blocks = nn.ModuleList(BasicBlock(*shape) for shape in zip([width, *outs], outs, strict=False))
+        self.linear = nn.Linear(4 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -80,24 +82,25 @@ class BasicBlock(nn.Module):
 class DavidNet(nn.Module):
     """ResNet-9 as in D. Page's DAWNBench entry: 64 to 512 channels, residual blocks after the first and last pooling.
 
-    Logits are 0.125 times the last layer's. 6.6M parameters.
+    Logits are 0.125 times the last layer's. 6.6M parameters. `width`: channels of the first layer, 64 in the source;
+    the next three have twice, four and eight times as many.
 
     Source: D. Page 2018, How to Train Your ResNet (github davidcpage/cifar10-fast); the LAMB paper names it DavidNet.
     """
 
     SCALE = 0.125
 
-    def __init__(self, channels: int, size: int, num_classes: int) -> None:
+    def __init__(self, channels: int, size: int, num_classes: int, width: int = 64) -> None:
         super().__init__()
         if size < 32:
             raise ValueError(f"image_size = {size}: DavidNet pools it by 32, so it must be at least 32")
-        self.prepare = _convolution(channels, 64)
-        self.layer1 = _convolution(64, 128)
-        self.residual1 = nn.Sequential(_convolution(128, 128), _convolution(128, 128))
-        self.layer2 = _convolution(128, 256)
-        self.layer3 = _convolution(256, 512)
-        self.residual3 = nn.Sequential(_convolution(512, 512), _convolution(512, 512))
-        self.linear = nn.Linear(512, num_classes, bias=False)
+        self.prepare = _convolution(channels, width)
+        self.layer1 = _convolution(width, 2 * width)
+        self.residual1 = _residual(2 * width)
+        self.layer2 = _convolution(2 * width, 4 * width)
+        self.layer3 = _convolution(4 * width, 8 * width)
+        self.residual3 = _residual(8 * width)
+        self.linear = nn.Linear(8 * width, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = F.max_pool2d(self.layer1(self.prepare(images)), 2)
@@ -110,3 +113,7 @@ class DavidNet(nn.Module):
 
 def _convolution(into: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(into, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
+
+
+def _residual(width: int) -> nn.Sequential:
+    return nn.Sequential(_convolution(width, width), _convolution(width, width))

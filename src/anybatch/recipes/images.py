@@ -192,6 +192,7 @@ def _network(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSett
         num_classes=len(images.classes.names),
         zero_init=recipe.model.zero_init,
         label_smoothing=recipe.model.label_smoothing,
+        width=recipe.model.width,
     )
 
 

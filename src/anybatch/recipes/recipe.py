@@ -240,11 +240,13 @@ class NetworkSettings(Settings):
 
     `batch_norm_group`: how many examples BatchNorm takes its statistics over. A global batch is parted into the fewest
     groups of at most so many, of about one size, and a forward pass sees one of them, so that no cut over ranks changes
-    the result; `engine.micro_batch_size` does not act. Null for a network without BatchNorm alone.
+    the result; `engine.micro_batch_size` does not act. Null for a network without BatchNorm alone. `width`: channels of
+    the first layer of resnet20 or davidnet, all others in proportion; null: the source's.
     """
 
     architecture: Literal["lenet", "resnet20", "davidnet", "resnet50"]
     batch_norm_group: int | None = Field(default=None, ge=2)
+    width: int | None = Field(default=None, ge=1)
     zero_init: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
