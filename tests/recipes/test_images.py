@@ -1,14 +1,18 @@
 """Runs on images from beginning to end: odd files are read or named, and a killed run goes on bit for bit."""
 
+import gzip
 import json
 import shutil
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data.images.odd_images import write_odd_tree
 from safetensors.torch import load_file
 
+from anybatch.data.images.idx import digits
 from anybatch.errors import InputError
 from anybatch.recipes import change, evaluate_run, find_recipe, train_recipe
 from anybatch.runs import Run
@@ -126,6 +130,22 @@ def test_cifar10_in_parquet_is_decoded_once_and_learned_from(shared_data: Path, 
     found = json.loads((tmp_path / "run" / "classification.json").read_text())
     assert found["classes"][:2] == ["airplane", "automobile"]
     assert sum(number for *_, number in found["confusion"]) == 200
+
+
+def test_mnist_is_read_from_idx_files_and_learned(tmp_path: Path) -> None:
+    # Digits enlarged threefold and framed stand in for MNIST's, in files as MNIST's are called.
+    small = digits()
+    large = np.pad(small.pixels.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))
+    for part, chosen in (("train", slice(300)), ("t10k", slice(300, 400))):
+        for kind, values in (("images-idx3", large[chosen]), ("labels-idx1", small.classes.labels[chosen])):
+            data = values.astype(np.uint8)
+            header = struct.pack(f">{1 + data.ndim}I", 0x800 + data.ndim, *data.shape)
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + data.tobytes()))
+    settings = ["reference.batch_size=32", "phases.0.batch_size=32", "reference.num_epochs=8", "engine.num_evals=1"]
+    result = train_recipe(change(find_recipe("mnist-lenet"), [*settings, f"data.path={tmp_path}"]), tmp_path / "run")
+    assert result["num_examples"] == 75 * 32
+    assert result["final"]["top1"] > 0.7
+    assert sum(n for *_, n in json.loads((tmp_path / "run" / "classification.json").read_text())["confusion"]) == 100
 
 
 @pytest.mark.parametrize(
