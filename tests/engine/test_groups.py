@@ -17,10 +17,16 @@ from anybatch.runs import Run
 
 
 @pytest.fixture(scope="module")
-def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The final parameters and statistics of every cut."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run and the final state of every cut."""
     folder = tmp_path_factory.mktemp("groups")
     run_script(Path(__file__).with_name("grouped_ranks.py"), folder, limit_s=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def states(folder: Path) -> dict[str, torch.Tensor]:
+    """The final parameters and statistics of every cut."""
     return {name: torch.load(folder / f"{name}.pt") for name in CUTS}
 
 
@@ -56,6 +62,15 @@ def test_every_cut_gives_one_trajectory(states: dict[str, torch.Tensor], name: s
     expected = by_hand(batch, group)
     assert (states[name] - expected).norm() < 1e-11 * expected.norm()
     assert (states[name][-13:] - expected[-13:]).abs().max() < 1e-11, "running statistics and their count"
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"), [("two-ranks", "one-rank"), ("three-ranks", "one-rank"), ("idle", "undivided")]
+)
+def test_ranks_evaluate_with_the_statistics_of_all(folder: Path, name: str, alone: str) -> None:
+    mine, expected = ([event["loss"] for event in Run(folder / each).metrics("eval")] for each in (name, alone))
+    assert len(mine) == len(expected) > 0
+    assert mine == pytest.approx(expected, rel=1e-11)
 
 
 def test_another_group_is_another_trajectory() -> None:
