@@ -19,6 +19,7 @@ from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
 from anybatch.recipes.classification import judge
 from anybatch.recipes.job import job_of
+from anybatch.recipes.memory import keep_freed_memory
 from anybatch.recipes.phases import fingerprints, plan_phases, summarise
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
 from anybatch.runs import Run
@@ -44,6 +45,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         InputError: no data, or data, network and batch size do not fit each other.
     """
     _check(recipe)
+    keep_freed_memory()
     skipped = Skipped(run.path / "skipped-images.txt")
     training, held_out = _images(recipe)
     for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes)):
