@@ -119,7 +119,8 @@ def _curves(series: Sequence[Series]) -> list[str]:
         sections.append(_section("curves", "Held-out loss as training goes", figure))
     if any(point.accuracy is not None for point in points):
         final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
-        ends = f" They end between {percent(min(final))} and {percent(max(final))}." if final else ""
+        low, high = (percent(each) for each in (min(final, default=None), max(final, default=None)))
+        ends = "" if not final else f" It ends at {low}." if low == high else f" They end between {low} and {high}."
         images = all(run.task == "images" for one in series for run in one.records)
         heading = "Images told right" if images else "Masked words guessed right"
         caption = (
