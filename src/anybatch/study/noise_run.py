@@ -14,7 +14,8 @@ from torch import nn
 from anybatch.engine import Job
 from anybatch.engine.job import Batch, Examples
 from anybatch.errors import InputError
-from anybatch.recipes import PretrainingRecipe, QuestionsRecipe, Recipe, pretraining, questions
+from anybatch.recipes import Recipe
+from anybatch.recipes.execute import build
 from anybatch.runs import Run
 from anybatch.scaling import GradientNoiseScale
 
@@ -35,12 +36,7 @@ class Step:
 def built(recipe: Recipe) -> Iterator[Job]:
     """The job of `recipe`, whose data are prepared in a folder that is removed afterwards."""
     with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
-        run = Run(Path(scratch))
-        if isinstance(recipe, PretrainingRecipe):
-            yield pretraining.build(recipe, run)
-        else:
-            assert isinstance(recipe, QuestionsRecipe)
-            yield questions.build(recipe, run)
+        yield build(recipe, Run(Path(scratch)))
 
 
 def micro_batch_sizes(batch_size: int, largest: int) -> list[int]:
