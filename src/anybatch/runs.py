@@ -22,6 +22,8 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
                 so far: the GPU's, or the process's), examples_checksum (16 hexadecimal digits, the same for any cut)
 "eval"          loss, losses, accuracy on held-out data
 "save_failed"   a checkpoint could not be written, such as on a full disk, and the run went on: message
+"noise"         of a step: gradient_square and noise_trace, unbiased estimates of |G|^2 and tr(Sigma); over several
+                steps, the sum of the second over that of the first is the noise scale, in examples
 "trust_ratios"  ratios (layer to ratio), quantiles (min, p10, p50, p90, max)
 """
 

@@ -6,6 +6,7 @@ FOLDER/NAME is the run folder of a cut, with parameters.pt: the final parameters
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from anybatch.engine.gradient_sum import GradientSum
 from anybatch.engine.job import Job
 from anybatch.errors import Elsewhere, Stopped
 from anybatch.runs import Run
+from anybatch.scaling import GradientNoiseScale
 
 NUM_STEPS = 50
+# The gradient noise is measured on the way, which must change nothing.
+METER = partial(GradientNoiseScale, every=None, window=1)
 # name: (ranks, global batch, micro-batch, optimizer, engine settings)
 CUTS: dict[str, tuple[int, int, int, str, dict[str, Any]]] = {
     "2x2": (2, 10, 3, "lamb", {"prefetch": True, "async_checkpoints": True}),
@@ -82,7 +86,7 @@ def run_cut(name: str, folder: Path, ranks: Ranks) -> None:
     run = Run(folder / name)
     if ranks.leader:
         run.path.mkdir()
-    job = job_of(batch, micro, optimizer, execution={**settings})
+    job = job_of(batch, micro, optimizer, execution={"noise_every": 3, **settings}, noise_meter=METER)
     train(job, run, ranks=ranks)
     found = whole(job)
     if ranks.leader:

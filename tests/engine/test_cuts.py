@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.cut_ranks import CUTS, ELASTIC, ROUNDED, job_of
+from engine.cut_ranks import CUTS, ELASTIC, METER, ROUNDED, job_of
 from engine.forked import run_script
 from engine.linear_job import parameters
 
@@ -53,6 +53,31 @@ def test_every_cut_gives_one_trajectory(
     assert distance(torch.load(cut / name / "parameters.pt"), expected) < TOLERANCE
     assert checksums(Run(cut / name)) == examples
     assert len(set(examples)) == len(examples)
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_every_cut_measures_the_gradient_noise(cut: Path, name: str) -> None:
+    """Signal and noise add up to the step's own squared norm, whatever two gradients they were told apart by."""
+    _, batch, _, _, _ = CUTS[name]
+    run = Run(cut / name)
+    norms = {event["step"]: event["grad_norm"] for event in run.metrics("train")}
+    found = run.metrics("noise")
+    # Of the shards of three examples on four ranks, no rank has two.
+    assert [event["step"] for event in found] == ([] if name == "fsdp-idle" else [*range(3, 51, 3)])
+    for event in found:
+        square = event["gradient_square"] + event["noise_trace"] / batch
+        assert square == pytest.approx(norms[event["step"]] ** 2, rel=1e-9)
+
+
+def test_ranks_measure_what_micro_batches_do(cut: Path, tmp_path: Path) -> None:
+    job = job_of(10, 5, "lamb", execution={"noise_every": 3}, noise_meter=METER)
+    train(job, Run(tmp_path))
+    alone, ranks = (
+        [(event["gradient_square"], event["noise_trace"]) for event in Run(folder).metrics("noise")]
+        for folder in (tmp_path, cut / "recomputed")
+    )
+    for mine, theirs in zip(alone, ranks, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-7)
 
 
 @pytest.mark.parametrize("name", ROUNDED)

@@ -34,6 +34,15 @@ class Examples(Protocol):
     def read(self, start: int, count: int) -> Batch: ...
 
 
+class NoiseMeter(Protocol):
+    """Tells signal from noise in a step's gradients; see `scaling.GradientNoiseScale`."""
+
+    def measure(self) -> None: ...
+    def micro_batch(self, num_examples: int) -> None: ...
+    def step(self) -> None: ...
+    def history(self) -> tuple[list[float], list[float]]: ...
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training at one global batch size; step t runs at `lr * schedule(t)`, t = 0 .. num_steps - 1.
@@ -76,7 +85,8 @@ class Execution:
     `gradient_dtype`: what gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss.
     `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
-    so long without progress every rank shows where it stands, and the run ends.
+    so long without progress every rank shows where it stands, and the run ends. `noise_every`: every so many steps the
+    gradient noise is measured; 0: never.
     """
 
     micro_batch_size: int | Literal["auto"]
@@ -95,6 +105,7 @@ class Execution:
     prefetch: bool = True
     max_skipped_steps: int = 20
     hang_timeout_s: float = 600.0
+    noise_every: int = 10
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,8 @@ class Job:
 
     The optimizer's groups hold parameters of the model; where those are sharded, their shards take their places.
     `inputs` are fingerprints, by name, of what the run depends on, such as its data: a resumed run must share them.
-    `score` and `export` are given the finished model, whole and in eval mode, on rank 0 alone.
+    `score` and `export` are given the finished model, whole and in eval mode, on rank 0 alone. `noise_meter` is given
+    the model as it is trained.
     """
 
     model: nn.Module
@@ -117,6 +129,7 @@ class Job:
     score: Callable[[nn.Module], Scores]
     export: Callable[[nn.Module, Path], None]
     summary: Mapping[str, Any]
+    noise_meter: Callable[[nn.Module], NoiseMeter] | None = None
 
     @property
     def num_steps(self) -> int:

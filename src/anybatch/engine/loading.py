@@ -21,6 +21,7 @@ class MicroBatch:
 
     inputs: Mapping[str, Tensor]
     weight: float
+    num_examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_share(examples: Examples, pieces: list[Piece]) -> Share:
         batch = examples.read(piece.start, piece.count)
         num_targets.update({name: count if piece.counts else 0 for name, count in batch.num_targets.items()})
         checksum += batch.checksum if piece.counts else 0
-        micro_batches.append(MicroBatch(batch.inputs, float(piece.counts)))
+        micro_batches.append(MicroBatch(batch.inputs, float(piece.counts), piece.count))
     return Share(micro_batches, dict(num_targets), checksum % 2**64)
 
 
@@ -176,7 +177,7 @@ def loading(
 
 def _pinned(share: Share) -> Share:
     micro_batches = [
-        MicroBatch({name: value.pin_memory() for name, value in piece.inputs.items()}, piece.weight)
+        replace(piece, inputs={name: value.pin_memory() for name, value in piece.inputs.items()})
         for piece in share.micro_batches
     ]
     return Share(micro_batches, share.num_targets, share.checksum)

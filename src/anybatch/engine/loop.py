@@ -18,6 +18,7 @@ from anybatch.engine.job import Job
 from anybatch.engine.loading import Share, cut, loading, read_share
 from anybatch.engine.measure import measurements, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
+from anybatch.engine.noise import WatchedNoise, measured
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.ranks import Ranks
@@ -99,6 +100,7 @@ class _Course:
         self.micro_batch_sizes, self.records, self.progress, self.task = micro_batch_sizes, records, progress, task
         self.eval_steps = evenly(job.num_steps, job.execution.num_evals)
         self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
+        self.noise = WatchedNoise(job, parallel)
         self.trust_ratios = getattr(job.optimizer, "trust_ratios", None)
         events = run.metrics() if self.ranks.leader else []
         self.earlier_s = max((event.get("elapsed_s", 0.0) for event in events), default=0.0)
@@ -147,7 +149,7 @@ class _Course:
     def read(self, step: int) -> Share:
         """This rank's share of step `step`."""
         here = place(self.job, step)
-        micro_batch_size = self.micro_batch_sizes[here.number]
+        micro_batch_size = self.noise.micro_batch_size(step, here.phase, self.micro_batch_sizes[here.number])
         ranks, phase = self.ranks, here.phase
         pieces = cut(here.start, phase.global_batch_size, ranks.rank, ranks.size, micro_batch_size, phase.group_size)
         return read_share(phase.examples, pieces)
@@ -167,6 +169,7 @@ class _Course:
             share,
             self.job.max_grad_norm,
             partial(_flags, request, round(wait_s * 1e6)),
+            self.noise.meter(step, here.phase),
         )
 
     def record(self, event: str, step: int, examples: int, values: Mapping[str, Any]) -> None:
@@ -174,7 +177,7 @@ class _Course:
         self.records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
 
     def record_step(self, step: int, examples: int, here: Place, result: StepResult, step_s: float) -> None:
-        """The events of a step; trust ratios at some."""
+        """The events of a step; gradient noise and trust ratios at some."""
         loss = sum(result.losses.values())
         values = {
             "phase": here.number,
@@ -192,6 +195,9 @@ class _Course:
         }
         self.record("train", step, examples, values)
         self.task.advance(examples, f"loss {loss:.3f}")
+        meter = self.noise.meter(step - 1, here.phase)
+        if meter is not None and (noise := measured(meter)) is not None:
+            self.record("noise", step, examples, noise)
         if self.trust_ratios is not None and step in self.trust_ratio_steps:
             ratios = {name: layer.ratio for name, layer in self.trust_ratios().items()}
             self.record("trust_ratios", step, examples, {"ratios": ratios, "quantiles": quantiles(ratios)})

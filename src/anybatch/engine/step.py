@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anybatch.engine.job import NoiseMeter
 from anybatch.engine.loading import Share, on_device
 from anybatch.engine.parallel import Parallel
 
@@ -33,6 +34,7 @@ def train_step(
     share: Share,
     max_grad_norm: float | None,
     flags: Callable[[], Sequence[int]] = tuple,
+    meter: NoiseMeter | None = None,
 ) -> StepResult:
     """Accumulates the gradient of the ranks' shares and takes one step.
 
@@ -42,6 +44,7 @@ def train_step(
 
     Args:
         flags: what this rank wants all to know after the step, asked for once its gradient is done.
+        meter: sees the gradient of every micro-batch, and that of the whole step before it is clipped.
     """
     ranks = parallel.ranks
     names = list(share.num_targets)
@@ -52,6 +55,8 @@ def train_step(
     last = len(share.micro_batches) - 1
     statistics = parallel.statistics
     statistics.begin()
+    if meter is not None:
+        meter.measure()
     for number, micro_batch in enumerate(share.micro_batches):
         ranks.watch.doing(f"computing micro-batch {number + 1} of {last + 1}")
         with parallel.computing(), statistics.watching(micro_batch.weight > 0):
@@ -59,11 +64,18 @@ def train_step(
         means = [
             sums[name] * micro_batch.weight / max(count, 1) for name, count in zip(names, num_targets, strict=True)
         ]
-        parallel.before_backward(number == last)
+        # Of shards a meter sees what is summed over the ranks: the first micro-batch by itself, and the whole.
+        apart = meter is not None and number == 0 and parallel.sums_in_backward
+        parallel.before_backward(number == last or apart)
         torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
+        if meter is not None and micro_batch.weight > 0:
+            meter.micro_batch(micro_batch.num_examples)
         for total, mean in zip(totals, means, strict=True):
             total += mean.detach()
     parallel.after_backward()
+    if meter is not None:
+        with ranks.waiting("measuring the gradient noise"):
+            meter.step()
     gradients = parallel.gradients()
     *losses, square = torch.stack([*totals, sum_of_squares(gradients).to(ranks.device)]).tolist()
     mine = torch.tensor([*losses, parallel.share(square), *flags()], dtype=torch.float64)

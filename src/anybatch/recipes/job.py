@@ -1,6 +1,7 @@
 """From what a kind of recipe brings to the engine's job, which takes the rest from the settings that all have."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from anybatch.errors import InputError
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution
 from anybatch.recipes.recipe import Recipe
+from anybatch.scaling import GradientNoiseScale
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,6 +42,8 @@ def job_of(
         score=score,
         export=export,
         summary=summary,
+        # Once a step, whose two numbers go into the metrics.
+        noise_meter=partial(GradientNoiseScale, every=None, window=1),
     )
 
 

@@ -20,7 +20,8 @@ class OptimizerSettings(Settings):
     """`lr` and `warmup_ratio` act after scaling and are, by default, what the reference gives at the batch size.
 
     `adapt_excluded`: what is not decayed has a trust ratio, too. `decay_biases`: biases are decayed and adapted like
-    weights, so that the parameters of normalisation layers alone are excluded.
+    weights, so that the parameters of normalisation layers alone are excluded. `blocks`: into how many layers of their
+    own, equal slices along dimension 0, LAMB and LARS cut the parameters whose names end so.
     """
 
     name: str
@@ -29,6 +30,7 @@ class OptimizerSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     adapt_excluded: bool = False
     decay_biases: bool = False
+    blocks: dict[str, Annotated[int, Field(ge=1)]] = {}
     options: dict[str, Any] = {}
 
 
@@ -108,7 +110,7 @@ class EngineSettings(Settings):
     gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
     `async_checkpoints`: written while the run goes on, from a copy in the host's memory.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
-    long a rank may stand still.
+    long a rank may stand still. `noise_every`: steps between measurements of the gradient noise; 0: none.
     """
 
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
@@ -127,6 +129,7 @@ class EngineSettings(Settings):
     prefetch: bool = True
     max_skipped_steps: int = Field(default=20, ge=1)
     hang_timeout_s: float = Field(default=600.0, gt=0)
+    noise_every: int = Field(default=10, ge=0)
 
     @field_validator("parallel", mode="before")
     @classmethod

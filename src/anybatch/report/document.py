@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anybatch.files import write_text
 from anybatch.report.load import text
-from anybatch.report.svg import NARROW, WIDE, Frame
+from anybatch.report.svg import NARROW, WIDE, Frame, as_pdf
 
 Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
 """The columns of a table, and its rows."""
@@ -70,15 +70,25 @@ def table(label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     )
 
 
-def write_folder(out: Path, page: str, figures: Mapping[str, str], tables: Mapping[str, Rows]) -> list[Path]:
-    """Writes index.html, each figure, an inline <svg>, as NAME.svg and each table as NAME.csv; the page comes first."""
+def write_folder(
+    out: Path, page: str, figures: Mapping[str, tuple[str, str, Callable[[Frame], str]]], tables: Mapping[str, Rows]
+) -> list[Path]:
+    """Writes index.html, each figure (title, description, drawing) as NAME.svg and NAME.pdf, each table as NAME.csv.
+
+    Returns:
+        What was written, the page first.
+    """
     written = {out / "index.html": page}
-    written |= {out / f"{name}.svg": standalone(drawn) for name, drawn in figures.items()}
+    for name, (title, description, draw) in figures.items():
+        written[out / f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, description)))
     written |= {out / f"{name}.csv": csv_text(columns, rows) for name, (columns, rows) in tables.items()}
     out.mkdir(parents=True, exist_ok=True)
     for path, content in written.items():
         write_text(path, content)
-    return list(written)
+    papers = {out / f"{name}.pdf": as_pdf(draw, title) for name, (title, _, draw) in figures.items()}
+    for path, bytes_ in papers.items():
+        path.write_bytes(bytes_)
+    return [*written, *papers]
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

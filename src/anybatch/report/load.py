@@ -10,6 +10,7 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import read_object
 from anybatch.report.health import Health, observe
+from anybatch.report.noise_scale import Stretch, stretches
 from anybatch.report.numbers import finite, whole
 from anybatch.runs import Run
 
@@ -73,6 +74,7 @@ class Record:
     trains: Sequence[Point] = ()
     ratios: Sequence[Ratios] = ()
     health: Health | None = None
+    noise: Sequence[Stretch] = ()
 
     @property
     def finished(self) -> bool:
@@ -172,6 +174,7 @@ def _record(run: Run, name: str) -> Record:
         evals=evals,
         trains=trains,
         health=observe(events),
+        noise=stretches(events),
         ratios=_adapted(
             [
                 (whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})

@@ -7,7 +7,7 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import write_text
-from anybatch.report import classification, curves, figures, trust
+from anybatch.report import classification, curves, figures, noise_figure, trust
 from anybatch.report.document import document, header
 from anybatch.report.document import figure as _figure
 from anybatch.report.document import section as _section
@@ -60,6 +60,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _scores(by_cell(findings.series, links), findings.series),
         _mistakes(findings.series),
         _rates(findings.series),
+        _noise(findings.series),
         _trust(findings.series),
         _health(records),
         _section("runs", "Every run", runs_table(findings.series, records, links)),
@@ -180,6 +181,29 @@ def _rates(series: Sequence[Series]) -> str:
     return _section("rates", "Learning rates", figure)
 
 
+def _noise(series: Sequence[Series]) -> str:
+    last = [
+        f"{one.label} {cell_label(cell)} {short(noise.value)} ({short(noise.low)} to {short(noise.high)})"
+        for one in series
+        for cell in one.cells
+        for run in cell.runs[:1]
+        if run.noise
+        for noise in [run.noise[-1].noise]
+    ]
+    if not last:
+        return ""
+    caption = (
+        "The batch, in examples, at which the noise of a gradient is as large as the gradient: far below it a doubled "
+        "batch halves the steps, far above it only burns examples. Bands: 95 % intervals, over equal stretches of the "
+        f"steps in which it was measured. At the end: {'; '.join(last)}."
+    )
+    picture = _figure(
+        "noise", "Gradient noise scale against examples", caption, caption,
+        lambda frame: noise_figure.noise_curves(series, frame),
+    )  # fmt: skip
+    return _section("noise", "Gradient noise scale", picture)
+
+
 def _health(records: Sequence[Record]) -> str:
     found = health_section([(run.name, run.health) for run in records if run.health])
     return _section("health", "How the runs ran", found) if found else ""
@@ -196,7 +220,7 @@ def _trust(series: Sequence[Series]) -> str:
         main = next((item for item in first if item[1] is first[0][0].main), first[len(first) // 2])
         largest = next(item for item in first if item[1] is first[-1][1])
         shown = list({item[2].path: item for item in (first[0], main, largest)}.values())
-    limits = trust.scale([run for _, _, run in found])
+    limits = trust.scale([run.ratios for _, _, run in found])
     caption = (
         "Each layer's step is its learning rate times this ratio, the norm of its weights over the norm of its update: "
         "bright layers take long steps, dark ones short. In every map the colours span "
@@ -211,7 +235,7 @@ def _trust(series: Sequence[Series]) -> str:
         names = [named(item) for item in items]
         return _figure(
             key, f"Trust ratios of every layer over time: {listed(names)}", caption, caption,
-            lambda frame: trust.heat_maps([run for _, _, run in items], names, limits, frame),
+            lambda frame: trust.heat_maps([run.ratios for _, _, run in items], names, limits, frame),
         )  # fmt: skip
 
     body = maps("trust", shown)

@@ -1,25 +1,27 @@
 """The page of a study: findings in words, the paper's kind of table, figures, failures; and each as a file."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from anybatch.report import study_figures
+from anybatch.report import study_figures, trust
 from anybatch.report.document import Rows, document, figure, header, points, section, table, write_folder
-from anybatch.report.svg import WIDE, Frame
+from anybatch.report.svg import Frame
 from anybatch.report.wording import UNKNOWN, plural, rate
 
 
 def write_study(found: Mapping[str, Any], out: Path) -> list[Path]:
-    """Writes index.html, an SVG of each figure and a CSV of each table into `out`; the page comes first.
+    """Writes index.html, an SVG and a PDF of each figure and a CSV of each table into `out`; the page comes first.
 
     Args:
         found: what study.json holds.
     """
     figures = _figures(found)
     tables = {name: rows for name, rows in _tables(found).items() if rows[1]}
-    drawn = {name: draw(Frame(WIDE, name, title, caption)) for name, (title, caption, draw) in figures.items()}
-    return write_folder(out, _page(found, figures, tables), drawn, tables)
+    return write_folder(out, _page(found, figures, tables), figures, tables)
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Frame], str]]]:
@@ -48,7 +50,26 @@ def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Fr
             "a wrong rate, a narrow one does not; crosses at the edge: diverged.",
             lambda frame: study_figures.sensitivity(found, frame),
         )
+    shown = [trial for trial in found["trials"] if trial["ratios"]]
+    limits = trust.scale([trial["ratios"] for trial in shown])
+    for number, entrant in enumerate(declared["entrants"]):
+        mine = [trial for trial in shown if trial["entrant"] == entrant["name"]]
+        # Three maps stand side by side: the smallest batch, the largest, and one between.
+        mine = [mine[k] for k in sorted({0, len(mine) // 2, len(mine) - 1})] if mine else []
+        if mine:
+            figures[f"trust-{number}"] = (
+                f"Trust ratios of {entrant['name']}, layer by layer",
+                f"The norm of a layer's weights over the norm of its update, at a few steps of the run with seed "
+                f"{mine[0]['seed']}: bright layers take long steps, dark ones short. The colours span "
+                f"{rate(limits[0])} to {rate(limits[1])} for all. Layers that are not adapted are left out.",
+                partial(_trust, mine, limits),
+            )
     return figures
+
+
+def _trust(trials: Sequence[Mapping[str, Any]], limits: tuple[float, float], frame: Frame) -> str:
+    labels = [f"batch {trial['batch_size']:,}" for trial in trials]
+    return trust.heat_maps([trial["ratios"] for trial in trials], labels, limits, frame)
 
 
 def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
@@ -74,7 +95,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
         for row in found["scaling"]
     ]  # fmt: skip
     failures = [
-        [trial["key"], trial["state"], trial["error"], _settings(trial["settings"])]
+        [trial["key"], trial["state"], trial["error"] or _WHY.get(trial["state"], ""), _settings(trial["settings"])]
         for trial in found["trials"]
         if trial["state"] != "finished"
     ]
@@ -93,6 +114,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     }  # fmt: skip
 
 
+_WHY = {"diverged": "no finite loss, or twice the untrained model's", "not run": "the study is not finished"}
 _HEADINGS = {
     "results": "What each optimizer reached",
     "differences": "Seed by seed: who is better, at each batch",
@@ -117,7 +139,14 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
         section("findings", "What was found", points(sentences)),
     ]
     for name, (title, caption, draw) in figures.items():
-        parts.append(section(name, title, figure(name, title, caption, caption, draw)))
+        drawn = figure(name, title, caption, caption, draw)
+        # Of several optimizers' maps the first is seen at once.
+        if name.startswith("trust-") and name != next(one for one in figures if one.startswith("trust-")):
+            parts[-1] = parts[-1].removesuffix("</section>") + (
+                f"<details><summary>{escape(title)}</summary>{drawn}</details></section>"
+            )
+        else:
+            parts.append(section(name, title, drawn))
     for name, (columns, rows) in tables.items():
         body = table(_HEADINGS[name], columns, [[_shown(value) for value in row] for row in rows])
         note = f"<p>{_NOTES[name]}</p>" if _NOTES.get(name) else ""
@@ -139,5 +168,7 @@ def _shown(value: object) -> str:
     if value is None or value == "":
         return UNKNOWN
     if isinstance(value, float):
+        if math.isinf(value):
+            return "unbounded"
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

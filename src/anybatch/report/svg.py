@@ -1,41 +1,50 @@
 """How a matplotlib figure becomes inline SVG: text stays text, colours become CSS variables, ids become unique.
 
+And how it becomes a PDF: the colours have names, which stand for those of the light page while a PDF is drawn.
+
 matplotlib is imported inside the functions, so that importing the report costs nothing.
 """
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that stand for CSS variables until `render` replaces them.
-INK, MUTED, GRID, PAPER = "#010200", "#010201", "#010202", "#010203"
-ACCENTS = tuple(f"#01021{digit}" for digit in range(6))
+# Names that `canvas` makes known to matplotlib.
+INK, MUTED, GRID, PAPER = "page:ink", "page:muted", "page:grid", "page:paper"
+ACCENTS = tuple(f"page:accent-{digit}" for digit in range(6))
 MARKERS = ("o", "s", "D", "^", "v", "P")
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"} | {
-    colour: f"accent-{number}" for number, colour in enumerate(ACCENTS)
-}
+# What they stand for until `render` puts CSS variables in their places.
+_PLACEHOLDERS = {name: f"#0102{number:02x}" for number, name in enumerate((INK, MUTED, GRID, PAPER, *ACCENTS))}
+_VARIABLES = {placeholder: name.removeprefix("page:") for name, placeholder in _PLACEHOLDERS.items()}
 _PREFERRED = {"lamb": 0, "adamw": 1, "lars": 2, "layerwise": 3}
 
 WIDE, NARROW = 1040, 360
+# Of the heat maps in a PDF; everything else is lines and letters.
+_PRINTED_DPI = 288
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a figure is told of its place: its width in CSS pixels, a key unique to it on the page, and its words."""
+    """What a figure is told of its place: its width in CSS pixels, a key unique to it on the page, and its words.
+
+    `pdf`: a file that the figure is written to as a PDF, too.
+    """
 
     width: int
     key: str
     title: str
     description: str
+    pdf: BinaryIO | None = None
 
     @property
     def narrow(self) -> bool:
@@ -44,6 +53,8 @@ class Frame:
 
 _STYLE: Any = {
     "svg.fonttype": "none",
+    # Text that an editor, or a search, finds as text.
+    "pdf.fonttype": 42,
     "svg.hashsalt": "anybatch",
     "text.parse_math": False,
     "font.family": ["DejaVu Sans"],
@@ -89,8 +100,11 @@ def accent(optimizer: str, optimizers: Sequence[str]) -> int:
 def canvas(width: int, height: float) -> Iterator["Figure"]:
     """An empty figure of `width` x `height` CSS pixels in the report's style."""
     import matplotlib
+    from matplotlib.colors import get_named_colors_mapping
     from matplotlib.figure import Figure
 
+    for name, placeholder in _PLACEHOLDERS.items():
+        get_named_colors_mapping().setdefault(name, placeholder)
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # A name in a script that DejaVu lacks: the browser has a font for it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -129,6 +143,11 @@ def spread(positions: Sequence[float], distance: float, low: float, high: float)
 
 def render(figure: "Figure", frame: Frame) -> str:
     """The figure as an <svg> element for an HTML page."""
+    if frame.pdf is not None:
+        # The dates and versions would make two PDFs of the same numbers differ.
+        unknown = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        figure.savefig(frame.pdf, format="pdf", metadata={"Title": frame.title, **unknown}, dpi=_PRINTED_DPI)
+        return ""
     key = frame.key
     target = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -138,7 +157,7 @@ def render(figure: "Figure", frame: Frame) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = _own_ids(body, key).replace("xlink:href", "href")
     body = body.replace("<image ", '<image style="image-rendering: pixelated" ')
-    body = re.sub(r"#01021?\d+", lambda match: f"var(--{_VARIABLES[match[0]]})", body)
+    body = re.sub(r"#0102[0-9a-f]{2}", lambda match: f"var(--{_VARIABLES[match[0]]})", body)
     body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
     body = re.sub(r'transform="rotate\(-0 [^)]*\)"', "", body)
     body = re.sub(r"\n\s*", "\n", body)
@@ -149,6 +168,32 @@ def render(figure: "Figure", frame: Frame) -> str:
         f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
         f'<desc id="{key}-desc">{escape(frame.description)}</desc>{body}</svg>'
     )
+
+
+def as_pdf(draw: Callable[[Frame], str], title: str) -> bytes:
+    """The figure at the width of a wide page as a PDF, in the colours of the light page on white."""
+    from matplotlib.colors import get_named_colors_mapping
+
+    names, light = get_named_colors_mapping(), _light_colours()
+    target = io.BytesIO()
+    for name in _PLACEHOLDERS:
+        # One by one: the mapping forgets what it has converted only so.
+        names[name] = light[name.removeprefix("page:")]
+    try:
+        draw(Frame(WIDE, "pdf", title, "", target))
+    finally:
+        for name, placeholder in _PLACEHOLDERS.items():
+            names[name] = placeholder
+    return target.getvalue()
+
+
+def _light_colours() -> dict[str, str]:
+    """The style sheet's colours by variable; the first of each are the light ones."""
+    style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for name, colour in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):
+        found.setdefault(name, colour)
+    return found | {"paper": "#ffffff"}
 
 
 def _own_ids(body: str, key: str) -> str:

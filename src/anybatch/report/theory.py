@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from anybatch.report.document import document, figure, header, points, section, table, write_folder
 from anybatch.report.layout import Grid, write_title
-from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, WIDE, Frame, accent, canvas, panel, render
+from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, Frame, accent, canvas, panel, render
 from anybatch.report.svg import spread as spread_apart
 from anybatch.report.wording import rate, short
 
@@ -18,14 +18,14 @@ _ORDER = ("lamb", "lars", "sgd", "sgd, rate ∝ t^-1/2")
 
 
 def write_theory(found: Mapping[str, Any], sentences: Sequence[str], out: Path) -> list[Path]:
-    """Writes index.html, an SVG of each figure and a CSV of each table into `out`; returns what was written."""
+    """Writes index.html, an SVG and a PDF of each figure and a CSV of each table into `out`; returns their paths."""
     drawn: dict[str, Callable[[Frame], str]] = {
         "exponents": lambda frame: _exponents(found["exponents"], frame),
         "smoothness": lambda frame: _smoothness(found["smoothness"], frame),
         "crossover": lambda frame: _crossover(found["crossover"], frame),
     }
     tables = {"exponents": _exponent_rows(found), "crossover": _crossover_rows(found)}
-    figures = {name: draw(Frame(WIDE, name, *_WORDS[name])) for name, draw in drawn.items()}
+    figures = {name: (*_WORDS[name], draw) for name, draw in drawn.items()}
     return write_folder(out, _page(found, sentences, drawn, tables), figures, tables)
 
 

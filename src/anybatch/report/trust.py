@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from anybatch.report.load import Record
+from anybatch.report.load import Ratios
 from anybatch.report.svg import GRID, INK, MUTED, Frame, canvas, panel, render
 from anybatch.report.wording import short
 
@@ -50,11 +50,9 @@ def layer_name(name: str) -> tuple[str, str]:
     return (f"layer {inside[1]}" if inside else "embeddings" if "embed" in name.lower() else "heads"), rest
 
 
-def scale(records: Sequence[Record]) -> tuple[float, float]:
+def scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
     """The range of colours shared by all maps: every ratio but the outermost two in a hundred."""
-    values = sorted(
-        v for run in records for _, ratios in run.ratios for v in ratios.values() if v is not None and v > 0
-    )
+    values = sorted(v for samples in runs for _, ratios in samples for v in ratios.values() if v is not None and v > 0)
     if not values:
         return 0.1, 10.0
     cut = len(values) // 100
@@ -62,11 +60,13 @@ def scale(records: Sequence[Record]) -> tuple[float, float]:
     return (low, high) if high > low * 1.5 else (low / 1.5, high * 1.5)
 
 
-def heat_maps(runs: Sequence[Record], labels: Sequence[str], limits: tuple[float, float], frame: Frame) -> str:
+def heat_maps(
+    runs: Sequence[Sequence[Ratios]], labels: Sequence[str], limits: tuple[float, float], frame: Frame
+) -> str:
     """The maps of up to three runs with common rows, side by side or, on a narrow page, one above the other."""
     from matplotlib.colors import LogNorm
 
-    rows = _rows([names for run in runs for _, names in run.ratios])
+    rows = _rows([names for samples in runs for _, names in samples])
     row = max(3.0, min(14.0, 840 / len(rows)))
     edges, headers = _edges(rows, row)
     narrow, width = frame.narrow, frame.width
@@ -112,10 +112,10 @@ def _edges(rows: Sequence[tuple[str, tuple[str, str]]], row: float) -> tuple[lis
     return edges, headers
 
 
-def _mesh(axes: "Axes", run: Record, names: Sequence[str], edges: Sequence[float], norm: "LogNorm") -> None:
+def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequence[float], norm: "LogNorm") -> None:
     import numpy as np
 
-    samples = list(dict(run.ratios).items())
+    samples = list(dict(run).items())
     stride = math.ceil(len(samples) / _MAX_SAMPLES)
     samples = samples[::-1][::stride][::-1]
     steps = [0.0, *(float(step) for step, _ in samples)]

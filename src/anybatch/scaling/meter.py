@@ -39,7 +39,7 @@ class GradientNoiseScale:
         model: as it is trained: a module, DDP's wrapper, or a module after `fully_shard`.
         optimizer: gives P; None leaves the preconditioned noise scale out.
         every: measure each so many steps; the others cost nothing. A measured step reads every gradient once more a
-            micro-batch, with an optimizer v as well.
+            micro-batch, with an optimizer v as well. None: only those that `measure()` begins.
         window: steps that are kept.
         ranks: whether the gradient of a step is the "sum" or the "mean" over ranks of their gradients; by default the
             mean under DDP, else the sum. Where torch.distributed is running, all ranks must measure the same steps.
@@ -67,11 +67,11 @@ class GradientNoiseScale:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        every: int = 1,
+        every: int | None = 1,
         window: int = 1000,
         ranks: Literal["sum", "mean"] | None = None,
     ) -> None:
-        for name, value in (("every", every), ("window", window)):
+        for name, value in (("every", 1 if every is None else every), ("window", window)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} is not an int of at least 1")
         if ranks not in (None, "sum", "mean"):
@@ -82,6 +82,7 @@ class GradientNoiseScale:
         if not self._parameters:
             raise ValueError("model has no parameter that requires a gradient")
         self._optimizer, self._every = optimizer, every
+        self._removed = False
         self._mean = (ranks or ("mean" if wrapped else "sum")) == "mean"
         self._sharded = any(_is_sharded(p) for p in self._parameters.values())
         self._rows = 1 if optimizer is None else 2
@@ -99,6 +100,11 @@ class GradientNoiseScale:
         self._start_step()
         if not self._sharded:
             self._hooks = [p.register_hook(self._hook(index)) for index, p in enumerate(self._parameters.values())]
+
+    def measure(self) -> None:
+        """Measures the step that begins, whatever `every` says."""
+        self._start_step()
+        self._measuring = not self._removed
 
     def micro_batch(self, num_examples: int) -> None:
         """After the backward pass of `num_examples` examples on this rank."""
@@ -131,7 +137,7 @@ class GradientNoiseScale:
             hook.remove()
         self._hooks = []
         self._measuring = False
-        self._every = sys.maxsize
+        self._removed = True
 
     def estimate(self, *, preconditioned: bool = False) -> NoiseScale:
         """The noise scale of all parameters together, over the steps measured so far.
@@ -169,7 +175,7 @@ class GradientNoiseScale:
         return found[torch.isfinite(found).flatten(1).all(1)]
 
     def _start_step(self) -> None:
-        self._measuring = self._steps % self._every == 0
+        self._measuring = not self._removed and self._every is not None and self._steps % self._every == 0
         self._current = {}
         self._small = torch.zeros((), dtype=torch.float64)
         self._inverse, self._count, self._examples, self._first_examples = 0.0, 0, 0, 0

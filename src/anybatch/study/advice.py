@@ -34,12 +34,11 @@ class Candidate:
 
 
 def nearly_free_batch(noise: NoiseScale, reference_batch: int) -> int:
-    """The largest batch, among the reference's halved and doubled, of at most a quarter of the noise scale.
+    """The largest batch, among the reference's halved and doubled, of at most a quarter of the noise scale's lower end.
 
-    Where the noise scale has no estimate the lower end of its interval stands for it: more is not known.
+    More is not known to be nearly free: a short run leaves the noise scale open by a factor of two.
     """
-    scale = noise.value if math.isfinite(noise.value) else noise.low
-    exponent = math.floor(math.log2(max(scale * NEARLY_FREE, 2) / reference_batch))
+    exponent = math.floor(math.log2(max(noise.low * NEARLY_FREE, 2) / reference_batch))
     return max(2, math.floor(reference_batch * 2.0**exponent))
 
 

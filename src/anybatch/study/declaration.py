@@ -24,12 +24,14 @@ class Outcome:
     """What a trial gave on its own part of the held-out data.
 
     curve: (steps, examples, metric) at each evaluation, None where the metric was not finite. diverged: it was stopped,
-    or ended, without a finite metric or far above where it began.
+    or ended, without a finite metric or far above where it began. ratios: (step, {layer: trust ratio}) at a few steps,
+    of an optimizer that has some.
     """
 
     curve: tuple[tuple[int, int, float | None], ...]
     diverged: bool
     num_steps: int
+    ratios: tuple[tuple[int, Mapping[str, float]], ...] = ()
 
     @property
     def final(self) -> float | None:

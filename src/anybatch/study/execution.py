@@ -16,6 +16,8 @@ from anybatch.study.declaration import Outcome, Study, Trial
 # A run that stands so far above the untrained model has diverged, whatever it does later.
 DIVERGED_FACTOR = 2.0
 _NONFINITE_STEPS = 3
+# So many trust ratios of a layer go into the storage, with three digits: some ten kilobytes for BERT-large.
+_RATIO_STEPS = 12
 
 
 class Diverged(Exception):
@@ -24,7 +26,11 @@ class Diverged(Exception):
 
 def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress: Progress) -> Outcome:
     """Trains `recipe` in a run folder of the trial's own, from where a killed worker left it on this machine."""
-    settings = [f"engine.num_evals={study.num_evals}", "engine.num_trust_ratios=20", f"held_out_part={trial.part}"]
+    settings = [
+        f"engine.num_evals={study.num_evals}",
+        f"engine.num_trust_ratios={_RATIO_STEPS}",
+        f"held_out_part={trial.part}",
+    ]
     recipe = with_shared_text(change(recipe, settings), out)
     folder = out / "runs" / trial.key
     run = Run(folder)
@@ -37,7 +43,18 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
     events = run.metrics("eval")
     curve = tuple((event["step"], event["examples"], metric_of(event, study.metric, folder)) for event in events)
     diverged = diverged or not curve or curve[-1][2] is None or _above_start(events)
-    return Outcome(curve, diverged, run.metrics("train")[-1]["step"])
+    ratios = _ratios(run) if trial.part == "reported" and trial.seed == study.seeds[0] else ()
+    return Outcome(curve, diverged, run.metrics("train")[-1]["step"], ratios)
+
+
+def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
+    """The trust ratios of the layers that are adapted, whose ratio is not 1 throughout."""
+    events = [(event["step"], event["ratios"]) for event in run.metrics("trust_ratios")]
+    adapted = {name for _, ratios in events for name, ratio in ratios.items() if ratio not in (1, None)}
+    return tuple(
+        (step, {name: float(f"{ratios[name]:.3g}") for name in ratios if name in adapted and _finite(ratios[name])})
+        for step, ratios in events
+    )
 
 
 def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:

@@ -154,4 +154,5 @@ def _trial(study: Study, trial: Trial, result: Result | None) -> dict[str, Any]:
         "final": outcome.final if outcome else None,
         "num_steps": outcome.num_steps if outcome else None,
         "curve": [list(point) for point in outcome.curve] if outcome and trial.part == "reported" else [],
+        "ratios": [[step, dict(layers)] for step, layers in outcome.ratios] if outcome else [],
     }

@@ -147,7 +147,7 @@ class TrialQueue:
         self._end(
             taken.storage_id,
             {"outcome": [list(point) for point in outcome.curve], "num_steps": outcome.num_steps,
-             "diverged": outcome.diverged, "settings": dict(settings)},
+             "diverged": outcome.diverged, "settings": dict(settings), "ratios": outcome.ratios},
             TrialState.COMPLETE if outcome.final is not None else TrialState.PRUNED,
             outcome.final,
         )  # fmt: skip
@@ -222,7 +222,8 @@ def _result(one: FrozenTrial) -> Result | None:
         return None
     if "outcome" in values:
         curve = tuple((step, examples, value) for step, examples, value in values["outcome"])
-        return Result(Outcome(curve, values["diverged"], values["num_steps"]), values["settings"])
+        ratios = tuple((step, layers) for step, layers in values.get("ratios", ()))
+        return Result(Outcome(curve, values["diverged"], values["num_steps"], ratios), values["settings"])
     return Result(None, {}, values["error"]) if "error" in values else None
 
 
