@@ -1,10 +1,14 @@
 """A field is changed by name; a wrong name or value is one line that helps."""
 
+import re
+
 import pytest
+import torch
 
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
-from anybatch.recipes.recipe import PhaseSettings
+from anybatch.recipes.optimizers import build_optimizer
+from anybatch.recipes.recipe import OptimizerSettings, PhaseSettings
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -90,3 +94,19 @@ def test_the_reference_scales_rate_and_warm_up_and_keeps_the_examples() -> None:
     assert large.lr == pytest.approx(2 * small.lr)
     assert large.warmup_ratio == pytest.approx(4 * small.warmup_ratio)
     assert small.num_steps == 4 * large.num_steps
+
+
+def test_blocks_cut_adapted_parameters_into_layers_of_their_own() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 4))
+    optimizer = build_optimizer(model, OptimizerSettings(name="lamb", blocks={"0.weight": 3}), 0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert [(group["blocks"], len(group["params"])) for group in optimizer.param_groups] == [(1, 1), (3, 1), (1, 2)]
+    assert {name for name in optimizer.trust_ratios() if "0.weight" in name} >= {"0.weight[0]", "0.weight[2]"}
+    for settings, message in (
+        (OptimizerSettings(name="lamb", blocks={"2.weight": 3}), "no adapted parameter's name ends with '2.weight'"),
+        (OptimizerSettings(name="lamb", blocks={"0.bias": 3}), "no adapted parameter's name ends with '0.bias'"),
+        (OptimizerSettings(name="adamw", blocks={"0.weight": 3}), "adamw has no layers to cut"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            build_optimizer(model, settings, 0.1)

@@ -54,6 +54,10 @@ def _events(
     for step in sorted({max(1, round(num_steps * k / 20)) for k in range(1, 21)}):
         value = held_out(step) if math.isfinite(loss) or step < num_steps / 2 else math.nan
         events.append(event("eval", step, loss=value, losses={"mlm": value - 0.6}, accuracy=accuracy(step)))
+    for part in range(1, 41):
+        step = max(1, round(num_steps * part / 40))
+        trace = 30.0 + 5 * math.sin(part) + part
+        events.append(event("noise", step, gradient_square=1.0 + 0.3 * math.cos(3 * part), noise_trace=trace))
     if optimizer == "lamb":
         for sample in range(1, samples + 1):
             step = max(1, round(num_steps * sample / samples))

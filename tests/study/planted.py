@@ -35,7 +35,10 @@ def run(study: Study, trial: Trial, recipe: Recipe, out: Path, progress: Progres
     noise = random.Random(trial.key).gauss(0, 0.03) + 0.2 * math.log(lr / BEST_RATE) ** 2
     needed = E_MIN[name] * (1 + batch / B_CRIT[name]) * math.exp(noise)
     steps = [round(NUM_EXAMPLES * k / 80 / batch) for k in range(81)]
-    return Outcome(tuple((t, t * batch, 4 * 2 ** (-t * batch / needed)) for t in steps), False, steps[-1])
+    curve = tuple((t, t * batch, 4 * 2 ** (-t * batch / needed)) for t in steps)
+    layers = {f"encoder.layer.{layer}.output.dense.weight": 1.5 + layer for layer in range(2)}
+    ratios = tuple((t, layers) for t in steps[1::20]) if name == "LAMB" and trial.part == "reported" else ()
+    return Outcome(curve, False, steps[-1], ratios)
 
 
 def study() -> Study:

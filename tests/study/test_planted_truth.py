@@ -1,14 +1,19 @@
 """A study finds what was planted: the best rate, the best optimizer and both critical batches, within its intervals."""
 
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import look, needs_chromium
 from study import planted
 
 from anybatch.engine.progress import SilentProgress
 from anybatch.report.study import write_study
 from anybatch.study.command import finish_study, plan
+
+_COLOUR = rb"([\d.]+) ([\d.]+) ([\d.]+) (?:rg|RG)\b"
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +54,46 @@ def test_the_report_holds_everything(found: tuple[dict[str, Any], Path]) -> None
     table, out = found
     names = {path.name for path in write_study(table, out)}
     assert names == {
-        "index.html", "quality.svg", "steps.svg", "sensitivity.svg", "results.csv", "differences.csv", "scaling.csv",
-        "failures.csv", "trials.csv",
+        "index.html", "quality.svg", "steps.svg", "sensitivity.svg", "trust-0.svg", "quality.pdf", "steps.pdf",
+        "sensitivity.pdf", "trust-0.pdf", "results.csv", "differences.csv", "scaling.csv", "failures.csv", "trials.csv",
     }  # fmt: skip
     page = (out / "index.html").read_text(encoding="utf-8")
     assert all(sentence in page for sentence in table["findings"])
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
+    assert "Trust ratios of LAMB, layer by layer" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (out / "trials.csv").read_text(encoding="utf-8").count("\n") == 1 + len(table["trials"])
+
+
+def test_a_pdf_has_the_colours_of_the_light_page(found: tuple[dict[str, Any], Path]) -> None:
+    table, out = found
+    write_study(table, out)
+    first = (out / "quality.pdf").read_bytes()
+    drawn = b"".join(
+        zlib.decompress(stream)
+        for stream in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", first, re.DOTALL)
+    )
+    colours = {tuple(round(255 * float(part)) for part in found) for found in re.findall(_COLOUR, drawn)}
+    assert {(0x00, 0x65, 0xB0), (0xC2, 0x4A, 0x00), (0x1B, 0x1D, 0x21)} <= colours
+    assert not any(colour[:2] == (1, 2) for colour in colours), "a placeholder was left"
+    write_study(table, out)
+    assert (out / "quality.pdf").read_bytes() == first
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "var(--accent-0)" in page, "the page drawn after it has its variables again"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1200, False), (1200, True)])
+def test_a_browser_shows_the_page_at_two_widths_light_and_dark(
+    found: tuple[dict[str, Any], Path], tmp_path: Path, width: int, dark: bool
+) -> None:
+    write_study(*found)
+    seen = look((found[1] / "index.html").read_text(encoding="utf-8"), tmp_path, width, dark)
+    assert seen.console == []
+    assert not seen.scrolls
+    assert seen.figures == 4
+    assert (seen.paper < 60) is dark
+    assert (min(seen.heading, seen.figure_text) > 120) is dark
 
 
 def test_the_plan_counts_what_is_run(found: tuple[dict[str, Any], Path]) -> None:

@@ -50,6 +50,8 @@ def test_tuning_and_reported_runs_are_judged_by_different_data(tiny: Study, tmp_
     assert [outcome.num_steps for outcome in outcomes] == [12, 12]
     assert len(outcomes[0].curve) == 5
     first, second = (outcome.curve[0][2] for outcome in outcomes)
+    # Momentum has none, and a tuning run is not looked at.
+    assert [outcome.ratios for outcome in outcomes] == [(), ()]
     # One seed, one untrained model: only the examples it is judged by differ.
     assert first != second
     assert first == pytest.approx(second, rel=0.1)

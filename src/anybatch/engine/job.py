@@ -105,7 +105,7 @@ class Execution:
     prefetch: bool = True
     max_skipped_steps: int = 20
     hang_timeout_s: float = 600.0
-    noise_every: int = 10
+    noise_every: int = 100
 
 
 @dataclass(frozen=True)

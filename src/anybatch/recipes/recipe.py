@@ -129,7 +129,7 @@ class EngineSettings(Settings):
     prefetch: bool = True
     max_skipped_steps: int = Field(default=20, ge=1)
     hang_timeout_s: float = Field(default=600.0, gt=0)
-    noise_every: int = Field(default=10, ge=0)
+    noise_every: int = Field(default=100, ge=0)
 
     @field_validator("parallel", mode="before")
     @classmethod

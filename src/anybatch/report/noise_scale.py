@@ -8,7 +8,7 @@ from anybatch.report.numbers import finite, whole
 from anybatch.scaling import NoiseScale, noise_scale
 
 # A stretch of fewer measured steps has an interval that says nothing; more stretches than these say no more.
-_FEWEST, _MOST_STRETCHES = 10, 12
+_FEWEST, _MOST_STRETCHES = 4, 12
 
 
 @dataclass(frozen=True)
