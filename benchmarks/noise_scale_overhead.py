@@ -2,8 +2,9 @@
 
     python benchmarks/noise_scale_overhead.py [--recipe bert-mini ...] [--rounds 40] [-o FILE.json]
 
-Every second step is watched, as the engine watches every hundredth: a batch of one micro-batch is cut in two. Prints the medians in seconds of the processor, which other work on the machine moves little, the spread of the watched
-over the other steps by quarters of the run, and what is left of it where every hundredth is.
+Every second step is watched, as the engine watches every hundredth: a batch of one micro-batch is cut in two. Prints
+the medians in seconds of the processor, which other work on the machine moves little, the spread of the watched over
+the other steps by quarters of the run, and what is left of it where every hundredth is.
 """
 
 import argparse
