@@ -7,8 +7,8 @@ from typing import Any
 from anybatch.report.numbers import finite, whole
 from anybatch.scaling import NoiseScale, noise_scale
 
-# A stretch of fewer measured steps has an interval that says nothing; more stretches than these say no more.
-_FEWEST, _MOST_STRETCHES = 4, 12
+# Fewer measured steps say nothing; so many make a stretch whose interval says something; more stretches say no more.
+_FEWEST, _STRETCH, _MOST_STRETCHES = 4, 8, 12
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def stretches(events: Sequence[Any]) -> list[Stretch]:
         for square, trace in [(finite(event.get("gradient_square")), finite(event.get("noise_trace")))]
         if examples is not None and square is not None and trace is not None
     ]
-    count = min(_MOST_STRETCHES, len(known) // _FEWEST)
+    count = min(_MOST_STRETCHES, max(1, len(known) // _STRETCH)) if len(known) >= _FEWEST else 0
     parts = [known[len(known) * k // count : len(known) * (k + 1) // count] for k in range(count)]
     return [
         Stretch((part[0][0] + part[-1][0]) / 2, noise_scale([square for _, square, _ in part], [t for *_, t in part]))

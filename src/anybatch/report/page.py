@@ -1,5 +1,6 @@
 """The page itself: findings, figures, table and provenance as one HTML file that needs nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -183,7 +184,7 @@ def _rates(series: Sequence[Series]) -> str:
 
 def _noise(series: Sequence[Series]) -> str:
     last = [
-        f"{one.label} {cell_label(cell)} {short(noise.value)} ({short(noise.low)} to {short(noise.high)})"
+        f"{one.label} {cell_label(cell)} {_bounded(noise.value)} ({_bounded(noise.low)} to {_bounded(noise.high)})"
         for one in series
         for cell in one.cells
         for run in cell.runs[:1]
@@ -195,13 +196,17 @@ def _noise(series: Sequence[Series]) -> str:
     caption = (
         "The batch, in examples, at which the noise of a gradient is as large as the gradient: far below it a doubled "
         "batch halves the steps, far above it only burns examples. Bands: 95 % intervals, over equal stretches of the "
-        f"steps in which it was measured. At the end: {'; '.join(last)}."
+        f"steps in which it was measured; at the upper edge they have no bound. At the end: {'; '.join(last)}."
     )
     picture = _figure(
         "noise", "Gradient noise scale against examples", caption, caption,
         lambda frame: noise_figure.noise_curves(series, frame),
     )  # fmt: skip
     return _section("noise", "Gradient noise scale", picture)
+
+
+def _bounded(batch: float) -> str:
+    return short(batch) if math.isfinite(batch) else "unbounded"
 
 
 def _health(records: Sequence[Record]) -> str:
