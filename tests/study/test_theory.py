@@ -80,4 +80,5 @@ def test_the_same_seed_measures_the_same_and_the_page_shows_it(measured: dict[st
     first, second = (measure_theory(tiny, 3, SilentProgress()) for _ in range(2))
     assert first == second
     names = {path.name for path in write_theory(measured, sentences(measured), tmp_path)}
-    assert names == {"index.html", "exponents.svg", "smoothness.svg", "crossover.svg", "exponents.csv", "crossover.csv"}
+    figures = {f"{name}.{kind}" for name in ("exponents", "smoothness", "crossover") for kind in ("svg", "pdf")}
+    assert names == {"index.html", "exponents.csv", "crossover.csv"} | figures
