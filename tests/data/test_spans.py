@@ -1,39 +1,27 @@
-from typing import Any
+"""Windows of questions: what is shown, where the targets lie."""
 
 import numpy as np
 import pytest
 import torch
+from asking import HARD, ask, package_questions, package_words, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from anybatch.data import vocabulary
+from anybatch.data.answers import decode
 from anybatch.data.spans import LONGEST_QUESTION, QuestionSource
-from anybatch.data.squad import Answer, Question, load_builtin
+from anybatch.data.squad import Question
 from anybatch.errors import InputError
-
-HARD = "“Ångström” (1814–1874), naïve café… 日本 😀 U.S.A.'s $3.50! co\u0301operate\u200bd"
 
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    """Two hundred of the package's, each with one answer."""
-    return [Question(q.id, q.question, q.context, q.answers[:1], q.title) for q in load_builtin()[:200]]
+    return package_questions()
 
 
 @pytest.fixture(scope="module")
-def words(questions: list[Question]) -> Tokenizer:
-    texts = [HARD, *(question.context for question in questions)]
-    return vocabulary.train(lambda: texts, 600)
-
-
-def ask(context: str, *spans: tuple[int, int], question: str = "What is it?", identifier: str = "q") -> Question:
-    return Question(identifier, question, context, tuple(Answer(context[a:b], a) for a, b in spans), "t")
-
-
-def whole(source: QuestionSource, epoch: int = 0) -> dict[str, torch.Tensor]:
-    examples = np.arange(source.num_examples)
-    return dict(source.batch(np.full_like(examples, epoch), examples).inputs)
+def words() -> Tokenizer:
+    return package_words()
 
 
 def certain(source: QuestionSource, inputs: dict[str, torch.Tensor]) -> dict[str, str]:
@@ -43,7 +31,8 @@ def certain(source: QuestionSource, inputs: dict[str, torch.Tensor]) -> dict[str
     answered = inputs["start_positions"] > 0
     start[rows[answered], inputs["start_positions"][answered]] = 9
     end[rows[answered], inputs["end_positions"][answered]] = 9
-    return source.decode(start, end, max_answer_length=source.max_length)
+    found = decode(source, start, end, max_answer_length=source.max_length)
+    return {name: each.answer(None) for name, each in found.items()}
 
 
 @pytest.mark.parametrize(("max_length", "stride"), [(384, 128), (128, 48), (64, 20), (48, 1000)])
@@ -119,6 +108,15 @@ def test_an_answer_outside_the_window_points_at_the_first_token(words: Tokenizer
     assert inputs["start_positions"][-1] > 0
 
 
+def test_a_question_without_an_answer_points_at_the_first_token_everywhere(words: Tokenizer) -> None:
+    asked = [ask("It is here. " * 20, (0, 2)), ask("It is here. " * 20, identifier="none"), ask("It.", (0, 2))]
+    inputs = whole(QuestionSource(asked, words, 32, 16, seed=0))
+    answered = (inputs["start_positions"] > 0).tolist()
+    assert sum(answered) == 2
+    assert answered[0]
+    assert answered[-1]
+
+
 def test_answers_are_drawn_evenly_and_by_example(words: Tokenizer) -> None:
     context = "One of the two is it."
     source = QuestionSource([ask(context, (0, 3), (11, 14), (0, 3))], words, 32, 8, seed=0)
@@ -140,57 +138,6 @@ def test_training_and_prediction_see_the_same(questions: list[Question], words: 
     assert (batch.num_targets, batch.num_examples) == ({"span": 3}, 3)
 
 
-def best_by_trying(source: QuestionSource, start: Any, end: Any, longest: int, tokenizer: Tokenizer) -> dict[str, str]:
-    """`decode` without NumPy: every window, every start, every end."""
-    inputs = whole(source)
-    answers: dict[str, str] = {}
-    window = 0
-    for question in source.questions:
-        encoding = tokenizer.encode(question.context, add_special_tokens=False)
-        best = -np.inf
-        offset = 0
-        while True:
-            ids = inputs["input_ids"][window].tolist()
-            low, length = ids.index(3) + 1, int(inputs["attention_mask"][window].sum())
-            for first in range(low, length - 1):
-                for last in range(first, min(first + longest, length - 1)):
-                    if start[window][first] + end[window][last] > best:
-                        best = start[window][first] + end[window][last]
-                        begin = encoding.offsets[first - low + offset][0]
-                        answers[question.id] = question.context[begin : encoding.offsets[last - low + offset][1]]
-            window += 1
-            if offset + length - 1 - low >= len(encoding):
-                break
-            offset += 7
-    assert window == source.num_examples
-    return answers
-
-
-@pytest.mark.parametrize("longest", [1, 4, 100])
-def test_the_best_span_is_found(questions: list[Question], words: Tokenizer, longest: int) -> None:
-    source = QuestionSource(questions[:6], words, 48, 7, seed=0)
-    for seed in range(4):
-        logits = torch.randn(2, source.num_examples, 48, generator=torch.Generator().manual_seed(seed))
-        expected = best_by_trying(source, *logits.tolist(), longest, words)
-        assert source.decode(*logits, max_answer_length=longest) == expected
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_a_score_that_is_no_number_never_wins(words: Tokenizer, value: float) -> None:
-    source = QuestionSource([ask("One of the two is it.", (0, 3))], words, 32, 8, seed=0)
-    start, end = torch.full((2, 1, 32), value)
-    assert source.decode(start, end)["q"] != ""
-    place = int(whole(source)["start_positions"][0])
-    start[0, place + 1] = end[0, place + 1] = -50.0
-    assert source.decode(start, end)["q"] == "of"
-
-
-def test_logits_of_another_shape_are_refused(words: Tokenizer) -> None:
-    source = QuestionSource([ask("One.", (0, 3))], words, 32, 8, seed=0)
-    with pytest.raises(ValueError, match=r"logits of shape \(2, 32\), \(2, 32\): must be \(1, 32\)"):
-        source.decode(torch.zeros(2, 32), torch.zeros(2, 32))
-
-
 @pytest.mark.parametrize(
     ("asked", "options", "message"),
     [
@@ -206,9 +153,3 @@ def test_what_cannot_be_asked_is_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         QuestionSource(asked, words, **{"max_length": 32, "stride": 8, "seed": 0, **options})
-
-
-def test_max_answer_length_must_allow_one_token(words: Tokenizer) -> None:
-    source = QuestionSource([ask("One.", (0, 3))], words, 32, 8, seed=0)
-    with pytest.raises(InputError, match="max_answer_length = 0: must be at least 1"):
-        source.decode(torch.zeros(1, 32), torch.zeros(1, 32), max_answer_length=0)

@@ -48,6 +48,14 @@ def test_questions_are_read_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_question_may_be_marked_as_having_no_answer(tmp_path: Path) -> None:
+    value = copy.deepcopy(GOOD)
+    first, second = value["data"][0]["paragraphs"][0]["qas"]
+    first["is_impossible"] = False
+    second |= {"is_impossible": True, "answers": [], "plausible_answers": [{"text": "Sweden", "answer_start": 40}]}
+    assert [len(question.answers) for question in read_questions(write(tmp_path / "a.json", value))] == [1, 0]
+
+
 def changed(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     """Sets, or for None deletes, the field at a dotted path."""
 
@@ -83,7 +91,9 @@ ANSWER = f"{PARAGRAPH}.qas.1.answers.0"
         (changed(f"{PARAGRAPH}.qas.1.id", None), r"paragraphs\[0\].qas\[1\]: has no 'id'"),
         (changed(f"{PARAGRAPH}.qas.1.id", "q1"), "question 'q1': this id stands twice"),
         (changed(f"{PARAGRAPH}.qas.1.question", ""), "question 'q2': 'question' is empty"),
-        (changed(f"{PARAGRAPH}.qas.1.answers", []), r"question 'q2': has no answer; SQuAD v1.1 .*v2.0"),
+        (changed(f"{PARAGRAPH}.qas.1.answers", []), r"question 'q2': has no answer; .*\"is_impossible\": true"),
+        (changed(f"{PARAGRAPH}.qas.1.is_impossible", True), "question 'q2': is marked is_impossible, and yet has 2"),
+        (changed(f"{PARAGRAPH}.qas.1.is_impossible", "no"), "'is_impossible' must be a bool, not a str"),
         (changed(f"{ANSWER}.text", ""), r"question 'q2': answers\[0\]: 'text' is empty"),
         (
             changed(f"{ANSWER}.answer_start", 39),

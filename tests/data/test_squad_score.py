@@ -61,6 +61,33 @@ def test_each_question_takes_its_best_reference_and_a_missing_one_counts_0() -> 
         score({}, [])
 
 
+def test_questions_without_an_answer_are_scored_as_v2_does() -> None:
+    """Expected by hand from evaluate-v2.0.py: has answer 0, 1, 2/3, 0 of four; no answer 1, 0, 1 of three."""
+    questions = [
+        question("left out", "Denver"), question("right", "Denver Broncos"), question("half", "Denver Broncos"),
+        question("no words", "the"), question("none"), question("guessed"), question("the"),
+    ]  # fmt: skip
+    predictions = {
+        "left out": "", "right": "the Denver Broncos", "half": "Denver", "no words": "Denver", "none": "",
+        "guessed": "Denver", "the": "the",
+    }  # fmt: skip
+    assert score(predictions, questions) == pytest.approx(
+        {
+            "exact_match": 100 * 3 / 7, "f1": 100 * (3 + 2 / 3) / 7, "total": 7, "missing": 0,
+            "has_answer_exact_match": 100 * 1 / 4, "has_answer_f1": 100 * (1 + 2 / 3) / 4, "has_answer_total": 4,
+            "has_answer_missing": 0,
+            "no_answer_exact_match": 100 * 2 / 3, "no_answer_f1": 100 * 2 / 3, "no_answer_total": 3,
+            "no_answer_missing": 0,
+        }
+    )  # fmt: skip
+    assert score({"no words": "", "x": ""}, [question("no words", "the"), question("x")])["f1"] == 100
+    assert set(score({}, [question("x")])) == {
+        "exact_match", "f1", "total", "missing",
+        "no_answer_exact_match", "no_answer_f1", "no_answer_total", "no_answer_missing",
+    }  # fmt: skip
+    assert score({}, [question("x")])["no_answer_missing"] == 1, "a missing prediction is not an empty one"
+
+
 @given(TEXT, TEXT)
 def test_f1_is_symmetric_bounded_and_1_for_a_match(a: str, b: str) -> None:
     assert f1(a, b) == f1(b, a)

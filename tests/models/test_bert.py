@@ -1,5 +1,6 @@
 """Packed rows give the losses and gradients of padded ones; folders of transformers are read and written."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from anybatch.data.packing import pack
 from anybatch.errors import InputError
-from anybatch.models import BertSettings, PretrainingModel, pretraining_model
+from anybatch.models import BertSettings, PretrainingModel, pretraining_model, question_answering_model
 
 SETTINGS = BertSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32)
 
@@ -36,10 +37,11 @@ def losses(model: PretrainingModel, inputs: dict[str, np.ndarray], label: np.nda
     return dict(model(**named)[0])
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize("relation", [True, False])
-def test_packed_sequences_do_not_see_each_other(relation: bool) -> None:
+def test_packed_sequences_do_not_see_each_other(relation: bool, pre_norm: bool) -> None:
     rng = np.random.default_rng(0)
-    settings = BertSettings(**{**vars(SETTINGS), "relation": relation})
+    settings = replace(SETTINGS, relation=relation, pre_norm=pre_norm)
     model = pretraining_model(settings, seed=0).double()
     inputs, label = padded(rng), rng.integers(0, 2, 7) if relation else None
     gradients = []
@@ -85,13 +87,72 @@ def test_a_folder_of_transformers_is_where_a_run_can_start(tmp_path: Path) -> No
     GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=1, n_positions=16)).save_pretrained(
         tmp_path / "gpt2"
     )
-    with pytest.raises(InputError, match="gpt2: holds a model of type 'gpt2'; must be a BERT"):
+    with pytest.raises(InputError, match="gpt2: holds a model of type 'gpt2'; must be a BERT or"):
         PretrainingModel.load(tmp_path / "gpt2")
 
 
-def test_bf16_is_near_fp32() -> None:
+@pytest.mark.parametrize("relation", [True, False])
+def test_a_pre_norm_folder_is_one_of_transformers(relation: bool, tmp_path: Path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    settings = replace(SETTINGS, relation=relation, pre_norm=True)
+    model = pretraining_model(settings, seed=0).eval()
+    assert model.settings == settings
+    model.save(tmp_path)
+    again = PretrainingModel.load(tmp_path).eval()
+    assert again.settings == settings
+    rng = np.random.default_rng(1)
+    inputs, label = padded(rng), rng.integers(0, 2, 7) if relation else None
+    found = losses(model, inputs, label)
+    assert {name: value.item() for name, value in losses(again, inputs, label).items()} == {
+        name: value.item() for name, value in found.items()
+    }
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    given = {name: torch.from_numpy(inputs[name]) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    logits = theirs(**given).logits.flatten(0, 1)[torch.from_numpy(inputs["masked_positions"])]
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(inputs["masked_labels"]), reduction="sum")
+    assert found["mlm"].item() == pytest.approx(expected.item(), rel=1e-5)
+    answering = question_answering_model(tmp_path, seed=0)
+    assert answering.max_positions == 32
+    assert torch.equal(
+        answering.bert.base_model.embeddings.word_embeddings.weight,
+        model.bert.base_model.embeddings.word_embeddings.weight,
+    )
+
+
+def test_pre_norm_layers_are_those_of_torch_with_norm_first() -> None:
+    model = pretraining_model(replace(SETTINGS, num_layers=1, pre_norm=True), seed=0).double().eval()
+    encoder = model.bert.base_model
+    (layer,) = encoder.encoder.layer
+    torch_s = torch.nn.TransformerEncoderLayer(
+        16, 2, 64, activation="gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=True, dtype=torch.float64
+    ).eval()
+    attention = layer.attention.self
+    parts = {
+        "self_attn.in_proj": [attention.query, attention.key, attention.value],
+        "self_attn.out_proj.": [layer.attention.output.dense],
+        "linear1.": [layer.intermediate.dense],
+        "linear2.": [layer.output.dense],
+        "norm1.": [layer.attention.LayerNorm],
+        "norm2.": [layer.intermediate.LayerNorm],
+    }
+    torch_s.load_state_dict(
+        {
+            f"{name if name.endswith('.') else name + '_'}{kind}": torch.cat([getattr(each, kind) for each in modules])
+            for name, modules in parts.items()
+            for kind in ("weight", "bias")
+        }
+    )
+    ids = torch.randint(5, 40, (3, 20), generator=torch.Generator().manual_seed(0))
+    embedded = encoder.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids))
+    found = encoder(input_ids=ids, token_type_ids=torch.zeros_like(ids)).last_hidden_state
+    assert torch.allclose(found, encoder.LayerNorm(torch_s(embedded)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_bf16_is_near_fp32(pre_norm: bool) -> None:
     rng = np.random.default_rng(2)
-    model = pretraining_model(SETTINGS, seed=0).eval()
+    model = pretraining_model(replace(SETTINGS, pre_norm=pre_norm), seed=0).eval()
     inputs, label = padded(rng), rng.integers(0, 2, 7)
     exact = losses(model, pack(inputs), label)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,13 +1,15 @@
 """Every kind of pretraining trains, ends with scores, and is scored the same again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anybatch.data.prepare import prepare
-from anybatch.data.squad import load_builtin
-from anybatch.data.squad_score import read_predictions, score
+from anybatch.data.squad import Question, load_builtin
+from anybatch.data.squad_score import normalize, read_predictions, score
 from anybatch.data.text import Document
 from anybatch.errors import InputError
 from anybatch.recipes import change, evaluate_run, find_recipe, train_recipe
@@ -76,29 +78,74 @@ def test_a_run_starts_from_somebody_s_folder(shards: Path, tmp_path: Path) -> No
         train_recipe(mixed, tmp_path / "fourth")
 
 
-def test_the_answers_of_a_run_are_a_file_that_scores_the_same(shards: Path, tmp_path: Path) -> None:
-    train_recipe(change(find_recipe("bert-tiny"), [*SMALL, *TINY_BERT, f"data.path={shards}"]), tmp_path / "text")
-    settings = ["reference.num_examples=32", "reference.num_epochs=null", "phases.0.sequence_length=64"]
-    settings += [f"model.path={tmp_path / 'text'}", "engine.num_evals=1", "data.stride=24"]
-    train_recipe(change(find_recipe("squad"), settings), tmp_path / "run")
+@pytest.mark.parametrize("pre_norm", ["true", "false"])
+def test_the_answers_of_a_run_are_files_that_score_the_same(shards: Path, tmp_path: Path, pre_norm: str) -> None:
+    train_recipe(
+        change(find_recipe("bert-tiny"), [*SMALL, *TINY_BERT, f"data.path={shards}", f"model.pre_norm={pre_norm}"]),
+        tmp_path / "text",
+    )
     asked = load_builtin()[:12]
-    file = tmp_path / "dev.json"
-    paragraphs = [
-        {
-            "context": each.context,
-            "qas": [
-                {
-                    "id": each.id,
-                    "question": each.question,
-                    "answers": [{"text": answer.text, "answer_start": answer.start} for answer in each.answers],
-                }
-            ],
-        }
-        for each in asked
-    ]
-    file.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    file = write_questions(asked, tmp_path / "dev.json")
+    train_recipe(change(find_recipe("squad"), [*QUICK_ANSWERS, f"model.path={tmp_path / 'text'}"]), tmp_path / "run")
     scores = evaluate_run(tmp_path / "run", file)
     answers = read_predictions(tmp_path / "run" / "predictions.json")
     assert set(answers) == {each.id for each in asked}
     official = score(answers, asked)
-    assert scores == {name: official[name] for name in ("exact_match", "f1")}  # type: ignore[literal-required]
+    assert scores == {name: official[name] for name in ("exact_match", "f1")}
+    ranked = json.loads((tmp_path / "run" / "nbest_predictions.json").read_text())
+    assert {name: each[0]["text"] for name, each in ranked.items()} == answers
+    assert all(len(each) == 20 and all(answer["text"] for answer in each) for each in ranked.values())
+    assert not (tmp_path / "run" / "null_odds.json").exists()
+    with pytest.raises(InputError, match="answers every question, so that a null threshold has no meaning"):
+        evaluate_run(tmp_path / "run", file, 0.0)
+    file = write_questions([*asked, Question("none", "Why?", asked[0].context, (), "t")], file)
+    with pytest.raises(InputError, match=r"dev.json: question 'none': has no answer .* squad-v2"):
+        evaluate_run(tmp_path / "run", file)
+
+
+def test_questions_may_be_left_unanswered(shards: Path, tmp_path: Path) -> None:
+    train_recipe(change(find_recipe("bert-tiny"), [*SMALL, *TINY_BERT, f"data.path={shards}"]), tmp_path / "text")
+    builtin = load_builtin()
+    asked = [
+        replace(each, answers=() if number % 2 else each.answers, title=str(number // 8))
+        for number, each in enumerate(builtin[:80])
+    ]
+    file = write_questions(asked, tmp_path / "train.json")
+    settings = [*QUICK_ANSWERS, f"model.path={tmp_path / 'text'}", f"data.path={file}", "optimizer.lr=0.01"]
+    final = train_recipe(change(find_recipe("squad-v2"), settings), tmp_path / "run")["final"]
+    assert {"has_answer_f1", "no_answer_f1", "f1"} < set(final)
+    for threshold, left in ((1e9, 0), (-1e9, 80)):
+        scores = evaluate_run(tmp_path / "run", file, threshold)
+        answers = read_predictions(tmp_path / "run" / "predictions.json")
+        assert list(answers.values()).count("") == left
+        # An answer of punctuation alone counts as none.
+        wordless = sum(not normalize(answers[each.id]) for each in asked if not each.answers)
+        assert scores["no_answer_f1"] == pytest.approx(100 * wordless / 40)
+        assert scores["f1"] == pytest.approx((scores["has_answer_f1"] + scores["no_answer_f1"]) / 2)
+    ranked = json.loads((tmp_path / "run" / "nbest_predictions.json").read_text())
+    odds = json.loads((tmp_path / "run" / "null_odds.json").read_text())
+    assert all("" in [answer["text"] for answer in each] for each in ranked.values())
+    middle = sorted(odds.values())[40]
+    evaluate_run(tmp_path / "run", file, middle)
+    answers = read_predictions(tmp_path / "run" / "predictions.json")
+    assert {name for name, text in answers.items() if not text} == {name for name, odd in odds.items() if odd > middle}
+    with pytest.raises(InputError, match=r"train.json: question .* has no answer \(SQuAD v2.0\), and squad answers"):
+        train_recipe(change(find_recipe("squad"), settings), tmp_path / "v1")
+
+
+QUICK_ANSWERS = [
+    "reference.num_examples=32", "reference.num_epochs=null", "phases.0.sequence_length=64", "engine.num_evals=1",
+    "data.stride=24",
+]  # fmt: skip
+
+
+def write_questions(asked: list[Question], file: Path) -> Path:
+    """A file in the official layout, articles by title."""
+    articles: dict[str, list[dict[str, Any]]] = {}
+    for each in asked:
+        answers = [{"text": answer.text, "answer_start": answer.start} for answer in each.answers]
+        item = {"id": each.id, "question": each.question, "answers": answers, "is_impossible": not answers}
+        articles.setdefault(each.title, []).append({"context": each.context, "qas": [item]})
+    data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in articles.items()]
+    file.write_text(json.dumps({"version": "v2.0", "data": data}))
+    return file

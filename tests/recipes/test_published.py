@@ -85,6 +85,7 @@ def test_the_mixed_batch_takes_8599_steps() -> None:
         ("bert-mini", (4, 256, 4)),
         ("bert-tiny", (2, 128, 2)),
         ("gpt2-small", (12, 768, 12)),
+        ("gpt2-medium", (24, 1024, 16)),
         ("gpt2-tiny", (2, 128, 2)),
     ],
 )
@@ -98,8 +99,19 @@ def test_squad() -> None:
     recipe: Any = find_recipe("squad")
     assert (recipe.phases[0].sequence_length, recipe.data.stride, recipe.reference.num_epochs) == (384, 128, 2)
     assert 3e-5 <= recipe.reference.lr <= 5e-5
+    newer: Any = find_recipe("squad-v2")
+    assert (newer.data.unanswerable, recipe.data.unanswerable) == (True, False)
+    assert newer.phases == recipe.phases
 
 
 def test_what_is_inferred_is_said_in_words() -> None:
-    for name in ("bert-large-paper", "bert-large-mixed", "bert-large-nvidia", "bert-base", "gpt2-small", "squad"):
+    for name in (
+        "bert-large-paper",
+        "bert-large-mixed",
+        "bert-large-nvidia",
+        "bert-base",
+        "gpt2-small",
+        "squad",
+        "squad-v2",
+    ):
         assert all(re.search(r"\(|:", each) for each in find_recipe(name).inferred)

@@ -86,8 +86,11 @@ def train(
 @app.command(name="eval")
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="A finished run folder.")] = None,
-    squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 layout.")] = None,
+    squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 or v2.0 layout.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Answers to score: a JSON object, id to text.")] = None,
+    null_threshold: Annotated[
+        float | None, typer.Option(help="SQuAD v2.0: answer nothing where that scores more than so much better.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a finished run, or a file of answers.
@@ -95,8 +98,8 @@ def evaluate(
     Examples: anybatch eval runs/first        anybatch eval --predictions answers.json --squad dev.json --json
     """
     if predictions is not None:
-        if squad is None or run is not None:
-            raise InputError("--predictions needs --squad FILE, and no run folder")
+        if squad is None or run is not None or null_threshold is not None:
+            raise InputError("--predictions needs --squad FILE, and neither a run folder nor a null threshold")
         from anybatch.data.squad import read_questions
         from anybatch.data.squad_score import read_predictions, score
 
@@ -106,7 +109,7 @@ def evaluate(
         raise InputError("name a run folder, or --predictions FILE --squad FILE")
     from anybatch.recipes import evaluate_run
 
-    print_values(evaluate_run(run, squad), as_json)
+    print_values(evaluate_run(run, squad, null_threshold), as_json)
 
 
 @app.command()

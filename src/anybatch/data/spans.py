@@ -1,4 +1,4 @@
-"""Questions to windows of tokens and back: what a span model is trained on, and the text that its scores mean.
+"""Questions to windows of tokens, what a span model is trained on, and back; answers.py reads its scores.
 
 [CLS] question [SEP] a window of the passage [SEP]
 """
@@ -18,6 +18,8 @@ from anybatch.errors import InputError
 
 LONGEST_QUESTION = 64
 SHORTEST_WINDOW = 16
+# The answer of a question that has none lies in no window.
+_NOWHERE = (-1, -1)
 
 
 class QuestionSource:
@@ -25,7 +27,8 @@ class QuestionSource:
 
     A passage longer than a window is seen in several, which begin `stride` tokens apart, or closer where a window holds
     fewer. A question is cut to 64 tokens, and to half of what a window holds. In training, each (seed, epoch, example)
-    draws one of the question's answers; where it does not lie wholly in the window, both positions are 0, the [CLS].
+    draws one of the question's answers; where it does not lie wholly in the window, or there is none, both positions
+    are 0, the [CLS].
 
     Raises:
         InputError: no questions, a setting out of bounds, a vocabulary that lacks a special token, or a passage or
@@ -79,53 +82,24 @@ class QuestionSource:
         """input_ids, token_type_ids and attention_mask, int64[count, S], of the windows start .. start + count - 1."""
         return _inputs(self._join(np.arange(start, min(start + count, self.num_examples))))
 
-    def decode(
-        self, start_logits: torch.Tensor, end_logits: torch.Tensor, max_answer_length: int = 30
-    ) -> dict[str, str]:
-        """The best answer to each question, by its id, from the scores of all windows in order, float[N, S] both.
+    @property
+    def owners(self) -> Places:
+        """Which question each window belongs to, by its number, int64[N]."""
+        owners: Places = self._owner
+        return owners
 
-        An answer is a span of at most `max_answer_length` tokens of the passage, inside one window, with the greatest
-        sum of the score of its first token as start and of its last token as end; its text is cut from the passage.
-        """
-        shape = (self.num_examples, self.max_length)
-        if start_logits.shape != shape or end_logits.shape != shape:
-            raise ValueError(f"logits of shape {tuple(start_logits.shape)}, {tuple(end_logits.shape)}: must be {shape}")
-        if max_answer_length < 1:
-            raise InputError(f"max_answer_length = {max_answer_length}: must be at least 1")
-        best, first, last = self._best_spans(start_logits, end_logits, max_answer_length)
-        answers = {}
-        bounds = np.searchsorted(self._owner, np.arange(len(self.questions) + 1))
-        for number, question in enumerate(self.questions):
-            window = int(bounds[number] + np.argmax(best[bounds[number] : bounds[number + 1]]))
-            shift = self._begin[window] - self._question_length[number] - 2
-            begin = self._offsets[first[window] + shift, 0]
-            end = self._offsets[last[window] + shift, 1]
-            answers[question.id] = question.context[begin:end]
-        return answers
+    def passage_columns(self) -> tuple[Places, Places]:
+        """The first and the last column of each window that holds a token of the passage, int64[N] both."""
+        first: Places = self._question_length[self._owner] + 2
+        last: Places = first + self._length - 1
+        return first, last
 
-    def _best_spans(
-        self, start_logits: torch.Tensor, end_logits: torch.Tensor, max_answer_length: int
-    ) -> tuple[NDArray[np.float32], Places, Places]:
-        """Each window's best score and its columns, N each."""
-        column = np.arange(self.max_length)
-        low = self._question_length[self._owner] + 2
-        inside = (column >= low[:, None]) & (column < (low + self._length)[:, None])
-        # A score that is no number must not win; the lowest number leaves a span to every window.
-        lowest = float(np.finfo(np.float32).min) / 4
-        start, end = (
-            np.where(inside, torch.nan_to_num(logits.float().cpu(), nan=lowest, neginf=lowest).numpy(), -np.inf)
-            for logits in (start_logits, end_logits)
-        )
-        best = np.full(len(start), -np.inf, dtype=np.float32)
-        first, last = np.zeros((2, len(start)), dtype=np.int64)
-        rows = np.arange(len(start))
-        for extra in range(min(max_answer_length, self.max_length)):
-            sums = start[:, : self.max_length - extra] + end[:, extra:]
-            place = sums.argmax(1)
-            better = sums[rows, place] > best
-            best[better] = sums[rows, place][better]
-            first[better], last[better] = place[better], place[better] + extra
-        return best, first, last
+    def text(self, window: int, first: int, last: int) -> str:
+        """The part of the passage under the columns first .. last of a window."""
+        owner = int(self._owner[window])
+        shift = int(self._begin[window] - self._question_length[owner]) - 2
+        begin, end = int(self._offsets[first + shift, 0]), int(self._offsets[last + shift, 1])
+        return self.questions[owner].context[begin:end]
 
     def _join(self, examples: Places) -> Pairs:
         owner = self._owner[examples]
@@ -164,6 +138,8 @@ class QuestionSource:
             for answer in question.answers:
                 first, last = _tokens_under(offsets, answer.start, answer.start + len(answer.text))
                 answers.append((begin + first, begin + last))
+            if not question.answers:
+                answers.append(_NOWHERE)
             first_answer.append(len(answers))
         self._owner, self._begin, self._length = np.array(windows, dtype=np.int64).T
         self._answer_start, self._answer_end = np.array(answers, dtype=np.int64).T

@@ -1,6 +1,7 @@
-"""Questions whose answers are spans of a passage, in the layout of SQuAD v1.1; spans.py makes examples of them.
+"""Questions whose answers are spans of a passage, in the layout of SQuAD; spans.py makes examples of them.
 
-Source: Rajpurkar et al. 2016, arXiv 1606.05250.
+Sources: Rajpurkar et al. 2016, arXiv 1606.05250 (v1.1); Rajpurkar, Jia, Liang 2018, arXiv 1806.03822 (v2.0, in which
+the passage leaves some questions unanswered).
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the passage it is about, and the answers that count as right; `title` is the article's."""
+    """A question, the passage it is about, and the answers that count as right; `title` is the article's.
+
+    No answers: the passage does not answer it.
+    """
 
     id: str
     question: str
@@ -33,11 +37,12 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions in a file, in order.
+    """The questions in a file, in order. "is_impossible": true, as in v2.0, marks one without an answer.
 
     Raises:
-        InputError: broken JSON, a missing field, an empty passage, question or list of answers, an answer that is not
-            where it says, an id used twice; with the file and the article, passage or question.
+        InputError: broken JSON, a missing field, an empty passage or question, no answers without that mark or some
+            with it, an answer that is not where it says, an id used twice; with the file and the article, passage or
+            question.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name the JSON file in it")
@@ -100,8 +105,11 @@ def _question(item: Any, context: str, title: str, place: str, where: str) -> Qu
             found = context[max(start, 0) : max(start, 0) + len(text)]
             raise InputError(f"{spot}: {text!r} does not stand at answer_start {start} of the passage, {found!r} does")
         answers.append(Answer(text, start))
-    if not answers:
-        raise InputError(f"{place}: has no answer; SQuAD v1.1 needs at least one (v2.0 files cannot be read)")
+    impossible = "is_impossible" in item and _field(item, "is_impossible", bool, place)
+    if impossible and answers:
+        raise InputError(f"{place}: is marked is_impossible, and yet has {len(answers)} answers; drop one or the other")
+    if not answers and not impossible:
+        raise InputError(f'{place}: has no answer; give one, or mark it "is_impossible": true as SQuAD v2.0 does')
     return Question(identifier, question, context, tuple(answers), title)
 
 
@@ -115,7 +123,7 @@ def _field(value: Any, name: str, kind: type, place: str) -> Any:
     if name not in _object(value, place):
         raise InputError(f"{place}: has no {name!r}")
     found = value[name]
-    if not isinstance(found, kind) or isinstance(found, bool):
+    if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
         raise InputError(f"{place}: {name!r} must be a {kind.__name__}, not a {type(found).__name__}")
     return found
 

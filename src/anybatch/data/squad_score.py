@@ -1,17 +1,20 @@
-"""Exact match and F1, by the rules of the official SQuAD v1.1 evaluation.
+"""Exact match and F1, by the rules of the official SQuAD evaluations.
 
 Both sides are lower-cased, stripped of punctuation and of the articles a, an, the, and split at white space; each
 question takes the best of its reference answers; a question without a prediction counts 0; scores are percentages.
 
-Source: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1.
+Where some question has no answer, the rules of v2.0 hold: it is right to leave that one unanswered (""), and an answer
+with no word left counts as none, on either side.
+
+Sources: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1; Rajpurkar, Jia, Liang 2018, arXiv 1806.03822, and the
+official evaluate-v2.0.py.
 """
 
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
@@ -21,13 +24,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class Scores(TypedDict):
-    """`exact_match` and `f1` in percent over all `total` questions, `missing` of which have no prediction."""
-
-    exact_match: float
-    f1: float
-    total: int
-    missing: int
+# Percentages and counts by name.
+Scores = dict[str, float]
 
 
 def normalize(text: str) -> str:
@@ -52,20 +50,54 @@ def f1(prediction: str, reference: str) -> float:
 
 
 def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> Scores:
-    """The scores of `predictions`, question id to text; predictions for other ids are not looked at."""
-    matches = overlaps = 0.0
-    missing = 0
-    for question in questions:
-        if question.id not in predictions:
-            missing += 1
-            continue
-        prediction = predictions[question.id]
-        matches += max(exact_match(prediction, answer.text) for answer in question.answers)
-        overlaps += max(f1(prediction, answer.text) for answer in question.answers)
-    total = len(questions)
-    if not total:
+    """The scores of `predictions`, question id to text; predictions for other ids are not looked at.
+
+    Returns:
+        exact_match and f1, in percent of all `total` questions, `missing` of which have no prediction. Where some have
+        no answer, the same of those that have one and of those that have none, as has_answer_* and no_answer_*.
+    """
+    if not questions:
         raise InputError("there is no question to score")
-    return {"exact_match": 100 * matches / total, "f1": 100 * overlaps / total, "total": total, "missing": missing}
+    if all(question.answers for question in questions):
+        return _summary(predictions, questions, _by_v1)
+    parts = {
+        "has_answer": [question for question in questions if question.answers],
+        "no_answer": [question for question in questions if not question.answers],
+    }
+    scores = _summary(predictions, questions, _by_v2)
+    for name, part in parts.items():
+        if part:
+            scores |= {f"{name}_{key}": value for key, value in _summary(predictions, part, _by_v2).items()}
+    return scores
+
+
+def _summary(
+    predictions: Mapping[str, str],
+    questions: Sequence[Question],
+    rule: Callable[[str, Sequence[str]], tuple[float, float]],
+) -> Scores:
+    answered = [question for question in questions if question.id in predictions]
+    found = [rule(predictions[each.id], [answer.text for answer in each.answers]) for each in answered]
+    total = len(questions)
+    return {
+        "exact_match": 100 * sum(match for match, _ in found) / total,
+        "f1": 100 * sum(overlap for _, overlap in found) / total,
+        "total": total,
+        "missing": total - len(answered),
+    }
+
+
+def _by_v1(prediction: str, references: Sequence[str]) -> tuple[float, float]:
+    return max(exact_match(prediction, each) for each in references), max(f1(prediction, each) for each in references)
+
+
+def _by_v2(prediction: str, references: Sequence[str]) -> tuple[float, float]:
+    meant = [each for each in references if normalize(each)] or [""]
+    if normalize(prediction) and meant != [""]:
+        return _by_v1(prediction, meant)
+    # None against none is right, none against something wrong, and there is no overlap between them.
+    right = max(exact_match(prediction, each) for each in meant)
+    return right, right
 
 
 def read_predictions(path: Path) -> dict[str, str]:

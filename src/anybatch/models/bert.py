@@ -12,12 +12,16 @@ from anybatch.models.building import check_heads, quiet_transformers, read_pretr
 
 Sums = dict[str, Tensor]
 
+# What transformers calls a BERT with Pre-LN.
+PRE_NORM = "roberta-prelayernorm"
+
 
 @dataclass(frozen=True)
 class BertSettings:
     """The shape of a BERT encoder; `dropout` serves the hidden states and the attention alike.
 
     `relation`: whether there is a head, and a pooler under it, that tells how two sentences are related.
+    `pre_norm`: layers are normalised before what they compute; see pre_norm.py. `padding`: the number of [PAD].
     """
 
     vocabulary_size: int
@@ -27,11 +31,13 @@ class BertSettings:
     max_positions: int
     dropout: float = 0.0
     relation: bool = True
+    pre_norm: bool = False
+    padding: int = 0
 
 
 class PretrainingModel(nn.Module):
     """BERT with the heads of its pretraining tasks, around transformers' `BertForPreTraining`, or `BertForMaskedLM`
-    where no relation of sentences is learned.
+    where no relation of sentences is learned; or their likes with Pre-LN (see pre_norm.py).
 
     The vocabulary head costs as much as several encoder layers; it is evaluated on the M masked positions only,
     never on all B * S of them.
@@ -42,6 +48,30 @@ class PretrainingModel(nn.Module):
         # transformers is not typed as finely as its models are built.
         self.bert: Any = bert
         self.relation = relation
+
+    @property
+    def settings(self) -> BertSettings:
+        """The shape of the model."""
+        config = self.bert.config
+        pre_norm = config.model_type == PRE_NORM
+        return BertSettings(
+            vocabulary_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            max_positions=num_positions(config),
+            dropout=config.hidden_dropout_prob,
+            relation=self._heads[1] is not None,
+            pre_norm=pre_norm,
+            padding=config.pad_token_id or 0,
+        )
+
+    @property
+    def _heads(self) -> tuple[nn.Module, nn.Module | None]:
+        """Hidden states to scores of words; pooled ones to those of a relation, or None."""
+        if self.bert.config.model_type == PRE_NORM:
+            return self.bert.lm_head, getattr(self.bert, "seq_relationship", None)
+        return self.bert.cls.predictions, getattr(self.bert.cls, "seq_relationship", None)
 
     def forward(
         self,
@@ -68,18 +98,23 @@ class PretrainingModel(nn.Module):
             is empty in training mode.
         """
         mask = attention_mask if first_positions is None else block_diagonal(attention_mask)
-        encoded = self.bert.bert(
+        if position_ids is not None:
+            position_ids = position_ids + first_position(self.bert.config)
+        encoder = self.bert.base_model
+        encoded = encoder(
             input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask, position_ids=position_ids
         )
         hidden = encoded.last_hidden_state.flatten(0, 1)
-        words = self.bert.cls.predictions(hidden[masked_positions])
+        words_of, relation_of = self._heads
+        words = words_of(hidden[masked_positions])
         losses = {"mlm": cross_entropy(words.float(), masked_labels, reduction="sum")}
         right = {} if self.training else {"mlm": (words.argmax(-1) == masked_labels).sum()}
         if next_sentence_label is not None:
+            assert relation_of is not None
             pooled = encoded.pooler_output
             if first_positions is not None:
-                pooled = self.bert.bert.pooler(hidden[first_positions][:, None])
-            relation = self.bert.cls.seq_relationship(pooled)
+                pooled = encoder.pooler(hidden[first_positions][:, None])
+            relation = relation_of(pooled)
             losses[self.relation] = cross_entropy(relation.float(), next_sentence_label, reduction="sum")
             if not self.training:
                 right[self.relation] = (relation.argmax(-1) == next_sentence_label).sum()
@@ -96,14 +131,15 @@ class PretrainingModel(nn.Module):
         Raises:
             InputError: the folder holds no model that transformers can read, or one that is not a BERT.
         """
-        from transformers import AutoConfig, BertForMaskedLM, BertForPreTraining
+        from transformers import AutoConfig
 
         quiet_transformers()
         config = read_pretrained(AutoConfig, folder)
-        if config.model_type != "bert":
-            raise InputError(f"{folder}: holds a model of type {config.model_type!r}; must be a BERT")
-        without_relation = "BertForMaskedLM" in (config.architectures or [])
-        return cls(read_pretrained(BertForMaskedLM if without_relation else BertForPreTraining, folder), relation)
+        if config.model_type not in ("bert", PRE_NORM):
+            raise InputError(f"{folder}: holds a model of type {config.model_type!r}; must be a BERT or {PRE_NORM}")
+        alone = any(str(name).endswith("ForMaskedLM") for name in config.architectures or [])
+        kind = _kind(pre_norm=config.model_type == PRE_NORM, relation=not alone)
+        return cls(read_pretrained(kind, folder), relation)
 
 
 def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") -> PretrainingModel:
@@ -112,22 +148,48 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
     """
-    from transformers import BertConfig, BertForMaskedLM, BertForPreTraining
-
     check_heads(settings.num_heads, settings.hidden_size)
     quiet_transformers()
-    config = BertConfig(
+    kind = _kind(pre_norm=settings.pre_norm, relation=settings.relation)
+    config = kind.config_class(
         vocab_size=settings.vocabulary_size,
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.num_heads,
         intermediate_size=4 * settings.hidden_size,
-        max_position_embeddings=settings.max_positions,
         hidden_dropout_prob=settings.dropout,
         attention_probs_dropout_prob=settings.dropout,
+        pad_token_id=settings.padding,
+        bos_token_id=None,
+        eos_token_id=None,
     )
+    config.max_position_embeddings = settings.max_positions + first_position(config)
     with seeded(seed):
-        return PretrainingModel(BertForPreTraining(config) if settings.relation else BertForMaskedLM(config), relation)
+        return PretrainingModel(kind(config), relation)
+
+
+def _kind(*, pre_norm: bool, relation: bool) -> Any:
+    """The class of transformers for such a model."""
+    from transformers import BertForMaskedLM, BertForPreTraining, RobertaPreLayerNormForMaskedLM
+
+    if not pre_norm:
+        return BertForPreTraining if relation else BertForMaskedLM
+    if not relation:
+        return RobertaPreLayerNormForMaskedLM
+    # A subclass of transformers' own is not to be defined before transformers is needed.
+    from anybatch.models.pre_norm import PreNormForPreTraining
+
+    return PreNormForPreTraining
+
+
+def first_position(config: Any) -> int:
+    """The number of a sequence's first position: RoBERTa's come behind that of the padding."""
+    return int(config.pad_token_id) + 1 if config.model_type == PRE_NORM else 0
+
+
+def num_positions(config: Any) -> int:
+    """The longest sequence that a model of transformers has positions for."""
+    return int(config.max_position_embeddings) - first_position(config)
 
 
 def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate: float) -> float:

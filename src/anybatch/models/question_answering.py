@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import Sums
+from anybatch.models.bert import PRE_NORM, Sums, num_positions
 from anybatch.models.building import quiet_transformers, read_pretrained, seeded
 
 
 class QuestionAnsweringModel(nn.Module):
-    """A span head on an encoder, around transformers' `BertForQuestionAnswering`."""
+    """A span head on an encoder, around transformers' `BertForQuestionAnswering` or its like with Pre-LN."""
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class QuestionAnsweringModel(nn.Module):
     @property
     def max_positions(self) -> int:
         """The longest window, in tokens, that the encoder has positions for."""
-        return int(self.bert.config.max_position_embeddings)
+        return num_positions(self.bert.config)
 
     @property
     def vocabulary_size(self) -> int:
@@ -70,9 +70,11 @@ def question_answering_model(folder: Path, seed: int) -> QuestionAnsweringModel:
     Raises:
         InputError: the folder holds no model that transformers can read.
     """
-    from transformers import BertForQuestionAnswering
+    from transformers import AutoConfig, BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
 
     # A new head on an old encoder is what fine-tuning means; transformers' load report would call it a mismatch.
     quiet_transformers()
+    pre_norm = read_pretrained(AutoConfig, folder).model_type == PRE_NORM
     with seeded(seed):
-        return QuestionAnsweringModel(read_pretrained(BertForQuestionAnswering, folder))
+        kind = RobertaPreLayerNormForQuestionAnswering if pre_norm else BertForQuestionAnswering
+        return QuestionAnsweringModel(read_pretrained(kind, folder))

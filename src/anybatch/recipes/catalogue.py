@@ -6,7 +6,7 @@ from collections.abc import Callable
 from anybatch.errors import InputError
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
 from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
-from anybatch.recipes.gpt import gpt2_small, gpt2_tiny
+from anybatch.recipes.gpt import gpt2_medium, gpt2_small, gpt2_tiny
 from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.resnet50 import (
     resnet50_author,
@@ -16,7 +16,7 @@ from anybatch.recipes.resnet50 import (
     resnet50_paper,
 )
 from anybatch.recipes.small_images import cifar10_davidnet, cifar10_resnet20, digits_lenet, mnist_lenet
-from anybatch.recipes.squad import squad
+from anybatch.recipes.squad import squad, squad_v2
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-demo": bert_demo,
@@ -31,7 +31,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-large-nvidia": bert_large_nvidia,
     "gpt2-tiny": gpt2_tiny,
     "gpt2-small": gpt2_small,
+    "gpt2-medium": gpt2_medium,
     "squad": squad,
+    "squad-v2": squad_v2,
     "squad-demo": squad_demo,
     "digits-lenet": digits_lenet,
     "mnist-lenet": mnist_lenet,

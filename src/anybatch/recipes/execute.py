@@ -93,13 +93,18 @@ def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
     return build(recipe, run)
 
 
-def evaluate_run(folder: Path, squad_file: Path | None = None) -> dict[str, float]:
-    """The scores of a run's finished model on its own held-out data, or on a file of questions in SQuAD v1.1 layout."""
+def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
+    """The scores of a run's finished model on its own held-out data, or on a file of questions in SQuAD layout.
+
+    `null_threshold`: of a run that may leave questions unanswered, in place of its recipe's.
+    """
     run = open_run(folder)
     recipe = from_json(run.recipe())
     run.result()
     if isinstance(recipe, QuestionsRecipe):
-        return questions.score_finished(recipe, run, squad_file)
+        return questions.score_finished(recipe, run, squad_file, null_threshold)
+    if null_threshold is not None:
+        raise InputError(f"{folder}: is no run on questions, and has no null threshold")
     if squad_file is not None and isinstance(recipe, ImageRecipe):
         raise InputError(f"{folder}: a run on images cannot answer questions")
     if squad_file is not None:

@@ -28,3 +28,13 @@ def gpt2_small() -> CausalRecipe:
         phases=(PhaseSettings(batch_size=512, sequence_length=1024),),
         model=DecoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=1024, dropout=0.1),
     )
+
+
+def gpt2_medium() -> CausalRecipe:
+    """GPT-2 medium, 24 layers of 1,024, sequences of 1,024 tokens, batch 512, LAMB. The rate is not tuned.
+
+    Source of the size: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2.
+    """
+    small = gpt2_small()
+    shape = small.model.model_copy(update={"hidden_size": 1024, "num_layers": 24, "num_heads": 16})
+    return small.model_copy(update={"name": "gpt2-medium", "model": shape})

@@ -87,7 +87,8 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
 def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
     shape = recipe.model.model_dump(exclude={"path"})
     relation = recipe.data.objective != "full_sentences"
-    return BertSettings(vocabulary_size=tokenizer.get_vocab_size(), relation=relation, **shape)
+    padding = vocabulary.special_ids(tokenizer)["[PAD]"]
+    return BertSettings(vocabulary_size=tokenizer.get_vocab_size(), relation=relation, padding=padding, **shape)
 
 
 def _relation(recipe: PretrainingRecipe) -> str:
@@ -97,17 +98,17 @@ def _relation(recipe: PretrainingRecipe) -> str:
 def _pretrained(folder: Path, settings: BertSettings, relation: str) -> PretrainingModel:
     """The model in a folder; InputError where its shape is not the recipe's, or its vocabulary not that of the data."""
     model = PretrainingModel.load(folder, relation)
-    config = model.bert.config
-    for field, found, wanted in (
-        ("tokens in the vocabulary", config.vocab_size, settings.vocabulary_size),
-        ("model.hidden_size", config.hidden_size, settings.hidden_size),
-        ("model.num_layers", config.num_hidden_layers, settings.num_layers),
-        ("model.num_heads", config.num_attention_heads, settings.num_heads),
-        ("model.max_positions", config.max_position_embeddings, settings.max_positions),
+    found = model.settings
+    for field, name in (
+        ("tokens in the vocabulary", "vocabulary_size"),
+        *((f"model.{name}", name) for name in ("hidden_size", "num_layers", "num_heads", "max_positions", "pre_norm")),
     ):
-        if found != wanted:
-            raise InputError(f"{folder}: {field}: {found} there, {wanted} here; they must be the same")
-    if settings.relation and not hasattr(model.bert.cls, "seq_relationship"):
+        if getattr(found, name) != getattr(settings, name):
+            raise InputError(
+                f"{folder}: {field}: {getattr(found, name)} there, {getattr(settings, name)} here; they must be the "
+                "same"
+            )
+    if settings.relation and not found.relation:
         raise InputError(f"{folder}: was trained without a relation of sentences; set data.objective=full_sentences")
     return model
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from anybatch.data import vocabulary
+from anybatch.data.answers import Candidates, decode
 from anybatch.data.prepare import TOKENIZER
 from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question, load_builtin, read_questions, split_by_article
@@ -26,6 +27,8 @@ from anybatch.recipes.recipe import QuestionsRecipe
 from anybatch.runs import Run
 
 PREDICTIONS = "predictions.json"
+N_BEST = "nbest_predictions.json"
+NULL_ODDS = "null_odds.json"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
 
     def score_answers(finished: nn.Module) -> Scores:
         assert isinstance(finished, QuestionAnsweringModel)
-        answers = predict(finished, held_out_source, recipe)
-        return {**_percentages(answers, held_out), "loss": evaluate(finished, batches).loss}
+        answers = _chosen(predict(finished, held_out_source, recipe), recipe)
+        return {**_scores(answers, held_out), "loss": evaluate(finished, batches).loss}
 
     def export(finished: nn.Module, target: Path) -> None:
         assert isinstance(finished, QuestionAnsweringModel)
@@ -87,26 +90,45 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
     )
 
 
-def score_finished(recipe: QuestionsRecipe, run: Run, squad_file: Path | None) -> Scores:
+def score_finished(
+    recipe: QuestionsRecipe, run: Run, squad_file: Path | None, null_threshold: float | None = None
+) -> Scores:
     """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
 
-    The answers to the latter are written to RUN/predictions.json, id to text, as the official script reads them.
+    Of the latter, RUN/predictions.json holds the answers, id to text, as the official script reads them, and
+    RUN/nbest_predictions.json the best few with their probabilities; where questions may have no answer,
+    RUN/null_odds.json how much better none scores, which `null_threshold`, in place of the recipe's, is held against.
     """
+    if null_threshold is not None:
+        if not recipe.data.unanswerable:
+            raise InputError(
+                f"{run.path}: answers every question, so that a null threshold has no meaning; train it with "
+                "data.unanswerable=true"
+            )
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"null_threshold": null_threshold})})
     tokenizer = vocabulary.load(run.model / TOKENIZER)
     if squad_file is None:
         questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
     else:
-        questions = read_questions(squad_file)
+        questions = _fitting(read_questions(squad_file), recipe, str(squad_file))
     source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0)
-    answers = predict(question_answering_model(run.model, seed=0), source, recipe)
+    model = question_answering_model(run.model, seed=0)
+    found = predict(model, source, recipe, count=1 if squad_file is None else recipe.data.n_best)
+    answers = _chosen(found, recipe)
     if squad_file is not None:
+        ranked = {name: each.ranked(with_none=recipe.data.unanswerable) for name, each in found.items()}
+        write_json(run.path / N_BEST, ranked)
         write_json(run.path / PREDICTIONS, answers)
-    return _percentages(answers, questions)
+        if recipe.data.unanswerable:
+            write_json(run.path / NULL_ODDS, {name: each.null_odds for name, each in found.items()})
+    return _scores(answers, questions)
 
 
 @torch.no_grad()
-def predict(model: QuestionAnsweringModel, source: QuestionSource, recipe: QuestionsRecipe) -> dict[str, str]:
-    """The answer to each question of `source`, by id."""
+def predict(
+    model: QuestionAnsweringModel, source: QuestionSource, recipe: QuestionsRecipe, count: int = 1
+) -> dict[str, Candidates]:
+    """The `count` best answers to each question of `source`, by id."""
     model.eval()
     device = next(model.parameters()).device
     size = recipe.engine.evaluation_batch_size
@@ -116,12 +138,18 @@ def predict(model: QuestionAnsweringModel, source: QuestionSource, recipe: Quest
         start, end = model.logits(**{name: value.to(device) for name, value in windows.items()})
         starts.append(start)
         ends.append(end)
-    return source.decode(torch.cat(starts), torch.cat(ends), max_answer_length=recipe.data.max_answer_length)
+    longest = recipe.data.max_answer_length
+    return decode(source, torch.cat(starts), torch.cat(ends), max_answer_length=longest, count=count)
 
 
-def _percentages(answers: dict[str, str], questions: list[Question]) -> Scores:
-    scores = score(answers, questions)
-    return {"exact_match": scores["exact_match"], "f1": scores["f1"]}
+def _chosen(found: dict[str, Candidates], recipe: QuestionsRecipe) -> dict[str, str]:
+    threshold = recipe.data.null_threshold if recipe.data.unanswerable else None
+    return {name: each.answer(threshold) for name, each in found.items()}
+
+
+def _scores(answers: dict[str, str], questions: list[Question]) -> Scores:
+    """The percentages alone: every question is answered here, or left unanswered on purpose."""
+    return {name: value for name, value in score(answers, questions).items() if name.endswith(("exact_match", "f1"))}
 
 
 def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
@@ -140,7 +168,20 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
 
 
 def _questions(recipe: QuestionsRecipe) -> list[Question]:
-    return load_builtin() if recipe.data.path is None else read_questions(Path(recipe.data.path))
+    if recipe.data.path is None:
+        return load_builtin()
+    return _fitting(read_questions(Path(recipe.data.path)), recipe, recipe.data.path)
+
+
+def _fitting(questions: list[Question], recipe: QuestionsRecipe, where: str) -> list[Question]:
+    """`questions`; InputError where one has no answer and the recipe does not know of such."""
+    without = next((question for question in questions if not question.answers), None)
+    if without is not None and not recipe.data.unanswerable:
+        raise InputError(
+            f"{where}: question {without.id!r}: has no answer (SQuAD v2.0), and {recipe.name} answers every question; "
+            "train with data.unanswerable=true, as the recipe squad-v2 does"
+        )
+    return questions
 
 
 def _fingerprint(asked: list[Question]) -> str:

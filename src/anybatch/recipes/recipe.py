@@ -156,7 +156,10 @@ class TextSettings(Settings):
 
 
 class EncoderSettings(Settings):
-    """The shape of a BERT encoder; `path`: a Hugging Face folder whose weights the run starts from, of that shape."""
+    """The shape of a BERT encoder; `path`: a Hugging Face folder whose weights the run starts from, of that shape.
+
+    `pre_norm`: layers are normalised before what they compute (Pre-LN), which very large batches may need.
+    """
 
     path: str | None = None
     hidden_size: int = Field(ge=1)
@@ -164,15 +167,23 @@ class EncoderSettings(Settings):
     num_heads: int = Field(ge=1)
     max_positions: int = Field(default=512, ge=16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    pre_norm: bool = False
 
 
 class QuestionSettings(Settings):
-    """`path`: a file in SQuAD v1.1 layout; null: the questions that come with the package. Windows in tokens."""
+    """`path`: a file in SQuAD layout; null: the questions that come with the package. Windows in tokens.
+
+    `unanswerable`: some questions may have no answer, as in SQuAD v2.0; one is left unanswered where that scores more
+    than `null_threshold` above its best answer. `n_best`: answers listed of each question.
+    """
 
     path: str | None = None
     held_out_every: int = Field(default=5, ge=2)
     stride: int = Field(default=80, ge=1)
     max_answer_length: int = Field(default=12, ge=1)
+    unanswerable: bool = False
+    null_threshold: float = 0.0
+    n_best: int = Field(default=20, ge=1)
 
 
 class CausalTextSettings(Settings):

@@ -1,4 +1,4 @@
-"""Fine-tuning on SQuAD v1.1 at full length."""
+"""Fine-tuning on SQuAD at full length."""
 
 from anybatch.recipes.recipe import (
     EngineSettings,
@@ -23,4 +23,23 @@ def squad() -> QuestionsRecipe:
         phases=(PhaseSettings(batch_size=32, sequence_length=384),),
         engine=EngineSettings(num_evals=2),
         data=QuestionSettings(stride=128, max_answer_length=30),
+    )
+
+
+def squad_v2() -> QuestionsRecipe:
+    """SQuAD v2.0, which leaves questions unanswered: as `squad`, the null threshold 0 (--set data.null_threshold=).
+
+    Source: Devlin et al. 2019, arXiv 1810.04805, section 4.3: the score of no answer is that of [CLS] as both ends.
+    """
+    answerable = squad()
+    return answerable.model_copy(
+        update={
+            "name": "squad-v2",
+            "inferred": (
+                *answerable.inferred,
+                "data.null_threshold = 0 (the source takes the best on its development set)",
+                "reference.lr, batch size (squad's: the source trains v2.0 at 5e-5 and 48)",
+            ),
+            "data": answerable.data.model_copy(update={"unanswerable": True}),
+        }
     )
