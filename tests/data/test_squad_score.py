@@ -81,6 +81,7 @@ def test_questions_without_an_answer_are_scored_as_v2_does() -> None:
         }
     )  # fmt: skip
     assert score({"no words": "", "x": ""}, [question("no words", "the"), question("x")])["f1"] == 100
+    assert score({"both": "", "x": ""}, [question("both", "the", "Denver"), question("x")])["f1"] == 50
     assert set(score({}, [question("x")])) == {
         "exact_match", "f1", "total", "missing",
         "no_answer_exact_match", "no_answer_f1", "no_answer_total", "no_answer_missing",
