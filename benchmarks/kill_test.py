@@ -1,6 +1,6 @@
 """Kills a run at random moments until it is done, and compares it with one that nobody touched.
 
-    python benchmarks/kill_test.py --kills 50 --ranks 2
+    python benchmarks/kill_test.py --kills 50 --ranks 2 [--async-checkpoints]
 
 A small BERT on made-up text; the ranks are forked from this process, which has imported everything, so that a kill
 costs two seconds and not ten. What is done to them is drawn from --seed: SIGKILL to all ranks or to one, SIGTERM to all
@@ -45,7 +45,7 @@ SEQUENCE_LENGTH = 32
 PATIENCE_S = 120.0
 
 
-def recipe_of(data: Path, num_steps: int) -> Recipe:
+def recipe_of(data: Path, num_steps: int, async_checkpoints: bool) -> Recipe:
     """`num_steps` steps of 16 examples."""
     settings = {
         "data.path": str(data),
@@ -56,6 +56,7 @@ def recipe_of(data: Path, num_steps: int) -> Recipe:
         "engine.num_evals": 4,
         "engine.micro_batch_size": 3,
         "engine.checkpoint_every_steps": SAVE_EVERY,
+        "engine.async_checkpoints": async_checkpoints,
     }
     return change(find_recipe("bert-demo"), [f"{name}={json.dumps(value)}" for name, value in settings.items()])
 
@@ -126,7 +127,10 @@ def last_step(run: Run) -> int:
 
 
 def disturb(run: Run, processes: list[int], way: str, steps: int, epoch_steps: float, chance: random.Random) -> None:
-    """Waits for the moment and sends the signal; `steps` after the run has gone on, or at the moment of the way."""
+    """Waits for the moment and sends the signal; `steps` after the run has gone on, or at the moment of the way.
+
+    One step at least: where ranks have not met yet, the others wait for one that is killed until a launcher ends them.
+    """
     began = last_step(run)
     if way == "kill at the epoch's end":
         epochs = int((began + 1) / epoch_steps) + 1
@@ -162,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--async-checkpoints", action="store_true", help="write them while the run goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, help="write the JSON object here, too")
     asked = parser.parse_args()
@@ -171,7 +176,7 @@ def main() -> int:
         folder = Path(name)
         assert wait([fork(lambda: write_text(folder / "data"))]) == [0]
         num_examples = int((folder / "data" / "num_examples").read_text())
-        recipe = recipe_of(folder / "data", num_steps=20 + 5 * asked.kills)
+        recipe = recipe_of(folder / "data", num_steps=20 + 5 * asked.kills, async_checkpoints=asked.async_checkpoints)
         whole, killed = Run(folder / "whole"), Run(folder / "killed")
         assert wait(start(recipe, whole.path, asked.ranks)) == [0] * asked.ranks, (folder / "whole.log").read_text()
         ways: Counter[str] = Counter()
@@ -179,7 +184,7 @@ def main() -> int:
         while sum(ways.values()) < asked.kills and not killed.finished:
             way = WAYS[sum(ways.values()) % len(WAYS)]
             processes = start(recipe, killed.path, asked.ranks)
-            disturb(killed, processes, way, chance.randint(0, 5), num_examples / 16, chance)
+            disturb(killed, processes, way, chance.randint(1, 5), num_examples / 16, chance)
             ends.update(map(str, wait(processes)))
             ways[way] += 1
         while not killed.finished:
@@ -188,6 +193,7 @@ def main() -> int:
             ).read_text()
         (parameters, steps), (expected_parameters, expected_steps) = outcome(killed), outcome(whole)
         found = {
+            "async checkpoints": asked.async_checkpoints,
             "kills": dict(ways),
             "exit codes of ranks": dict(ends),
             "steps": len(expected_steps),

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 from engine.forked import run_script
+from torch.distributed import HashStore
+
+from anybatch.engine.watch import Watch
 
 SCRIPT = Path(__file__).with_name("faulty_ranks.py")
 FAULTS = ("raise", "input", "memory", "kill", "hang", "freeze", "stop")
@@ -89,3 +92,10 @@ def test_all_ranks_stop_after_the_same_step_and_save(ended: dict[str, Ended]) ->
     assert end.printed[0] == "anybatch: error: SIGUSR1 at step 4 of 12; saved, --resume goes on from there\n"
     assert end.status["outcome"] == "stopped"
     assert (end.folder / "run" / "checkpoints" / "step-00000004").is_dir()
+
+
+def test_a_rank_that_ends_before_its_first_sign_of_life_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(0, 2, HashStore())
+    assert watch._missing() is None
+    monkeypatch.setattr("anybatch.engine.watch._LOST_AFTER_S", 0.0)
+    assert "rank 1 has given no sign of life" in (watch._missing() or "")

@@ -45,7 +45,8 @@ class Ranks:
         """The same ranks for another thread: agreements on a group of their own, which the watch does not see."""
         aside = Ranks(self.rank, self.size)
         if self.size > 1:
-            aside._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+            with self.waiting("connecting for checkpoints beside the steps"):
+                aside._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         return aside
 
     @property

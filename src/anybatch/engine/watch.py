@@ -164,7 +164,8 @@ class Watch:
             before = self._seen.get(rank, (b"", self._started))
             if found is not None and found[place] != before[0]:
                 self._seen[rank] = found[place], now
-            elif now - before[1] > _LOST_AFTER_S and rank in self._seen:
+            # All ranks have met by now, so that one may be lost before its first sign of life.
+            elif now - before[1] > _LOST_AFTER_S:
                 return f"rank {rank} has given no sign of life for {_LOST_AFTER_S:g} s; its process or machine is lost"
         return None
 
