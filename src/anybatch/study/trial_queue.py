@@ -32,7 +32,8 @@ Value = TypeVar("Value")
 
 # Workers that a trial may outlive; one that loses so many is not taken again.
 MOST_LOST_WORKERS = 3
-# What a storage that is busy or away raises; Optuna wraps some of it.
+# What a storage raises that may answer the next time, and any that does not answer; Optuna wraps some of it.
+_BUSY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, optuna.exceptions.StorageInternalError)
 _AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
 # A heartbeat is compared in whole seconds, and may wait for a busy storage.
@@ -253,7 +254,7 @@ def _retried(call: Callable[[], Value]) -> Value:
     for attempt in range(8):
         try:
             return call()
-        except _AWAY:
+        except _BUSY:
             if attempt == 7:
                 raise
             time.sleep(0.1 * 2**attempt)
