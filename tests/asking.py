@@ -1,28 +1,12 @@
 """Questions to make windows of, and windows whole."""
 
-from functools import lru_cache
-
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
-from anybatch.data import vocabulary
 from anybatch.data.spans import QuestionSource
-from anybatch.data.squad import Answer, Question, load_builtin
+from anybatch.data.squad import Answer, Question
 
 HARD = "“Ångström” (1814–1874), naïve café… 日本 😀 U.S.A.'s $3.50! co\u0301operate\u200bd"
-
-
-@lru_cache(maxsize=1)
-def package_questions() -> list[Question]:
-    """Two hundred of the package's, each with one answer."""
-    return [Question(q.id, q.question, q.context, q.answers[:1], q.title) for q in load_builtin()[:200]]
-
-
-@lru_cache(maxsize=1)
-def package_words() -> Tokenizer:
-    texts = [HARD, *(question.context for question in package_questions())]
-    return vocabulary.train(lambda: texts, 600)
 
 
 def ask(context: str, *spans: tuple[int, int], question: str = "What is it?", identifier: str = "q") -> Question:

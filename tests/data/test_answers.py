@@ -5,23 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from asking import ask, package_questions, package_words, whole
+from asking import ask, whole
 from tokenizers import Tokenizer
 
 from anybatch.data.answers import decode
 from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def questions() -> list[Question]:
-    return package_questions()
-
-
-@pytest.fixture(scope="module")
-def words() -> Tokenizer:
-    return package_words()
 
 
 def all_spans(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from asking import HARD, ask, package_questions, package_words, whole
+from asking import HARD, ask, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -12,16 +12,6 @@ from anybatch.data.answers import decode
 from anybatch.data.spans import LONGEST_QUESTION, QuestionSource
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def questions() -> list[Question]:
-    return package_questions()
-
-
-@pytest.fixture(scope="module")
-def words() -> Tokenizer:
-    return package_words()
 
 
 def certain(source: QuestionSource, inputs: dict[str, torch.Tensor]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from anybatch.files import write_text
+from anybatch.files import write_bytes
 from anybatch.report.load import text
 from anybatch.report.svg import NARROW, WIDE, Frame, as_pdf
 
@@ -78,17 +78,16 @@ def write_folder(
     Returns:
         What was written, the page first.
     """
-    written = {out / "index.html": page}
+    texts = {"index.html": page}
     for name, (title, description, draw) in figures.items():
-        written[out / f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, description)))
-    written |= {out / f"{name}.csv": csv_text(columns, rows) for name, (columns, rows) in tables.items()}
+        texts[f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, description)))
+    texts |= {f"{name}.csv": csv_text(columns, rows) for name, (columns, rows) in tables.items()}
+    contents = {name: text.encode("utf-8") for name, text in texts.items()}
+    contents |= {f"{name}.pdf": as_pdf(draw, title) for name, (title, _, draw) in figures.items()}
     out.mkdir(parents=True, exist_ok=True)
-    for path, content in written.items():
-        write_text(path, content)
-    papers = {out / f"{name}.pdf": as_pdf(draw, title) for name, (title, _, draw) in figures.items()}
-    for path, bytes_ in papers.items():
-        path.write_bytes(bytes_)
-    return [*written, *papers]
+    for name, content in contents.items():
+        write_bytes(out / name, content)
+    return [out / name for name in contents]
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,6 +1,6 @@
 """How well the runs ran, whatever they learned: clipped and skipped steps, jumps of the loss, waits, phase joins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -47,7 +47,7 @@ def observe(events: Sequence[Mapping[str, Any]]) -> Health | None:
         skipped=_where(steps, "skipped"),
         spikes=_where(steps, "spike"),
         wait_share=sum(wait for wait, _ in timed) / taken if taken else None,
-        failed_saves=tuple(whole(event.get("step")) or 0 for event in events if event.get("event") == "save_failed"),
+        failed_saves=_steps_of(event for event in events if event.get("event") == "save_failed"),
         starts=sum(event.get("event") == "start" for event in events),
         joins=tuple(
             Join(whole(after.get("step")) or 0, finite(before.get("lr")), finite(after.get("lr")))
@@ -63,4 +63,8 @@ def _known(steps: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def _where(steps: Sequence[Mapping[str, Any]], key: str) -> tuple[int, ...]:
-    return tuple(whole(event.get("step")) or 0 for event in steps if finite(event.get(key)))
+    return _steps_of(event for event in steps if finite(event.get(key)))
+
+
+def _steps_of(events: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    return tuple(whole(event.get("step")) or 0 for event in events)

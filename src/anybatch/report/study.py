@@ -138,15 +138,15 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
         header(kicker, found["question"], found["headline"]),
         section("findings", "What was found", points(sentences)),
     ]
-    for name, (title, caption, draw) in figures.items():
-        drawn = figure(name, title, caption, caption, draw)
-        # Of several optimizers' maps the first is seen at once.
-        if name.startswith("trust-") and name != next(one for one in figures if one.startswith("trust-")):
-            parts[-1] = parts[-1].removesuffix("</section>") + (
-                f"<details><summary>{escape(title)}</summary>{drawn}</details></section>"
-            )
-        else:
-            parts.append(section(name, title, drawn))
+    drawn = {name: figure(name, title, caption, caption, draw) for name, (title, caption, draw) in figures.items()}
+    maps = [name for name in drawn if name.startswith("trust-")]
+    # Of several optimizers' maps the first is seen at once, and the others are in its section.
+    folded = {
+        name: f"<details><summary>{escape(figures[name][0])}</summary>{drawn[name]}</details>" for name in maps[1:]
+    }
+    for name, body in drawn.items():
+        if name not in folded:
+            parts.append(section(name, figures[name][0], body + "".join(folded.values()) * (name in maps)))
     for name, (columns, rows) in tables.items():
         body = table(_HEADINGS[name], columns, [[_shown(value) for value in row] for row in rows])
         note = f"<p>{_NOTES[name]}</p>" if _NOTES.get(name) else ""
