@@ -793,7 +793,7 @@ static void first(plan *p, int64_t index, float *kept)
         int64_t i = s->begin + c->begin + b;
         const float *x = at[MASTER] ? (float *)at[MASTER] + i : read(at[WEIGHT], i, n, t->narrow, xs);
         const float *g = read(at[GRADIENT], i, n, t->narrow, gs);
-        float *u = kept ? kept + b : us, *m = (float *)at[FIRST_MOMENT] + i;
+        float *u = kept && r->kind == LAMB ? kept + b : us, *m = (float *)at[FIRST_MOMENT] + i;
         if (r->kind == LAMB) {
             lamb_first(n, x, g, m, (float *)at[SECOND_MOMENT] + i, u, of_x, of_u, f);
             continue;
@@ -911,7 +911,7 @@ static void finish(plan *p, int64_t from, int64_t to, float *u)
             first(p, c, u + (c - from) * CHUNK);
         if (adapt)
             settle_here(p, s);
-        for (int64_t c = from; c < end; c++)
+        for (int64_t c = end; c-- > from;) /* what was touched last is in the caches still */
             second(p, c, u + (c - from) * CHUNK);
         from = end;
     }
@@ -1084,12 +1084,14 @@ typedef struct {
     const int64_t *first; /* piece of each array */
     const int64_t *turn;  /* where each turn ends */
     double *sums;         /* by piece */
+    int64_t turns;
 } look;
 
 static void look_turn(void *context, int64_t index, int thread)
 {
     const look *l = context;
     (void)thread;
+    index = l->turns - 1 - index; /* from the end: the step begins with what was looked at last */
     for (int64_t k = index ? l->turn[index - 1] : 0; k < l->turn[index]; k++) {
         const array *a = &l->arrays[l->owner[k]];
         int64_t begin = (k - l->first[l->owner[k]]) * CHUNK;
@@ -1150,7 +1152,7 @@ EXPORT int ab_squares(int64_t count, const array *arrays, int threads, double *s
         }
         if (gathered)
             turn[turns++] = k;
-        look l = {arrays, owner, first, turn, sums};
+        look l = {arrays, owner, first, turn, sums, turns};
         run(turns, look_turn, &l, worthwhile(all, threads));
         k = 0;
         for (int64_t i = 0; i < count; i++)
