@@ -1,6 +1,6 @@
 """Measures the optimizer step under several conditions, and writes what docs/performance.md shows of it.
 
-    python benchmarks/optimizer_step.py [--only NAME ...]      on a machine that does nothing else: about 15 minutes
+    python benchmarks/optimizer_step.py [--only NAME ...]      on a machine that does nothing else: about 20 minutes
 
 Each condition is one run of `anybatch bench`. Results go to benchmarks/results/optimizer-step.json; with --only, the
 others in it stay as they are.
@@ -22,14 +22,14 @@ PAGE = ROOT / "docs/performance.md"
 START = "<!-- measured: from here to the end by benchmarks/optimizer_step.py -->\n"
 
 RUNS = {
-    "bert-large": Conditions(sets=("bert-large",), repeats=7),
-    "bert-base": Conditions(sets=("bert-base",), repeats=7),
-    "resnet-50": Conditions(sets=("resnet-50",), repeats=7, compiled=True),
-    "many-small": Conditions(sets=("many-small",), repeats=7),
-    "lars": Conditions(algorithm="lars", sets=("resnet-50",), repeats=7),
-    "clipped": Conditions(sets=("bert-base",), repeats=7, clip=1.0),
-    "one-thread": Conditions(sets=("resnet-50",), repeats=7, threads=1),
-    "busy-core": Conditions(sets=("resnet-50",), repeats=7, busy=1),
+    "bert-large": Conditions(sets=("bert-large",), repeats=11),
+    "bert-base": Conditions(sets=("bert-base",), repeats=11),
+    "resnet-50": Conditions(sets=("resnet-50",), repeats=25, compiled=True),
+    "many-small": Conditions(sets=("many-small",), repeats=11),
+    "lars": Conditions(algorithm="lars", sets=("resnet-50",), repeats=25),
+    "clipped": Conditions(sets=("bert-base",), repeats=11, clip=1.0),
+    "one-thread": Conditions(sets=("resnet-50",), repeats=25, threads=1),
+    "busy-core": Conditions(sets=("resnet-50",), repeats=25, busy=1),
 }
 
 

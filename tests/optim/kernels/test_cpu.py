@@ -143,17 +143,23 @@ def test_the_number_of_threads_changes_no_bit(native, large, settings):
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
-def test_norms_of_large_layers_keep_their_digits():
-    for x in (torch.full((20_000_000,), 0.1), torch.randn(3_000_001, generator=torch.Generator().manual_seed(0))):
+@pytest.mark.parametrize("size", [0.1, 0.5028, 0.7083, 1e-18, 1e-22, 1e-42, 1e18, 1e24, 3e38])
+def test_norms_of_large_layers_keep_their_digits(size: float):
+    """Equal elements are the worst case: every sum is rounded the same way."""
+    for x in (torch.full((5_000_003,), size), size / 6 * torch.randn(3_000_001, generator=torch.manual_seed(0))):
         (found,) = squares([x]).tolist()
         exact = math.fsum((piece.double() ** 2).sum().item() for piece in x.split(32_000))
-        assert found == pytest.approx(exact, rel=1e-12)
+        assert math.sqrt(found) == pytest.approx(math.sqrt(exact), rel=1e-7, abs=0)
+    assert math.sqrt(found) == pytest.approx(math.sqrt(exact), rel=1e-9, abs=0)
+
+
+def test_the_norm_of_a_layer_does_not_lose_digits_as_it_grows():
     x = nn.Parameter(torch.full((5_000_000,), 0.1))
     x.grad = torch.ones_like(x)
     optimizer = LAMB([x], fused=True)
     optimizer.step()
     exact = math.sqrt(5_000_000) * float(torch.tensor(0.1))
-    assert optimizer.trust_ratios()["0.0"].weight_norm == pytest.approx(exact, rel=1e-12)
+    assert optimizer.trust_ratios()["0.0"].weight_norm == pytest.approx(exact, rel=1e-7)
 
 
 def test_squares_refuse_what_they_cannot_see():
@@ -418,4 +424,4 @@ def test_norms_of_the_oracle(problem):
     problem.run(optimizer, params, slice(1))
     for i, ratio in enumerate(optimizer.trust_ratios().values()):
         x = problem.xs[i].astype(np.float32).astype(np.float64)
-        assert ratio.weight_norm == pytest.approx(oracle.size(x, "l2"), rel=1e-12)
+        assert ratio.weight_norm == pytest.approx(oracle.size(x, "l2"), rel=1e-7)
