@@ -59,7 +59,7 @@ $(VENV)/train: $(VENV)/python pyproject.toml setup.py src/anybatch/optim/kernels
 # timm wants torchvision, which the tests do not: they load its optimizers' files alone. Triton, which a CUDA build of
 # torch brings along, is interpreted in the tests; where there is none for the platform, they leave it out.
 $(VENV)/dev: $(VENV)/train
-	$(PIP) --editable '.[train,parquet,tensorboard,study,dev]'
+	$(PIP) --editable '.[train,parquet,tensorboard,study,docs,dev]'
 	$(PIP) --no-deps timm
 	-$(PIP) --no-deps triton
 	@touch $@
