@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench bench-demo lint clean
+.PHONY: help demo test check docs fix bench bench-demo lint clean
 
 help:   ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +30,10 @@ lint: $(VENV)/dev   ## format, lint and types only
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+
+docs: $(VENV)/dev   ## build the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html, or serve it: $(BIN)/python -m mkdocs serve"
 
 fix: $(VENV)/dev   ## format, and mend what the linter can mend
 	$(BIN)/ruff format --quiet .

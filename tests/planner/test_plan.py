@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 from anybatch.errors import InputError
 from anybatch.planner import NAMED, find_cluster, predict
@@ -109,7 +110,10 @@ def test_json_and_text_say_the_same():
     assert chosen["cost"] == pytest.approx(told["price"] * 16 * total / 3600)
     (command,) = told["commands"]
     assert command.startswith("torchrun --nnodes=2 --nproc-per-node=8 --node-rank=$NODE_RANK ")
-    assert "-m anybatch train bert-mini --batch-size 1024 --set engine.micro_batch_size=64" in command
+    read = torchrun_parser().parse_args(command.replace("$NODE_RANK", "1").split()[1:])
+    assert (read.module, read.training_script, read.node_rank) == (True, "anybatch", 1)
+    arguments = ["train", "bert-mini", "--batch-size", "1024", "--set", "engine.micro_batch_size=64"]
+    assert read.training_script_args[:6] == arguments
     text = plan("bert-mini", "h100-node", devices=16, batch_size=1024)
     assert command in text
     assert "US$" in text

@@ -10,9 +10,27 @@ app = typer.Typer(
     name="anybatch",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Batch size is a hardware decision, not a hyperparameter.",
+    help="""Batch size is a hardware decision, not a hyperparameter.
+
+    \b
+    A first hour:
+      anybatch doctor                                  what is installed, and what is missing
+      anybatch demo                                    one recipe at four batch sizes, in minutes
+      anybatch data prepare texts --out shards         your own text
+      anybatch train bert-tiny --set data.path=shards --dry-run
+      anybatch report runs -o report.html
+      anybatch plan bert-large --cluster h100-node --devices 8
+    """,
 )
-data_app = typer.Typer(help="Raw text files to token shards, and a look at them.")
+data_app = typer.Typer(
+    help="""Raw text files to token shards, and a look at them.
+
+    \b
+    Examples:
+      anybatch data prepare texts --out shards
+      anybatch data inspect shards
+    """
+)
 app.add_typer(data_app, name="data")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

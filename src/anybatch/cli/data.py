@@ -31,7 +31,13 @@ def prepare(
 ) -> None:
     """Turn text into token shards: documents, sentences, a WordPiece vocabulary, memory-mapped tokens.
 
-    After a kill the same command goes on. Example: anybatch data prepare books news.jsonl.xz --out shards
+    After a kill the same command goes on.
+
+    \b
+    Examples:
+      anybatch data prepare texts --out shards
+      anybatch data prepare books news.jsonl.xz --out shards
+      anybatch data prepare corpus.txt --out shards --tokenizer vocab.txt
     """
     from dataclasses import asdict
 
@@ -61,7 +67,13 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="A folder made by `anybatch data prepare`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what token shards hold, and check them against their checksums."""
+    """Show what token shards hold, and check them against their checksums.
+
+    \b
+    Examples:
+      anybatch data inspect shards
+      anybatch data inspect shards --json
+    """
     from dataclasses import asdict
 
     from anybatch.data.inspect import histogram, summary

@@ -36,8 +36,13 @@ def study(
 
     Run the same command again, anywhere that reaches the storage, and the workers share the trials.
 
-    Examples: anybatch study demo --workers 2        anybatch study theory
-    anybatch study bert-tiny --optimizer lamb --optimizer adamw --range optimizer.lr=1e-3:1e-1 --batch-size 64
+    \b
+    Examples:
+      anybatch study theory
+      anybatch study demo --workers 2
+      anybatch study mine.py --storage postgresql://host/db
+      anybatch study bert-tiny --optimizer lamb --optimizer adamw \\
+          --range optimizer.lr=1e-3:1e-1 --batch-size 64 --dry-run
     """
     from anybatch.engine import progress_display
     from anybatch.report.study import write_study
@@ -72,7 +77,10 @@ def advise(
 ) -> None:
     """Measure the gradient noise over a short run, and say which batch is worth it.
 
-    Example: anybatch advise bert-tiny --set data.path=shards
+    \b
+    Examples:
+      anybatch advise bert-demo
+      anybatch advise bert-tiny --set data.path=shards --steps 512 --json
     """
     from anybatch.engine import progress_display
     from anybatch.recipes import change, find_recipe
@@ -103,7 +111,12 @@ def plan(
 ) -> None:
     """Time, cost and the point of diminishing returns on hardware that is not here.
 
-    Example: anybatch plan bert-large --cluster a100-node --deadline 2h --plot plan.svg
+    \b
+    Examples:
+      anybatch plan bert-large --cluster h100-node --devices 8
+      anybatch plan bert-large --cluster a100-node --deadline 2h
+      anybatch plan bert-mini --cluster this-machine --plot plan.svg
+      anybatch plan bert-tiny --cluster h100-node --calibrate runs/small
     """
     from anybatch.planner.command import plan as make_plan
 

@@ -27,7 +27,11 @@ def bench(
 ) -> None:
     """Time the optimizer step on this machine, against what else is installed and what the memory allows.
 
-    Example: anybatch bench --shapes resnet-50 --threads 1 --out step.json
+    \b
+    Examples:
+      anybatch bench --shapes resnet-50
+      anybatch bench --shapes bert-base --threads 1 --out step.json
+      anybatch bench --algorithm lars --shapes resnet-50 --busy 1
     """
     from anybatch.engine import progress_display
     from anybatch.machine.bench import Conditions, measure
@@ -58,7 +62,13 @@ def bench(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed, which kernels take a step here, and what is missing."""
+    """Say what is installed, which kernels take a step here, and what is missing.
+
+    \b
+    Examples:
+      anybatch doctor
+      anybatch doctor --json
+    """
     from anybatch.machine.doctor import examine
 
     print_values(examine(), as_json)

@@ -17,7 +17,13 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(help="Of weights, order, masks.")] = 0,
 ) -> None:
-    """Train BERT at small and large batches on text that every Python has, and show whether quality held."""
+    """Train BERT at small and large batches on text that every Python has, and show whether quality held.
+
+    \b
+    Examples:
+      anybatch demo
+      anybatch demo --out anybatch-demo-1 --seed 1
+    """
     from anybatch.engine import progress_display
     from anybatch.report import write_report
     from anybatch.study.demo import measured_before, run_demo
@@ -31,7 +37,13 @@ def demo(
 
 @app.command()
 def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that `anybatch train` knows."""
+    """List the recipes that `anybatch train` knows.
+
+    \b
+    Examples:
+      anybatch recipes
+      anybatch recipes --json
+    """
     from anybatch.recipes import RECIPES
 
     rows = {name: " ".join((function.__doc__ or "").split("\n\n")[0].split()) for name, function in RECIPES.items()}
@@ -56,7 +68,16 @@ def train(
 ) -> None:
     """Train a recipe, at any batch size, into a run folder.
 
-    Example: anybatch train bert-tiny --batch-size 64 --set data.path=shards --run runs/first --nproc 2
+    --set changes any field of the recipe, whatever stands under its name in a run's recipe.json.
+
+    \b
+    Examples:
+      anybatch train digits-lenet --batch-size 256
+      anybatch train bert-tiny --set data.path=shards --dry-run
+      anybatch train bert-tiny --set data.path=shards --run runs/a --nproc 2
+      anybatch train bert-tiny --set data.path=shards --run runs/a --resume
+      anybatch train bert-mini --set reference.lr=0.005      before scaling
+      anybatch train bert-mini --set optimizer.lr=0.02       after it
     """
     from anybatch.engine import progress_display, supervise
     from anybatch.recipes import change, find_recipe, preview_recipe, preview_text, train_recipe, with_batch_size
@@ -95,7 +116,11 @@ def evaluate(
 ) -> None:
     """Score a finished run, or a file of answers.
 
-    Examples: anybatch eval runs/first        anybatch eval --predictions answers.json --squad dev.json --json
+    \b
+    Examples:
+      anybatch eval runs/first
+      anybatch eval runs/answers --squad dev.json
+      anybatch eval --predictions answers.json --squad dev.json --json
     """
     if predictions is not None:
         if squad is None or run is not None or null_threshold is not None:
@@ -117,7 +142,13 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
-    """Make one self-contained HTML page of run folders."""
+    """Make one self-contained HTML page of run folders.
+
+    \b
+    Examples:
+      anybatch report runs
+      anybatch report runs/small runs/large -o report.html
+    """
     from anybatch.report import write_report
 
     write_report(folders, out)

@@ -30,8 +30,8 @@ def commands(workload: Workload, cluster: Cluster, chosen: Prediction, settings:
         return [train]
     nodes = cluster.nodes(chosen.num_devices)
     if nodes == 1:
-        return [f"torchrun --standalone --nproc-per-node={chosen.num_devices} -m {train}"]
+        return [f"torchrun --standalone --nproc-per-node={chosen.num_devices} -m -- {train}"]
     return [
         f"torchrun --nnodes={nodes} --nproc-per-node={cluster.devices_a_node} --node-rank=$NODE_RANK "
-        f"--master-addr=$MASTER_ADDR --master-port=29500 -m {train}"
+        f"--master-addr=$MASTER_ADDR --master-port=29500 -m -- {train}"
     ]

@@ -1,0 +1,154 @@
+"""Draws the figures of how-it-works.md:  python docs/figures.py [FOLDER]
+
+The rates and steps are what `Reference` computes, the layers' movements those of a small network that is trained here,
+and the demo's losses those of src/anybatch/study/measured.json.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from anybatch import LAMB, Reference, param_groups
+from anybatch.report.document import standalone
+from anybatch.report.layout import Grid, write_title
+from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, Frame, canvas, panel, render
+from anybatch.scaling import examples_at
+
+WIDTH = 800
+BERT = Reference(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
+
+
+def schedules(frame: Frame) -> str:
+    """The learning rate over a run at three batches that follow from one."""
+    grid = Grid(frame.width, 1, 1, 260, left=60, right=110)
+    with canvas(frame.width, grid.height) as figure:
+        axes = panel(figure, *grid.box(0))
+        for number, batch in enumerate((512, 4096, 32_768)):
+            run = BERT.at(batch)
+            places = sorted({0, run.warmup_steps, *range(0, run.num_steps, run.num_steps // 200), run.num_steps - 1})
+            rates = [run.lr * run.schedule(t) for t in places]
+            axes.plot([100 * t / run.num_steps for t in places], rates, color=ACCENTS[number])
+            axes.annotate(
+                f"{batch:,}: {run.num_steps:,} steps", (100 * run.warmup_ratio, run.lr), (6, 4),
+                textcoords="offset points", color=ACCENTS[number], weight="bold",
+            )  # fmt: skip
+        axes.set_xlabel("% of the examples", color=MUTED)
+        axes.set_ylim(0, 0.0056)
+        write_title(axes, "Learning rate", INK)
+        return render(figure, frame)
+
+
+def steps(frame: Frame) -> str:
+    """McCandlish's law: what a larger batch saves in steps and costs in examples."""
+    grid = Grid(frame.width, 2, 1, 240, left=50, right=30)
+    shares = [2**k for k in range(-6, 7)]
+    with canvas(frame.width, grid.height) as figure:
+        for place, (title, values) in enumerate(
+            (
+                ("Steps, of the fewest possible", [1 + 1 / share for share in shares]),
+                (
+                    "Examples, of the fewest possible",
+                    [examples_at(1.0, 0.0, share, critical_batch=1.0) for share in shares],
+                ),
+            )
+        ):
+            axes = panel(figure, *grid.box(place))
+            axes.plot(shares, values, color=ACCENTS[place], marker=MARKERS[place])
+            axes.plot([1, 1], [1, 2], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.5)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
+            axes.set_xticks([1 / 64, 1 / 8, 1, 8, 64], ["1/64", "1/8", "1", "8", "64"])
+            axes.set_yticks([1, 2, 4, 16, 64], ["1", "2", "4", "16", "64"])
+            axes.set_xlabel("batch / critical batch", color=MUTED)
+            write_title(axes, title, ACCENTS[place])
+        return render(figure, frame)
+
+
+def movements(frame: Frame) -> str:
+    """How far each weight matrix of a deep network goes in a step, of its norm, under AdamW and under LAMB."""
+    grid = Grid(frame.width, 2, 1, 240, left=60, right=30)
+    with canvas(frame.width, grid.height) as figure:
+        for place, (name, make) in enumerate(
+            (
+                ("LAMB, rate 0.01", lambda model: LAMB(param_groups(model), lr=0.01)),
+                ("AdamW, rate 0.001", lambda model: torch.optim.AdamW(model.parameters(), lr=0.001)),
+            )
+        ):
+            axes = panel(figure, *grid.box(place))
+            for number, moved in enumerate(moves(make)):
+                axes.plot(range(1, len(moved) + 1), moved, color=ACCENTS[number % 6], linewidth=1.5)
+            axes.set_yscale("log")
+            axes.set_yticks([0.001, 0.01, 0.1], ["0.1 %", "1 %", "10 %"])
+            axes.set_ylim(0.0004, 0.3)
+            axes.set_xlabel("step", color=MUTED)
+            write_title(axes, name, INK)
+        return render(figure, frame)
+
+
+def moves(make: Callable[[nn.Module], torch.optim.Optimizer], num_steps: int = 60) -> list[list[float]]:
+    """|x after - x before| / |x before| of five weight matrices, whose initial norms differ, in each step."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
+    model = nn.Sequential(
+        *(layer for width in (32, 64, 64, 64) for layer in (nn.Linear(width, 64), nn.ReLU())), nn.Linear(64, 10)
+    )
+    weights = [module.weight for module in model if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        for power, weight in enumerate(weights):
+            weight.mul_(2.0 ** (power - 2))
+    optimizer = make(model)
+    found: list[list[float]] = [[] for _ in weights]
+    for _ in range(num_steps):
+        x = torch.randn(256, 32)
+        optimizer.zero_grad()
+        cross_entropy(model(x), teacher(x).argmax(dim=1)).backward()
+        before = [weight.detach().clone() for weight in weights]
+        optimizer.step()
+        for row, weight, was in zip(found, weights, before, strict=True):
+            row.append(((weight.detach() - was).norm() / was.norm()).item())
+    return found
+
+
+def demo(frame: Frame) -> str:
+    """The demo's held-out losses at four batches, three seeds."""
+    measured: dict[str, Any] = json.loads(files("anybatch.study").joinpath("measured.json").read_text("utf-8"))
+    grid = Grid(frame.width, 1, 1, 260, left=60, right=90)
+    with canvas(frame.width, grid.height) as figure:
+        axes = panel(figure, *grid.box(0))
+        for number, name in enumerate(("lamb", "adamw")):
+            cells = [cell for cell in measured["cells"] if cell["optimizer"] == name]
+            batches = [cell["batch_size"] for cell in cells]
+            axes.plot(batches, [cell["loss"]["mean"] for cell in cells], color=ACCENTS[number], marker=MARKERS[number])
+            for cell in cells:
+                each = cell["loss"]["each"]
+                axes.plot([cell["batch_size"]] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
+            axes.annotate(
+                {"lamb": "LAMB", "adamw": "AdamW"}[name], (batches[1], cells[1]["loss"]["mean"]), (10, -14),
+                textcoords="offset points", color=ACCENTS[number], weight="bold",
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+        axes.set_xlabel("batch", color=MUTED)
+        write_title(axes, "Held-out loss after the same 32,768 examples", INK)
+        return render(figure, frame)
+
+
+FIGURES = {"how-schedules": schedules, "how-steps": steps, "how-movements": movements, "how-demo": demo}
+
+
+def main(folder: Path) -> None:
+    """Writes every figure as an SVG file."""
+    for name, draw in FIGURES.items():
+        words = " ".join((draw.__doc__ or "").split())
+        (folder / f"{name}.svg").write_text(standalone(draw(Frame(WIDTH, name, words, words))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")
