@@ -32,7 +32,7 @@ lint: $(VENV)/dev   ## format, lint and types only
 	$(BIN)/mypy
 
 docs: $(VENV)/dev   ## build the documentation into build/site; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open build/site/index.html, or serve it: $(BIN)/python -m mkdocs serve"
 
 fix: $(VENV)/dev   ## format, and mend what the linter can mend

@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/anybatch/optim/kernels")
@@ -40,6 +41,13 @@ class BuildKernels(build_ext):
         return Path(self.build_lib) / "anybatch/optim/kernels/_cpu.failed"
 
 
+class AnyPython(bdist_wheel):
+    """The library is opened by ctypes and knows nothing of Python: one wheel a platform serves every version."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 source = (KERNELS / "cpu.c").read_bytes()
 setup(
     ext_modules=[
@@ -53,5 +61,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
 )

@@ -44,8 +44,7 @@ def with_lamb(lr, batch_size):
     return make
 
 
-def with_adamw(model):
-    """What was there before."""
+def with_adamw(model):  # what was there before
     run = Reference(256, lr=3e-3, warmup_ratio=1 / 64, num_examples=EXAMPLES).at(256)
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.lr)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, run.schedule)
