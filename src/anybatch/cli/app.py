@@ -33,6 +33,15 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """What a shell offers for the beginning of a recipe's name."""
+    from anybatch.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+Recipe = Annotated[str, typer.Argument(help="A name from `anybatch recipes`.", autocompletion=complete_recipe)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: --set optimizer.lr=2e-3")

@@ -5,12 +5,35 @@ from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, app, print_values
+from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, complete_recipe, print_values
+
+
+def _complete_study(incomplete: str) -> list[str]:
+    from anybatch.study.catalogue import STUDIES
+
+    return [name for name in ("theory", *STUDIES) if name.startswith(incomplete)] + complete_recipe(incomplete)
+
+
+def _complete_planned(incomplete: str) -> list[str]:
+    from anybatch.planner import NAMED
+
+    return [name for name in NAMED if name.startswith(incomplete)] + complete_recipe(incomplete)
+
+
+def _complete_cluster(incomplete: str) -> list[str]:
+    from anybatch.planner.clusters import CLUSTERS
+
+    return [name for name in ("this-machine", *CLUSTERS) if name.startswith(incomplete)]
 
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study, 'theory', a FILE.py, or a recipe.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY", help="A shipped study, 'theory', a FILE.py, or a recipe.", autocompletion=_complete_study
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The folder for runs, table and page; default studies/STUDY.")
     ] = None,
@@ -70,7 +93,7 @@ def study(
 
 @app.command()
 def advise(
-    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    recipe: Recipe,
     steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -94,8 +117,15 @@ def advise(
 
 @app.command()
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A recipe, or a published run: bert-large, resnet50, ...")],
-    cluster: Annotated[str, typer.Option(help="h100-node, a100-node, ..., this-machine.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe, or a published run: bert-large, resnet50, ...", autocompletion=_complete_planned
+        ),
+    ],
+    cluster: Annotated[
+        str, typer.Option(help="h100-node, a100-node, ..., this-machine.", autocompletion=_complete_cluster)
+    ],
     devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
     batch_size: BatchSize = None,
     deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: the cheapest that meets it.")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, app, print_values
+from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, print_values
 from anybatch.errors import InputError
 
 
@@ -52,7 +52,7 @@ def recipes(as_json: AsJson = False) -> None:
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A name from `anybatch recipes`.")],
+    recipe: Recipe,
     run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
     batch_size: BatchSize = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,

@@ -1,24 +1,38 @@
-"""What is installed here, which kernels take a step, and why others do not."""
+"""What is installed here, which kernels take a step, how fast memory is, and the command that mends what is missing."""
 
 import os
 import shutil
+import statistics
 import subprocess
+import time
 from typing import Any
 
 import torch
 
 from anybatch.engine.environment import describe_environment
-from anybatch.machine.installed import versions
+from anybatch.machine.installed import missing, versions
 from anybatch.optim.kernels import why_not_fused
 
 # The settings on which it depends whether a kernel serves.
 _SETTINGS = {"norm": "l2", "fused": True, "foreach": None}
+_READY = "ready"
+# The other extras are for work on the package itself.
+_FOR_USERS = ("train", "study", "parquet", "hub", "tensorboard")
 
 
 def examine() -> dict[str, Any]:
     """By subject, JSON values only: where this is, what is installed, and the ways a step can be taken here."""
     place = describe_environment()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    compiler = _compiler()
+    fused = {"CPU": _serves("cpu"), "CUDA": _serves("cuda") if gpus else "no GPU"}
+    extras = missing()
+    mend = {
+        name: f"pip install 'anybatch[{name}]'" for name, packages in extras.items() if packages and name in _FOR_USERS
+    }
+    if fused["CPU"] != _READY:
+        first = "" if compiler is not None else "install a C compiler (apt install gcc, xcode-select --install), then "
+        mend["fused step on the CPU"] = f"{first}pip install --force-reinstall --no-deps --no-binary anybatch anybatch"
     return {
         "python": place["python"],
         "platform": place["platform"],
@@ -26,22 +40,41 @@ def examine() -> dict[str, Any]:
         "cores": place["cores"],
         "threads": place["threads"],
         "memory": f"{place['memory_bytes'] / 1e9:.1f} GB",
+        "memory, copied": f"{_copied_gb_per_s():.0f} GB/s read and written, on {place['threads']} threads",
         "GPU": ", ".join(gpus) or "none that torch can use",
-        "C compiler": _compiler(),
+        "C compiler": compiler or "none found",
         "package": {name: found or "not installed" for name, found in versions().items()},
-        "fused step": {"CPU": _serves("cpu"), "CUDA": _serves("cuda") if gpus else "no GPU"},
+        "extra": {
+            name: f"missing {', '.join(packages)}" if packages else "installed"
+            for name, packages in extras.items()
+            if name in _FOR_USERS
+        },
+        "fused step": fused,
+        "to mend": mend or "nothing is missing",
     }
+
+
+def _copied_gb_per_s() -> float:
+    """The median of seven copies of 64 MiB, which no cache holds for long."""
+    source = torch.ones(2**24)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.nbytes / statistics.median(seconds) / 1e9
 
 
 def _serves(device: str) -> str:
     reason = why_not_fused(torch.device(device), torch.float32, _SETTINGS)
-    return "ready" if reason is None else f"not available: {reason}; steps are plain or foreach"
+    return _READY if reason is None else f"not available: {reason}; steps are plain or foreach"
 
 
-def _compiler() -> str:
+def _compiler() -> str | None:
     command = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if command is None:
-        return "none found"
+        return None
     try:
         answer = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired) as error:

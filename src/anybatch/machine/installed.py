@@ -1,6 +1,9 @@
-"""Which of the packages that matter to a step are installed, and in which version."""
+"""Which packages are installed: those that matter to a step, and those that the extras bring."""
 
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
+
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra == ['\"]([a-z]+)['\"]")
 
 PACKAGES = ("anybatch", "torch", "numpy", "triton", "timm", "pytorch_optimizer", "optax", "jax")
 
@@ -15,3 +18,16 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def missing() -> dict[str, list[str]]:
+    """Of each extra of the package, what of it is not installed; nothing where the package itself is not installed."""
+    try:
+        declared = requires("anybatch") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, declared)):
+        package, extra = match.groups()
+        found.setdefault(extra, []).extend([] if _version(package) else [package])
+    return found
