@@ -1,7 +1,9 @@
 """Advice: what a noise scale says about batches, and that a short run gives one."""
 
+import itertools
 import json
 import math
+import shlex
 
 import pytest
 
@@ -41,6 +43,18 @@ def test_candidates_follow_the_rules_and_the_law():
     assert [c.batch_size for c in found.values() if c.nearly_free] == [8, 16, 32]
     assert "--batch-size 64 --set reference.num_examples=" in found[64].command
     assert max(found) == 1024, "2,048 times the reference's warm-up would be the whole run"
+
+
+def test_a_line_to_paste_keeps_what_was_set_but_the_length():
+    settings = ["data.path=my shards", "reference.num_examples=20000", "optimizer.name=lamb"]
+    for candidate in candidates(RECIPE, NOISE, 10**6, settings):
+        words = shlex.split(candidate.command)
+        given = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+        assert given == [
+            f"reference.num_examples={candidate.num_examples}",
+            "data.path=my shards",
+            "optimizer.name=lamb",
+        ]
 
 
 def test_a_batch_is_no_more_than_the_data():

@@ -111,7 +111,7 @@ def advise(
     from anybatch.study.advise import to_json, to_text
 
     with progress_display() as progress:
-        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress)
+        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress, assignments or [])
     print(to_json(advice) if as_json else to_text(advice))
 
 

@@ -32,7 +32,9 @@ def examine() -> dict[str, Any]:
     }
     if fused["CPU"] != _READY:
         first = "" if compiler is not None else "install a C compiler (apt install gcc, xcode-select --install), then "
-        mend["fused step on the CPU"] = f"{first}pip install --force-reinstall --no-deps --no-binary anybatch anybatch"
+        mend["fused step on the CPU"] = (
+            f"{first}pip install --force-reinstall --no-deps --no-binary anybatch anybatch (in a clone: .)"
+        )
     return {
         "python": place["python"],
         "platform": place["platform"],

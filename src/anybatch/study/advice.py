@@ -1,6 +1,8 @@
 """From a noise scale to batches: which are nearly free, at which examples double, and what to type. Pure functions."""
 
 import math
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anybatch.errors import InputError
@@ -11,6 +13,7 @@ from anybatch.scaling import NoiseScale, examples_at
 NEARLY_FREE = 1 / 4
 _SMALLEST_SHARE, _LARGEST_SHARE = 1 / 32, 8
 _MOST_CANDIDATES = 10
+_LENGTHS = ("reference.num_examples", "reference.num_epochs")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ def nearly_free_batch(noise: NoiseScale, reference_batch: int) -> int:
     return max(2, math.floor(reference_batch * 2.0**exponent))
 
 
-def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int) -> list[Candidate]:
+def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings: Sequence[str] = ()) -> list[Candidate]:
     """What the rules and E(B) = E_min (1 + B/B_crit) make of each batch; those that the warm-up rule allows.
+
+    Args:
+        settings: FIELD=VALUE that the recipe was changed by, which the commands repeat.
 
     Raises:
         InputError: the noise scale has neither an estimate nor a lower end.
@@ -54,6 +60,9 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int) -> list[C
     reference = recipe.reference
     own = reference.num_examples or round((reference.num_epochs or 1) * epoch_examples)
     free = nearly_free_batch(noise, reference.batch_size)
+    # The length is what the advice changes; everything else is as it was measured.
+    kept = [each for each in settings if each.partition("=")[0] not in _LENGTHS]
+    own_settings = "".join(f" --set {shlex.quote(each)}" for each in kept)
     found = []
     for exponent in range(-10, 25):
         batch_size = round(reference.batch_size * 2.0**exponent)
@@ -86,7 +95,7 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int) -> list[C
                 speed_up=batch_size / reference.batch_size / factor,
                 nearly_free=batch_size <= free,
                 command=f"anybatch train {recipe.name} --batch-size {batch_size} "
-                f"--set reference.num_examples={num_examples}{epochs}",
+                f"--set reference.num_examples={num_examples}{epochs}{own_settings}",
             )
         )
     return found[-_MOST_CANDIDATES:]

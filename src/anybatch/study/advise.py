@@ -41,10 +41,13 @@ class Advice:
     rates: RateRange
 
 
-def advise(recipe: Recipe, num_steps: int, progress: Progress) -> Advice:
+def advise(recipe: Recipe, num_steps: int, progress: Progress, settings: Sequence[str] = ()) -> Advice:
     """Trains `recipe` at its reference batch for `num_steps`, measures, and tests the rate at the nearly free batch.
 
     The first quarter of the steps, in which a fresh model changes most, is not measured.
+
+    Args:
+        settings: FIELD=VALUE that the recipe was changed by, which the commands to paste repeat.
 
     Raises:
         InputError: too few steps, data or recipe are wrong, or the run diverged.
@@ -78,7 +81,7 @@ def advise(recipe: Recipe, num_steps: int, progress: Progress) -> Advice:
         examples = phase.examples
         # Recipes stream their data in epochs; any other sequence has no epoch to bound a batch.
         epoch = examples.stream.num_examples if isinstance(examples, StreamedExamples) else 10**12
-        found = candidates(recipe, plain, epoch)
+        found = candidates(recipe, plain, epoch, settings)
         free = nearly_free_batch(plain, batch_size)
         tested = next((c for c in found if c.batch_size == free), None)
         lr = tested.lr if tested is not None else phase.lr
