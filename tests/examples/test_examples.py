@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+WRAPPER = Path(__file__).with_name("to_the_end.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WRAPPER)]
 ALONE = [sys.executable]
 LOSS = re.compile(r"\b\d+\.\d{3}\b")
 
