@@ -178,3 +178,13 @@ def test_no_name_says_nothing() -> None:
     }
     found = {str(path) for path in ROOT.rglob("*.py") if set(path.stem.split("_")) & empty}
     assert not found
+
+
+def test_every_test_file_is_collected(request: pytest.FixtureRequest) -> None:
+    """With --doctest-ignore-import-errors, pytest passes over a file whose helper it cannot import."""
+    options = request.config.option
+    if options.keyword or options.markexpr:
+        pytest.skip("only some of the tests were asked for")
+    folders = [path for each in request.config.args if (path := Path(each).resolve()).is_dir()]
+    there = {path for folder in folders for path in folder.rglob("test_*.py")}
+    assert there <= {item.path for item in request.session.items}
