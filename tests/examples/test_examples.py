@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-WRAPPER = Path(__file__).with_name("to_the_end.py")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WRAPPER)]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ALONE = [sys.executable]
 LOSS = re.compile(r"\b\d+\.\d{3}\b")
 
