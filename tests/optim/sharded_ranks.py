@@ -5,6 +5,7 @@ Every layout is fed the same gradients as the single process of the test, whole 
 
 import copy
 import math
+import os
 import sys
 from contextlib import nullcontext
 
@@ -282,3 +283,4 @@ def main(rank, folder):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
+    os._exit(0)  # gloo's threads may outlive the group, and abort an interpreter that is being taken down

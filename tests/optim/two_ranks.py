@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import sys
 
 import torch
@@ -64,3 +65,4 @@ def main(rank, folder):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
+    os._exit(0)  # gloo's threads may outlive the group, and abort an interpreter that is being taken down
