@@ -146,7 +146,7 @@ def plan(
       anybatch plan bert-large --cluster h100-node --devices 8
       anybatch plan bert-large --cluster a100-node --deadline 2h
       anybatch plan bert-mini --cluster this-machine --plot plan.svg
-      anybatch plan bert-tiny --cluster h100-node --calibrate runs/small
+      anybatch plan bert-tiny --cluster this-machine --calibrate runs/small
     """
     from anybatch.planner.command import plan as make_plan
 

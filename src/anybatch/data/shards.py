@@ -78,7 +78,7 @@ class Shards:
             if sha256(self.path / name) != about["sha256"]:
                 raise InputError(
                     f"{self.path / name}: damaged: its SHA-256 is not the one in {INDEX}; "
-                    "run `anybatch data prepare` again"
+                    "remove the folder, and run `anybatch data prepare` again"
                 )
 
 

@@ -68,7 +68,7 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
     workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
     achieved = cluster.accelerator.achieved[workload.family]
     lines = [
-        f"{workload.name} ({workload.optimizer}) on {cluster.name}: {cluster.title}",
+        f"{workload.name} ({workload.optimizer}, {workload.precision}) on {cluster.name}: {cluster.title}",
         f"{achieved.share:.1%} of the peak, {achieved.source}"
         + (f"; before: {calibration.before:.1%}" if calibration else ""),
         "",
@@ -98,6 +98,8 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
             "on every node:" if "$NODE_RANK" in started[0] else "start it:",
             *(f"  {line}" for line in started),
         ]
+        if not any(setting.startswith("data.path=") for setting in settings):
+            lines.append("  with --set data.path=FOLDER for data of your own")
     return "\n".join(lines)
 
 
