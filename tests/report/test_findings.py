@@ -29,7 +29,7 @@ def test_largest_factor_within_the_bound_is_named_with_its_gap(record: Make) -> 
         "LAMB's held-out loss stayed within 5 % of its own batch-8 run up to ×8 (batch 64, +4.8 %), with nothing tuned "
         "there."
     )
-    assert "24,000 examples: 4.00 at the reference, batch 8; 4.10, gap +2.5 %, at ×4 (batch 32)" in points
+    assert "24,000 examples each: 4.00 at the reference, batch 8; 4.10, gap +2.5 %, at ×4 (batch 32)" in points
     assert "4.80, gap +20 %, at ×32 (batch 256)" in points
 
 
@@ -52,6 +52,12 @@ def test_where_nothing_but_frequencies_is_learned_the_steps_have_run_out(record:
         "At ×128 (batch 1,024) the steps have run out: 24 steps teach no more than word frequencies, which is past the "
         "critical batch" in points
     )
+
+
+def test_a_reference_that_learned_no_more_either_leaves_the_cause_open(record: Make) -> None:
+    _, points = say(runs_of(record, "lamb", {8: 6.0, 64: 7.0}, context_free_loss=5.9))
+    assert "these runs cannot tell which" in points
+    assert "steps have run out" not in points
 
 
 def test_everything_holds(record: Make) -> None:

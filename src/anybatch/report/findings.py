@@ -109,7 +109,7 @@ def _gap(cell: Cell) -> str:
 
 def _measured(one: Series) -> str:
     finished = [cell for cell in one.cells if cell.finished]
-    length = f" after the same {count(one.num_examples)} examples" if one.num_examples and len(finished) > 1 else ""
+    length = f" after about {count(one.num_examples)} examples each" if one.num_examples and len(finished) > 1 else ""
     parts = []
     for cell in finished:
         if cell is one.reference and len(finished) > 1:
@@ -163,9 +163,11 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
         "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry "
         "over; these runs cannot tell which."
     )
-    frequencies = one.context_free_loss
+    frequencies, reference = one.context_free_loss, one.reference
     if frequencies is None or last.loss is None or last.loss < frequencies or last.steps is None:
         return sentence
+    if reference is None or reference.loss is None or reference.loss >= frequencies:
+        return sentence  # the reference learned no more than that, either
     return (
         f"{sentence} At {place(last)} the steps have run out: {plural(last.steps, 'step')} teach no more than word "
         "frequencies, which is past the critical batch."

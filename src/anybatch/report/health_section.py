@@ -41,8 +41,8 @@ def _concerns(health: Health) -> Iterator[str]:
         yield f"{times} could not be saved: {_steps(health.failed_saves)}."
     if health.clipped is not None and health.clipped > _MUCH_CLIPPED * health.steps:
         yield (
-            f"{percent(health.clipped / health.steps)} of the steps were clipped: the bound, not the gradient, set "
-            "their length, and the rate means less than it says."
+            f"{percent(health.clipped / health.steps)} of the steps were clipped: their gradients weigh alike in the "
+            "moments, whatever their size; with momentum alone, the bound sets the length of a step."
         )
     if health.wait_share is not None and health.wait_share > _MUCH_WAITING:
         yield f"{percent(health.wait_share)} of the time went to waiting for data."
