@@ -89,6 +89,12 @@ def test_a_study_is_made_of_a_recipe_and_a_few_words() -> None:
     assert len(study.trials) == 2 * 2 * (4 + 2)
 
 
+def test_a_shipped_study_takes_fields_for_all_its_contenders():
+    study = declare("paper-mnist", {"assignments": ["data.path=mnist"]})
+    assert {one.recipe.data.path for one in study.entrants} == {"mnist"}
+    assert len(study.trials) == len(find_study("paper-mnist").trials)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -10,8 +10,11 @@ from browser import look, needs_chromium
 from study import planted
 
 from anybatch.engine.progress import SilentProgress
+from anybatch.recipes import find_recipe
 from anybatch.report.study import write_study
+from anybatch.study import Entrant, Study
 from anybatch.study.command import finish_study, plan
+from anybatch.study.declaration import LR
 
 _COLOUR = rb"([\d.]+) ([\d.]+) ([\d.]+) (?:rg|RG)\b"
 
@@ -98,3 +101,12 @@ def test_a_browser_shows_the_page_at_two_widths_light_and_dark(
 
 def test_the_plan_counts_what_is_run(found: tuple[dict[str, Any], Path]) -> None:
     assert plan(planted.study())["trials"] == len(found[0]["trials"]) == 42
+
+
+def test_where_every_trial_fails_the_page_says_why(tmp_path: Path) -> None:
+    entrant = Entrant("LAMB", find_recipe("mnist-lenet"), {LR: (0.01, 0.02)})  # without a folder of images
+    study = Study("empty", "?", (entrant,), (64,), "grid", num_evals=1)
+    table = finish_study(lambda: study, tmp_path, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
+    page = write_study(table, tmp_path)[0].read_text(encoding="utf-8")
+    assert "data.path is not set" in page
+    assert f"{len(study.trials)} of {len(study.trials)} trials diverged or failed" in page

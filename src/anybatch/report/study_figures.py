@@ -157,6 +157,8 @@ def _by_rate(line: Sequence[Mapping[str, Any]]) -> list[tuple[float, float | Non
 
 def _window(values: Sequence[float], higher: bool) -> tuple[float, float]:
     """The values to show: what lies far on the wrong side of the median would press the rest flat."""
+    if not values:  # every run diverged or failed
+        return 0.0, 1.0
     ordered = sorted(values, reverse=higher)
     best, middle = ordered[0], ordered[len(ordered) // 2]
     worst = ordered[-1]

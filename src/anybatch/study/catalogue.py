@@ -64,9 +64,11 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
             "protocol": protocol,
         }
         return Study(entrants=entrants, **{**made, **given})
-    if optimizers or ranges or changes:
-        raise InputError(f"--optimizer, --range and --set belong to a recipe's study; {name} declares its own")
-    return replace(find_study(name), **given)
+    if optimizers or ranges:
+        raise InputError(f"--optimizer and --range belong to a recipe's study; {name} declares its own")
+    study = find_study(name)
+    entrants = tuple(replace(one, recipe=change(one.recipe, changes)) for one in study.entrants)
+    return replace(study, **{"entrants": entrants, **given})
 
 
 def _from_file(path: Path) -> Study:
