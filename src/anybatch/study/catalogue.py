@@ -68,7 +68,7 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
         raise InputError(f"--optimizer and --range belong to a recipe's study; {name} declares its own")
     study = find_study(name)
     entrants = tuple(replace(one, recipe=change(one.recipe, changes)) for one in study.entrants)
-    return replace(study, **{"entrants": entrants, **given})
+    return replace(study, entrants=entrants, **given)
 
 
 def _from_file(path: Path) -> Study:

@@ -143,6 +143,12 @@ INLINE long strip_of(long rest)
     return rest < STRIP ? rest / NARROW_LANES * NARROW_LANES : STRIP;
 }
 
+INLINE void add_exactly(const float *a, long n, double *lanes)
+{
+    for (long i = 0; i < n; i++)
+        lanes[i % LANES] += (double)a[i] * a[i];
+}
+
 /* Adds a strip to the lanes: `a`, of whose squares each narrow lane's sum is in `sum`. */
 INLINE void add_strip(const float *a, long n, const float *sum, double *lanes)
 {
@@ -158,8 +164,7 @@ INLINE void add_strip(const float *a, long n, const float *sum, double *lanes)
         all += __builtin_convertvector(low, d8) + __builtin_convertvector(high, d8);
         memcpy(lanes, &all, sizeof all);
     } else {
-        for (long i = 0; i < n; i++)
-            lanes[i % LANES] += (double)a[i] * a[i];
+        add_exactly(a, n, lanes);
     }
 }
 
@@ -182,11 +187,10 @@ INLINE void lamb_loop(
         add_strip(x + i, strip, sum_x, of_x);
         add_strip(u + i, strip, sum_u, of_u);
     }
-    for (int lane = 0; i < n; i++, lane = (lane + 1) % LANES) {
-        u[i] = lamb_element(x[i], g[i] * f.scale, m + i, v + i, f, nesterov, near);
-        of_x[lane] += (double)x[i] * x[i];
-        of_u[lane] += (double)u[i] * u[i];
-    }
+    for (long k = i; k < n; k++)
+        u[k] = lamb_element(x[k], g[k] * f.scale, m + k, v + k, f, nesterov, near);
+    add_exactly(x + i, n - i, of_x);
+    add_exactly(u + i, n - i, of_u);
 }
 
 CLONES static void lamb_first(
@@ -288,8 +292,7 @@ CLONES static void add_squares(long n, const float *a, double *lanes)
                 sum[lane] += a[j + lane] * a[j + lane];
         add_strip(a + i, strip, sum, lanes);
     }
-    for (int lane = 0; i < n; i++, lane = (lane + 1) % LANES)
-        lanes[lane] += (double)a[i] * a[i];
+    add_exactly(a + i, n - i, lanes);
 }
 
 static double total(const double *lanes)
