@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
-from anybatch.data.prepare import HELD_OUT, TOKENIZER, TRAIN
+from anybatch.data.prepare import HELD_OUT, TRAIN, tokenizer_of
 from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
 
@@ -48,7 +48,7 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; `anybatch data prepare` makes one")
-    tokenizer = vocabulary.load(folder / TOKENIZER)
+    tokenizer = tokenizer_of(folder)
     unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
     parts = []
     opened = {}

@@ -45,6 +45,18 @@ _FORMAT = 2
 Progress = Callable[[str, int, int, int], None]
 
 
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The vocabulary of the shards in a folder that was prepared.
+
+    Raises:
+        InputError: there is none, or one that no model can use.
+    """
+    path = folder / TOKENIZER
+    if not path.exists():
+        raise InputError(f"{path}: no such file; `anybatch data prepare TEXT --out FOLDER` makes it")
+    return vocabulary.load(path)
+
+
 @dataclass(frozen=True)
 class Counts:
     """The size of one part."""

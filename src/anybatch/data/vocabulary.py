@@ -105,7 +105,7 @@ def load(path: Path) -> Tokenizer:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `anybatch data prepare TEXT --out FOLDER` makes it") from None
+        raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; name the tokenizer.json in it") from None
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from anybatch.data import prepare, vocabulary
+from anybatch.data import prepare
 from anybatch.errors import InputError
 from anybatch.planner.accelerators import Precision
 from anybatch.planner.examples import Fixed, Law
@@ -114,4 +114,4 @@ def _largest_batch(recipe: PretrainingRecipe, num_examples: int) -> int:
 def _vocabulary_size(recipe: PretrainingRecipe) -> int:
     if recipe.data.path is None:
         return VOCABULARY_SIZE
-    return vocabulary.load(Path(recipe.data.path) / prepare.TOKENIZER).get_vocab_size()
+    return prepare.tokenizer_of(Path(recipe.data.path)).get_vocab_size()

@@ -61,7 +61,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
 def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
     """Held-out loss, accuracy and perplexity of the run's saved model."""
     folder = data_folder(recipe, run)
-    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
+    tokenizer = prepare.tokenizer_of(folder)
     return _scores(evaluate(CausalModel.load(run.model), _held_out(recipe, folder, tokenizer)))
 
 

@@ -68,7 +68,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
 def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
     folder = data_folder(recipe, run)
-    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
+    tokenizer = prepare.tokenizer_of(folder)
     return _scores(evaluate(PretrainingModel.load(run.model, _relation(recipe)), _held_out(recipe, folder, tokenizer)))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from anybatch.data import prepare, vocabulary
+from anybatch.data import prepare
 from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
 from anybatch.recipes.builtin_text import prepare_builtin_text
@@ -23,7 +23,7 @@ def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> tuple[Path,
     folder = data_folder(recipe, run)
     if recipe.data.path is None and not folder.exists():
         prepare_builtin_text(folder)
-    tokenizer = vocabulary.load(folder / prepare.TOKENIZER)
+    tokenizer = prepare.tokenizer_of(folder)
     longest = max(phase.sequence_length for phase in recipe.phases)
     if longest > recipe.model.max_positions:
         raise InputError(
