@@ -32,10 +32,12 @@ class Colours:
 
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(pixels / 255 - mean) / std, float32[..., C]."""
-        std = np.array(self.std)
-        images = np.multiply(pixels, (1 / (255 * std)).astype(np.float32), dtype=np.float32)
-        images -= (np.array(self.mean) / std).astype(np.float32)
-        return np.asarray(images, dtype=np.float32)
+        # By whole rows of pixels: NumPy is several times slower where its innermost loop is over the few channels.
+        width, std = pixels.shape[-2], np.array(self.std)
+        images = pixels.reshape(*pixels.shape[:-2], -1).astype(np.float32)
+        images *= np.tile((1 / (255 * std)).astype(np.float32), width)
+        images -= np.tile((np.array(self.mean) / std).astype(np.float32), width)
+        return images.reshape(pixels.shape)
 
 
 class ImageSource:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from anybatch.data.images.crops import CROP_WORDS, centre_box, cut_out, random_resized_box
@@ -49,34 +50,40 @@ class Views(Protocol):
 
 
 class MemoryViews:
-    """Views of images that are decoded once, uint8[N, S, S, C], and then cut by pure index arithmetic."""
+    """Views of images that are decoded once, uint8[N, S, S, C]: windows into them, or into what they are padded to."""
 
     def __init__(self, pixels: Pixels, cropping: Cropping, mean: Sequence[float], seed: int) -> None:
         self.pixels, self.cropping, self.seed = pixels, cropping, seed
+        self._padding = cropping.padding if cropping.kind == "padded" else 0
         self._mean = np.rint(np.array(mean) * 255).astype(np.uint8)
-        size, padding = pixels.shape[1], cropping.padding if cropping.kind == "padded" else 0
-        if padding >= size:
-            raise InputError(f"data.padding = {padding}: must be below the size of the images, {size}")
-        places = np.arange(-padding, size + padding)
-        self._outside = (places < 0) | (places >= size)
-        reflected = np.where(places < 0, -places, np.where(places >= size, 2 * (size - 1) - places, places))
-        self._source = np.clip(reflected, 0, size - 1)
+        if self._padding >= (size := pixels.shape[1]):
+            raise InputError(f"data.padding = {self._padding}: must be below the size of the images, {size}")
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
-        seen = np.ones(len(examples), dtype=np.bool_)
-        cropping, size = self.cropping, self.pixels.shape[1]
-        if not cropping.flip and cropping.kind == "none":
-            return self.pixels[examples], seen
-        words = random_words(self.seed, "crop", epochs, examples, 3)
-        room = len(self._source) - size + 1
-        rows, columns = (below(words[:, place], room)[:, None] + np.arange(size) for place in (0, 1))
-        if cropping.flip:
-            flipped = below(words[:, 2], 2) == 1
-            columns[flipped] = columns[flipped, ::-1]
-        found = self.pixels[examples[:, None, None], self._source[rows][:, :, None], self._source[columns][:, None, :]]
-        if room > 1 and cropping.padded_with == "mean":
-            found[self._outside[rows][:, :, None] | self._outside[columns][:, None, :]] = self._mean
-        return found, seen
+        found = self.pixels[examples]
+        if self._padding or self.cropping.flip:
+            words = random_words(self.seed, "crop", epochs, examples, 3)
+            if self._padding:
+                found = self._windows(found, words)
+            if self.cropping.flip:
+                flipped = below(words[:, 2], 2) == 1
+                found[flipped] = found[flipped, :, ::-1]
+        return found, np.ones(len(examples), dtype=np.bool_)
+
+    def _windows(self, images: Pixels, words: Words) -> Pixels:
+        """A random window of each image, as large as the image, out of what it is padded to."""
+        size, padding = images.shape[1], self._padding
+        around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        if self.cropping.padded_with == "reflection":
+            padded = np.pad(images, around, mode="reflect")
+        else:
+            padded = np.pad(images, around, mode="empty")
+            margin = np.r_[:padding, padding + size : size + 2 * padding]
+            padded[:, margin] = self._mean
+            padded[:, :, margin] = self._mean
+        tops, lefts = (below(words[:, place], 2 * padding + 1) for place in (0, 1))
+        windows = sliding_window_view(padded, (size, size), axis=(1, 2))
+        return np.ascontiguousarray(windows[np.arange(len(images)), tops, lefts].transpose(0, 2, 3, 1))
 
 
 class FileViews:
