@@ -1,4 +1,4 @@
-"""CIFAR-10 on a CPU: the optimizers of the LAMB paper's appendix at batch 512, and LAMB from 128 to 16,384 untuned.
+"""CIFAR-10 on a CPU: six optimizers at batch 512, as in the LAMB paper's appendix, and three at other batches.
 
     python benchmarks/cifar10_optimizers.py DATA --out DIR [--most N]
 
@@ -6,8 +6,10 @@ DATA is CIFAR-10 as `data.path` takes it. The network is DavidNet with an eighth
 parameters), in bfloat16 on one thread, on all 50,000 training images with the recipe's crops and flips:
 
 1. each optimizer at batch 512 for 2 epochs, at three rates a factor of about three apart, seed 0;
-2. LAMB at four other batch sizes, from its best rate at 512 by the square-root rule and linear-epoch warm-up;
-3. each optimizer at its best rate with further seeds.
+2. LAMB, LARS and momentum at four other batch sizes, from their best rates at 512 by their rules (square-root for LAMB,
+   linear for the two others, as in You et al. 2017 and Goyal et al. 2017) and linear-epoch warm-up;
+3. each optimizer at its best rate with further seeds;
+4. the second part again, and batch 512, for 6 epochs.
 
 The best rate is that of the highest top-1 on the first 5,000 test images; what is reported is top-1 on the other 5,000,
 which chose nothing. A run that is in DIR already is not repeated, so that the whole can be done in parts: `--most` new
@@ -34,8 +36,9 @@ from anybatch.report.layout import Grid, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, WIDE, Frame, accent, canvas, panel, render, spread
 from anybatch.runs import Run
 
-BATCH, EPOCHS, SEEDS = 512, 2, (1, 2)
+BATCH, EPOCHS, MORE_EPOCHS, SEEDS = 512, 2, 6, (1, 2)
 SCALED_BATCHES = (128, 2048, 8192, 16_384)
+SCALING_RULE = {"lamb": "sqrt", "lars": "linear", "momentum": "linear"}
 # Around what each is commonly used with.
 RATES = {
     "adagrad": (0.01, 0.03, 0.1),
@@ -73,11 +76,15 @@ def planned(rows: Rows) -> Iterator[Trial]:
         for lr in rates:
             yield Trial("grid", name, lr, BATCH, EPOCHS, 0)
     best = {name: best_rate(name, rows) for name in RATES}
-    for batch in SCALED_BATCHES:
-        yield Trial("scaling", "lamb", best["lamb"], batch, EPOCHS, 0)
+    for name in SCALING_RULE:
+        for batch in SCALED_BATCHES:
+            yield Trial("scaling", name, best[name], batch, EPOCHS, 0)
     for seed in SEEDS:
         for name, lr in best.items():
             yield Trial("seeds", name, lr, BATCH, EPOCHS, seed)
+    for name in SCALING_RULE:
+        for batch in sorted((BATCH, *SCALED_BATCHES)):
+            yield Trial("longer", name, best[name], batch, MORE_EPOCHS, 0)
 
 
 def best_rate(name: str, rows: Rows) -> float:
@@ -95,6 +102,7 @@ def recipe_of(trial: Trial, data: Path) -> ImageRecipe:
             f"optimizer.weight_decay={WEIGHT_DECAY[trial.optimizer]}",
             f"reference.lr={trial.lr}",
             f"reference.num_epochs={trial.epochs}",
+            f"reference.rule={SCALING_RULE.get(trial.optimizer, 'sqrt')}",
             "max_grad_norm=null",
             "model.width=8",
             "model.batch_norm_group=128",
@@ -164,7 +172,7 @@ def main() -> None:
         row = rows[trial]
         print(
             f"{trial.part:7} {trial.optimizer:8} {trial.lr:<5} batch {trial.batch_size:<5} seed {trial.seed}: "
-            f"top-1 {100 * row['top1']:.2f} %, {row['num_steps']} steps, {row['train_s']:.0f} s",
+            f"{trial.epochs} epochs: top-1 {100 * row['top1']:.2f} %, {row['num_steps']} steps, {row['train_s']:.0f} s",
             flush=True,
         )
     environment = {**describe_environment(), "threads": 1, "command": ["cifar10_optimizers.py"]}
@@ -174,7 +182,7 @@ def main() -> None:
 
 def draw(rows: Rows) -> str:
     """An <svg>: at batch 512 every run of every optimizer over its rate, and LAMB over the batch size."""
-    title = "CIFAR-10: optimizers at batch 512, and LAMB at other batches, untuned"
+    title = "CIFAR-10: optimizers at batch 512, and three of them at other batches, untuned"
     frame = Frame(WIDE, "cifar10", title, "Top-1 in per cent on 5,000 test images that chose no rate.")
     grid = Grid(WIDE, 2, 1, 280, left=52, right=92, bottom=52)
     with canvas(WIDE, grid.height) as drawing:
@@ -197,27 +205,33 @@ def draw(rows: Rows) -> str:
                 name, end, (8, free - height), textcoords="offset points", color=ACCENTS[accent(name, list(RATES))],
                 weight="bold", va="center", annotation_clip=False,
             )  # fmt: skip
-        best = best_rate("lamb", rows)
-        scaled = sorted(
-            (trial.batch_size, 100 * row["top1"])
-            for trial, row in rows.items()
-            if trial.optimizer == "lamb" and trial.lr == best and trial.part != "seeds"
-        )
-        number = accent("lamb", list(RATES))
-        batches.plot(*zip(*scaled, strict=True), color=ACCENTS[number], marker=MARKERS[number], markersize=7)
-        for batch, top1 in scaled:
-            batches.annotate(f"{top1:.1f}", (batch, top1), (0, 9), textcoords="offset points", ha="center", color=INK)
-        batches.set_ylim(0, 80)
+        at = sorted((BATCH, *SCALED_BATCHES))
+        for name in SCALING_RULE:
+            number, best = accent(name, list(RATES)), best_rate(name, rows)
+            for epochs, line in ((EPOCHS, "--"), (MORE_EPOCHS, "-")):
+                scaled = sorted(
+                    (trial.batch_size, 100 * row["top1"])
+                    for trial, row in rows.items()
+                    if (trial.optimizer, trial.lr, trial.epochs, trial.seed) == (name, best, epochs, 0)
+                )
+                batches.plot(
+                    *zip(*scaled, strict=True),
+                    color=ACCENTS[number],
+                    marker=MARKERS[number],
+                    markersize=6,
+                    linestyle=line,
+                )
+        batches.set_ylim(0, 90)
         batches.set_xscale("log")
         for axes, label, ticks in (
             (rates, "rate at batch 512", (0.003, 0.01, 0.03, 0.1, 0.3, 1)),
-            (batches, "batch", [batch for batch, _ in scaled]),
+            (batches, "batch", at),
         ):
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.minorticks_off()
             axes.set_xlabel(label, labelpad=4)
         write_title(rates, "Top-1 at batch 512, %", INK)
-        write_title(batches, "LAMB, untuned from 512, top-1, %", INK)
+        write_title(batches, "Untuned from 512: 2 epochs (dashes) and 6, top-1, %", INK)
         return render(drawing, frame)
 
 

@@ -11,9 +11,11 @@ import pytest
 from anybatch.cli import main
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
-from anybatch.recipes import change, find_recipe
+from anybatch.errors import InputError
+from anybatch.recipes import RECIPES, change, find_recipe, train_recipe
 from anybatch.recipes.phases import StreamedExamples
 from anybatch.recipes.preview import plot, preview_recipe, preview_text, sampled_rates
+from anybatch.recipes.recipe import CorpusSettings
 
 TEXT = " ".join("one two three four five six seven eight nine ten." for _ in range(8))
 
@@ -79,6 +81,30 @@ def test_a_dry_run_writes_nothing(
     main()
     assert json.loads(capsys.readouterr().out)["num_examples"] == 12 * 30 + 2 * 20
     assert not any(tmp_path.iterdir())
+
+
+def test_text_stands_in_for_what_a_large_recipe_needs(tmp_path: Path) -> None:
+    small = ["model.hidden_size=32", "model.num_layers=1", "model.num_heads=2"]
+    recipe = change(find_recipe("bert-large-paper"), small)
+    found = preview_recipe(recipe)
+    (phase,) = found["phases"]
+    assert (phase["batch_size"], phase["num_steps"], phase["num_examples"]) == (32_768, 15_625, 512_000_000)
+    assert found["parameters"] > 30_522 * 32
+    assert "under a vocabulary of 30,522, for data.path is not set" in preview_text(found)
+    with pytest.raises(InputError, match="batch_size = 32768 is larger than the data"):
+        train_recipe(recipe, tmp_path / "run")
+    causal = preview_recipe(change(find_recipe("gpt2-small"), small))
+    assert causal["num_steps"] == 100_000
+    assert causal["parameters"] > 50_257 * 32
+
+
+def test_every_recipe_on_text_can_be_looked_at_without_data() -> None:
+    for name, make in RECIPES.items():
+        recipe = make()
+        if isinstance(recipe.data, CorpusSettings):
+            largest = max(phase.batch_size for phase in recipe.phases)
+            # Python's text has some four hundred sequences of 1,024 tokens.
+            assert largest <= 256 or recipe.data.source_vocabulary, name
 
 
 def test_the_plot_has_the_shape_of_the_rates() -> None:

@@ -113,5 +113,5 @@ def _largest_batch(recipe: PretrainingRecipe, num_examples: int) -> int:
 
 def _vocabulary_size(recipe: PretrainingRecipe) -> int:
     if recipe.data.path is None:
-        return VOCABULARY_SIZE
+        return recipe.data.source_vocabulary or VOCABULARY_SIZE
     return prepare.tokenizer_of(Path(recipe.data.path)).get_vocab_size()

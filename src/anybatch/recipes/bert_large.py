@@ -16,6 +16,7 @@ from anybatch.recipes.recipe import (
 _LAMB = OptimizerSettings(name="lamb", weight_decay=0.01, options={"betas": [0.9, 0.999], "eps": 1e-6})
 _LARGE = EncoderSettings(hidden_size=1024, num_layers=24, num_heads=16, max_positions=512, dropout=0.1)
 _BASE = EncoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=512, dropout=0.1)
+_TEXT = TextSettings(source_vocabulary=30_522, short_probability=0.1)
 # The first row of the table: all others follow from it by the square-root and the linear-epoch rule.
 _UNTUNED = ReferenceSettings(
     batch_size=512, lr=5 / (2**3 * 10**3), warmup_ratio=1 / 320, num_examples=512_000_000, join="global"
@@ -43,7 +44,7 @@ def bert_large_paper() -> PretrainingRecipe:
         optimizer=_LAMB,
         reference=_UNTUNED,
         phases=(PhaseSettings(batch_size=32_768, sequence_length=128, max_predictions=20),),
-        data=TextSettings(short_probability=0.1),
+        data=_TEXT,
         model=_LARGE,
     )
 
@@ -76,7 +77,7 @@ def bert_large_mixed() -> PretrainingRecipe:
                 carry_over="reset_step",
             ),
         ),
-        data=TextSettings(short_probability=0.1),
+        data=_TEXT,
         model=_LARGE,
     )  # fmt: skip
 
@@ -107,7 +108,7 @@ def bert_large_nvidia() -> PretrainingRecipe:
             ),
         ),
         max_grad_norm=1.0,
-        data=TextSettings(short_probability=0.1),
+        data=_TEXT,
         model=_LARGE,
     )  # fmt: skip
 

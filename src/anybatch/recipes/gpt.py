@@ -1,6 +1,13 @@
 """GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
 
-from anybatch.recipes.recipe import CausalRecipe, DecoderSettings, OptimizerSettings, PhaseSettings, ReferenceSettings
+from anybatch.recipes.recipe import (
+    CausalRecipe,
+    CorpusSettings,
+    DecoderSettings,
+    OptimizerSettings,
+    PhaseSettings,
+    ReferenceSettings,
+)
 
 
 def gpt2_tiny() -> CausalRecipe:
@@ -26,6 +33,7 @@ def gpt2_small() -> CausalRecipe:
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=51_200_000),
         phases=(PhaseSettings(batch_size=512, sequence_length=1024),),
+        data=CorpusSettings(source_vocabulary=50_257),
         model=DecoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=1024, dropout=0.1),
     )
 

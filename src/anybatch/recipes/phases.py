@@ -46,7 +46,8 @@ def plan_phases(
     phases = []
     for number, settings in enumerate(recipe.phases):
         source = source_of(settings)
-        if settings.batch_size > source.num_examples:
+        stands_in = getattr(recipe.data, "builtin", None) == "blank"
+        if settings.batch_size > source.num_examples and not stands_in:
             raise InputError(
                 f"phases.{number}.batch_size = {settings.batch_size} is larger than the data, which has "
                 f"{source.num_examples} examples; choose a smaller batch or more data"

@@ -18,7 +18,7 @@ from anybatch.files import sha256
 from anybatch.models import BertSettings, PretrainingModel, pretraining_flops, pretraining_model, save_tokenizer
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import PhaseSettings, PretrainingRecipe
+from anybatch.recipes.recipe import CorpusSettings, PhaseSettings, PretrainingRecipe
 from anybatch.recipes.run_text import data_folder, open_text
 from anybatch.runs import Run
 
@@ -134,7 +134,7 @@ def _source(
         phase.sequence_length,
         seed=seed,
         max_predictions=phase.max_predictions,
-        **recipe.data.model_dump(exclude={"path", "num_held_out"}),
+        **recipe.data.model_dump(exclude=set(CorpusSettings.model_fields)),
     )
 
 

@@ -12,7 +12,7 @@ from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
-from anybatch.recipes.recipe import ImageRecipe, Recipe
+from anybatch.recipes.recipe import CorpusSettings, ImageSettings, Recipe
 from anybatch.runs import Run
 
 _SIZES = ("sequence_length", "image_size")
@@ -31,8 +31,9 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     Raises:
         InputError: as training would.
     """
+    stand_in = _stand_in(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(_with_stand_in(recipe)), Run(Path(scratch)))
+        job = build(with_absolute_paths(_with_stand_in(recipe) if stand_in else recipe), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
@@ -56,6 +57,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "inferred": list(recipe.inferred),
+        "stand_in": stand_in,
         "num_ranks": num_ranks,
         "phases": phases,
         "num_steps": job.num_steps,
@@ -68,15 +70,19 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
+def _stand_in(recipe: Recipe) -> str | None:
+    """In words, what stands in for the data of a recipe that has none yet, of the extent that its source had."""
+    data = recipe.data
+    if data.path is not None:
+        return None
+    if isinstance(data, ImageSettings) and data.builtin is None and data.source_examples:
+        return f"{data.source_examples:,} blank images"
+    if isinstance(data, CorpusSettings) and data.source_vocabulary:
+        return f"Python's text, repeated, under a vocabulary of {data.source_vocabulary:,}"
+    return None
+
+
 def _with_stand_in(recipe: Recipe) -> Recipe:
-    """A recipe that has no data yet, with as many blank images in their place as its source had."""
-    if (
-        not isinstance(recipe, ImageRecipe)
-        or recipe.data.path
-        or recipe.data.builtin
-        or not recipe.data.source_examples
-    ):
-        return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"builtin": "blank"})})
 
 
@@ -109,6 +115,8 @@ def preview_text(found: dict[str, Any]) -> str:
                  "gradients, the optimizer's state and a micro-batch")  # fmt: skip
     lines.append(f"time: about {_duration(found['time_s'])} on {found['num_ranks']} like this one, "
                  "from a micro-batch, or a part of one, timed now")  # fmt: skip
+    if found["stand_in"]:
+        lines.append(f"data: {found['stand_in']}, for data.path is not set")
     lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
     return "\n".join(lines)
 
@@ -132,6 +140,7 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    for most, length, unit in ((120, 1, "s"), (7200, 60, "min"), (3 * 86_400, 3600, "h"), (1e9, 86_400, "days")):
+        if seconds < most:
+            return f"{seconds / length:,.{int(unit == 'h')}f} {unit}"
+    return f"{seconds / (365 * 86_400):,.0f} years"

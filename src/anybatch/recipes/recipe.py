@@ -143,16 +143,28 @@ class EngineSettings(Settings):
         return 32 if self.micro_batch_size == "auto" else self.micro_batch_size
 
 
-class TextSettings(Settings):
-    """`path`: a folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run."""
+class CorpusSettings(Settings):
+    """`path`: a folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run.
+
+    `source_vocabulary`: the size of the vocabulary that the recipe was made for. Where a dry run has no path, "blank"
+    text stands in: Python's, as if it were enough for any batch, under a vocabulary of that size. `num_held_out`: the
+    held-out sequences that the run is scored on, at most.
+    """
 
     path: str | None = None
+    builtin: Literal["python", "blank"] = "python"
+    source_vocabulary: int | None = Field(default=None, ge=1)
+    num_held_out: int = Field(default=1024, ge=1)
+
+
+class TextSettings(CorpusSettings):
+    """Of masked words; see `data.mlm`."""
+
     masking_rate: float = Field(default=0.15, gt=0, lt=1)
     whole_words: bool = False
     objective: Literal["next_sentence", "sentence_order", "full_sentences"] = "next_sentence"
     short_probability: float = Field(default=0.0, ge=0, le=1)
     packed: bool = False
-    num_held_out: int = Field(default=1024, ge=1)
 
 
 class EncoderSettings(Settings):
@@ -184,13 +196,6 @@ class QuestionSettings(Settings):
     unanswerable: bool = False
     null_threshold: float = 0.0
     n_best: int = Field(default=20, ge=1)
-
-
-class CausalTextSettings(Settings):
-    """`path` as in TextSettings; the held-out sequences that the run is scored on, at most."""
-
-    path: str | None = None
-    num_held_out: int = Field(default=1024, ge=1)
 
 
 class DecoderSettings(Settings):
@@ -321,7 +326,7 @@ class CausalRecipe(RecipeSettings):
 
     task: Literal["causal"] = "causal"
     phases: tuple[PhaseSettings, ...] = Field(min_length=1)
-    data: CausalTextSettings = CausalTextSettings()
+    data: CorpusSettings = CorpusSettings()
     model: DecoderSettings
 
 

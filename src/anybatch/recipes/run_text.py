@@ -24,6 +24,9 @@ def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> tuple[Path,
     if recipe.data.path is None and not folder.exists():
         prepare_builtin_text(folder)
     tokenizer = prepare.tokenizer_of(folder)
+    if recipe.data.builtin == "blank" and recipe.data.source_vocabulary is not None:
+        missing = recipe.data.source_vocabulary - tokenizer.get_vocab_size()
+        tokenizer.add_tokens([f"[unused{number}]" for number in range(missing)])
     longest = max(phase.sequence_length for phase in recipe.phases)
     if longest > recipe.model.max_positions:
         raise InputError(
