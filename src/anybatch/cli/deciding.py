@@ -70,7 +70,7 @@ def study(
     from anybatch.engine import progress_display
     from anybatch.report.study import write_study
     from anybatch.report.theory import write_theory
-    from anybatch.study.command import declared, finish_study, plan, shown
+    from anybatch.study.command import declared, finish_study, plan, plan_text, shown
     from anybatch.study.theory.run import run_theory
 
     folder = out or Path("studies") / Path(name).stem
@@ -84,7 +84,8 @@ def study(
                 num_trials=trials, num_seeds=seeds, metric=metric, target=target, assignments=assignments,
             )  # fmt: skip
             if dry_run:
-                print_values(plan(make()), as_json)
+                planned = plan(make())
+                print_values(planned, True) if as_json else print(plan_text(planned))
                 return
             found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
             written = write_study(found, folder)

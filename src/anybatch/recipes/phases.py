@@ -13,7 +13,7 @@ from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution, Fsdp, Phase
 from anybatch.errors import InputError
 from anybatch.recipes.recipe import Recipe
-from anybatch.scaling import schedule
+from anybatch.scaling import Scaled
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def plan_phases(
     flops_of: Callable[[Any], float] | None = None,
     group_size: int | None = None,
 ) -> list[Phase]:
-    """The phases of a run; rate and warm-up, where a phase or the optimizer sets them, replace what the rule gives.
+    """The phases of a run.
 
     Args:
         source_of, flops_of: of a phase's settings: its examples, and what one costs.
@@ -52,31 +52,40 @@ def plan_phases(
                 f"phases.{number}.batch_size = {settings.batch_size} is larger than the data, which has "
                 f"{source.num_examples} examples; choose a smaller batch or more data"
             )
-        try:
-            scaled = recipe.reference.at(settings.batch_size, settings.share, source.num_examples)
-        except ValueError as error:
-            raise InputError(f"phases.{number}: {error}") from None
-        lr, warmup_steps = scaled.lr, scaled.warmup_steps
-        for own in (settings, recipe.optimizer):
-            lr = lr if own.lr is None else own.lr
-            if own.warmup_ratio is not None:
-                warmup_steps = round(own.warmup_ratio * scaled.num_steps)
+        scaled = scaled_phase(recipe, number, source.num_examples)
         phases.append(
             Phase(
                 examples=StreamedExamples(source, Stream(source.num_examples, recipe.seed)),
                 global_batch_size=settings.batch_size,
                 num_steps=scaled.num_steps,
-                lr=lr,
-                warmup_steps=warmup_steps,
-                schedule=schedule(
-                    scaled.num_steps, warmup_steps, decay=scaled.decay, power=scaled.power, join=scaled.join
-                ),
+                lr=scaled.lr,
+                warmup_steps=scaled.warmup_steps,
+                schedule=scaled.schedule,
                 carry_over=settings.carry_over,
                 flops_per_example=None if flops_of is None else flops_of(settings),
                 group_size=group_size,
             )
         )
     return phases
+
+
+def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
+    """What the rules give for a phase; rate and warm-up, where the phase or the optimizer sets them, are replaced.
+
+    Raises:
+        InputError: the batch is too large for the reference's warm-up.
+    """
+    settings = recipe.phases[number]
+    try:
+        scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples)
+    except ValueError as error:
+        raise InputError(f"phases.{number}: {error}") from None
+    for own in (settings, recipe.optimizer):
+        if own.lr is not None:
+            scaled = replace(scaled, lr=own.lr)
+        if own.warmup_ratio is not None:
+            scaled = replace(scaled, warmup_steps=round(own.warmup_ratio * scaled.num_steps))
+    return scaled
 
 
 def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:

@@ -106,8 +106,7 @@ def preview_text(found: dict[str, Any]) -> str:
     for phase in found["phases"]:
         table.append([f"{phase[n]:,}" if isinstance(phase[n], int) else f"{phase[n]:.4g}" if n == "lr" else phase[n]
                       for n in names])  # fmt: skip
-    widths = [max(len(row[column]) for row in table) for column in range(len(names))]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    lines = aligned(table)
     rates = [point["lr"] for point in found["learning_rates"]]
     lines += ["", f"learning rate over {found['num_steps']:,} steps", *plot(rates), ""]
     memory = found["memory_bytes_a_rank"]
@@ -119,6 +118,12 @@ def preview_text(found: dict[str, Any]) -> str:
         lines.append(f"data: {found['stand_in']}, for data.path is not set")
     lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
     return "\n".join(lines)
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Rows whose columns end below each other."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
 
 
 def plot(values: list[float]) -> list[str]:

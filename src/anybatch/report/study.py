@@ -35,19 +35,21 @@ def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Fr
             f"{'Higher' if found['higher_is_better'] else 'Lower'} is better; a cross: no run ended with a number.",
             lambda frame: study_figures.quality(found, frame),
         )
-    if any(cell["steps"] for cell in found["cells"]):
+    if any(cell["steps_to_target"] for cell in found["cells"]):
         figures["steps"] = (
             f"Steps to a {metric} of {target:g} against batch",
             "Both axes logarithmic. Dashed: perfect scaling, twice the batch in half the steps, from the smallest. "
             "Where the points leave it, more examples a step no longer make up for fewer steps. Curves: the fitted "
-            "E = E_min (1 + B/B_crit). Between two evaluations the target is met on a straight line.",
+            "E = E_min (1 + B/B_crit). Small dots are seeds, large marks their mean, where all arrived. Between "
+            "two evaluations the target is met on a straight line.",
             lambda frame: study_figures.steps(found, frame),
         )
     if any("optimizer.lr" in point for cell in found["cells"] for point in cell["sensitivity"]):
         figures["sensitivity"] = (
             f"How much the learning rate matters: final {metric} of the tuning runs",
-            "One panel an optimizer, one line a batch, the mean over tuning seeds at each rate. A flat valley forgives "
-            "a wrong rate, a narrow one does not; crosses at the edge: diverged.",
+            f"One panel an optimizer, one line a batch; {_tuning_seeds(declared['tuning_seeds'])} at each rate. A flat "
+            "valley forgives a wrong rate, a narrow one does not. At the edge, crosses: diverged; triangles: beyond it."
+            + (" Judged by the other half of the held-out data than what is reported." if found["parts"] else ""),
             lambda frame: study_figures.sensitivity(found, frame),
         )
     shown = [trial for trial in found["trials"] if trial["ratios"]]
@@ -67,6 +69,10 @@ def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Fr
     return figures
 
 
+def _tuning_seeds(seeds: Sequence[int]) -> str:
+    return f"the run of seed {seeds[0]}" if len(seeds) == 1 else f"the mean over {len(seeds)} tuning seeds"
+
+
 def _trust(trials: Sequence[Mapping[str, Any]], limits: tuple[float, float], frame: Frame) -> str:
     labels = [f"batch {trial['batch_size']:,}" for trial in trials]
     return trust.heat_maps([trial["ratios"] for trial in trials], labels, limits, frame)
@@ -79,18 +85,19 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     results = [
         [cell["entrant"], cell["batch_size"], cell["num_steps"], *(cell["settings"].get(name) for name in names),
          *_interval(cell["final"]), cell["num_seeds"], cell["diverged"] + cell["failed"], cell["num_tuning_trials"],
-         *_interval(cell["steps"])]
+         len(cell["steps_to_target"]), *_interval(cell["steps"])]
         for cell in found["cells"]
     ]  # fmt: skip
-    columns = ["optimizer", "batch", "steps", *(name.rpartition(".")[2] for name in names), metric, "low", "high",
-               "seeds", "lost", "tuning runs", "steps to target", "from", "to"]  # fmt: skip
+    columns = ["optimizer", "batch", "steps", *(name.rpartition(".")[2] for name in names), metric,
+               f"{metric} from", f"{metric} to", "seeds", "lost", "tuning runs", "reached target", "steps to target",
+               "steps from", "steps to"]  # fmt: skip
     differences = [
-        [f"{row['first']} − {row['second']}", row["batch_size"], *_interval(row["difference"]),
+        [f"{row['first']} ahead of {row['second']}", row["batch_size"], *_interval(row["difference"]),
          (row["difference"] or {}).get("count", 0), row["p_value"]]
         for row in found["differences"]
     ]  # fmt: skip
     scaling = [
-        [row["entrant"], *_interval((row["fit"] or {}).get("e_min")), *_interval((row["fit"] or {}).get("b_crit")),
+        [row["entrant"], *_interval((row["fit"] or {}).get("e_min")), *_unbounded(row["fit"]),
          len(row["batches_fitted"])]
         for row in found["scaling"]
     ]  # fmt: skip
@@ -101,9 +108,10 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     ]
     return {
         "results": (columns, results),
-        "differences": (["better by", "batch", "mean", "low", "high", "pairs", "p"], differences),
+        "differences": (["who", "batch", "by", "from", "to", "pairs", "p"], differences),
         "scaling": (
-            ["optimizer", "E_min", "low", "high", "B_crit", "low", "high", "batches fitted"], scaling,
+            ["optimizer", "E_min", "E_min from", "E_min to", "B_crit", "B_crit from", "B_crit to", "batches fitted"],
+            scaling,
         ),
         "failures": (["trial", "state", "why", "settings"], failures),
         "trials": (
@@ -114,16 +122,24 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     }  # fmt: skip
 
 
-_WHY = {"diverged": "no finite loss, or twice the untrained model's", "not run": "the study is not finished"}
+_WHY = {
+    "learned nothing": "ended within 2 % of the untrained model",
+    "diverged": "no finite loss, or twice the untrained model's",
+    "not run": "the study is not finished",
+}
 _HEADINGS = {
     "results": "What each optimizer reached",
     "differences": "Seed by seed: who is better, at each batch",
     "scaling": "Examples to the target: E = E_min (1 + B/B_crit)",
-    "failures": "Runs that failed, diverged or are missing",
+    "failures": "Runs that failed, diverged, learned nothing or are missing",
     "trials": "Every trial",
 }
 _NOTES = {
-    "differences": "Runs with the same seed; above zero, the first is better; no p-values below 5 pairs.",
+    "results": "From, to: the 95 % interval of the mean over seeds, cut where the metric ends. Lost: runs that "
+    "diverged or failed, which enter no mean. Reached target: seeds that did; steps are given where all did.",
+    "differences": "Runs with the same seed; above zero, the first one of the pair is better (lower, where the metric "
+    "is a loss); no p-values below 5 pairs.",
+    "scaling": "Examples to the target over all batches at which every seed reached it.",
 }
 
 
@@ -136,6 +152,7 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
     sentences = found["findings"]
     parts = [
         header(kicker, found["question"], found["headline"]),
+        section("setting", "What was run", points(found["setting"])),
         section("findings", "What was found", points(sentences)),
     ]
     drawn = {name: figure(name, title, caption, caption, draw) for name, (title, caption, draw) in figures.items()}
@@ -158,6 +175,14 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
 
 def _interval(value: Mapping[str, Any] | None) -> tuple[object, object, object]:
     return (value["mean"], value["low"], value["high"]) if value else (None, None, None)
+
+
+def _unbounded(fit: Mapping[str, Any] | None) -> tuple[object, object, object]:
+    """The critical batch and its interval, whose open ends are infinite."""
+    if fit is None:
+        return None, None, None
+    mean, low, high = _interval(fit["b_crit"])
+    return math.inf if mean is None else mean, low or 0.0, math.inf if high is None else high
 
 
 def _settings(settings: Mapping[str, float]) -> str:

@@ -60,6 +60,8 @@ def steps(found: Mapping[str, Any], frame: Frame) -> str:
     batches = found["declaration"]["batch_sizes"]
     values = [step for cell in found["cells"] for step in cell["steps_to_target"].values()]
     fits = {row["entrant"]: row["fit"] for row in found["scaling"]}
+    perfect = {name: _perfect(_reached(found, name), batches) for name, _ in names}
+    seen = [*values, *(step for line in perfect.values() for step in line)]
     with canvas(frame.width, grid.height) as drawing:
         for place, (name, number) in enumerate(names):
             axes = panel(drawing, *grid.box(place))
@@ -70,10 +72,10 @@ def steps(found: Mapping[str, Any], frame: Frame) -> str:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
             colour = ACCENTS[number]
             cells = _reached(found, name)
-            first = cells[0]
-            perfect = [first["steps"]["mean"] * first["batch_size"] / batch for batch in batches]
-            axes.plot(batches, perfect, color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)))
-            if fits.get(name) and math.isfinite(fits[name]["b_crit"]["mean"]):
+            whole = [cell for cell in cells if cell["steps"]]
+            if perfect[name]:
+                axes.plot(batches, perfect[name], color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)))
+            if fits.get(name) and fits[name]["b_crit"]["mean"] is not None:
                 curve = [batches[0] * (batches[-1] / batches[0]) ** (k / 60) for k in range(61)]
                 fit = fits[name]["e_min"]["mean"], fits[name]["b_crit"]["mean"]
                 axes.plot(curve, [fit[0] * (1 / b + 1 / fit[1]) for b in curve], color=colour, linewidth=1.2, alpha=0.6)
@@ -81,10 +83,11 @@ def steps(found: Mapping[str, Any], frame: Frame) -> str:
                 each = list(cell["steps_to_target"].values())
                 axes.plot([cell["batch_size"]] * len(each), each, ".", color=colour, markersize=4, alpha=0.7)
             axes.plot(
-                [cell["batch_size"] for cell in cells], [cell["steps"]["mean"] for cell in cells], color=colour,
+                [cell["batch_size"] for cell in whole], [cell["steps"]["mean"] for cell in whole], color=colour,
                 marker=MARKERS[number], markersize=8, linestyle="none",
             )  # fmt: skip
-            axes.set_ylim(min([*values, *perfect]) / 1.3, max(values) * 1.3)
+            axes.set_ylim(min(seen) / 1.3, max(seen) * 1.3)
+            axes.set_ylabel("steps", labelpad=4)
             write_title(axes, name, colour)
         return render(drawing, frame)
 
@@ -121,6 +124,11 @@ def sensitivity(found: Mapping[str, Any], frame: Frame) -> str:
                     [x for x, y in line if y is None], [worst for _, y in line if y is None], "x",
                     color=ACCENTS[number], markersize=8, markeredgewidth=2, clip_on=False,
                 )  # fmt: skip
+                beyond = [x for x, y in known if (y < low if higher else y > high)]
+                axes.plot(
+                    beyond, [worst] * len(beyond), "v" if higher else "^", color=ACCENTS[number], markersize=7,
+                    clip_on=False,
+                )  # fmt: skip
                 if known:
                     ends.append((known[-1][0], min(max(known[-1][1], low), high), count(batch), INK))
             axes.set_ylim(low, high)
@@ -129,6 +137,7 @@ def sensitivity(found: Mapping[str, Any], frame: Frame) -> str:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set_xlabel("learning rate", labelpad=4)
+            axes.set_ylabel(found["declaration"]["metric"], labelpad=4)
             _name_lines(axes, ends)
             write_title(axes, name, ACCENTS[number])
         return render(drawing, frame)
@@ -142,7 +151,13 @@ def _numbers(found: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _reached(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    return [cell for cell in found["cells"] if cell["entrant"] == name and cell["steps"]]
+    return [cell for cell in found["cells"] if cell["entrant"] == name and cell["steps_to_target"]]
+
+
+def _perfect(cells: Sequence[Mapping[str, Any]], batches: Sequence[int]) -> list[float]:
+    """The steps at each batch if twice the batch took half of them, from the smallest that every seed arrived at."""
+    first = next((cell for cell in cells if cell["steps"]), None)
+    return [] if first is None else [first["steps"]["mean"] * first["batch_size"] / batch for batch in batches]
 
 
 def _by_rate(line: Sequence[Mapping[str, Any]]) -> list[tuple[float, float | None]]:

@@ -9,9 +9,14 @@ from anybatch.engine import Progress
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import write_json
+from anybatch.recipes import Recipe
+from anybatch.recipes.phases import scaled_phase
+from anybatch.recipes.preview import aligned
+from anybatch.scaling import Scaled
 from anybatch.study.catalogue import declare
-from anybatch.study.declaration import Study
+from anybatch.study.declaration import LR, Study
 from anybatch.study.findings import headline, sentences
+from anybatch.study.setup import setup
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
@@ -22,30 +27,66 @@ def declared(name: str, **options: Any) -> Callable[[], Study]:
 
 
 def plan(study: Study) -> dict[str, Any]:
-    """What a study would run: trials and steps of every entrant at every batch, and their sum."""
-    rows: dict[str, Any] = {}
-    total_trials = total_examples = 0
+    """What a study would run: its setting, a row for every optimizer at every batch, and how much that is in all."""
+    rows = []
+    examples: int | None = 0
     trials = study.trials
     for batch in study.batch_sizes:
         for entrant in study.entrants:
             cell = [trial for trial in trials if trial.cell == (entrant.name, batch)]
-            tuning = sum(trial.part == "tuning" for trial in cell)
-            steps, examples = _length(cell[0].recipe({}), entrant.name)
-            rows[f"{entrant.name}, batch {batch:,}"] = {
-                "tuning_trials": tuning,
-                "reported_trials": len(cell) - tuning,
-                "steps_a_trial": steps if steps is not None else "known once the data are",
-            }
-            total_trials += len(cell)
-            total_examples += len(cell) * (examples or 0)
+            tuning = [trial for trial in cell if trial.part == "tuning"]
+            rates = sorted({trial.settings[LR] for trial in tuning if trial.settings and LR in trial.settings})
+            scaled = _scaled(cell[0].recipe({}), entrant.name)
+            rows.append(
+                {
+                    "optimizer": entrant.name,
+                    "batch": batch,
+                    "rate": f"{rates[0]:.4g} to {rates[-1]:.4g}" if rates else scaled and float(f"{scaled[0].lr:.4g}"),
+                    "warmup_steps": scaled and scaled[0].warmup_steps,
+                    "steps": scaled and sum(phase.num_steps for phase in scaled),
+                    "tuning_runs": len(tuning),
+                    "reported_runs": len(cell) - len(tuning),
+                }
+            )
+            if scaled is None or examples is None:
+                examples = None
+            else:
+                examples += len(cell) * sum(phase.num_steps * phase.batch_size for phase in scaled)
     return {
         "study": study.name,
         "question": study.question,
-        "protocol": study.protocol,
-        **rows,
-        "trials": total_trials,
-        "examples": total_examples or "known once the data are",
+        "setting": setup(study),
+        "metric": study.metric,
+        "target": study.target,
+        "runs": rows,
+        "trials": len(trials),
+        "examples": examples,
     }
+
+
+def plan_text(planned: Mapping[str, Any]) -> str:
+    """`plan`'s answer for a terminal."""
+    shown = [[name.replace("_", " ") for name in planned["runs"][0]]]
+    shown += [
+        ["?" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()]
+        for row in planned["runs"]
+    ]
+    target = "" if planned["target"] is None else f", and steps to {planned['target']:g}"
+    examples = (
+        "examples: known once the data are" if planned["examples"] is None else f"{planned['examples']:,} examples"
+    )
+    return "\n".join(
+        [
+            f"{planned['study']}: {planned['question']}",
+            "",
+            *planned["setting"],
+            f"Measured: the final {planned['metric']}{target}.",
+            "",
+            *aligned(shown),
+            "",
+            f"{planned['trials']} trials, {examples} in all",
+        ]
+    )
 
 
 def shown(found: Mapping[str, Any], page: Path) -> dict[str, str]:
@@ -65,6 +106,7 @@ def finish_study(
     table = tabulate(study, results)
     found = {
         **table,
+        "setting": setup(study),
         "headline": headline(table),
         "findings": sentences(table),
         "environment": describe_environment(),
@@ -73,13 +115,12 @@ def finish_study(
     return found
 
 
-def _length(recipe: Any, name: str) -> tuple[int | None, int | None]:
-    """Steps and examples of a run; None where they depend on data that are not at hand."""
-    if recipe.reference.num_epochs is not None:
-        return None, None
+def _scaled(recipe: Recipe, name: str) -> list[Scaled] | None:
+    """The phases of a run; None where their length depends on data that are not at hand."""
+    examples = getattr(recipe.data, "source_examples", None)
+    if recipe.reference.num_epochs is not None and examples is None:
+        return None
     try:
-        scaled = [recipe.reference.at(phase.batch_size, phase.share, 0) for phase in recipe.phases]
-    except ValueError as error:
+        return [scaled_phase(recipe, number, examples or 0) for number in range(len(recipe.phases))]
+    except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    steps = sum(one.num_steps for one in scaled)
-    return steps, sum(one.num_steps * one.batch_size for one in scaled)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,6 +126,13 @@ class Study:
     @property
     def higher_is_better(self) -> bool:
         return self.metric != "loss"
+
+    @property
+    def metric_range(self) -> tuple[float, float]:
+        """What the metric can be: a loss or an accuracy of a recipe; anything, where `run` is the user's own."""
+        if self.run is not None:
+            return -math.inf, math.inf
+        return (0.0, 1.0) if self.higher_is_better else (0.0, math.inf)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:

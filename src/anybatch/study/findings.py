@@ -35,20 +35,30 @@ def headline(table: Mapping[str, Any]) -> str:
         if len(names) == 1
         else f"The best mean {metric} is " + ", ".join(f"{name}'s at batch {batch:,}" for batch, name in best.items())
     )
-    claim = (
-        "at none of them do the data set it apart from all others"
-        if not supported
-        else f"the data support that it is better than every other at {supported} of {len(best)}"
-    )
-    return f"{where}; {claim}."
+    if supported:
+        return f"{where}; the data support that it is better than every other at {supported} of {len(best)}."
+    apart = [
+        f"{better} is better than {worse} at batch {row['batch_size']:,}"
+        for row in table["differences"]
+        if (told := _told_apart(row)) is not None
+        for better, worse in [told]
+    ]
+    only = f", only that {' and that '.join(apart)}" if apart else ""
+    return f"{where}; at none of them do the data set it apart from all others{only}."
+
+
+def _told_apart(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(the better one, the worse one) where the interval of their difference leaves out zero."""
+    difference = row["difference"]
+    if difference is None or difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+        return None
+    pair = row["first"], row["second"]
+    return pair if difference["low"] > 0 else pair[::-1]
 
 
 def _clear(row: Mapping[str, Any], winner: str) -> bool:
-    """Whether the interval of a difference lies on the winner's side of zero."""
-    difference = row["difference"]
-    if difference is None or difference["low"] is None:
-        return False
-    return bool(difference["low"] > 0 if row["first"] == winner else difference["high"] < 0)
+    told = _told_apart(row)
+    return told is not None and told[0] == winner
 
 
 def _quality(table: Mapping[str, Any]) -> list[str]:
@@ -64,9 +74,15 @@ def _quality(table: Mapping[str, Any]) -> list[str]:
             continue
         best = _best(cells, table["higher_is_better"])
         rivals = [_verdict(table, best, row) for row in table["differences"] if _concerns(row, batch, best["entrant"])]
+        others = [
+            f"Of the others, {told[0]} is better than {told[1]}."
+            for row in table["differences"]
+            if row["batch_size"] == batch and not _concerns(row, batch, best["entrant"])
+            if (told := _told_apart(row)) is not None
+        ]
         said.append(
             f"At batch {batch:,} {best['entrant']} has the best mean {declared['metric']}, "
-            f"{_spread(best['final'])}. {' '.join(rivals)}"
+            f"{_spread(best['final'])}. {' '.join(rivals + others)}"
         )
     return said
 
@@ -90,12 +106,11 @@ def _verdict(table: Mapping[str, Any], best: Mapping[str, Any], row: Mapping[str
     turned = row["second"] == best["entrant"]
     rival = row["first"] if turned else row["second"]
     difference = row["difference"]
-    lost = next(
-        cell["diverged"] + cell["failed"]
-        for cell in table["cells"]
-        if cell["batch_size"] == row["batch_size"] and cell["entrant"] == rival
-    )
-    note = f" ({lost} of {row['num_seeds']} of its runs diverged or failed, and are left out)" if lost else ""
+    cell = next(cell for cell in table["cells"] if cell["batch_size"] == row["batch_size"] and cell["entrant"] == rival)
+    lost, still = cell["diverged"] + cell["failed"], cell["still"]
+    notes = [f"{lost} of {row['num_seeds']} of its runs diverged or failed, and are left out"] if lost else []
+    notes += [f"{still} of {row['num_seeds']} of its runs learned nothing"] if still else []
+    note = f" ({'; '.join(notes)})" if notes else ""
     if difference is None:
         return f"Of {rival} nothing can be compared{note}."
     if difference["low"] is None:
@@ -106,7 +121,7 @@ def _verdict(table: Mapping[str, Any], best: Mapping[str, Any], row: Mapping[str
     p_value = "" if row["p_value"] is None else f", p = {row['p_value']:.2g}"
     if low > 0:
         return f"The data support that it is better than {rival}, {interval}{p_value}{note}."
-    return f"They do not tell it from {rival}: it is ahead {interval}{p_value}{note}."
+    return f"The data do not tell it from {rival}: it is ahead {interval}{p_value}{note}."
 
 
 def _scaling(row: Mapping[str, Any], target: float) -> str:
@@ -115,22 +130,42 @@ def _scaling(row: Mapping[str, Any], target: float) -> str:
         return f"{name} meets {target:g} before any training: a target that measures nothing."
     if not row["points"]:
         return f"{name} reaches {target:g} at no batch, so nothing can be said of its scaling."
+    missed = " ".join(
+        f"At batch {one['batch_size']:,} {one['reached'] or 'none'} of {one['of']} seeds got there in the "
+        f"{one['num_examples']:,} examples of a run: that batch needs more, and is in no mean and in no fit."
+        for one in row["missed"]
+    )
+    return " ".join(filter(None, (_fitted(name, fit, fitted, row["points"], target), missed)))
+
+
+def _fitted(
+    name: str, fit: Mapping[str, Any] | None, fitted: Sequence[int], points: Sequence[Sequence[float]], target: float
+) -> str:
     if fit is None:
         return (
             f"{name} reaches {target:g} with every seed at {len(fitted)} "
             f"batch{'' if len(fitted) == 1 else 'es'}: too little, or too uneven, for a critical batch."
         )
     critical, fewest = fit["b_crit"], fit["e_min"]
-    base = f"{name} needs at least {fewest['mean']:,.0f} examples ({fewest['low']:,.0f} to {fewest['high']:,.0f})"
+    above = f"lies above {critical['low']:,.0f}, if anywhere" if critical["low"] else "is not bounded either way"
+    few = "" if len(fitted) > 2 else " Two batches were fitted, which cannot show whether the curve has that form."
+    if critical["mean"] is None:
+        examples = [examples for batch, examples in points if batch in fitted]
+        return (
+            f"{name} takes {sum(examples) / len(examples):,.0f} examples to {target:g} on the mean, no more at the "
+            f"larger of batches {', '.join(f'{batch:,}' for batch in fitted)}: its critical batch {above}.{few}"
+        )
+    base = (
+        f"{name} needs at least {fewest['mean']:,.0f} examples ({max(0, fewest['low']):,.0f} to {fewest['high']:,.0f}) "
+        f"to {target:g}"
+    )
     if critical["high"] is None:
-        low = critical["low"]
-        bound = "" if not low else f"; it lies above {low:,.0f}, if anywhere"
-        return f"{base} to {target:g}. The data do not bound its critical batch from above{bound}."
+        return f"{base}. The data do not bound its critical batch from above; it {above}.{few}"
     inside = min(fitted) <= critical["mean"] <= max(fitted)
     doubt = "" if inside else " That lies outside the batches tried: it is an extrapolation."
     return (
-        f"{base} to {target:g}, and its critical batch, at which that doubles, is {critical['mean']:,.0f} (95 % "
-        f"interval {critical['low']:,.0f} to {critical['high']:,.0f}, if E = E_min (1 + B/B_crit) holds).{doubt}"
+        f"{base}, and its critical batch, at which that doubles, is {critical['mean']:,.0f} (95 % "
+        f"interval {critical['low']:,.0f} to {critical['high']:,.0f}, if E = E_min (1 + B/B_crit) holds).{doubt}{few}"
     )
 
 
@@ -155,16 +190,37 @@ def _doubts(table: Mapping[str, Any]) -> list[str]:
         runs = {cell["num_tuning_trials"] for cell in table["cells"]}
         said.append(
             f"Every optimizer had {', '.join(map(str, sorted(runs)))} tuning runs at each batch, with other seeds than "
-            "those reported" + (" and judged by the other half of the held-out data." if table["parts"] else ".")
+            "those reported"
+            + (
+                ", and judged by the other half of the held-out data: their losses do not compare with the reported."
+                if table["parts"]
+                else "."
+            )
         )
+        if declared["target"] is not None:
+            said.append(
+                f"Rates were chosen by the final {declared['metric']}, and steps to the target are read from the same "
+                "runs: with rates chosen for the target it may be reached sooner."
+            )
     open_trials = [trial for trial in table["trials"] if trial["state"] == "not run"]
     lost = [trial for trial in table["trials"] if trial["state"] in ("diverged", "failed")]
     if open_trials:
         said.append(f"{len(open_trials)} of {len(table['trials'])} trials have not run: the study is not finished.")
     if lost:
         said.append(f"{len(lost)} of {len(table['trials'])} trials diverged or failed; they are listed below.")
+    still = [trial for trial in table["trials"] if trial["state"] == "learned nothing"]
+    if still:
+        reported = sum(trial["part"] == "reported" for trial in still)
+        said.append(
+            f"{len(still)} of {len(table['trials'])} trials, {reported} of them reported, ended within 2 % of the "
+            f"untrained model's {declared['metric']}: they learned nothing."
+        )
     if len(declared["seeds"]) < 5 and len(declared["entrants"]) > 1:
         said.append(f"With {len(declared['seeds'])} seeds no p-values are given; intervals assume normal errors.")
-    elif len(declared["entrants"]) > 2 or len(declared["batch_sizes"]) > 1:
-        said.append("The intervals and p-values are of one comparison each, not corrected for their number.")
+    compared = sum(row["difference"] is not None for row in table["differences"])
+    if compared > 1:
+        said.append(
+            f"The {compared} comparisons are made one by one, each at 95 %, and not corrected for their number: "
+            "of twenty such intervals one misses by chance."
+        )
     return said

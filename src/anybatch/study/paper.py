@@ -3,13 +3,6 @@
 What the paper, as far as we know it, does not say is inferred, and each docstring says what that is.
 """
 
-from anybatch.recipes.recipe import (
-    EncoderSettings,
-    OptimizerSettings,
-    PhaseSettings,
-    PretrainingRecipe,
-    ReferenceSettings,
-)
 from anybatch.study.declaration import LR, Entrant, Study
 from anybatch.study.shipped import variant
 
@@ -22,7 +15,7 @@ def bert() -> Study:
     return Study(
         name="paper-bert",
         question="Does BERT-large keep its quality from batch 512 to 32,768?",
-        entrants=tuple(Entrant(name, _bert_large(name.lower(), lr)) for name, lr in rates.items()),
+        entrants=tuple(Entrant(name, variant("bert-large-paper", name.lower(), lr)) for name, lr in rates.items()),
         batch_sizes=_DOUBLINGS,
         protocol="untuned",
         seeds=(0,),
@@ -71,17 +64,4 @@ def _five(name: str, recipe: str, batch_size: int, wide: bool) -> Study:
         protocol="grid",
         seeds=(0, 1, 2, 3, 4),
         metric="label",
-    )
-
-
-def _bert_large(optimizer: str, lr: float) -> PretrainingRecipe:
-    return PretrainingRecipe(
-        name="bert-large",
-        optimizer=OptimizerSettings(name=optimizer),
-        reference=ReferenceSettings(batch_size=512, lr=lr, warmup_ratio=1 / 320, num_examples=512_000_000),
-        phases=(
-            PhaseSettings(batch_size=512, sequence_length=128, share=0.9),
-            PhaseSettings(batch_size=512, sequence_length=512, share=0.1),
-        ),
-        model=EncoderSettings(hidden_size=1024, num_layers=24, num_heads=16),
     )

@@ -33,16 +33,24 @@ class CriticalBatch:
     spread: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON, which has no infinity: the mean of a critical batch is None where the examples do not grow."""
+        b_crit = asdict(self.b_crit)
+        if math.isinf(self.b_crit.mean):
+            b_crit["mean"] = None
+        return {**asdict(self), "b_crit": b_crit}
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values of one distribution, taken to be normal."""
+def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:
+    """The mean of independent values of one distribution, taken to be normal.
+
+    Args:
+        least, most: bounds that no value can pass, at which the interval is cut.
+    """
     middle, n = fmean(values), len(values)
     if n < 2:
         return Interval(middle, None, None, n)
     half = t_quantile(0.975, n - 1) * stdev(values) / math.sqrt(n)
-    return Interval(middle, middle - half, middle + half, n)
+    return Interval(middle, max(least, middle - half), min(most, middle + half), n)
 
 
 def paired_p_value(differences: Sequence[float]) -> float | None:

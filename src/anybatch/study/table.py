@@ -9,6 +9,9 @@ from anybatch.study.statistics import FEWEST_FOR_P_VALUES, fit_critical_batch, m
 from anybatch.study.trial_queue import Result
 from anybatch.study.worker import chosen_settings
 
+# A run that ends this near to the untrained model, as a share of where that stood, has learned nothing.
+_STILL = 0.02
+
 
 def tabulate(study: Study, results: Mapping[str, Result]) -> dict[str, Any]:
     """Everything that the report shows, as JSON; it depends on the declared trials alone, not on who ran them when."""
@@ -64,9 +67,11 @@ def _cell(study: Study, name: str, batch: int, results: Mapping[str, Result]) ->
         "settings": settings,
         "at_edge": _at_edge(tuning, settings),
         "finals": {str(seed): value for seed, value in finals.items()},
-        "final": mean_interval(list(finals.values())).to_json() if finals else None,
+        "final": mean_interval(list(finals.values()), *study.metric_range).to_json() if finals else None,
         "num_seeds": len(reported),
+        "num_examples": max((outcome.curve[-1][1] for outcome in everywhere if outcome.curve), default=None),
         "diverged": sum(outcome.diverged for outcome in everywhere),
+        "still": sum(_still(outcome) for outcome in everywhere),
         "failed": sum(bool(results[trial.key].error) for trial in reported if trial.key in results),
         "num_tuning_trials": len(tuning),
         "tuning_diverged": sum(
@@ -74,7 +79,10 @@ def _cell(study: Study, name: str, batch: int, results: Mapping[str, Result]) ->
         ),
         "steps_to_target": {str(seed): steps for seed, (steps, _) in reached.items()},
         "examples_to_target": {str(seed): examples for seed, (_, examples) in reached.items()},
-        "steps": mean_interval([steps for steps, _ in reached.values()]).to_json() if reached else None,
+        # The mean over the lucky seeds alone would flatter.
+        "steps": mean_interval([steps for steps, _ in reached.values()], 0.0).to_json()
+        if len(reached) == len(reported)
+        else None,
         "sensitivity": [
             {**(trial.settings or {}), "seed": trial.seed, "final": outcome.final if outcome else None}
             for trial in tuning
@@ -82,6 +90,13 @@ def _cell(study: Study, name: str, batch: int, results: Mapping[str, Result]) ->
             for outcome in [_outcome(results[trial.key])]
         ],
     }
+
+
+def _still(outcome: Outcome) -> bool:
+    """Whether a run that has not diverged ended where the untrained model stood."""
+    if outcome.final is None or outcome.curve[0][0] != 0 or (start := outcome.curve[0][2]) is None:
+        return False
+    return len(outcome.curve) > 1 and abs(outcome.final - start) <= _STILL * abs(start)
 
 
 def _outcome(result: Result | None) -> Outcome | None:
@@ -123,13 +138,23 @@ def _scaling(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mine = [cell for cell in cells if cell["entrant"] == name]
     points = [(cell["batch_size"], examples) for cell in mine for examples in cell["examples_to_target"].values()]
     # A batch of which some seeds never arrive would enter with its lucky seeds alone.
-    whole = [cell for cell in mine if len(cell["examples_to_target"]) == cell["num_seeds"]]
+    whole = [cell for cell in mine if cell["steps"]]
+    run = [cell for cell in mine if cell["num_examples"] and cell not in whole]
     used = [(cell["batch_size"], examples) for cell in whole for examples in cell["examples_to_target"].values()]
     fit = fit_critical_batch([batch for batch, _ in used], [examples for _, examples in used])
     return {
         "entrant": name,
         "points": points,
         "batches_fitted": [cell["batch_size"] for cell in whole],
+        "missed": [
+            {
+                "batch_size": cell["batch_size"],
+                "reached": len(cell["examples_to_target"]),
+                "of": cell["num_seeds"],
+                "num_examples": cell["num_examples"],
+            }
+            for cell in run
+        ],
         "fit": None if fit is None else fit.to_json(),
     }
 
@@ -140,6 +165,7 @@ def _trial(study: Study, trial: Trial, result: Result | None) -> dict[str, Any]:
         "not run" if result is None
         else "failed" if outcome is None
         else "diverged" if outcome.diverged
+        else "learned nothing" if _still(outcome)
         else "finished"
     )  # fmt: skip
     return {

@@ -1,0 +1,84 @@
+"""What a study trained and how, in sentences, for somebody who has not seen its recipes."""
+
+from collections.abc import Sequence
+
+from anybatch.recipes import Recipe
+from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe
+from anybatch.study.declaration import LR, Study
+
+
+def setup(study: Study) -> list[str]:
+    """Model and data, length and schedule, batches, tuning and seeds, each in a sentence."""
+    recipe = study.entrants[0].recipe
+    said = [] if study.run is not None else [f"{_model(recipe)}, on {_data(recipe)}.", _course(recipe)]
+    said.append(f"Batches of {_numbers(study.batch_sizes)}; {_tuning(study)}")
+    seeds = f"Reported: {_seeds(study.seeds)}"
+    parts = ", on every other batch of the held-out data; tuning saw those between" if study.run is None else ""
+    return [*said, f"{seeds}{parts if study.protocol != 'untuned' else ''}."]
+
+
+def _model(recipe: Recipe) -> str:
+    if isinstance(recipe, ImageRecipe):
+        return f"The network {recipe.model.architecture}" + (
+            f", {recipe.model.width} wide" if recipe.model.width else ""
+        )
+    if isinstance(recipe, PretrainingRecipe | CausalRecipe):
+        name = "BERT" if isinstance(recipe, PretrainingRecipe) else "GPT-2"
+        return f"{name} with {recipe.model.num_layers} layers of {recipe.model.hidden_size}"
+    return f"The encoder of {recipe.model.path}"
+
+
+def _data(recipe: Recipe) -> str:
+    path = recipe.data.path
+    if isinstance(recipe, ImageRecipe):
+        size = recipe.phases[0].image_size
+        return f"{path or recipe.data.builtin or 'images'} ({size} x {size} pixels)"
+    if isinstance(recipe, PretrainingRecipe | CausalRecipe):
+        lengths = _numbers(dict.fromkeys(phase.sequence_length for phase in recipe.phases))
+        return f"{path or 'text that comes with Python'} in sequences of {lengths} tokens"
+    return str(path or "the questions that come with the package")
+
+
+def _course(recipe: Recipe) -> str:
+    reference = recipe.reference
+    length = (
+        f"{reference.num_examples:,} examples"
+        if reference.num_examples is not None
+        else f"{reference.num_epochs:g} epochs"
+    )
+    power = "" if reference.power == 1 else f"^{reference.power:g}"
+    clipped = "not clipped" if recipe.max_grad_norm is None else f"clipped to norm {recipe.max_grad_norm:g}"
+    return (
+        f"Every run sees {length}, whatever its batch. The rate rises over a share of {reference.warmup_ratio:.3g} of "
+        f"the steps at batch {reference.batch_size:,}, at others in proportion to the batch, then falls as "
+        f"(1 - t/T){power}; gradients are {clipped}."
+    )
+
+
+def _tuning(study: Study) -> str:
+    if study.protocol == "untuned":
+        references = ", ".join(
+            f"{entrant.name} {entrant.recipe.reference.lr:.3g} at {entrant.recipe.reference.batch_size:,} "
+            f"({'square-root' if entrant.recipe.reference.rule == 'sqrt' else 'linear'} rule)"
+            for entrant in study.entrants
+        )
+        return f"nothing is tuned, rates follow from a reference: {references}."
+    count = sum(trial.part == "tuning" for trial in study.trials) // (len(study.entrants) * len(study.batch_sizes))
+    way = "rates 1-2-5 of a range" if study.protocol == "grid" else "Halton points of ranges"
+    ranges = "; ".join(
+        f"{entrant.name} "
+        + ", ".join(
+            f"{'' if name == LR else name + ' '}{low:g} to {high:g}" for name, (low, high) in entrant.ranges.items()
+        )
+        for entrant in study.entrants
+    )
+    return f"for each optimizer at each batch {count} tuning runs over {way} ({ranges}), {_seeds(study.tuning_seeds)}."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_numbers(seeds)}"
+
+
+def _numbers(values: Sequence[int] | dict[int, None]) -> str:
+    items = [f"{value:,}" for value in values]
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,122 @@
+"""What a study says of seeds that never arrive, of runs that learn nothing, and of who is told apart from whom."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anybatch.engine import Progress
+from anybatch.engine.progress import SilentProgress
+from anybatch.recipes import Recipe, change, find_recipe
+from anybatch.report.study import write_study
+from anybatch.study import Entrant, Outcome, Study, Trial
+from anybatch.study.command import finish_study, plan, plan_text
+from anybatch.study.findings import headline
+from anybatch.study.paper import bert
+from anybatch.study.statistics import fit_critical_batch, mean_interval
+from anybatch.study.table import tabulate
+from anybatch.study.trial_queue import Result
+
+# Final losses by seed, from an untrained model's 4.0; the target is 2.
+ENDS = {
+    ("near", 16): (1.0, 1.1, 1.2),
+    ("near", 64): (1.0, 1.1, 1.2),
+    ("lucky", 16): (1.3, 1.0, 1.25),
+    ("lucky", 64): (1.9, 2.4, 2.3),
+    ("still", 16): (3.99, 3.98, 4.01),
+    ("still", 64): (3.99, 3.98, 4.01),
+}
+
+
+def run(study: Study, trial: Trial, recipe: Recipe, out: Path, progress: Progress) -> Outcome:
+    """A straight line from 4 to the planted end, over 6,400 examples."""
+    end = ENDS[trial.cell][trial.seed]
+    steps = 6400 // trial.batch_size
+    curve = tuple((t, t * trial.batch_size, 4 + (end - 4) * t / steps) for t in range(0, steps + 1, steps // 10))
+    return Outcome(curve, False, steps)
+
+
+def study() -> Study:
+    demo = find_recipe("bert-demo")
+    names = dict.fromkeys(name for name, _ in ENDS)
+    return Study("planted", "Who arrives?", tuple(Entrant(name, demo) for name in names), (16, 64), target=2.0, run=run)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("findings")
+    table = finish_study(study, out, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
+    assert write_study(table, out)[0].name == "index.html"
+    # Strict readers of JSON know no infinity.
+    json.dumps(table, allow_nan=False)
+    return table
+
+
+def test_a_batch_that_some_seeds_miss_has_no_mean_and_is_in_no_fit(found: dict[str, Any]) -> None:
+    cells = {(cell["entrant"], cell["batch_size"]): cell for cell in found["cells"]}
+    assert cells["lucky", 64]["steps"] is None
+    assert list(cells["lucky", 64]["steps_to_target"]) == ["0"]
+    assert cells["lucky", 16]["steps"]["mean"] > 0
+    lucky = next(row for row in found["scaling"] if row["entrant"] == "lucky")
+    assert lucky["batches_fitted"] == [16]
+    assert any("At batch 64 1 of 3 seeds got there in the 6,400 examples of a run" in one for one in found["findings"])
+
+
+def test_runs_that_learn_nothing_are_told_from_those_that_finish(found: dict[str, Any]) -> None:
+    states = {trial["key"]: trial["state"] for trial in found["trials"]}
+    assert {states[key] for key in states if key.startswith("still")} == {"learned nothing"}
+    assert {states[key] for key in states if not key.startswith("still")} == {"finished"}
+    assert any("6 of 18 trials, 6 of them reported, ended within 2 %" in one for one in found["findings"])
+    assert any("better than still" in one and "3 of 3 of its runs learned nothing" in one for one in found["findings"])
+
+
+def test_who_is_told_apart_is_said_beyond_the_winner(found: dict[str, Any]) -> None:
+    # At 16 near and lucky cannot be told apart; at 64 all three can.
+    assert found["headline"].endswith("the data support that it is better than every other at 1 of 2.")
+    assert "The data do not tell it from lucky" in found["findings"][0]
+    assert "Of the others, lucky is better than still." in found["findings"][0]
+    assert headline_without(("still", 64)).endswith(
+        "; at none of them do the data set it apart from all others, only that near is better than still at batch 16 "
+        "and that lucky is better than still at batch 16 and that near is better than lucky at batch 64."
+    )
+
+
+def headline_without(cell: tuple[str, int]) -> str:
+    """The headline where one contender never ran at one batch, so that nobody is known to be better than it there."""
+    made = study()
+    results = {
+        trial.key: Result(run(made, trial, trial.recipe({}), Path(), SilentProgress()), {}, "")
+        for trial in made.trials
+        if trial.cell != cell
+    }
+    return headline(tabulate(made, results))
+
+
+def test_a_flat_line_has_no_critical_batch_and_says_so_of_two_batches(found: dict[str, Any]) -> None:
+    near = next(one for one in found["findings"] if one.startswith("near takes"))
+    assert "no more at the larger of batches 16, 64: its critical batch" in near
+    assert "cannot show whether the curve has that form" in near
+    fit = fit_critical_batch([16, 16, 64, 64], [100.0, 101.0, 90.0, 91.0])
+    assert fit is not None
+    assert fit.to_json()["b_crit"]["mean"] is None
+
+
+def test_an_interval_ends_where_the_metric_does() -> None:
+    assert mean_interval([0.01, 0.2, 0.02]).low < 0  # type: ignore[operator]
+    cut = mean_interval([0.01, 0.2, 0.02], 0.0, 0.25)
+    assert (cut.low, cut.high) == (0.0, 0.25)
+
+
+def test_a_plan_shows_rates_warm_up_and_steps_of_the_paper() -> None:
+    planned = plan(bert())
+    last = next(row for row in planned["runs"] if (row["optimizer"], row["batch"]) == ("LAMB", 32_768))
+    assert (last["rate"], last["warmup_steps"], last["steps"]) == (0.005, 3_125, 15_625)
+    text = plan_text(planned)
+    assert "LAMB  32,768      0.005" in text
+    assert "Every run sees 512,000,000 examples" in text
+    # Epochs of data that are not there yet have no number of steps.
+    recipe = change(find_recipe("digits-lenet"), ["data.builtin=null", "data.path=somewhere"])
+    unknown = plan(Study("later", "?", (Entrant("LAMB", recipe),), (32,)))
+    assert unknown["runs"][0]["steps"] is None
+    assert "known once the data are" in plan_text(unknown)
