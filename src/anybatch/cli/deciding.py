@@ -125,7 +125,8 @@ def plan(
         ),
     ],
     cluster: Annotated[
-        str, typer.Option(help="h100-node, a100-node, ..., this-machine.", autocompletion=_complete_cluster)
+        str,
+        typer.Option(help="h100-node, a100-node, ..., this-machine, or a FILE.toml.", autocompletion=_complete_cluster),
     ],
     devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
     batch_size: BatchSize = None,

@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 
 from anybatch.errors import InputError
 from anybatch.planner import accelerators
 from anybatch.planner.accelerators import Accelerator
 from anybatch.planner.cluster import Cluster
+from anybatch.planner.cluster_file import changed, read_toml
 from anybatch.planner.collectives import Link
 from anybatch.planner.measure import measure_this_machine
 
@@ -77,7 +79,17 @@ CLUSTERS: dict[str, Callable[[], Cluster]] = {
 
 
 def find_cluster(name: str) -> Cluster:
-    """The cluster called `name`; InputError lists the nearest names, or all."""
+    """The cluster called `name`, or that a TOML file of this name describes by how it differs from one of them.
+
+    Raises:
+        InputError: there is none, with the nearest names or all; or what is wrong with the file.
+    """
+    if name.endswith(".toml"):
+        values = read_toml(Path(name))
+        like = values.pop("like", None)
+        if not isinstance(like, str):
+            raise InputError(f"{name}: like = {like!r}: name the cluster that it starts from, {', '.join(CLUSTERS)}")
+        return changed(find_cluster(like), values, Path(name))
     if name not in CLUSTERS:
         near = difflib.get_close_matches(name, CLUSTERS, n=3, cutoff=0.4) or list(CLUSTERS)
         raise InputError(f"no cluster is called {name!r}; nearest: {', '.join(near)}")
