@@ -58,7 +58,8 @@ def test_the_report_holds_everything(found: tuple[dict[str, Any], Path]) -> None
     names = {path.name for path in write_study(table, out)}
     assert names == {
         "index.html", "quality.svg", "steps.svg", "sensitivity.svg", "trust-0.svg", "quality.pdf", "steps.pdf",
-        "sensitivity.pdf", "trust-0.pdf", "results.csv", "differences.csv", "scaling.csv", "failures.csv", "trials.csv",
+        "sensitivity.pdf", "trust-0.pdf", "glance.csv", "results.csv", "differences.csv", "scaling.csv", "failures.csv",
+        "trials.csv",
     }  # fmt: skip
     page = (out / "index.html").read_text(encoding="utf-8")
     assert all(sentence in page for sentence in table["findings"])

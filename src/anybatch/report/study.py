@@ -81,16 +81,17 @@ def _trust(trials: Sequence[Mapping[str, Any]], limits: tuple[float, float], fra
 def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     declared = found["declaration"]
     metric = declared["metric"]
-    names = sorted({name for cell in found["cells"] for name in cell["settings"]})
+    names = sorted({name for cell in found["cells"] for name in cell["settings"]} - {"optimizer.lr"})
     results = [
-        [cell["entrant"], cell["batch_size"], cell["num_steps"], *(cell["settings"].get(name) for name in names),
+        [cell["entrant"], cell["batch_size"], cell["num_steps"], cell["lr"], cell["warmup_steps"],
+         *(cell["settings"].get(name) for name in names),
          *_interval(cell["final"]), cell["num_seeds"], cell["diverged"] + cell["failed"], cell["num_tuning_trials"],
          len(cell["steps_to_target"]), *_interval(cell["steps"])]
         for cell in found["cells"]
     ]  # fmt: skip
-    columns = ["optimizer", "batch", "steps", *(name.rpartition(".")[2] for name in names), metric,
-               f"{metric} from", f"{metric} to", "seeds", "lost", "tuning runs", "reached target", "steps to target",
-               "steps from", "steps to"]  # fmt: skip
+    columns = ["optimizer", "batch", "steps", "rate", "warm-up steps", *(name.rpartition(".")[2] for name in names),
+               metric, f"{metric} from", f"{metric} to", "seeds", "lost", "tuning runs", "reached target",
+               "steps to target", "steps from", "steps to"]  # fmt: skip
     differences = [
         [f"{row['first']} ahead of {row['second']}", row["batch_size"], *_interval(row["difference"]),
          (row["difference"] or {}).get("count", 0), row["p_value"]]
@@ -107,6 +108,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
         if trial["state"] != "finished"
     ]
     return {
+        "glance": (["optimizer", *(f"batch {batch:,}" for batch in declared["batch_sizes"])], _glance(found)),
         "results": (columns, results),
         "differences": (["who", "batch", "by", "from", "to", "pairs", "p"], differences),
         "scaling": (
@@ -128,6 +130,7 @@ _WHY = {
     "not run": "the study is not finished",
 }
 _HEADINGS = {
+    "glance": "At a glance: optimizers by batch",
     "results": "What each optimizer reached",
     "differences": "Seed by seed: who is better, at each batch",
     "scaling": "Examples to the target: E = E_min (1 + B/B_crit)",
@@ -135,6 +138,7 @@ _HEADINGS = {
     "trials": "Every trial",
 }
 _NOTES = {
+    "glance": "Means over the seeds, ± half the 95 % interval; an asterisk: the best of its batch.",
     "results": "From, to: the 95 % interval of the mean over seeds, cut where the metric ends. Lost: runs that "
     "diverged or failed, which enter no mean. Reached target: seeds that did; steps are given where all did.",
     "differences": "Runs with the same seed; above zero, the first one of the pair is better (lower, where the metric "
@@ -155,6 +159,7 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
         section("setting", "What was run", points(found["setting"])),
         section("findings", "What was found", points(sentences)),
     ]
+    parts += [_table("glance", tables["glance"])] if "glance" in tables else []
     drawn = {name: figure(name, title, caption, caption, draw) for name, (title, caption, draw) in figures.items()}
     maps = [name for name in drawn if name.startswith("trust-")]
     # Of several optimizers' maps the first is seen at once, and the others are in its section.
@@ -164,16 +169,45 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
     for name, body in drawn.items():
         if name not in folded:
             parts.append(section(name, figures[name][0], body + "".join(folded.values()) * (name in maps)))
-    for name, (columns, rows) in tables.items():
-        body = table(_HEADINGS[name], columns, [[_shown(value) for value in row] for row in rows])
-        note = f"<p>{_NOTES[name]}</p>" if _NOTES.get(name) else ""
-        if name == "trials":
-            body = f"<details><summary>{len(rows)} trials</summary>{body}</details>"
-        parts.append(section(f"table-{name}", _HEADINGS[name], note + body))
+    parts += [_table(name, rows) for name, rows in tables.items() if name != "glance"]
     return document(found["question"], parts)
 
 
-def _interval(value: Mapping[str, Any] | None) -> tuple[object, object, object]:
+def _table(name: str, content: Rows) -> str:
+    columns, rows = content
+    body = table(_HEADINGS[name], columns, [[_shown(value) for value in row] for row in rows])
+    if name == "trials":
+        body = f"<details><summary>{len(rows)} trials</summary>{body}</details>"
+    note = f"<p>{_NOTES[name]}</p>" if name in _NOTES else ""
+    return section(f"table-{name}", _HEADINGS[name], note + body)
+
+
+def _glance(found: Mapping[str, Any]) -> list[list[object]]:
+    """A row an optimizer, a column a batch, as the paper has its tables."""
+    cells = {(cell["entrant"], cell["batch_size"]): cell for cell in found["cells"]}
+    names = [entrant["name"] for entrant in found["declaration"]["entrants"]]
+    batches = found["declaration"]["batch_sizes"]
+    pick = max if found["higher_is_better"] else min
+    best = {
+        batch: pick(
+            (cells[name, batch]["final"]["mean"] for name in names if cells[name, batch]["final"]), default=None
+        )
+        for batch in batches
+    }
+    return [[name, *(_spread(cells[name, batch], best[batch]) for batch in batches)] for name in names]
+
+
+def _spread(cell: Mapping[str, Any], best: float | None) -> str:
+    final = cell["final"]
+    if final is None:
+        return "diverged" if cell["diverged"] else "failed" if cell["failed"] else ""
+    mean, low, high = _interval(final)
+    # One end may be cut.
+    half = "" if low is None else f" ± {max(high - mean, mean - low):.2g}"
+    return f"{mean:.4g}{half}{' *' if mean == best else ''}"
+
+
+def _interval(value: Mapping[str, Any] | None) -> tuple[Any, Any, Any]:
     return (value["mean"], value["low"], value["high"]) if value else (None, None, None)
 
 

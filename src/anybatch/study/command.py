@@ -7,12 +7,8 @@ from typing import Any
 
 from anybatch.engine import Progress
 from anybatch.engine.environment import describe_environment
-from anybatch.errors import InputError
 from anybatch.files import write_json
-from anybatch.recipes import Recipe
-from anybatch.recipes.phases import scaled_phase
 from anybatch.recipes.preview import aligned
-from anybatch.scaling import Scaled
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
 from anybatch.study.findings import headline, sentences
@@ -36,7 +32,7 @@ def plan(study: Study) -> dict[str, Any]:
             cell = [trial for trial in trials if trial.cell == (entrant.name, batch)]
             tuning = [trial for trial in cell if trial.part == "tuning"]
             rates = sorted({trial.settings[LR] for trial in tuning if trial.settings and LR in trial.settings})
-            scaled = _scaled(cell[0].recipe({}), entrant.name)
+            scaled = cell[0].scaled({})
             rows.append(
                 {
                     "optimizer": entrant.name,
@@ -113,14 +109,3 @@ def finish_study(
     }
     write_json(out / "study.json", found)
     return found
-
-
-def _scaled(recipe: Recipe, name: str) -> list[Scaled] | None:
-    """The phases of a run; None where their length depends on data that are not at hand."""
-    examples = getattr(recipe.data, "source_examples", None)
-    if recipe.reference.num_epochs is not None and examples is None:
-        return None
-    try:
-        return [scaled_phase(recipe, number, examples or 0) for number in range(len(recipe.phases))]
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from anybatch.engine import Progress
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe, change, with_batch_size
+from anybatch.recipes.phases import scaled_phase
+from anybatch.scaling import Scaled
 from anybatch.study.protocols import Range, grid, quasirandom
 
 Part = Literal["tuning", "reported"]
@@ -74,6 +76,17 @@ class Trial:
     def recipe(self, settings: Settings) -> Recipe:
         assignments = [f"seed={self.seed}", *(f"{name}={json.dumps(value)}" for name, value in settings.items())]
         return change(with_batch_size(self.entrant.recipe, self.batch_size), assignments)
+
+    def scaled(self, settings: Settings) -> list[Scaled] | None:
+        """Rate, warm-up and steps of each phase; None where a run's length depends on data that are not at hand."""
+        recipe = self.recipe(settings)
+        examples = getattr(recipe.data, "source_examples", None)
+        if recipe.reference.num_epochs is not None and examples is None:
+            return None
+        try:
+            return [scaled_phase(recipe, number, examples or 0) for number in range(len(recipe.phases))]
+        except InputError as error:
+            raise InputError(f"{self.entrant.name}: {error}") from None
 
 
 @dataclass(frozen=True)

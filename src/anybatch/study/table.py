@@ -60,11 +60,14 @@ def _cell(study: Study, name: str, batch: int, results: Mapping[str, Result]) ->
     known = all(trial.key in results for trial in tuning)
     settings = dict(chosen_settings(study, reported[0], results) or {}) if known else {}
     everywhere = [outcome for outcome in outcomes.values() if outcome is not None]
+    scaled = reported[0].scaled(settings)
     return {
         "entrant": name,
         "batch_size": batch,
         "num_steps": max((outcome.num_steps for outcome in everywhere), default=None),
         "settings": settings,
+        "lr": settings.get(LR, scaled and scaled[0].lr),
+        "warmup_steps": scaled and scaled[0].warmup_steps,
         "at_edge": _at_edge(tuning, settings),
         "finals": {str(seed): value for seed, value in finals.items()},
         "final": mean_interval(list(finals.values()), *study.metric_range).to_json() if finals else None,
