@@ -47,7 +47,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON value in `path`; InputError names the file, and the line where it is broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (IsADirectoryError, NotADirectoryError):
@@ -57,15 +57,33 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
+        raise InputError(f"{path}: not valid JSON: {why_not_json(error)}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; InputError where it holds anything else."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
+        raise InputError(f"{path}: must hold a JSON object, not {json_kind(value)}")
     return value
+
+
+def json_kind(value: Any) -> str:
+    """What a value is called in JSON, with its article: 'a list', 'null'."""
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return kinds.get(type(value), "null")
+
+
+def why_not_json(error: Exception) -> str:
+    """Why json.loads gave up, where the text is no JSON for other reasons than its grammar."""
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
 
 
 @contextmanager

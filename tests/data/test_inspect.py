@@ -25,7 +25,7 @@ def test_what_is_there_is_counted_and_shown(folder: Path) -> None:
     for example in found.examples:
         assert example.startswith("[CLS]")
         assert example.endswith("[SEP]")
-        assert "[MASK]" in example
+        assert "[MASK→" in example
         assert "[PAD]" not in example
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,16 @@ def tell_tale_documents(seed: int = 0) -> list[list[list[int]]]:
 @pytest.fixture(scope="session")
 def tell_tale(write_shards: Write) -> Shards:
     return write_shards(tell_tale_documents(), 1500)
+
+
+def test_a_token_that_no_vocabulary_has_is_named(tell_tale: Shards, tokenizer: Tokenizer) -> None:
+    examples = np.arange(4)
+    source = PretrainingSource(tell_tale, tokenizer, 32, seed=0)
+    source.batch(np.zeros_like(examples), examples)
+    # Of shards too large to be read when they are opened, a token is seen first when it is taken.
+    damaged = PretrainingSource(replace(tell_tale, vocabulary_size=4), tokenizer, 32, seed=0)
+    with pytest.raises(InputError, match=r"damaged: token \d+ of a vocabulary of 4; `anybatch data inspect` names"):
+        damaged.batch(np.zeros_like(examples), examples)
 
 
 def unmasked(inputs: dict[str, torch.Tensor]) -> np.ndarray:

@@ -44,6 +44,21 @@ def test_results_come_in_order_and_few_items_are_taken_ahead(processes: int) -> 
     assert taken == 40
 
 
+def test_of_large_items_few_are_under_way() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(12):
+            taken += 1
+            yield number
+
+    for place, _ in enumerate(map_in_order(slow_for_the_first, items(), 4, lambda number: 50 << 20)):
+        assert taken <= place + 1 + 2 + 1, "two of 50 MiB are under way, and one more is at hand"
+    # Larger than all that may be under way, one goes alone.
+    assert [number for number, _ in map_in_order(slow_for_the_first, range(3), 2, lambda number: 1 << 30)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_first_failure_is_raised_after_what_came_before(processes: int) -> None:
     results = map_in_order(fail_at_five, iter(range(20)), processes)

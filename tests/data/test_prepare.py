@@ -143,6 +143,17 @@ def test_what_cannot_be_prepared_is_named_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_share_of_unknown_words_is_told(tmp_path: Path, made_up: MadeUp) -> None:
+    half = [Document("one two. three four five six.", "")] * 8
+    known = prepare(lambda: half, tmp_path / "known", tokenizer=words("one", "two", "three", "four", "."))
+    assert known.unknown_share == 2 / 8
+    with pytest.raises(
+        InputError, match=r"88% of the text's tokens are \[UNK\]: the vocabulary is of another language"
+    ):
+        prepare(lambda: half, tmp_path / "unknown", tokenizer=words("one"))
+    assert [path.name for path in tmp_path.iterdir()] == ["known"]
+
+
 def test_an_existing_folder_is_left_alone(tmp_path: Path, made_up: MadeUp) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("keep")

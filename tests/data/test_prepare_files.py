@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from anybatch.data import prepare as module
 from anybatch.data import raw, shard_writer
+from anybatch.data.counts import LeftOut
 from anybatch.data.portions import LengthFilter
 from anybatch.data.prepare import prepare, prepare_files
 from anybatch.data.shards import open_shards
@@ -52,8 +52,11 @@ def test_any_number_of_processes_writes_the_same_bytes(
         summary = prepare_files(files, out, processes=processes, **OPTIONS)
         assert contents(out) == expected
         assert (summary.train.documents, summary.held_out.documents) == (360, 40)
-    with pytest.raises(InputError, match="processes = 0: must be at least 1"):
-        prepare_files(files, tmp_path / "none", processes=0)
+    for processes in (0, 5000):
+        with pytest.raises(InputError, match=f"processes = {processes}: must be at least 1 and at most 1024"):
+            prepare_files(files, tmp_path / "none", processes=processes)
+    with pytest.raises(InputError, match="/: cannot be made; name a folder in it"):
+        prepare_files(files, Path("/"))
 
 
 def test_many_documents_are_chosen_by_their_hash(
@@ -137,10 +140,17 @@ def test_duplicates_and_lengths(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     options = {"vocabulary_size": 256, "drop_duplicates": True, "lengths": LengthFilter(10, 100)}
     summary = prepare_files([path], tmp_path / "out", processes=1, **options)
-    assert summary.left_out == module.LeftOut(by_length=4, duplicates=2)
+    assert summary.left_out == LeftOut(by_length=4, duplicates=2)
     assert summary.train.documents + summary.held_out.documents == 30
     with pytest.raises(InputError, match=r'a.jsonl:35: "text" is blank'):
         prepare_files([path], tmp_path / "other", processes=1, vocabulary_size=256)
+
+
+def test_lengths_that_leave_nothing_are_named(tmp_path: Path, files: list[Path]) -> None:
+    with pytest.raises(InputError, match="at least 100 and at most 50 characters: there are none"):
+        LengthFilter(100, 50)
+    with pytest.raises(InputError, match=r"400 of 400 documents are left out for their length.*--max-characters"):
+        prepare_files(files, tmp_path / "out", lengths=LengthFilter(0, 2), **OPTIONS)
 
 
 def test_a_worker_s_complaint_is_the_file_s(tmp_path: Path, files: list[Path]) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +78,27 @@ def test_names_are_folders_globs_and_lists(corpus: Path, tmp_path: Path) -> None
             find_sources([name])
 
 
+def test_a_file_of_several_names_is_read_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link.txt").symlink_to(corpus / "e.txt")
+    monkeypatch.chdir(tmp_path)
+    names = ["corpus/e.txt", "./corpus/e.txt", "corpus/sub/../e.txt", str(corpus / "e.txt"), "link.txt", "corpus/*.txt"]
+    assert find_sources(names) == ["corpus/e.txt"]
+
+
+def test_names_that_lead_nowhere_are_one_clear_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "self.lst").write_text(f"@{tmp_path}/self.lst\n")
+    (tmp_path / "latin.lst").write_bytes("Übung.txt".encode("latin-1"))
+    for name, message in (
+        ("", "an empty name is given"),
+        (str(tmp_path / "pipe.txt"), "pipe.txt: is no regular file"),
+        (f"@{tmp_path}/self.lst", "self.lst: lists itself"),
+        (f"@{tmp_path}/latin.lst", r"latin.lst: not UTF-8 text \(byte 0\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_sources([name])
+
+
 def test_a_document_without_an_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw, "PORTION_BYTES", 1 << 10)
     monkeypatch.setattr(raw, "LARGEST_DOCUMENT_BYTES", 1 << 13)
@@ -104,13 +126,17 @@ def test_wrong_parquet_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for table, message in (
         ({"txt": ["a"]}, 'a.parquet: has no column "text", only txt'),
-        ({"text": [1]}, 'a.parquet:1: "text" must be a string, not a int'),
-        ({"text": ["a", None]}, 'a.parquet:2: "text" must be a string, not a NoneType'),
+        ({"text": [1]}, 'a.parquet:1: "text" must be a string, not a number'),
+        ({"text": ["a", None]}, 'a.parquet:2: "text" must be a string, not null'),
         ({"text": ["a", "b", " "]}, 'a.parquet:3: "text" is blank; --min-characters 1'),
     ):
         pyarrow.parquet.write_table(pyarrow.table(table), path)
         with pytest.raises(InputError, match=message):
             list(read_documents([path]))
+    broken = pyarrow.array([b"fine", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
+    with pytest.raises(InputError, match=r'a.parquet: bytes that are not UTF-8 in column "text"'):
+        list(read_documents([path]))
     path.write_bytes(b"PAR1 rubbish")
     with pytest.raises(InputError, match=r"a.parquet: not a readable .parquet file"):
         list(read_documents([path]))

@@ -134,8 +134,11 @@ def test_training_and_prediction_see_the_same(questions: list[Question], words: 
         ([], {}, "there is no question"),
         ([ask("One.", (0, 3))], {"max_length": 15}, "window of 15 tokens: must be at least 16"),
         ([ask("One.", (0, 3))], {"stride": 0}, "stride = 0: must be at least 1"),
-        ([ask("\u200b", (0, 1))], {}, "question 'q': the question or its passage has no word"),
-        ([ask("One.", (0, 3), question="\u200b")], {}, "question 'q': the question or its passage has no word"),
+        ([ask("\u200b", (0, 1))], {}, "the questions: question 'q': its passage has no word"),
+        ([ask("One.", (0, 3), question="\u200b")], {}, "question 'q': the question has no word"),
+        # Behind the last word it would have pointed at the [SEP].
+        ([ask("One. \u200b", (5, 6))], {}, r"question 'q': answers\[0\]: '\\u200b' has no word in it"),
+        ([ask("One \u200b two.", (4, 5))], {}, r"answers\[0\]: '\\u200b' has no word in it"),
     ],
 )
 def test_what_cannot_be_asked_is_named(

@@ -79,10 +79,10 @@ ANSWER = f"{PARAGRAPH}.qas.1.answers.0"
     ("change", "message"),
     [
         (changed("data", None), "a.json: has no 'data'"),
-        (changed("data", {}), "a.json: 'data' must be a list, not a dict"),
+        (changed("data", {}), "a.json: 'data' must be a list, not an object"),
         (changed("data", []), "a.json: there is no question in it"),
-        (changed("data.0", 3), r"a.json: data\[0\]: must be a JSON object, not a int"),
-        (changed("data.0.title", 3), r"data\[0\]: 'title' must be a str, not a int"),
+        (changed("data.0", 3), r"a.json: data\[0\]: must be a JSON object, not a number"),
+        (changed("data.0.title", 3), r"data\[0\]: 'title' must be a string, not a number"),
         (changed("data.0.paragraphs", None), r"data\[0\]: has no 'paragraphs'"),
         (changed(f"{PARAGRAPH}.context", None), r"data\[0\].paragraphs\[0\]: has no 'context'"),
         (changed(f"{PARAGRAPH}.context", " \n"), r"data\[0\].paragraphs\[0\]: 'context' is empty"),
@@ -93,7 +93,7 @@ ANSWER = f"{PARAGRAPH}.qas.1.answers.0"
         (changed(f"{PARAGRAPH}.qas.1.question", ""), "question 'q2': 'question' is empty"),
         (changed(f"{PARAGRAPH}.qas.1.answers", []), r"question 'q2': has no answer; .*\"is_impossible\": true"),
         (changed(f"{PARAGRAPH}.qas.1.is_impossible", True), "question 'q2': is marked is_impossible, and yet has 2"),
-        (changed(f"{PARAGRAPH}.qas.1.is_impossible", "no"), "'is_impossible' must be a bool, not a str"),
+        (changed(f"{PARAGRAPH}.qas.1.is_impossible", "no"), "'is_impossible' must be true or false, not a string"),
         (changed(f"{ANSWER}.text", ""), r"question 'q2': answers\[0\]: 'text' is empty"),
         (
             changed(f"{ANSWER}.answer_start", 39),
@@ -101,8 +101,8 @@ ANSWER = f"{PARAGRAPH}.qas.1.answers.0"
         ),
         (changed(f"{ANSWER}.answer_start", 1000), "does not stand at answer_start 1000"),
         (changed(f"{ANSWER}.answer_start", -7), "does not stand at answer_start -7"),
-        (changed(f"{ANSWER}.answer_start", True), "'answer_start' must be a int, not a bool"),
-        (changed(f"{ANSWER}.answer_start", "40"), "'answer_start' must be a int, not a str"),
+        (changed(f"{ANSWER}.answer_start", True), "'answer_start' must be a whole number, not true or false"),
+        (changed(f"{ANSWER}.answer_start", "40"), "'answer_start' must be a whole number, not a string"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
@@ -138,7 +138,10 @@ def test_articles_are_held_out_whole() -> None:
     assert {question.title for question in held_out} == {"article 3", "article 7"}
     assert sorted([*training, *held_out], key=lambda question: int(question.id)) == questions
     for every in (1, 12):
-        with pytest.raises(InputError, match=rf"every {every}-th article .* of 11: must lie in"):
+        with pytest.raises(
+            InputError,
+            match=rf"data.held_out_every = {every}: every {every}-th article .* of 11; it must be at least 2",
+        ):
             split_by_article(questions, every)
 
 

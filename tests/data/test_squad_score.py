@@ -110,7 +110,7 @@ def test_published_predictions_get_their_scores(shared_data: Path, name: str) ->
     ("content", "message"),
     [
         ("[1]", "must be a JSON object, question id to answer, not a list"),
-        ('{"a": "x", "b": null}', "the answer to 'b' must be a string, not a NoneType"),
+        ('{"a": "x", "b": null}', "the answer to 'b' must be a string, not null"),
         ('{"a":\n}', "predictions.json:2: not valid JSON"),
     ],
 )

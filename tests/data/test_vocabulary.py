@@ -47,6 +47,26 @@ def test_the_rarest_characters_give_way() -> None:
     assert "[UNK]" not in tokenizer.encode("common words").tokens
 
 
+def test_an_alphabet_grows_beyond_a_thousand_where_the_text_needs_it() -> None:
+    characters = [chr(0x4E00 + number) for number in range(3000)]
+    tokenizer = vocabulary.train(lambda: ["".join(characters), "".join(reversed(characters))], 20_000)
+    encoded = tokenizer.encode("".join(characters), add_special_tokens=False)
+    assert len(encoded.ids) == 3000
+    assert encoded.tokens.count("[UNK]") <= 0.0005 * 3000
+    # A Chinese character is a word, and never goes on with one.
+    assert not any(token.startswith("##") for token in tokenizer.get_vocab())
+    # A long tail of rare characters is left unknown, as ever.
+    common = "plain words " * 500_000
+    few = vocabulary.train(lambda: [common, "".join(characters)], 20_000)
+    assert sum(len(token) == 1 for token in few.get_vocab()) == 1000
+
+
+def test_a_text_of_one_line_gives_the_vocabulary_of_its_sentences() -> None:
+    sentences = [f"The {number * number} cats of house {number} sat on mats." for number in range(4000)]
+    one_line, lines = (vocabulary.train(lambda t=texts: t, 700) for texts in ([" ".join(sentences)], sentences))
+    assert one_line.get_vocab() == lines.get_vocab()
+
+
 def test_training_twice_gives_the_same_vocabulary() -> None:
     """In fresh processes, since the order of the trainer's hash tables changes from one to the next."""
     code = (
@@ -132,6 +152,16 @@ def test_a_very_long_word_costs_no_more_than_its_pieces() -> None:
 
     word = "abcde" * 500
     assert trained(word) == trained(" ".join([word[:1000], word[1000:2000], word[2000:]]))
+
+
+def test_two_tokens_of_one_number_are_named(tmp_path: Path) -> None:
+    tokenizer = vocabulary.train(lambda: TEXTS, 256)
+    vocabulary.save(tokenizer, tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["another"] = content["model"]["vocab"]["the"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"'another', 'the' have the same number, \d+"):
+        vocabulary.load(tmp_path / "tokenizer.json")
 
 
 def test_a_vocabulary_of_special_tokens_alone_is_named() -> None:

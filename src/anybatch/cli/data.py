@@ -31,7 +31,7 @@ def prepare(
 ) -> None:
     """Turn text into token shards: documents, sentences, a WordPiece vocabulary, memory-mapped tokens.
 
-    After a kill the same command goes on.
+    After a kill the same command goes on, once the vocabulary is there; with --tokenizer from the first minute.
 
     \b
     Examples:
@@ -59,6 +59,11 @@ def prepare(
             processes=processes,
             progress=show_passes(progress),
         )
+        if summary.unknown_share > 0.02:
+            progress.say(
+                f"{summary.unknown_share:.1%} of the tokens are [UNK], which nothing can be learned of: "
+                "a larger --vocabulary-size, or a vocabulary for this language, has fewer"
+            )
     print_values({"folder": str(out), **asdict(summary)}, as_json)
 
 
@@ -74,6 +79,8 @@ def inspect(
       anybatch data inspect shards
       anybatch data inspect shards --json
     """
+    import os
+    import re
     from dataclasses import asdict
 
     from anybatch.data.inspect import histogram, summary
@@ -88,6 +95,7 @@ def inspect(
     for name, counts in lengths.items():
         print(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
         print("\n".join(histogram(counts)))
-    print("\nexamples as the model sees them:")
+    print("\nexamples as the model sees them, and [what is shown→what is to be predicted]:")
     for example in examples:
-        typer.echo(f"  {example.replace('[MASK]', typer.style('[MASK]', fg='red', bold=True))}")
+        coloured = re.sub(r"\[\S+→\S+\]", lambda found: typer.style(found[0], fg="red", bold=True), example)
+        typer.echo(f"  {coloured}", color=False if "NO_COLOR" in os.environ else None)

@@ -32,7 +32,7 @@ class CausalSource:
         shards.check_vocabulary(tokenizer)
         self.seq_length = seq_length
         self._separator = Marks.of(tokenizer).separator
-        self._parts = shards.parts
+        self._shards, self._parts = shards, shards.parts
         # Where each shard's part of the stream begins; a document takes its tokens and one separator.
         self._begins = np.cumsum([0, *(len(part.tokens) + len(part.document_ends) for part in shards.parts)])
         self._ends = [_document_ends(part) for part in shards.parts]
@@ -54,6 +54,7 @@ class CausalSource:
         """
         places = np.asarray(examples, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)
         ids = self._tokens(places.reshape(-1)).reshape(places.shape)
+        self._shards.check_tokens(ids)
         count = len(examples)
         return Batch({"input_ids": torch.from_numpy(ids)}, {"lm": count * (self.seq_length - 1)}, count)
 

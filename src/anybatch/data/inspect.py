@@ -1,16 +1,20 @@
 """A look at prepared data: how much there is, how well the vocabulary covers it, and what a model will see."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.prepare import HELD_OUT, TRAIN, tokenizer_of
 from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
+
+_NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """`examples`: a few pretraining examples in words, as the model sees them, with the masks."""
+    """`examples`: a few pretraining examples in words, as the model sees them; [seen→label] where it is to predict."""
 
     vocabulary_size: int
     train: PartSummary
@@ -62,11 +66,28 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
     source = PretrainingSource(opened[TRAIN], tokenizer, seq_length, seed=0)
     count = min(num_examples, source.num_examples)
     inputs = source.batch(np.zeros(count, dtype=np.int64), np.arange(count) * source.num_examples // count).inputs
+    labels = np.full(inputs["input_ids"].shape, _NO_LABEL)
+    labels.reshape(-1)[inputs["masked_positions"].numpy()] = inputs["masked_labels"].numpy()
     examples = [
-        tokenizer.decode(ids[mask == 1].tolist(), skip_special_tokens=False)
-        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        _in_words(tokenizer, ids[mask == 1].tolist(), row.tolist())
+        for ids, mask, row in zip(inputs["input_ids"], inputs["attention_mask"], labels, strict=True)
     ]
     return DataSummary(tokenizer.get_vocab_size(), parts[0], parts[1], examples)
+
+
+def _in_words(tokenizer: Tokenizer, ids: list[int], labels: list[int]) -> str:
+    """The text of tokens, with [seen→label] in the place of each that is to be predicted."""
+    words: list[str] = []
+    for is_predicted, group in groupby(zip(ids, labels, strict=False), key=lambda pair: pair[1] != _NO_LABEL):
+        if is_predicted:
+            words += [f"[{_name(tokenizer, seen)}→{_name(tokenizer, label)}]" for seen, label in group]
+        else:
+            words.append(tokenizer.decode([seen for seen, _ in group], skip_special_tokens=False))
+    return " ".join(words)
+
+
+def _name(tokenizer: Tokenizer, number: int) -> str:
+    return str(tokenizer.id_to_token(number)).replace("[MASK]", "MASK")
 
 
 def _summarise(shards: Shards, unknown: int) -> PartSummary:
@@ -100,4 +121,5 @@ def histogram(counts: dict[int, int], width: int = 40) -> list[str]:
     ['      1  ██  2', '      2    0', '      4  ████  4']
     """
     most = max(counts.values())
-    return [f"{length:7,}  {'█' * -(-count * width // most)}  {count:,}" for length, count in counts.items()]
+    column = max(7, len(f"{max(counts):,}"))
+    return [f"{length:{column},}  {'█' * -(-count * width // most)}  {count:,}" for length, count in counts.items()]

@@ -76,6 +76,7 @@ class PretrainingSource:
         if not 0 <= short_probability <= 1:
             raise InputError(f"short_probability = {short_probability}: must lie in [0, 1]")
         shards.check_vocabulary(tokenizer)
+        self._shards = shards
         self.seq_length = seq_length
         self.seed = seed
         self.objective = objective
@@ -116,6 +117,7 @@ class PretrainingSource:
         words = random_words(self.seed, "pretraining", epochs, examples, _NUM_PAIR_WORDS + self.seq_length)
         short = random_words(self.seed, "short sequences", epochs, examples, 2) if self.short_probability else None
         pairs, label = self._pairs(examples, words[:, :_NUM_PAIR_WORDS], short)
+        self._shards.check_tokens(pairs.input_ids)
         positions, labels = self._masking.apply(pairs, words[:, _NUM_PAIR_WORDS:])
         inputs = {
             "input_ids": pairs.input_ids,

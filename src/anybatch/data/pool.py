@@ -15,8 +15,10 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items under way for each process: enough that none waits, few enough to hold.
+# Items under way for each process: enough that none waits, few enough to hold. Of large ones fewer, down to one.
 _AHEAD = 2
+_BYTES_AHEAD_A_PROCESS = 4 << 20
+_BYTES_AHEAD = 128 << 20
 _DIE_WITH_PARENT = 1
 
 
@@ -25,8 +27,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_processes: int) -> Iterator[Result]:
+def map_in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_processes: int,
+    size: Callable[[Item], int] = lambda item: 0,
+) -> Iterator[Result]:
     """`map(function, items)`, computed in `num_processes` processes (in this one, where it is 1), few items ahead.
+
+    `size` tells the bytes of an item: of all that are under way together, 128 MiB at most, or 4 MiB a process.
 
     Raises whatever `function` raises for the first item that fails; ChildProcessError where a process is killed.
     """
@@ -36,14 +45,23 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
     # A fork starts at once and shares what is loaded; elsewhere it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(num_processes, context, _begin)
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], int]] = deque()
+    most, held = max(_BYTES_AHEAD, _BYTES_AHEAD_A_PROCESS * num_processes), 0
     try:
         for item in items:
-            waiting.append(_submit(executor, function, item))
+            mine = size(item)
+            while waiting and held + mine > most:
+                future, freed = waiting.popleft()
+                held -= freed
+                yield future.result()
+            waiting.append((_submit(executor, function, item), mine))
+            held += mine
             if len(waiting) > _AHEAD * num_processes:
-                yield waiting.popleft().result()
+                future, freed = waiting.popleft()
+                held -= freed
+                yield future.result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process was killed, for want of memory perhaps; use fewer with --processes"

@@ -13,6 +13,7 @@ from anybatch.data.raw import Place, Portion
 from anybatch.data.sentences import clean, split_sentences
 from anybatch.data.text import Document, parse
 from anybatch.data.words import Encoder
+from anybatch.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class LengthFilter:
 
     fewest: int = 0
     most: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < self.fewest:
+            raise InputError(
+                f"documents of at least {self.fewest} and at most {self.most} characters: there are none; "
+                "raise --max-characters or lower --min-characters"
+            )
 
     def texts(self, portion: Portion) -> list[str]:
         """The cleaned documents of a portion, "" in the place of one that is left out."""

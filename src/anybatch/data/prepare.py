@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from anybatch.data import held_out as evaluation
 from anybatch.data import vocabulary
+from anybatch.data.counts import JUDGED_AFTER_TOKENS, Counts, LeftOut, State, Summary
 from anybatch.data.duplicates import DuplicateFinder, is_marked
 from anybatch.data.pool import available_cores, map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
@@ -39,7 +40,8 @@ VOCABULARY_CHARACTERS = 1 << 30
 _CHARACTERS_IN_A_PORTION = 1 << 21
 _DUPLICATES = "duplicates.npy"
 # Part of what a half-finished folder must share with the work that goes on with it.
-_FORMAT = 2
+_FORMAT = 3
+_MOST_PROCESSES = 1024
 
 # (pass, documents done in it, bytes of the sources read, bytes in all)
 Progress = Callable[[str, int, int, int], None]
@@ -55,33 +57,6 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     if not path.exists():
         raise InputError(f"{path}: no such file; `anybatch data prepare TEXT --out FOLDER` makes it")
     return vocabulary.load(path)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The size of one part."""
-
-    documents: int
-    sentences: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Documents that are in no part: for their length, or because the same text stood before."""
-
-    by_length: int = 0
-    duplicates: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was written."""
-
-    vocabulary_size: int
-    train: Counts
-    held_out: Counts
-    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -138,8 +113,8 @@ def prepare_files(
 
     Where a killed process has left the same work unfinished, it is gone on with.
     """
-    if processes is not None and processes < 1:
-        raise InputError(f"processes = {processes}: must be at least 1")
+    if processes is not None and not 1 <= processes <= _MOST_PROCESSES:
+        raise InputError(f"processes = {processes}: must be at least 1 and at most {_MOST_PROCESSES}")
     chosen = Options(**options)
     found = find_sources(names)
     sizes = [0 if name.startswith(HUB) else os.stat(name).st_size for name in found]
@@ -175,22 +150,6 @@ class _Sources:
         return sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
 
 
-@dataclass
-class _State:
-    """How far the last pass is."""
-
-    place: Place = field(default_factory=Place)
-    documents: int = 0
-    documents_of_source: int = 0
-    by_length: int = 0
-    duplicates: int = 0
-    usable: list[int] = field(default_factory=lambda: [0, 0])
-
-    @staticmethod
-    def of(saved: dict[str, Any]) -> "_State":
-        return _State(**{**saved, "place": Place(**saved["place"])})
-
-
 class _Preparation:
     """One run of the passes."""
 
@@ -218,7 +177,8 @@ class _Preparation:
             vocabulary.save(tokenizer, folder / TOKENIZER)
         state, parts = self._write(tokenizer, chosen, marks)
         (folder / _DUPLICATES).unlink(missing_ok=True)
-        return Summary(tokenizer.get_vocab_size(), *parts, LeftOut(state.by_length, state.duplicates))
+        left_out = LeftOut(state.by_length, state.duplicates)
+        return Summary(tokenizer.get_vocab_size(), state.unknown_share, *parts, left_out)
 
     def _tell(self, stage: str, done: int, place: Place) -> None:
         if self._progress is not None:
@@ -240,7 +200,7 @@ class _Preparation:
         with DuplicateFinder(self._staging.folder / "hashes") as finder:
             work = partial(hash_portion, self._options.lengths)
             places = _Places(self._sources.portions(None))
-            for found in map_in_order(work, places, self._processes):
+            for found in map_in_order(work, places, self._processes, _num_bytes):
                 finder.add(found)
                 done += len(found)
                 self._tell("duplicates", done, places.next_end())
@@ -250,12 +210,13 @@ class _Preparation:
 
     def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None) -> Iterator[str]:
         """The texts that a vocabulary may be trained on, up to a bound."""
-        done = characters = 0
+        done = characters = filtered = 0
         for portion in self._sources.portions(None):
             texts = self._options.lengths.texts(portion)
             used = ~chosen.of(done, len(texts))
             if marks is not None:
                 used &= ~is_marked(marks, done, len(texts))
+            filtered += texts.count("")
             for text, is_used in zip(texts, used, strict=True):
                 if is_used and characters < VOCABULARY_CHARACTERS:
                     characters += len(text)
@@ -263,14 +224,19 @@ class _Preparation:
             done += len(texts)
             self._tell("vocabulary", done, portion.end)
             if characters >= VOCABULARY_CHARACTERS:
-                return
+                break
+        if not characters and filtered:
+            raise InputError(
+                f"{filtered:,} of {done:,} documents are left out for their length, and no text is left to train on; "
+                "change --min-characters and --max-characters"
+            )
 
     def _write(
         self, tokenizer: Tokenizer, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None
-    ) -> tuple[_State, tuple[Counts, Counts]]:
+    ) -> tuple[State, tuple[Counts, Counts]]:
         """The last pass: all documents to the shards of their parts."""
         folder, saved = self._staging.folder, self._staging.saved
-        state = _State.of(saved["pass"]) if saved else _State()
+        state = State.of(saved["pass"]) if saved else State()
         writers = []
         for number, name in enumerate((TRAIN, HELD_OUT)):
             (folder / name).mkdir(exist_ok=True)
@@ -280,15 +246,21 @@ class _Preparation:
         def snapshot() -> dict[str, Any]:
             return {"pass": asdict(state), "writers": [writer.state() for writer in writers]}
 
+        unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
         work = partial(encode_portion, folder / TOKENIZER, vocabulary.fingerprint(tokenizer), self._options.lengths)
         try:
             self._staging.save(snapshot, now=True)
-            for portion in map_in_order(work, self._sources.portions(state.place), self._processes):
+            for portion in map_in_order(work, self._sources.portions(state.place), self._processes, _num_bytes):
                 self._enter_source(state, portion.end.source)
                 _add(portion, state, writers, chosen, marks)
+                state.unknown += int((portion.tokens == unknown).sum())
+                state.tokens += len(portion.tokens)
+                if state.tokens > JUDGED_AFTER_TOKENS:
+                    state.check_known()
                 self._staging.save(snapshot)
                 self._tell("tokens", state.documents, state.place)
             self._enter_source(state, len(self._sources.names))
+            state.check_known()
             for name, found in zip((TRAIN, HELD_OUT), state.usable, strict=True):
                 _check_usable(name, found)
             train, held = (Counts(**writer.close()) for writer in writers)
@@ -297,11 +269,15 @@ class _Preparation:
                 writer.abandon()
         return state, (train, held)
 
-    def _enter_source(self, state: _State, source: int) -> None:
+    def _enter_source(self, state: State, source: int) -> None:
         for number in range(state.place.source, source):
             check_not_empty(self._sources.names[number], state.documents_of_source)
             state.documents_of_source = 0
         state.place = Place(source)
+
+
+def _num_bytes(portion: Portion) -> int:
+    return portion.num_bytes
 
 
 class _Places:
@@ -322,7 +298,7 @@ class _Places:
 
 def _add(
     portion: EncodedPortion,
-    state: _State,
+    state: State,
     writers: list[ShardWriter],
     chosen: evaluation.HeldOut,
     marks: NDArray[np.uint8] | None,

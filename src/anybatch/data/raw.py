@@ -50,6 +50,13 @@ class Portion:
     line: int
     end: Place
 
+    @property
+    def num_bytes(self) -> int:
+        """About, of the text in it."""
+        if isinstance(self.content, bytes):
+            return len(self.content)
+        return sum(len(text) for text in self.content if isinstance(text, str))
+
 
 def find_sources(names: Iterable[str | Path]) -> list[str]:
     """Files to read, in order: each name is a file, a folder (all text files in it and below, sorted), a glob, `@LIST`
@@ -58,15 +65,20 @@ def find_sources(names: Iterable[str | Path]) -> list[str]:
     Raises:
         InputError: nothing is named, or a name leads to no file that can be read.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for name in names:
-        found.update(dict.fromkeys(_expand(str(name))))
+        for source in _expand(str(name), ()):
+            # A file has many names: links, and ways through folders.
+            found.setdefault(source if source.startswith(HUB) else str(Path(source).resolve()), source)
     if not found:
         raise InputError("no text files are given; name at least one .txt, .jsonl or .parquet file, or a folder")
-    return list(found)
+    return list(found.values())
 
 
-def _expand(name: str) -> list[str]:
+def _expand(name: str, lists: tuple[Path, ...]) -> list[str]:
+    """The files behind a name, which stands in `lists`, each in the one before."""
+    if not name:
+        raise InputError("an empty name is given; name a file or a folder, or . for this one")
     path = Path(name)
     if name.startswith(HUB):
         return [name]
@@ -74,8 +86,14 @@ def _expand(name: str) -> list[str]:
         listing = Path(name[1:])
         if not listing.is_file():
             raise InputError(f"{listing}: no such file; @LIST names a file with one name a line")
-        lines = listing.read_text(encoding="utf-8").splitlines()
-        return [file for line in lines if line.strip() for file in _expand(line.strip())]
+        if listing.resolve() in lists:
+            raise InputError(f"{listing}: lists itself")
+        try:
+            lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{listing}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+        inside = (*lists, listing.resolve())
+        return [file for line in lines if line.strip() for file in _expand(line.strip(), inside)]
     if path.is_dir():
         files = sorted(str(file) for file in path.rglob("*") if file.is_file() and suffixes(file)[0] in FORMATS)
         if not files:
@@ -92,7 +110,9 @@ def _expand(name: str) -> list[str]:
         files = sorted(found for found in glob.glob(name, recursive=True) if Path(found).is_file())
         if not files:
             raise InputError(f"{name}: no file matches")
-        return [file for match in files for file in _expand(match)]
+        return [file for match in files for file in _expand(match, lists)]
+    if path.exists():
+        raise InputError(f"{path}: is no regular file, and text is read more than once; write it to a file first")
     raise InputError(f"{path}: no such file")
 
 
@@ -245,12 +265,17 @@ def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
             skip -= size
             groups.pop(0)
         for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=groups, columns=["text"]):
-            texts = batch.column(0).to_pylist()[skip:]
+            try:
+                texts = batch.column(0).to_pylist()[skip:]
+            except UnicodeDecodeError:
+                raise InputError(f'{path}: bytes that are not UTF-8 in column "text"; convert them to UTF-8') from None
             skip = max(skip - batch.num_rows, 0)
             if texts:
                 yield texts
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable .parquet file: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{path}: not a readable .parquet file: {' '.join(str(error).split())[:200]}; copy or write it again"
+        ) from None
 
 
 def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:

@@ -1,6 +1,7 @@
 """Documents to sentences: cleaned of what is no text, parted where a sentence, a paragraph or a list's item ends."""
 
 import re
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 # A longer stretch without an end of a sentence is parted evenly: subtitles, verse, transcripts of speech.
@@ -8,6 +9,8 @@ LONGEST_SENTENCE_WORDS = 256
 _PART_WORDS = 128
 # WordPiece reads a longer word as unknown, and its time and memory grow with it.
 LONGEST_WORD = 1000
+# A multiple of that.
+_PIECE = 64_000
 
 # Control characters other than white space, the soft hyphen, the marks of byte order, and what is no character at all.
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff]+")
@@ -59,10 +62,11 @@ def split_sentences(text: str) -> list[str]:
     sentences: list[str] = []
     ends = _END_WITHOUT_SPACE if not text.isascii() and _WIDE_STOP.search(text) else _END
     for paragraph in _PARAGRAPH_END.split(text):
-        words = paragraph.split()
-        if len(paragraph) > LONGEST_WORD and max(map(len, words), default=0) > LONGEST_WORD:
-            words = [word[at : at + LONGEST_WORD] for word in words for at in range(0, len(word), LONGEST_WORD)]
-        line = " ".join(words)
+        line = (
+            _on_one_line(paragraph)
+            if len(paragraph) <= _PIECE
+            else " ".join(filter(None, map(_on_one_line, in_pieces([paragraph]))))
+        )
         start = 0
         for match in ends.finditer(line):
             if line[match.start()] == "." and not match["closing"] and _goes_on(line, start, match):
@@ -72,6 +76,30 @@ def split_sentences(text: str) -> list[str]:
         if start < len(line):
             _add(line[start:], sentences)
     return sentences
+
+
+def in_pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, in pieces of at most 64,000 characters: cut at white space, or in the middle of a longer word.
+
+    A text of many megabytes must not become a list of its words at once, which takes ten times its memory.
+    """
+    for text in texts:
+        begin = 0
+        while len(text) - begin > _PIECE:
+            end = begin + _PIECE
+            while end > begin and not text[end - 1].isspace():
+                end -= 1
+            end = end if end > begin else begin + _PIECE
+            yield text[begin:end]
+            begin = end
+        yield text[begin:]
+
+
+def _on_one_line(text: str) -> str:
+    words = text.split()
+    if len(text) > LONGEST_WORD and max(map(len, words), default=0) > LONGEST_WORD:
+        words = [word[at : at + LONGEST_WORD] for word in words for at in range(0, len(word), LONGEST_WORD)]
+    return " ".join(words)
 
 
 def _add(sentence: str, sentences: list[str]) -> None:

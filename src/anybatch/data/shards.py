@@ -72,6 +72,14 @@ class Shards:
                 f"{tokenizer.get_vocab_size()} ({found[:12]}); use the tokenizer.json beside them, or prepare again"
             )
 
+    def check_tokens(self, tokens: NDArray[np.int64]) -> None:
+        """InputError where one of them is not of the vocabulary: files that were too large to be read when opened."""
+        if (largest := int(tokens.max(initial=0))) >= self.vocabulary_size:
+            raise InputError(
+                f"{self.path}: damaged: token {largest} of a vocabulary of {self.vocabulary_size}; `anybatch data "
+                "inspect` names the file; remove the folder, and run `anybatch data prepare` again"
+            )
+
     def verify(self) -> None:
         """Reads every file and compares it with its checksum; InputError names the first that differs."""
         for name, about in _files(self.path, read_json(self.path / INDEX)).items():

@@ -31,12 +31,18 @@ class QuestionSource:
     are 0, the [CLS].
 
     Raises:
-        InputError: no questions, a setting out of bounds, a vocabulary that lacks a special token, or a passage or
-            question without a token.
+        InputError: no questions, a setting out of bounds, a vocabulary that lacks a special token, or a passage,
+            question or answer without a token; `where` names the questions' file in messages.
     """
 
     def __init__(
-        self, questions: Sequence[Question], tokenizer: Tokenizer, max_length: int, stride: int, seed: int
+        self,
+        questions: Sequence[Question],
+        tokenizer: Tokenizer,
+        max_length: int,
+        stride: int,
+        seed: int,
+        where: str = "the questions",
     ) -> None:
         if not questions:
             raise InputError("there is no question to make examples of")
@@ -45,6 +51,7 @@ class QuestionSource:
         if stride < 1:
             raise InputError(f"stride = {stride}: must be at least 1")
         self.questions = questions
+        self._where = where
         self.max_length = max_length
         self.seed = seed
         self._marks = Marks.of(tokenizer)
@@ -127,16 +134,19 @@ class QuestionSource:
         for number, question in enumerate(self.questions):
             context = place[question.context]
             begin, length = int(context_begins[context]), len(encoded[context].ids)
+            place_of = f"{self._where}: question {question.id!r}"
             if not length or not self._question_length[number]:
-                raise InputError(f"question {question.id!r}: the question or its passage has no word in it")
+                raise InputError(f"{place_of}: {'its passage' if not length else 'the question'} has no word in it")
             held = room - int(self._question_length[number])
             for offset in range(0, max(length - held, 0) + min(stride, held), min(stride, held)):
                 windows.append((number, begin + offset, min(held, length - offset)))
                 if offset + held >= length:
                     break
             offsets = self._offsets[begin : begin + length]
-            for answer in question.answers:
+            for rank, answer in enumerate(question.answers):
                 first, last = _tokens_under(offsets, answer.start, answer.start + len(answer.text))
+                if last < first:
+                    raise InputError(f"{place_of}: answers[{rank}]: {answer.text!r} has no word in it")
                 answers.append((begin + first, begin + last))
             if not question.answers:
                 answers.append(_NOWHERE)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_json
+from anybatch.files import json_kind, read_json
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def split_by_article(questions: Sequence[Question], every: int) -> tuple[list[Qu
     titles = {title: number for number, title in enumerate(dict.fromkeys(question.title for question in questions))}
     if not 2 <= every <= len(titles):
         raise InputError(
-            f"every {every}-th article is to be held out of {len(titles)}: must lie in [2, number of articles]"
+            f"data.held_out_every = {every}: every {every}-th article is to be held out of {len(titles)}; "
+            "it must be at least 2 and at most their number: give more articles, or lower it"
         )
     parts: tuple[list[Question], list[Question]] = ([], [])
     for question in questions:
@@ -115,8 +116,11 @@ def _question(item: Any, context: str, title: str, place: str, where: str) -> Qu
 
 def _object(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{place}: must be a JSON object, not a {type(value).__name__}")
+        raise InputError(f"{place}: must be a JSON object, not {json_kind(value)}")
     return value
+
+
+_KINDS = {list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
 
 
 def _field(value: Any, name: str, kind: type, place: str) -> Any:
@@ -124,7 +128,7 @@ def _field(value: Any, name: str, kind: type, place: str) -> Any:
         raise InputError(f"{place}: has no {name!r}")
     found = value[name]
     if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
-        raise InputError(f"{place}: {name!r} must be a {kind.__name__}, not a {type(found).__name__}")
+        raise InputError(f"{place}: {name!r} must be {_KINDS[kind]}, not {json_kind(found)}")
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
-from anybatch.files import read_json
+from anybatch.files import json_kind, read_json
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -110,8 +110,8 @@ def read_predictions(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: is a folder; name the JSON file in it")
     value = read_json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path}: must be a JSON object, question id to answer, not a {type(value).__name__}")
+        raise InputError(f"{path}: must be a JSON object, question id to answer, not {json_kind(value)}")
     for identifier, text in value.items():
         if not isinstance(text, str):
-            raise InputError(f"{path}: the answer to {identifier!r} must be a string, not a {type(text).__name__}")
+            raise InputError(f"{path}: the answer to {identifier!r} must be a string, not {json_kind(text)}")
     return value

@@ -28,6 +28,8 @@ class Staging:
 
     def __init__(self, out: Path, identity: dict[str, Any] | None) -> None:
         self._out = out.resolve()
+        if not self._out.name:
+            raise InputError(f"{self._out}: cannot be made; name a folder in it")
         self._identity = identity
         self.folder = self._out.with_name(f".{self._out.name}.partial")
         self.saved: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anybatch.data.raw import Portion, find_sources, read_portions
 from anybatch.errors import InputError
+from anybatch.files import json_kind, why_not_json
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def _jsonl_documents(portion: Portion, keep_blank: bool) -> list[Document]:
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from None
         except (RecursionError, ValueError) as error:
-            raise InputError(f"{where}: not valid JSON: {error}") from None
+            raise InputError(f"{where}: not valid JSON: {why_not_json(error)}") from None
         if not isinstance(value, dict):
-            raise InputError(f'{where}: must be a JSON object with a "text", not a {type(value).__name__}')
+            raise InputError(f'{where}: must be a JSON object with a "text", not {json_kind(value)}')
         if "text" not in value:
             raise InputError(f'{where}: the object has no "text"')
         found.append(_document(value["text"], where, keep_blank))
@@ -137,7 +138,8 @@ def _document(text: object, where: str, keep_blank: bool) -> Document:
     if keep_blank and text is None:
         return Document("", where)
     if not isinstance(text, str):
-        raise InputError(f'{where}: "text" must be a string, not a {type(text).__name__}')
+        hint = "; --min-characters 1 leaves such documents out" if text is None else ""
+        raise InputError(f'{where}: "text" must be a string, not {json_kind(text)}{hint}')
     if not text or text.isspace():
         if keep_blank:
             return Document("", where)

@@ -60,9 +60,10 @@ class _PlainTask:
         if now - self._printed < self._display.interval_s:
             return
         self._printed = now
-        rate = max(done - self._first, 1) / (now - self._started)
-        left = _clock((self._total - done) / rate)
-        self._display.say(f"{self._title}: {done:,} of {self._total:,}, {rate:,.0f}/s, {left} left, {note}")
+        rate = (done - self._first) / (now - self._started)
+        # A pass may have been begun before it was shown, and nothing have come since.
+        pace = f"{rate:,.0f}/s, {_clock((self._total - done) / rate)} left, " if rate > 0 else ""
+        self._display.say(f"{self._title}: {done:,} of {self._total:,}, {pace}{note}")
 
     def end(self) -> None: ...
 

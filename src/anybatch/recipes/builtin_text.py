@@ -4,7 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from anybatch.data.builtin import python_documents
-from anybatch.data.prepare import Summary, prepare
+from anybatch.data.counts import Summary
+from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 
 VOCABULARY_SIZE = 2048

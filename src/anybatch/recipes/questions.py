@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def score_finished(
     RUN/null_odds.json how much better none scores, which `null_threshold`, in place of the recipe's, is held against.
     """
     if null_threshold is not None:
+        if not math.isfinite(null_threshold):
+            raise InputError(f"--null-threshold {null_threshold}: must be a finite number")
         if not recipe.data.unanswerable:
             raise InputError(
                 f"{run.path}: answers every question, so that a null threshold has no meaning; train it with "
@@ -111,7 +114,7 @@ def score_finished(
         questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
     else:
         questions = _fitting(read_questions(squad_file), recipe, str(squad_file))
-    source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0)
+    source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0, where=squad_file)
     model = question_answering_model(run.model, seed=0)
     found = predict(model, source, recipe, count=1 if squad_file is None else recipe.data.n_best)
     answers = _chosen(found, recipe)
@@ -189,9 +192,15 @@ def _fingerprint(asked: list[Question]) -> str:
 
 
 def _source(
-    recipe: QuestionsRecipe, questions: list[Question], tokenizer: Tokenizer, window: int, seed: int
+    recipe: QuestionsRecipe,
+    questions: list[Question],
+    tokenizer: Tokenizer,
+    window: int,
+    seed: int,
+    where: Path | None = None,
 ) -> QuestionSource:
-    return QuestionSource(questions, tokenizer, window, recipe.data.stride, seed=seed)
+    name = str(where or recipe.data.path or "the questions")
+    return QuestionSource(questions, tokenizer, window, recipe.data.stride, seed=seed, where=name)
 
 
 def _relative(parent: Path | None, run: Path) -> str | None:

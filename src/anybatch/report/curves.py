@@ -6,9 +6,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from anybatch.report.layout import Grid, accents, cell_label, write_title
-from anybatch.report.load import Point
+from anybatch.report.load import Point, Record
+from anybatch.report.phases import switches
 from anybatch.report.series import TOLERANCE, Series
-from anybatch.report.svg import ACCENTS, INK, PAPER, Frame, canvas, panel, render, spread
+from anybatch.report.svg import ACCENTS, INK, MUTED, PAPER, Frame, canvas, panel, render, spread
 from anybatch.report.wording import rate, short
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def rates(series: Sequence[Series], frame: Frame) -> str:
                     if not points:
                         continue
                     axes.plot(*zip(*points, strict=True), color=colour, **_weight(order, len(one.cells), run.finished))
+                    _mark_switches(axes, run, "examples")
                     peaks.append((max(points, key=lambda point: point[1]), cell_label(cell)))
             axes.set_ylim(0, (max((peak[1] for peak, _ in peaks), default=0.0) or 1.0) * 1.15)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate(number)))
@@ -113,6 +115,7 @@ def _lines(axes: "Axes", one: Series, colour: str, attribute: str, value: Callab
                 end = known[-1][0], min(known[-1][1], axes.get_ylim()[1])
                 axes.plot(*end, marker="x", markersize=8, markeredgewidth=2.5, color=colour, clip_on=False)
             last.append(known[-1])
+            _mark_switches(axes, run, attribute)
         if last:
             x, y = fmean(x for x, _ in last), fmean(y for _, y in last)
             ends.append((x, y, cell_label(cell) + ("" if cell.finished else " …")))
@@ -129,6 +132,16 @@ def _lines(axes: "Axes", one: Series, colour: str, attribute: str, value: Callab
         )  # fmt: skip
 
 
+def _mark_switches(axes: "Axes", run: Record, attribute: str) -> None:
+    """A dotted line where a run goes over to another phase, with the phase's number."""
+    for switch in switches(run):
+        axes.axvline(getattr(switch, attribute), color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        axes.annotate(
+            f"phase {switch.phase + 1}", (getattr(switch, attribute), 0), (3, 4), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=MUTED, size=11,
+        )  # fmt: skip
+
+
 def _weight(order: int, total: int, finished: bool) -> dict[str, Any]:
     """The smallest batch is the strongest line; a run that has not finished is dotted."""
     share = order / (total - 1) if total > 1 else 0.0
@@ -142,7 +155,7 @@ def _axis(axes: "Axes", name: str, logarithmic: bool = False) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if logarithmic:
-        axes.xaxis.set_major_locator(LogLocator(numticks=8))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -38,6 +38,7 @@ class Point:
     loss: float | None
     accuracy: float | None
     lr: float | None
+    phase: int | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _point(event: Mapping[str, Any]) -> Point:
         loss=finite(event.get("loss")),
         accuracy=finite(accuracy),
         lr=finite(event.get("lr")),
+        phase=whole(event.get("phase")),
     )
 
 

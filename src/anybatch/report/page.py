@@ -16,6 +16,7 @@ from anybatch.report.findings import Findings, cell_loss, find, place
 from anybatch.report.health_section import health_section
 from anybatch.report.layout import cell_label
 from anybatch.report.load import Record, load
+from anybatch.report.phases import phases_table
 from anybatch.report.scores import Score, by_cell, children
 from anybatch.report.series import Cell, Series
 from anybatch.report.table import provenance, runs_table
@@ -64,6 +65,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
         _noise(findings.series),
         _trust(findings.series),
         _health(records),
+        _phases(records),
         _section("runs", "Every run", runs_table(findings.series, records, links)),
         _section("made", "How it was made", provenance(records)),
     ]
@@ -212,6 +214,11 @@ def _bounded(batch: float) -> str:
 def _health(records: Sequence[Record]) -> str:
     found = health_section([(run.name, run.health) for run in records if run.health])
     return _section("health", "How the runs ran", found) if found else ""
+
+
+def _phases(records: Sequence[Record]) -> str:
+    found = phases_table(records)
+    return _section("phases", "The phases of a run", found) if found else ""
 
 
 def _trust(series: Sequence[Series]) -> str:
