@@ -3,6 +3,7 @@
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.prediction import Prediction
 from anybatch.planner.workload import Workload
+from anybatch.recipes.change import as_options
 
 
 def commands(workload: Workload, cluster: Cluster, chosen: Prediction, settings: tuple[str, ...] = ()) -> list[str]:
@@ -24,7 +25,7 @@ def commands(workload: Workload, cluster: Cluster, chosen: Prediction, settings:
         train += " --set engine.parallel=fsdp"
     if any(layout.checkpointing for layout in layouts):
         train += " --set engine.activation_checkpointing=true"
-    train += "".join(f" --set {setting}" for setting in settings)
+    train += as_options(settings)
     train += f" --run runs/{workload.recipe}-b{chosen.batch_size}"
     if chosen.num_devices == 1:
         return [train]

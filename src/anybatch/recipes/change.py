@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             raise InputError(f"--set {assignment}: expected FIELD=VALUE, such as optimizer.lr=2e-3")
         _assign(values, name.strip(), _parse(text.strip()))
     return from_json(values)
+
+
+def as_options(assignments: Sequence[str]) -> str:
+    """What `change` was given, as a command to paste says it: a shell hands each on as it is.
+
+    >>> as_options(["data.path=my texts", "seed=1"])
+    " --set 'data.path=my texts' --set seed=1"
+    """
+    return "".join(f" --set {shlex.quote(assignment)}" for assignment in assignments)
 
 
 def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:

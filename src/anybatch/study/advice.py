@@ -1,12 +1,12 @@
 """From a noise scale to batches: which are nearly free, at which examples double, and what to type. Pure functions."""
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe
+from anybatch.recipes.change import as_options
 from anybatch.scaling import NoiseScale, examples_at
 
 # Up to this share of the critical batch a run needs at most a quarter more examples than the smallest batch would.
@@ -62,7 +62,7 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
     free = nearly_free_batch(noise, reference.batch_size)
     # The length is what the advice changes; everything else is as it was measured.
     kept = [each for each in settings if each.partition("=")[0] not in _LENGTHS]
-    own_settings = "".join(f" --set {shlex.quote(each)}" for each in kept)
+    own_settings = as_options(kept)
     found = []
     for exponent in range(-10, 25):
         batch_size = round(reference.batch_size * 2.0**exponent)
