@@ -91,7 +91,7 @@ def test_progress_counts_the_documents_of_each_pass(tmp_path: Path, made_up: Mad
     prepare(
         lambda: made_up(10), tmp_path / "a", progress=lambda stage, done, *_: seen.setdefault(stage, []).append(done)
     )
-    assert set(seen) == {"reading", "vocabulary", "tokens"}
+    assert set(seen) == {"reading", "alphabet", "vocabulary", "tokens"}
     assert all(counts[-1] == 10 for counts in seen.values())
 
 

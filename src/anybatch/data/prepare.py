@@ -170,8 +170,10 @@ class _Preparation:
             marks = np.load(folder / _DUPLICATES) if options.drop_duplicates else None
         else:
             marks = self._find_duplicates() if options.drop_duplicates else None
+            # The texts are read twice, for the alphabet first.
+            stages = iter(("alphabet", "vocabulary"))
             tokenizer = options.tokenizer or vocabulary.train(
-                lambda: self._training_texts(chosen, marks), options.vocabulary_size
+                lambda: self._training_texts(chosen, marks, next(stages)), options.vocabulary_size
             )
             vocabulary.ordinary_ids(tokenizer, "the tokenizer")
             vocabulary.save(tokenizer, folder / TOKENIZER)
@@ -208,7 +210,7 @@ class _Preparation:
         np.save(self._staging.folder / _DUPLICATES, marks)
         return marks
 
-    def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None) -> Iterator[str]:
+    def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None, stage: str) -> Iterator[str]:
         """The texts that a vocabulary may be trained on, up to a bound."""
         done = characters = filtered = 0
         for portion in self._sources.portions(None):
@@ -222,7 +224,7 @@ class _Preparation:
                     characters += len(text)
                     yield text
             done += len(texts)
-            self._tell("vocabulary", done, portion.end)
+            self._tell(stage, done, portion.end)
             if characters >= VOCABULARY_CHARACTERS:
                 break
         if not characters and filtered:
