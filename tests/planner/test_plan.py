@@ -84,6 +84,13 @@ def test_nonsense_is_one_clear_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_no_batch_is_proposed_whose_warm_up_nobody_has_tried():
+    told = json.loads(plan("bert-large-paper", "h100-node", deadline="2h", as_json=True))
+    assert told["chosen"]["batch_size"] <= 32_768
+    # Asked for, it is still planned.
+    assert json.loads(plan("bert-large-paper", "h100-node", devices=512, batch_size=65_536, as_json=True))["chosen"]
+
+
 def test_unknown_names_are_answered_with_near_ones():
     with pytest.raises(InputError, match="no cluster is called 'h100'; nearest: h100-node"):
         plan("bert-large", "h100")

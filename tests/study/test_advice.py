@@ -57,6 +57,16 @@ def test_a_line_to_paste_keeps_what_was_set_but_the_length():
         ]
 
 
+def test_a_line_to_paste_leaves_a_recipe_of_epochs_with_one_length():
+    settings = ["reference.num_epochs=null", "reference.num_examples=10240"]
+    digits = find_recipe("digits-lenet")
+    for recipe, given in ((digits, []), (change(digits, settings), settings)):
+        for candidate in candidates(recipe, NOISE, 1000, given):
+            words = shlex.split(candidate.command)
+            pasted = [value for flag, value in itertools.pairwise(words) if flag == "--set"]
+            assert change(digits, pasted).reference.num_examples == candidate.num_examples
+
+
 def test_a_batch_is_no_more_than_the_data():
     assert max(c.batch_size for c in candidates(RECIPE, NOISE, epoch_examples=100)) == 64
 

@@ -55,6 +55,7 @@ def test_unequal_budgets_are_refused() -> None:
         ({"seeds": (1000,)}, "seed 1000 is both in seeds and in tuning_seeds"),
         ({"batch_sizes": (16, 16)}, "batch_sizes has the same one twice"),
         ({"protocol": "quasirandom"}, "needs ranges and num_trials"),
+        ({"protocol": "random"}, "protocol = 'random': must be one of untuned, grid, quasirandom"),
     ],
 )
 def test_a_wrong_declaration_is_refused(changes: dict[str, object], message: str) -> None:

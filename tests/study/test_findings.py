@@ -1,6 +1,7 @@
 """What a study says of seeds that never arrive, of runs that learn nothing, and of who is told apart from whom."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 
 from anybatch.engine import Progress
 from anybatch.engine.progress import SilentProgress
+from anybatch.errors import InputError
 from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.report.study import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial
-from anybatch.study.command import finish_study, plan, plan_text
+from anybatch.study.command import check, finish_study, plan, plan_text
 from anybatch.study.findings import headline
 from anybatch.study.paper import bert
 from anybatch.study.statistics import fit_critical_batch, mean_interval
@@ -60,6 +62,12 @@ def test_a_batch_that_some_seeds_miss_has_no_mean_and_is_in_no_fit(found: dict[s
     assert cells["lucky", 16]["steps"]["mean"] > 0
     lucky = next(row for row in found["scaling"] if row["entrant"] == "lucky")
     assert lucky["batches_fitted"] == [16]
+    # What arrives late or never bounds the critical batch: without it, the quick batches alone would make it too large.
+    assert lucky["fit"] is None
+    assert lucky["bound"]["b_crit"]["mean"] == pytest.approx(109, abs=1)
+    assert any(
+        "as their runs ended, its critical batch would be 109: it is smaller" in one for one in found["findings"]
+    )
     assert any("At batch 64 1 of 3 seeds got there in the 6,400 examples of a run" in one for one in found["findings"])
 
 
@@ -73,12 +81,15 @@ def test_runs_that_learn_nothing_are_told_from_those_that_finish(found: dict[str
 
 def test_who_is_told_apart_is_said_beyond_the_winner(found: dict[str, Any]) -> None:
     # At 16 near and lucky cannot be told apart; at 64 all three can.
-    assert found["headline"].endswith("the data support that it is better than every other at 1 of 2.")
+    assert found["headline"].endswith(
+        "the data support that it is better than every other at 1 of 2. (Each of 6 comparisons by itself, at 95 %.)"
+    )
     assert "The data do not tell it from lucky" in found["findings"][0]
     assert "Of the others, lucky is better than still." in found["findings"][0]
     assert headline_without(("still", 64)).endswith(
         "; at none of them do the data set it apart from all others, only that near is better than still at batch 16 "
-        "and that lucky is better than still at batch 16 and that near is better than lucky at batch 64."
+        "and that lucky is better than still at batch 16 and that near is better than lucky at batch 64. "
+        "(Each of 4 comparisons by itself, at 95 %.)"
     )
 
 
@@ -100,6 +111,33 @@ def test_a_flat_line_has_no_critical_batch_and_says_so_of_two_batches(found: dic
     fit = fit_critical_batch([16, 16, 64, 64], [100.0, 101.0, 90.0, 91.0])
     assert fit is not None
     assert fit.to_json()["b_crit"]["mean"] is None
+
+
+def test_the_headline_names_who_never_ended_and_single_seeds(tmp_path: Path) -> None:
+    made = study()
+    lost = [trial for trial in made.trials if trial.entrant.name == "lucky"]
+    results = {
+        trial.key: Result(
+            None if trial in lost else run(made, trial, trial.recipe({}), Path(), SilentProgress()), {}, "x"
+        )
+        for trial in made.trials
+    }
+    assert "No run of lucky ended with a number." in headline(tabulate(made, results))
+    single = replace(made, seeds=(0,))
+    said = headline(tabulate(single, {key: results[key] for key in results if key.endswith("-s0")}))
+    assert said.startswith("near has the best loss at every batch, in one run each, which says nothing about chance.")
+
+
+def test_what_would_make_every_trial_fail_is_refused_beforehand(tmp_path: Path) -> None:
+    digits = find_recipe("digits-lenet")
+    for recipe, metric, message in (
+        (change(digits, ["optimizer.name=adamwx"]), "loss", "optimizer.name = 'adamwx': must be one of lamb"),
+        (digits, "accuracy", "metric = 'accuracy': digits-lenet measures loss, label, label_top5"),
+        (change(digits, [f"data.path={tmp_path}/none"]), "loss", "none: no such file or folder"),
+        (find_recipe("bert-large-paper"), "loss", "data.path is not set, and bert-large-paper is for data of your own"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(Study("s", "?", (Entrant("one", recipe),), (32,), metric=metric))
 
 
 def test_an_interval_ends_where_the_metric_does() -> None:

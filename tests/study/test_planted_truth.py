@@ -10,7 +10,7 @@ from browser import look, needs_chromium
 from study import planted
 
 from anybatch.engine.progress import SilentProgress
-from anybatch.recipes import find_recipe
+from anybatch.recipes import change, find_recipe
 from anybatch.report.study import write_study
 from anybatch.study import Entrant, Study
 from anybatch.study.command import finish_study, plan
@@ -105,9 +105,12 @@ def test_the_plan_counts_what_is_run(found: tuple[dict[str, Any], Path]) -> None
 
 
 def test_where_every_trial_fails_the_page_says_why(tmp_path: Path) -> None:
-    entrant = Entrant("LAMB", find_recipe("mnist-lenet"), {LR: (0.01, 0.02)})  # without a folder of images
+    images = tmp_path / "images"
+    images.mkdir()
+    recipe = change(find_recipe("mnist-lenet"), [f"data.path={images}"])
+    entrant = Entrant("LAMB", recipe, {LR: (0.01, 0.02)})
     study = Study("empty", "?", (entrant,), (64,), "grid", num_evals=1)
     table = finish_study(lambda: study, tmp_path, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
     page = write_study(table, tmp_path)[0].read_text(encoding="utf-8")
-    assert "data.path is not set" in page
+    assert str(images) in page
     assert f"{len(study.trials)} of {len(study.trials)} trials diverged or failed" in page

@@ -75,6 +75,9 @@ def study(
 
     folder = out or Path("studies") / Path(name).stem
     with progress_display() as progress:
+        if name == "theory" and dry_run:
+            print("theory: 30 measurements on constructed functions, one thread, about 90 s; no trials and no data")
+            return
         if name == "theory":
             found = run_theory(folder, seed, progress)
             written = write_theory(found["measured"], found["findings"], folder)
@@ -90,6 +93,8 @@ def study(
             found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
             written = write_study(found, folder)
     print_values(found if as_json else shown(found, written[0]), as_json)
+    if any(trial["state"] == "failed" for trial in found.get("trials", [])):
+        raise typer.Exit(1)
 
 
 @app.command()

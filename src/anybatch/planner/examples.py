@@ -9,11 +9,15 @@ from anybatch.scaling import examples_at
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same examples at every batch up to `largest_batch`, as the paper's rule assumes; `why` names that bound."""
+    """The same examples at every batch up to `largest_batch`, as the paper's rule assumes; `why` names that bound.
+
+    `advised_batch`: what is proposed at most, where that is less.
+    """
 
     num_examples: float
     largest_batch: int | None = None
     why: str = ""
+    advised_batch: int | None = None
 
     def at(self, batch_size: float) -> float:
         return self.num_examples

@@ -15,6 +15,8 @@ from anybatch.recipes.builtin_text import VOCABULARY_SIZE
 
 # Parameter tensors of a BERT layer, and of embeddings, pooler and heads.
 _TENSORS_A_LAYER, _OTHER_TENSORS = 16, 14
+# The largest share of its steps that warms up in the paper's table of untuned LAMB, at 32K; beyond, nobody has tried.
+_LARGEST_WARMUP = 1 / 5
 
 
 def find_workload(name: str, assignments: list[str]) -> Workload:
@@ -75,7 +77,10 @@ def workload_of(recipe: Recipe) -> Workload:
         phases=phases,
         optimizer=recipe.optimizer.name,  # type: ignore[arg-type]
         examples=Fixed(
-            num_examples, _largest_batch(recipe, num_examples), "beyond, its warm-up would take the whole run"
+            num_examples,
+            _largest_batch(recipe, num_examples),
+            "beyond, its warm-up would take the whole run",
+            _advised_batch(recipe),
         ),
         batch_size=first.batch_size,
         evaluation=Evaluation(recipe.data.num_held_out, num_examples / recipe.engine.num_evals),
@@ -109,6 +114,12 @@ def _largest_batch(recipe: PretrainingRecipe, num_examples: int) -> int:
     ratio = recipe.reference.warmup_ratio
     by_warmup = math.ceil(recipe.reference.batch_size / ratio) - 1 if ratio else num_examples
     return max(recipe.phases[0].batch_size, min(by_warmup, num_examples))
+
+
+def _advised_batch(recipe: PretrainingRecipe) -> int | None:
+    """The batch up to which no more than a fifth of the steps warms up."""
+    ratio = recipe.reference.warmup_ratio
+    return math.floor(recipe.reference.batch_size * _LARGEST_WARMUP / ratio * (1 + 1e-9)) if ratio else None
 
 
 def _vocabulary_size(recipe: PretrainingRecipe) -> int:

@@ -81,7 +81,7 @@ def candidate_batches(workload: Workload) -> list[int]:
     """The workload's own batch, halved and doubled, within what its examples are known for."""
     examples, own = workload.examples, workload.batch_size
     if isinstance(examples, Fixed):
-        largest = float(examples.largest_batch or own)
+        largest = float(max(own, examples.advised_batch or examples.largest_batch or own))
     elif isinstance(examples, Curve):
         largest = examples.points[-1][0]
     else:

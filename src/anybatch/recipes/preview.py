@@ -31,9 +31,9 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     Raises:
         InputError: as training would.
     """
-    stand_in = _stand_in(recipe)
+    stands_in = stand_in(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(_with_stand_in(recipe) if stand_in else recipe), Run(Path(scratch)))
+        job = build(with_absolute_paths(_with_stand_in(recipe) if stands_in else recipe), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
@@ -57,7 +57,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "inferred": list(recipe.inferred),
-        "stand_in": stand_in,
+        "stand_in": stands_in,
         "num_ranks": num_ranks,
         "phases": phases,
         "num_steps": job.num_steps,
@@ -70,7 +70,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def _stand_in(recipe: Recipe) -> str | None:
+def stand_in(recipe: Recipe) -> str | None:
     """In words, what stands in for the data of a recipe that has none yet, of the extent that its source had."""
     data = recipe.data
     if data.path is not None:

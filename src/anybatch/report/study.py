@@ -26,7 +26,7 @@ def write_study(found: Mapping[str, Any], out: Path) -> list[Path]:
 
 def _figures(found: Mapping[str, Any]) -> dict[str, tuple[str, str, Callable[[Frame], str]]]:
     declared = found["declaration"]
-    metric, target = declared["metric"], declared["target"]
+    metric, target = found["metric_name"], declared["target"]
     figures: dict[str, tuple[str, str, Callable[[Frame], str]]] = {}
     if any(cell["final"] for cell in found["cells"]):
         figures["quality"] = (
@@ -80,7 +80,7 @@ def _trust(trials: Sequence[Mapping[str, Any]], limits: tuple[float, float], fra
 
 def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     declared = found["declaration"]
-    metric = declared["metric"]
+    metric = found["metric_name"]
     names = sorted({name for cell in found["cells"] for name in cell["settings"]} - {"optimizer.lr"})
     results = [
         [cell["entrant"], cell["batch_size"], cell["num_steps"], cell["lr"], cell["warmup_steps"],
@@ -93,7 +93,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
                metric, f"{metric} from", f"{metric} to", "seeds", "lost", "tuning runs", "reached target",
                "steps to target", "steps from", "steps to"]  # fmt: skip
     differences = [
-        [f"{row['first']} ahead of {row['second']}", row["batch_size"], *_interval(row["difference"]),
+        [f"{row['first']}, {row['second']}", row["batch_size"], *_interval(row["difference"]),
          (row["difference"] or {}).get("count", 0), row["p_value"]]
         for row in found["differences"]
     ]  # fmt: skip
@@ -110,7 +110,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, Rows]:
     return {
         "glance": (["optimizer", *(f"batch {batch:,}" for batch in declared["batch_sizes"])], _glance(found)),
         "results": (columns, results),
-        "differences": (["who", "batch", "by", "from", "to", "pairs", "p"], differences),
+        "differences": (["pair", "batch", "lead of the first", "from", "to", "pairs", "p"], differences),
         "scaling": (
             ["optimizer", "E_min", "E_min from", "E_min to", "B_crit", "B_crit from", "B_crit to", "batches fitted"],
             scaling,
@@ -138,7 +138,7 @@ _HEADINGS = {
     "trials": "Every trial",
 }
 _NOTES = {
-    "glance": "Means over the seeds, ± half the 95 % interval; an asterisk: the best of its batch.",
+    "glance": "Means over the seeds, ± half the 95 % interval, uncut; an asterisk: the best of its batch.",
     "results": "From, to: the 95 % interval of the mean over seeds, cut where the metric ends. Lost: runs that "
     "diverged or failed, which enter no mean. Reached target: seeds that did; steps are given where all did.",
     "differences": "Runs with the same seed; above zero, the first one of the pair is better (lower, where the metric "
@@ -169,7 +169,13 @@ def _page(found: Mapping[str, Any], figures: Mapping[str, Any], tables: Mapping[
     for name, body in drawn.items():
         if name not in folded:
             parts.append(section(name, figures[name][0], body + "".join(folded.values()) * (name in maps)))
+    made = found["environment"]
     parts += [_table(name, rows) for name, rows in tables.items() if name != "glance"]
+    machine = f"{made['processor']}, {plural(made['cores'], 'core')}, {made['device']}"
+    software = ", ".join(
+        f"{name} {made['versions'][name]}" for name in ("anybatch", "torch") if name in made["versions"]
+    )
+    parts.append(section("made", "How it was made", points([f"{made['started'][:10]}, {software}, on {machine}."])))
     return document(found["question"], parts)
 
 

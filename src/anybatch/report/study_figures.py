@@ -18,9 +18,9 @@ def quality(found: Mapping[str, Any], frame: Frame) -> str:
     grid = Grid(frame.width, 1, 1, 320, left=60, right=110, bottom=52)
     batches = found["declaration"]["batch_sizes"]
     higher = found["higher_is_better"]
-    means = [cell["final"]["mean"] for cell in found["cells"] if cell["final"]]
-    room = 0.12 * (max(means) - min(means) or abs(means[0]) or 1.0)
-    low, high = min(means) - room, max(means) + room
+    shown = [value for cell in found["cells"] if cell["final"] for value in cell["finals"].values()]
+    room = 0.12 * (max(shown) - min(shown) or abs(shown[0]) or 1.0)
+    low, high = min(shown) - room, max(shown) + room
     with canvas(frame.width, grid.height) as drawing:
         axes = panel(drawing, *grid.box(0))
         _batch_axis(axes, batches)
@@ -34,9 +34,14 @@ def quality(found: Mapping[str, Any], frame: Frame) -> str:
             axes.plot(xs, ys, color=colour, marker=MARKERS[number], markersize=8)
             for x, cell in zip(xs, known, strict=True):
                 if cell["final"]["low"] is not None:
-                    axes.plot([x, x], [cell["final"]["low"], cell["final"]["high"]], color=colour, linewidth=1.5)
+                    ends_at = (max(cell["final"]["low"], low), min(cell["final"]["high"], high))
+                    axes.plot([x, x], ends_at, color=colour, linewidth=1.5)
+                    # An interval that goes on beyond the picture ends in an arrow.
+                    for end, edge, arrow in zip(("low", "high"), (low, high), ("v", "^"), strict=True):
+                        if (cell["final"][end] - edge) * (1 if end == "high" else -1) > 0:
+                            axes.plot(x, edge, arrow, color=colour, markersize=7, clip_on=False)
                 values = list(cell["finals"].values())
-                axes.plot([x] * len(values), values, ".", color=colour, markersize=4, alpha=0.7)
+                axes.plot([x] * len(values), values, ".", color=colour, markersize=6, alpha=0.8)
             worst = low if higher else high
             for cell in cells:
                 if not cell["final"]:
@@ -46,7 +51,7 @@ def quality(found: Mapping[str, Any], frame: Frame) -> str:
                 ends.append((xs[-1], min(max(ys[-1], low), high), name, colour))
         axes.set_ylim(low, high)
         _name_lines(axes, ends)
-        write_title(axes, found["declaration"]["metric"], INK)
+        write_title(axes, found["metric_name"], INK)
         return render(drawing, frame)
 
 
@@ -81,7 +86,7 @@ def steps(found: Mapping[str, Any], frame: Frame) -> str:
                 axes.plot(curve, [fit[0] * (1 / b + 1 / fit[1]) for b in curve], color=colour, linewidth=1.2, alpha=0.6)
             for cell in cells:
                 each = list(cell["steps_to_target"].values())
-                axes.plot([cell["batch_size"]] * len(each), each, ".", color=colour, markersize=4, alpha=0.7)
+                axes.plot([cell["batch_size"]] * len(each), each, ".", color=colour, markersize=6, alpha=0.8)
             axes.plot(
                 [cell["batch_size"] for cell in whole], [cell["steps"]["mean"] for cell in whole], color=colour,
                 marker=MARKERS[number], markersize=8, linestyle="none",
@@ -137,7 +142,7 @@ def sensitivity(found: Mapping[str, Any], frame: Frame) -> str:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set_xlabel("learning rate", labelpad=4)
-            axes.set_ylabel(found["declaration"]["metric"], labelpad=4)
+            axes.set_ylabel(found["metric_name"], labelpad=4)
             _name_lines(axes, ends)
             write_title(axes, name, ACCENTS[number])
         return render(drawing, frame)

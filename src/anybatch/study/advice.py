@@ -81,7 +81,11 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
         # The warm-up would take the whole run: the rule says nothing of this batch.
         except ValueError:
             continue
-        epochs = " --set reference.num_epochs=null" if reference.num_epochs is not None else ""
+        # The recipe's own length may be in epochs, here or before it was changed.
+        in_epochs = reference.num_epochs is not None or any(
+            each.startswith("reference.num_epochs") for each in settings
+        )
+        epochs = " --set reference.num_epochs=null" if in_epochs else ""
         found.append(
             Candidate(
                 batch_size=batch_size,

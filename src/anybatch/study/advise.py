@@ -168,7 +168,9 @@ def to_text(advice: Advice) -> str:
             f"the noise grew from {_number(advice.growth.early.value)} to {_number(advice.growth.late.value)}: "
             f"start at batch {early}, and go on at {late}"
         )
-    lines += ["", "to paste:", *(f"  {candidate.command}" for candidate in advice.candidates)]
+    best = max((c.batch_size for c in advice.candidates if c.nearly_free), default=None)
+    lines += ["", "to paste, the largest nearly free batch marked by *:"]
+    lines += [f"{'*' if c.batch_size == best else ' '} {c.command}" for c in advice.candidates]
     return "\n".join(lines)
 
 
@@ -185,7 +187,7 @@ def _growth(noise: GradientNoiseScale) -> Growth:
 
 
 def _table(advice: Advice) -> list[str]:
-    rows = [["batch", "rate", "warm-up", "steps", "examples", "multiplier", "fewer steps", ""]]
+    rows = [["batch", "rate", "warm-up", "steps", "examples", "over the reference's", "steps", ""]]
     for c in advice.candidates:
         rows.append(
             [
@@ -195,7 +197,7 @@ def _table(advice: Advice) -> list[str]:
                 f"{c.num_steps:,}",
                 f"{c.num_examples:,}",
                 f"{c.multiplier:.2f} ({c.multiplier_low:.2f} to {c.multiplier_high:.2f})",
-                f"{c.speed_up:.1f}x",
+                f"{c.speed_up:.1f}x fewer" if c.speed_up >= 1 else f"{1 / c.speed_up:.1f}x more",
                 "nearly free" if c.nearly_free else "",
             ]
         )

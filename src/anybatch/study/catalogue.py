@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,10 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
     if name in RECIPES:
         recipe = change(find_recipe(name), changes)
         names = optimizers or [recipe.optimizer.name]
+        for text in ranges:
+            owner = text.partition("=")[0].rpartition(":")[0]
+            if owner and owner not in names:
+                raise InputError(f"--range {text}: {owner} is not compared; give --optimizer {owner}, too")
         entrants = tuple(_of_recipe(recipe, one, ranges) for one in names)
         protocol: Protocol = "grid" if ranges else "untuned"
         made: dict[str, Any] = {
@@ -80,12 +85,17 @@ def _from_file(path: Path) -> Study:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        made = module.study()
+        make = getattr(module, "study", None)
+        if not callable(make):
+            raise InputError(f"{path}: has no function study(), which returns an anybatch.study.Study")
+        made = make()
     except InputError:
         raise
     # The file is the user's own program, and may fail in any way.
     except Exception as error:
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from None
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        raise InputError(f"{where}: {type(error).__name__}: {error}") from None
     if not isinstance(made, Study):
         raise InputError(f"{path}: study() returned a {type(made).__name__}, not an anybatch.study.Study")
     return made

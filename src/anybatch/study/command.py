@@ -1,5 +1,6 @@
 """What `anybatch study` does: declares, shows the plan, or runs what is left and writes the table down."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,18 @@ from typing import Any
 
 from anybatch.engine import Progress
 from anybatch.engine.environment import describe_environment
-from anybatch.files import write_json
-from anybatch.recipes.preview import aligned
+from anybatch.errors import InputError
+from anybatch.files import read_object, write_json
+from anybatch.recipes.optimizers import OPTIMIZERS
+from anybatch.recipes.preview import aligned, stand_in
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
 from anybatch.study.findings import headline, sentences
 from anybatch.study.setup import setup
+
+_WARMUP = "optimizer.warmup_ratio"
+# By a recipe's task, what its evaluations count beside the loss.
+_ACCURACIES = {"images": ("label", "label_top5"), "pretraining": ("mlm", "nsp", "sop"), "causal": ("lm",)}
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
@@ -33,12 +40,19 @@ def plan(study: Study) -> dict[str, Any]:
             tuning = [trial for trial in cell if trial.part == "tuning"]
             rates = sorted({trial.settings[LR] for trial in tuning if trial.settings and LR in trial.settings})
             scaled = cell[0].scaled({})
+            warmups = sorted(
+                round(trial.settings[_WARMUP] * scaled[0].num_steps)
+                for trial in tuning
+                if scaled and trial.settings and _WARMUP in trial.settings
+            )
             rows.append(
                 {
                     "optimizer": entrant.name,
                     "batch": batch,
                     "rate": f"{rates[0]:.4g} to {rates[-1]:.4g}" if rates else scaled and float(f"{scaled[0].lr:.4g}"),
-                    "warmup_steps": scaled and scaled[0].warmup_steps,
+                    "warmup_steps": f"{warmups[0]:,} to {warmups[-1]:,}"
+                    if warmups
+                    else scaled and scaled[0].warmup_steps,
                     "steps": scaled and sum(phase.num_steps for phase in scaled),
                     "tuning_runs": len(tuning),
                     "reported_runs": len(cell) - len(tuning),
@@ -52,12 +66,23 @@ def plan(study: Study) -> dict[str, Any]:
         "study": study.name,
         "question": study.question,
         "setting": setup(study),
-        "metric": study.metric,
+        "metric": study.metric_name,
         "target": study.target,
+        "open": _open(study),
         "runs": rows,
         "trials": len(trials),
         "examples": examples,
     }
+
+
+def _open(study: Study) -> list[str]:
+    """What the first contender's recipe leaves open: its data, and what its source does not say."""
+    recipe = study.entrants[0].recipe
+    missing = stand_in(recipe) if study.run is None else None
+    data = (
+        [] if missing is None else [f"data.path is not set: the study needs --set data.path=FOLDER for {recipe.name}."]
+    )
+    return [*data, *(f"Inferred, not in the source: {each}." for each in recipe.inferred)]
 
 
 def plan_text(planned: Mapping[str, Any]) -> str:
@@ -77,6 +102,7 @@ def plan_text(planned: Mapping[str, Any]) -> str:
             "",
             *planned["setting"],
             f"Measured: the final {planned['metric']}{target}.",
+            *planned["open"],
             "",
             *aligned(shown),
             "",
@@ -98,14 +124,47 @@ def finish_study(
     from anybatch.study.worker import run_study
 
     study = make()
+    check(study)
     results = run_study(make, out, progress, storage=storage, num_workers=num_workers, heartbeat_s=heartbeat_s)
     table = tabulate(study, results)
+    before = _earlier(out / "study.json", table)
     found = {
         **table,
         "setting": setup(study),
         "headline": headline(table),
         "findings": sentences(table),
-        "environment": describe_environment(),
+        "environment": before or describe_environment(),
     }
     write_json(out / "study.json", found)
     return found
+
+
+def check(study: Study) -> None:
+    """InputError for what would make every trial fail: no such optimizer, metric or data."""
+    if study.run is not None:
+        return
+    for entrant in study.entrants:
+        recipe = entrant.recipe
+        if recipe.optimizer.name not in OPTIMIZERS:
+            raise InputError(
+                f"{entrant.name}: optimizer.name = {recipe.optimizer.name!r}: must be one of {', '.join(OPTIMIZERS)}"
+            )
+        known = ("loss", *_ACCURACIES.get(recipe.task, ()))
+        if study.metric not in known:
+            raise InputError(f"metric = {study.metric!r}: {recipe.name} measures {', '.join(known)}")
+        if recipe.data.path is not None and not Path(recipe.data.path).exists():
+            raise InputError(f"{entrant.name}: data.path = {recipe.data.path}: no such file or folder")
+        if (missing := stand_in(recipe)) is not None:
+            raise InputError(
+                f"{study.name}: data.path is not set, and {recipe.name} is for data of your own; "
+                f"--set data.path=FOLDER (a dry run takes {missing})"
+            )
+
+
+def _earlier(path: Path, table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """With what the same trials were run, where this has only written their page again."""
+    if not path.is_file():
+        return None
+    found = read_object(path)
+    environment = found.get("environment")
+    return environment if found.get("trials") == json.loads(json.dumps(table["trials"])) else None

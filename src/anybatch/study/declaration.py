@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from anybatch.engine import Progress
 from anybatch.errors import InputError
@@ -20,6 +20,14 @@ Part = Literal["tuning", "reported"]
 Protocol = Literal["untuned", "grid", "quasirandom"]
 Settings = Mapping[str, float]
 LR = "optimizer.lr"
+METRIC_NAMES = {
+    "label": "top-1 accuracy",
+    "label_top5": "top-5 accuracy",
+    "mlm": "masked-word accuracy",
+    "nsp": "next-sentence accuracy",
+    "sop": "sentence-order accuracy",
+    "lm": "next-token accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,10 @@ class Study:
                 raise InputError(f"study {self.name}: {name} has the same one twice")
         if shared := set(self.seeds) & set(self.tuning_seeds):
             raise InputError(f"study {self.name}: seed {min(shared)} is both in seeds and in tuning_seeds")
+        if self.protocol not in get_args(Protocol):
+            raise InputError(
+                f"study {self.name}: protocol = {self.protocol!r}: must be one of {', '.join(get_args(Protocol))}"
+            )
         if self.protocol == "untuned":
             return
         counts = {entrant.name: len(self._points(entrant)) for entrant in self.entrants}
@@ -139,6 +151,11 @@ class Study:
     @property
     def higher_is_better(self) -> bool:
         return self.metric != "loss"
+
+    @property
+    def metric_name(self) -> str:
+        """As the page says it."""
+        return METRIC_NAMES.get(self.metric, self.metric) if self.run is None else self.metric
 
     @property
     def metric_range(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ def sentences(table: Mapping[str, Any]) -> list[str]:
 
 def headline(table: Mapping[str, Any]) -> str:
     """The answer in a sentence or two: who is best where, and at how many batches the data support it."""
-    metric = table["declaration"]["metric"]
+    metric = table["metric_name"]
     best, supported = {}, 0
     for batch in table["declaration"]["batch_sizes"]:
         cells = [cell for cell in table["cells"] if cell["batch_size"] == batch and cell["final"]]
@@ -30,13 +30,21 @@ def headline(table: Mapping[str, Any]) -> str:
     if len(table["declaration"]["entrants"]) == 1:
         return sentences(table)[0]
     names = list(dict.fromkeys(best.values()))
+    alone = len(table["declaration"]["seeds"]) == 1
+    value = metric if alone else f"mean {metric}"
     where = (
-        f"{names[0]} has the best mean {metric} at every batch"
+        f"{names[0]} has the best {value} at every batch"
         if len(names) == 1
-        else f"The best mean {metric} is " + ", ".join(f"{name}'s at batch {batch:,}" for batch, name in best.items())
+        else f"The best {value} is " + ", ".join(f"{name}'s at batch {batch:,}" for batch, name in best.items())
     )
+    return f"{where}{_supported(table, best, supported, alone)}.{_reservations(table)}"
+
+
+def _supported(table: Mapping[str, Any], best: Mapping[int, str], supported: int, alone: bool) -> str:
+    if alone:
+        return ", in one run each, which says nothing about chance"
     if supported:
-        return f"{where}; the data support that it is better than every other at {supported} of {len(best)}."
+        return f"; the data support that it is better than every other at {supported} of {len(best)}"
     apart = [
         f"{better} is better than {worse} at batch {row['batch_size']:,}"
         for row in table["differences"]
@@ -44,7 +52,22 @@ def headline(table: Mapping[str, Any]) -> str:
         for better, worse in [told]
     ]
     only = f", only that {' and that '.join(apart)}" if apart else ""
-    return f"{where}; at none of them do the data set it apart from all others{only}."
+    return f"; at none of them do the data set it apart from all others{only}"
+
+
+def _reservations(table: Mapping[str, Any]) -> str:
+    """What a reader of the headline alone must know, too."""
+    names = [entrant["name"] for entrant in table["declaration"]["entrants"]]
+    never = [name for name in names if not any(cell["final"] for cell in table["cells"] if cell["entrant"] == name)]
+    said = f" No run of {' or '.join(never)} ended with a number." if never else ""
+    if any(cell["at_edge"] for cell in table["cells"]):
+        said += " Some best rates are the last ones tried: wider ranges may change this."
+    compared = sum(
+        row["difference"] is not None and row["difference"]["low"] is not None for row in table["differences"]
+    )
+    if compared > 1 and any(_told_apart(row) for row in table["differences"]):
+        said += f" (Each of {compared} comparisons by itself, at 95 %.)"
+    return said
 
 
 def _told_apart(row: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -67,7 +90,7 @@ def _quality(table: Mapping[str, Any]) -> list[str]:
     for batch in declared["batch_sizes"]:
         cells = [cell for cell in table["cells"] if cell["batch_size"] == batch and cell["final"]]
         if not cells:
-            said.append(f"At batch {batch:,} no run ended with a finite {declared['metric']}.")
+            said.append(f"At batch {batch:,} no run ended with a finite {table['metric_name']}.")
             continue
         if len(declared["entrants"]) == 1:
             said.append(f"At batch {batch:,} {cells[0]['entrant']} ends at {_spread(cells[0]['final'])}.")
@@ -81,7 +104,7 @@ def _quality(table: Mapping[str, Any]) -> list[str]:
             if (told := _told_apart(row)) is not None
         ]
         said.append(
-            f"At batch {batch:,} {best['entrant']} has the best mean {declared['metric']}, "
+            f"At batch {batch:,} {best['entrant']} has the best mean {table['metric_name']}, "
             f"{_spread(best['final'])}. {' '.join(rivals + others)}"
         )
     return said
@@ -121,7 +144,7 @@ def _verdict(table: Mapping[str, Any], best: Mapping[str, Any], row: Mapping[str
     p_value = "" if row["p_value"] is None else f", p = {row['p_value']:.2g}"
     if low > 0:
         return f"The data support that it is better than {rival}, {interval}{p_value}{note}."
-    return f"The data do not tell it from {rival}: it is ahead {interval}{p_value}{note}."
+    return f"The data do not tell it from {rival}, which it leads {interval}{p_value}{note}."
 
 
 def _scaling(row: Mapping[str, Any], target: float) -> str:
@@ -130,12 +153,17 @@ def _scaling(row: Mapping[str, Any], target: float) -> str:
         return f"{name} meets {target:g} before any training: a target that measures nothing."
     if not row["points"]:
         return f"{name} reaches {target:g} at no batch, so nothing can be said of its scaling."
-    missed = " ".join(
+    said = [_fitted(name, fit, fitted, row["points"], target)]
+    said += [
         f"At batch {one['batch_size']:,} {one['reached'] or 'none'} of {one['of']} seeds got there in the "
-        f"{one['num_examples']:,} examples of a run: that batch needs more, and is in no mean and in no fit."
+        f"{one['num_examples']:,} examples of a run, and it has no mean."
         for one in row["missed"]
-    )
-    return " ".join(filter(None, (_fitted(name, fit, fitted, row["points"], target), missed)))
+    ]
+    if row["bound"] is not None and (high := row["bound"]["b_crit"]["mean"]) is not None:
+        said.append(
+            f"If the others had arrived as their runs ended, its critical batch would be {high:,.0f}: it is smaller."
+        )
+    return " ".join(said)
 
 
 def _fitted(
@@ -156,8 +184,8 @@ def _fitted(
             f"larger of batches {', '.join(f'{batch:,}' for batch in fitted)}: its critical batch {above}.{few}"
         )
     base = (
-        f"{name} needs at least {fewest['mean']:,.0f} examples ({max(0, fewest['low']):,.0f} to {fewest['high']:,.0f}) "
-        f"to {target:g}"
+        f"{name} needs at least {fewest['mean']:,.0f} examples to {target:g} (95 % interval "
+        f"{max(0, fewest['low']):,.0f} to {fewest['high']:,.0f})"
     )
     if critical["high"] is None:
         return f"{base}. The data do not bound its critical batch from above; it {above}.{few}"
@@ -197,10 +225,14 @@ def _doubts(table: Mapping[str, Any]) -> list[str]:
                 else "."
             )
         )
+        said.append(
+            "Intervals are over the seeds of the reported runs: what the choice of a rate by so few tuning runs leaves "
+            "open is not in them."
+        )
         if declared["target"] is not None:
             said.append(
-                f"Rates were chosen by the final {declared['metric']}, and steps to the target are read from the same "
-                "runs: with rates chosen for the target it may be reached sooner."
+                f"Rates were chosen by the final {table['metric_name']}, and steps to the target are read from the "
+                "same runs: with rates chosen for the target it may be reached sooner."
             )
     open_trials = [trial for trial in table["trials"] if trial["state"] == "not run"]
     lost = [trial for trial in table["trials"] if trial["state"] in ("diverged", "failed")]
@@ -213,10 +245,12 @@ def _doubts(table: Mapping[str, Any]) -> list[str]:
         reported = sum(trial["part"] == "reported" for trial in still)
         said.append(
             f"{len(still)} of {len(table['trials'])} trials, {reported} of them reported, ended within 2 % of the "
-            f"untrained model's {declared['metric']}: they learned nothing."
+            f"untrained model's {table['metric_name']}: they learned nothing."
         )
     if len(declared["seeds"]) < 5 and len(declared["entrants"]) > 1:
-        said.append(f"With {len(declared['seeds'])} seeds no p-values are given; intervals assume normal errors.")
+        count = len(declared["seeds"])
+        seeds = f"{count} seed{'' if count == 1 else 's'}"
+        said.append(f"With {seeds} no p-values are given; intervals assume normal errors.")
     compared = sum(row["difference"] is not None for row in table["differences"])
     if compared > 1:
         said.append(

@@ -10,8 +10,16 @@ from anybatch.study.declaration import LR, Study
 def setup(study: Study) -> list[str]:
     """Model and data, length and schedule, batches, tuning and seeds, each in a sentence."""
     recipe = study.entrants[0].recipe
-    said = [] if study.run is not None else [f"{_model(recipe)}, on {_data(recipe)}.", _course(recipe)]
-    said.append(f"Batches of {_numbers(study.batch_sizes)}; {_tuning(study)}")
+    said = (
+        []
+        if study.run is not None
+        else [
+            f"{_model(recipe)}, on {_data(recipe)}.",
+            _course(recipe, "optimizer.warmup_ratio" in study.entrants[0].ranges),
+        ]
+    )
+    batches = "Batch" if len(study.batch_sizes) == 1 else "Batches"
+    said.append(f"{batches} {_numbers(study.batch_sizes)}; {_tuning(study)}")
     seeds = f"Reported: {_seeds(study.seeds)}"
     parts = ", on every other batch of the held-out data; tuning saw those between" if study.run is None else ""
     return [*said, f"{seeds}{parts if study.protocol != 'untuned' else ''}."]
@@ -39,7 +47,7 @@ def _data(recipe: Recipe) -> str:
     return str(path or "the questions that come with the package")
 
 
-def _course(recipe: Recipe) -> str:
+def _course(recipe: Recipe, is_tuned: bool) -> str:
     reference = recipe.reference
     length = (
         f"{reference.num_examples:,} examples"
@@ -48,10 +56,15 @@ def _course(recipe: Recipe) -> str:
     )
     power = "" if reference.power == 1 else f"^{reference.power:g}"
     clipped = "not clipped" if recipe.max_grad_norm is None else f"clipped to norm {recipe.max_grad_norm:g}"
+    rise = (
+        "a share of the steps that is tuned"
+        if is_tuned
+        else f"a share of {reference.warmup_ratio:.3g} of the steps at batch {reference.batch_size:,}, at others in "
+        "proportion to the batch"
+    )
     return (
-        f"Every run sees {length}, whatever its batch. The rate rises over a share of {reference.warmup_ratio:.3g} of "
-        f"the steps at batch {reference.batch_size:,}, at others in proportion to the batch, then falls as "
-        f"(1 - t/T){power}; gradients are {clipped}."
+        f"Every run sees {length}, whatever its batch. The rate rises over {rise}, then falls as (1 - t/T){power}; "
+        f"gradients are {clipped}."
     )
 
 

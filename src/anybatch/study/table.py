@@ -20,6 +20,7 @@ def tabulate(study: Study, results: Mapping[str, Result]) -> dict[str, Any]:
         "kind": "study",
         "declaration": study.declaration(),
         "question": study.question,
+        "metric_name": study.metric_name,
         "parts": study.run is None,
         "higher_is_better": study.higher_is_better,
         "cells": cells,
@@ -144,7 +145,16 @@ def _scaling(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     whole = [cell for cell in mine if cell["steps"]]
     run = [cell for cell in mine if cell["num_examples"] and cell not in whole]
     used = [(cell["batch_size"], examples) for cell in whole for examples in cell["examples_to_target"].values()]
-    fit = fit_critical_batch([batch for batch, _ in used], [examples for _, examples in used])
+    # Nor would it do to leave it out: what is left, the quicker batches, would make the critical batch too large.
+    ended = [
+        (cell["batch_size"], float(examples))
+        for cell in run
+        for examples in [
+            *cell["examples_to_target"].values(),
+            *[cell["num_examples"]] * (cell["num_seeds"] - len(cell["examples_to_target"])),
+        ]
+    ]
+    fit = fit_critical_batch(*zip(*used + ended, strict=True)) if used else None
     return {
         "entrant": name,
         "points": points,
@@ -158,7 +168,8 @@ def _scaling(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
             for cell in run
         ],
-        "fit": None if fit is None else fit.to_json(),
+        "fit": None if fit is None or run else fit.to_json(),
+        "bound": fit.to_json() if fit is not None and run else None,
     }
 
 
