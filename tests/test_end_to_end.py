@@ -44,7 +44,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_text_to_a_page(shards: Path, tmp_path: Path) -> None:
     inspected = json.loads(anybatch("data", "inspect", shards, "--json", cwd=tmp_path).stdout)
     assert inspected["train"]["documents"] == 57
-    assert "[MASK]" in " ".join(inspected["examples"])
+    assert "[MASK→" in " ".join(inspected["examples"])
 
     for size in ("16", "64"):
         trained = anybatch(
