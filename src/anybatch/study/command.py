@@ -19,7 +19,12 @@ from anybatch.study.setup import setup
 
 _WARMUP = "optimizer.warmup_ratio"
 # By a recipe's task, what its evaluations count beside the loss.
-_ACCURACIES = {"images": ("label", "label_top5"), "pretraining": ("mlm", "nsp", "sop"), "causal": ("lm",)}
+_ACCURACIES = {
+    "images": ("label", "label_top5"),
+    "pretraining": ("mlm", "nsp", "sop"),
+    "causal": ("lm",),
+    "questions": ("span",),
+}
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
@@ -163,8 +168,9 @@ def check(study: Study) -> None:
 
 def _earlier(path: Path, table: Mapping[str, Any]) -> dict[str, Any] | None:
     """With what the same trials were run, where this has only written their page again."""
-    if not path.is_file():
+    try:
+        found = read_object(path)
+    except InputError:  # none yet, or one that was cut short
         return None
-    found = read_object(path)
     environment = found.get("environment")
     return environment if found.get("trials") == json.loads(json.dumps(table["trials"])) else None

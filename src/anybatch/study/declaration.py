@@ -27,6 +27,7 @@ METRIC_NAMES = {
     "nsp": "next-sentence accuracy",
     "sop": "sentence-order accuracy",
     "lm": "next-token accuracy",
+    "span": "accuracy of answers",
 }
 
 
