@@ -67,6 +67,7 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
     """The table, the choice, where its time goes, and how to start it."""
     workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
     achieved = cluster.accelerator.achieved[workload.family]
+    devices = "1 device" if chosen.num_devices == 1 else f"{chosen.num_devices} devices"
     lines = [
         f"{workload.name} ({workload.optimizer}, {workload.precision}) on {cluster.name}: {cluster.title}",
         f"{achieved.share:.1%} of the peak, {achieved.source}"
@@ -74,7 +75,7 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
         "",
         *_table(plan),
         "",
-        f"* {plan.why}: {chosen.num_devices} devices, batch {chosen.batch_size:,}, {spoken(chosen.total_s)}",
+        f"* {plan.why}: {devices}, batch {chosen.batch_size:,}, {spoken(chosen.total_s)}",
     ]
     for phase in chosen.phases:
         parts = ", ".join(
@@ -92,6 +93,8 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
     if cluster.price is not None:
         lines.append(f"  price: {cluster.price:g} US dollars a device an hour; {cluster.price_source}")
     started = commands(workload, cluster, chosen, _settings(plan, settings))
+    if workload.recipe is None:
+        lines += ["", f"{workload.name} is a published run, which has no command here; a plan of a recipe has one"]
     if started:
         lines += [
             "",
