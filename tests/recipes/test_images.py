@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.images.odd_images import write_odd_tree
+from data.images.odd_images import encoded, noise, write_odd_tree
+from PIL import Image
 from safetensors.torch import load_file
 
 from anybatch.data.images.idx import digits
@@ -148,12 +149,64 @@ def test_mnist_is_read_from_idx_files_and_learned(tmp_path: Path) -> None:
     assert sum(n for *_, n in json.loads((tmp_path / "run" / "classification.json").read_text())["confusion"]) == 100
 
 
+def write_tree(root: Path, damaged: str) -> Path:
+    """Two classes of eight pictures for training and two held out; those of the part or class `damaged` are rubbish."""
+    for part, count in (("train", 8), ("val", 2)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                whole = encoded(Image.fromarray(noise(12, 12, seed=number)), "PNG")
+                data = b"rubbish" if damaged in (part, name) else whole
+                (root / part / name / f"{number}.png").write_bytes(data)
+    return root
+
+
+SMALL = [
+    "model.width=4", "model.batch_norm_group=8", "reference.batch_size=8", "phases.0.batch_size=8",
+    "reference.num_epochs=1", "engine.num_evals=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_without_one_readable_image_ends_the_run_where_it_begins(part: str, tmp_path: Path) -> None:
+    """Also where images are decoded as they are needed, as ImageNet's are."""
+    data = write_tree(tmp_path / "data", damaged=part)
+    recipe = change(find_recipe("cifar10-davidnet"), [*SMALL, f"data.path={data}", "data.crop=resized"])
+    with pytest.raises(InputError, match=rf"{part}/a/0.png: cannot be read, and neither can any of \d+ images"):
+        train_recipe(recipe, tmp_path / "run")
+
+
+def test_too_little_data_says_what_could_not_be_read(tmp_path: Path) -> None:
+    data = write_tree(tmp_path / "data", damaged="b")
+    settings = [*SMALL, f"data.path={data}", "phases.0.batch_size=16", "reference.num_epochs=8"]
+    with pytest.raises(InputError, match=r"which has 8 examples.*; 8 were left out, such as .*b/0.png: not an image"):
+        train_recipe(change(find_recipe("cifar10-davidnet"), settings), tmp_path / "run")
+
+
+def test_one_class_is_nothing_to_learn_and_a_far_label_is_noted(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    settings = ["reference.batch_size=8", "phases.0.batch_size=8", "reference.num_epochs=1", f"data.path={tmp_path}"]
+    for labels in (np.zeros(40, dtype=np.uint8), np.array([0, 1] * 19 + [1, 30], dtype=np.uint8)):
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+            header = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
+            (tmp_path / f"train-{kind}-ubyte").write_bytes(header + values.tobytes())
+        recipe = change(find_recipe("mnist-lenet"), settings)
+        if labels.max() == 0:
+            with pytest.raises(InputError, match="one class, '0': there is nothing to tell apart"):
+                train_recipe(recipe, tmp_path / "run")
+            continue
+        train_recipe(recipe, tmp_path / "run")
+        noted = (tmp_path / "run" / "skipped-images.txt").read_text()
+        assert "31 classes, 2" in noted
+        assert "without an image to train on; the recipe was made for 10" in noted
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
         ("mnist-lenet", [], r"data\.path is not set"),
         ("digits-lenet", ["data.path=nowhere"], "no such folder"),
-        ("digits-lenet", ["data.fold=5"], r"fold = 5: must be at least 0 and below folds = 5"),
+        ("digits-lenet", ["data.fold=5"], r"data\.fold = 5: must be at least 0 and below data\.folds = 5"),
         ("digits-lenet", ["phases.0.image_size=10"], "LeNet halves it twice"),
         ("digits-lenet", ["model.architecture=resnet20"], r"model\.batch_norm_group is not set"),
         ("digits-lenet", ["model.batch_norm_group=8"], "lenet has no BatchNorm"),

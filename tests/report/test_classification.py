@@ -74,13 +74,14 @@ def test_a_file_that_makes_no_sense_is_left_out(tmp_path: Path, damage: dict[str
 def test_nothing_from_a_file_becomes_markup(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     worst = [
-        {"name": evil, "label": 0, "predicted": 0, "png": PIXEL},
-        {"name": "x", "label": 0, "predicted": 0, "png": '"><script>alert(2)</script>'},
+        {"name": evil, "label": 0, "predicted": 1, "png": PIXEL},
+        {"name": "right, if unsure", "label": 0, "predicted": 0, "png": PIXEL},
+        {"name": "x", "label": 0, "predicted": 1, "png": '"><script>alert(2)</script>'},
         {"name": "x", "label": 7, "predicted": 0, "png": PIXEL},
         {"name": "x", "label": [], "predicted": 0, "png": PIXEL},
         "no object",
     ]
-    write_run(tmp_path / "run", [evil], [[0, 0, 2], [0, 9, 1], ["a", 0, 1], [0]], worst)
+    write_run(tmp_path / "run", [evil, "b"], [[0, 0, 2], [0, 9, 1], ["a", 0, 1], [0]], worst)
     page = page_of(tmp_path)
     assert "<script" not in page
     assert page.count("<img") == 1

@@ -8,11 +8,20 @@ import numpy as np
 from torch import nn
 
 from anybatch.data.images.finding import find_images
+from anybatch.data.images.folder import WITHOUT_IMAGES
 from anybatch.data.images.idx import digits
 from anybatch.data.images.mixing import Mixing
 from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
 from anybatch.data.images.source import Colours, ImageSource, late_batches
-from anybatch.data.images.views import Cropping, FileViews, MemoryViews, Views, decode_all, half_of_memory
+from anybatch.data.images.views import (
+    Cropping,
+    FileViews,
+    MemoryViews,
+    Views,
+    check_readable,
+    decode_all,
+    half_of_memory,
+)
 from anybatch.engine import Job
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
@@ -48,7 +57,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
     keep_freed_memory()
     skipped = Skipped(run.path / "skipped-images.txt")
     training, held_out = _images(recipe)
-    for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes)):
+    for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes, *_unused(recipe, training))):
         skipped.note(note)
     sides: dict[int, Side] = {}
 
@@ -63,12 +72,16 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         model = image_classifier(_network(recipe, training, size), recipe.seed)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    phases = plan_phases(
-        recipe,
-        source,
-        lambda phase: classifier_flops(_network(recipe, training, phase.image_size)),
-        recipe.model.batch_norm_group,
-    )
+    try:
+        phases = plan_phases(
+            recipe,
+            source,
+            lambda phase: classifier_flops(_network(recipe, training, phase.image_size)),
+            recipe.model.batch_norm_group,
+        )
+    except InputError as error:
+        lost = skipped.lines()
+        raise InputError(f"{error}; {len(lost)} were left out, such as {lost[0]}" if lost else str(error)) from None
     test = _side(recipe, held_out, size, False, skipped)
     evaluated = _source(recipe, test, 0, training=False)
 
@@ -131,6 +144,9 @@ class Skipped:
         """Lines of all ranks, each once."""
         return len(set(self._read()))
 
+    def lines(self) -> list[str]:
+        return self._read()
+
     def _read(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
@@ -145,6 +161,23 @@ def _check(recipe: ImageRecipe) -> None:
         raise InputError("phases: lenet's layers fit one image_size; all phases need the same")
     if grouped and min(phase.batch_size for phase in recipe.phases) < 2:
         raise InputError("phases: a batch of 1 example has no variance for BatchNorm; must be at least 2")
+
+
+def _unused(recipe: ImageRecipe, training: ImageSet) -> list[str]:
+    """A line where the network has outputs for classes that no image is of, as a damaged label makes it.
+
+    Raises:
+        InputError: there are fewer than two classes.
+    """
+    names = training.classes.names
+    if len(names) < 2:
+        raise InputError(f"{recipe.data.path}: one class, {names[0]!r}: there is nothing to tell apart")
+    if any(note.endswith(WITHOUT_IMAGES) for note in training.classes.notes):
+        return []
+    empty = len(names) - len(np.unique(training.classes.labels))
+    made_for = recipe.data.source_classes
+    known = f"; the recipe was made for {made_for:,}" if made_for and made_for != len(names) else ""
+    return [f"{len(names):,} classes, {empty:,} of them without an image to train on{known}"] if empty else []
 
 
 def _images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
@@ -169,7 +202,8 @@ def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skip
     cropping = Cropping(data.crop, data.padding, data.padded_with, data.smallest_area, data.centre, data.flip)
     labels = images.classes.labels
     if data.crop == "resized":
-        views: Views = FileViews(images, size, channels, cropping, recipe.seed, skipped, training)
+        views = FileViews(images, size, channels, cropping, recipe.seed, skipped, training)
+        check_readable(images, views)
         return Side(images, views, labels, np.arange(len(labels)))
     pixels, numbers = decode_all(images, size, channels, recipe.seed, skipped, half_of_memory())
     own = MemoryViews(pixels, cropping if training else Cropping(), data.mean, recipe.seed)

@@ -112,7 +112,8 @@ def preview_text(found: dict[str, Any]) -> str:
     memory = found["memory_bytes_a_rank"]
     lines.append(f"memory: about {memory / 2**20:,.0f} MiB a process for {found['parameters']:,} parameters, their "
                  "gradients, the optimizer's state and a micro-batch; Python and PyTorch take 0.4 GB more")  # fmt: skip
-    lines.append(f"time: about {_duration(found['time_s'])} on {found['num_ranks']} like this one, "
+    processes = "1 process" if found["num_ranks"] == 1 else f"{found['num_ranks']} processes"
+    lines.append(f"time: about {_duration(found['time_s'])} on {processes} like this one, "
                  "from a micro-batch, or a part of one, timed now")  # fmt: skip
     if found["stand_in"]:
         lines.append(f"data: {found['stand_in']}, for data.path is not set")

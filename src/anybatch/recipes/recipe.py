@@ -50,6 +50,11 @@ class ReferenceSettings(Settings):
     def _one_length(self) -> "ReferenceSettings":
         if (self.num_examples is None) == (self.num_epochs is None):
             raise ValueError("give one of num_examples and num_epochs, and set the other to null")
+        if self.num_examples is not None and self.num_examples < self.batch_size:
+            raise ValueError(
+                f"num_examples = {self.num_examples} is below batch_size = {self.batch_size}, one step of the "
+                "reference: give more examples, or lower reference.batch_size with its lr"
+            )
         return self
 
     def at(self, batch_size: int, share: float, epoch_examples: int) -> Scaled:

@@ -104,12 +104,13 @@ def _cell(number: int, right: bool, most: int) -> str:
 def _worst(found: Mistakes) -> str:
     pictures = []
     for item in found.worst:
+        if item["label"] == item["predicted"]:
+            continue
         picture = item.get("png")
         if not isinstance(picture, str) or not _PICTURE.fullmatch(picture):
             continue
         true, said = (found.classes[item[key]] for key in _ENDS)
-        sure = f", given {percent(finite(item.get('probability')))}" if true != said else ""
-        label = f"{true}{sure}; the model says {said}"
+        label = f"{true}, given {percent(finite(item.get('probability')))}; the model says {said}"
         source, name = f"data:image/png;base64,{picture}", text(item.get("name"))
         pictures.append(
             f'<figure><img src="{source}" alt="{escape(label)}" title="{escape(name)}">'

@@ -6,6 +6,7 @@ import json
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,36 @@ def test_parquet_without_names_goes_by_numbers(tmp_path: Path) -> None:
     assert held_out.classes.names == ("0", "1"), "a class that nothing is held out of is no contradiction"
 
 
+def test_parquet_with_names_of_classes_for_labels(tmp_path: Path) -> None:
+    write_labels(tmp_path / "train.parquet", ["dog", "cat", "dog"])
+    write_labels(tmp_path / "test.parquet", ["cat", "dog"])
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert content(training) == expected(["dog", "cat", "dog"])
+    assert content(held_out) == expected(["cat", "dog"])
+
+
+def test_a_part_is_a_word_anywhere_in_a_name(tmp_path: Path) -> None:
+    for name, labels in (("cifar10-train-0", [1, 0, 1]), ("cifar10-test-0", [0, 1])):
+        write_parquet(tmp_path / f"{name}.parquet", labels)
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert (len(training.classes.labels), len(held_out.classes.labels)) == (3, 2)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name, count in (("imagenet1k-train-0000", 3), ("imagenet1k-validation-00", 2)):
+        write_tar(shards / f"{name}.tar", {f"{c}/{n}.png": PNGS[n] for n, c in enumerate("aba"[:count])})
+    training, held_out = find_images(shards)
+    assert held_out is not None
+    assert (len(training.classes.labels), len(held_out.classes.labels)) == (3, 2)
+    for part, name in (("training", "cat"), ("testing", "cat")):
+        (tmp_path / "tree" / part / name).mkdir(parents=True)
+        (tmp_path / "tree" / part / name / "0.png").write_bytes(PNGS[0])
+    training, held_out = find_images(tmp_path / "tree")
+    assert held_out is not None
+    assert training.classes.names == held_out.classes.names == ("cat",)
+
+
 def test_tar_shards(tmp_path: Path) -> None:
     numbered = {f"{n}.{end}": data for n in range(3) for end, data in (("png", PNGS[n]), ("cls", str(n % 2).encode()))}
     write_tar(tmp_path / "train-0.tar", {**numbered, "readme.md": b"x"})
@@ -144,6 +175,40 @@ def short_idx(path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
+def no_idx(path: Path) -> None:
+    damaged_idx(path)
+    (path / "train-images-idx3-ubyte").write_bytes(b"GIF89a")
+
+
+def flat_idx(path: Path) -> None:
+    write_idx(path / "train-images-idx3-ubyte", np.zeros((3, 0, 5), dtype=np.uint8))
+    write_idx(path / "train-labels-idx1-ubyte", np.zeros(3, dtype=np.uint8))
+
+
+def two_idx(path: Path) -> None:
+    for name in ("digits", "letters"):
+        write_idx(path / f"{name}-train-images-idx3-ubyte", np.zeros((3, 5, 5), dtype=np.uint8))
+
+
+def looped_class(path: Path) -> None:
+    (path / "train" / "a").mkdir(parents=True)
+    (path / "train" / "a" / "0.png").write_bytes(PNGS[0])
+    (path / "train" / "z").symlink_to("..")
+
+
+def write_labels(path: Path, labels: list[Any]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": data, "path": f"{n}.png"} for n, data in enumerate(PNGS[: len(labels)])]
+    pq.write_table(pa.table({"image": rows, "label": labels}), path)
+
+
+def mixed_labels(path: Path) -> None:
+    write_labels(path / "train-0.parquet", [0, 1])
+    write_labels(path / "train-1.parquet", ["cat", "dog"])
+
+
 def other_classes(path: Path) -> None:
     for part, name in (("train", "cat"), ("val", "dog")):
         (path / part / name).mkdir(parents=True)
@@ -154,7 +219,28 @@ WRONG = {
     "an empty folder": (lambda path: None, "no images in a layout that is known"),
     "labels of other images": (damaged_idx, "has 4 images, train-labels-idx1-ubyte has 3 labels"),
     "an IDX file cut short": (short_idx, "99 bytes of content; a shape of"),
-    "no IDX file": (lambda path: (path / "train-images-idx3-ubyte").write_bytes(b"GIF89a"), "not an IDX file"),
+    "no IDX file": (no_idx, "not an IDX file"),
+    "images without labels": (
+        lambda path: (path / "train-images-idx3-ubyte").write_bytes(b"GIF89a"),
+        "its labels, train-labels-idx1-ubyte, are missing",
+    ),
+    "pictures of no size": (flat_idx, "there is no image in it"),
+    "two IDX files of one part": (two_idx, "are of one part"),
+    "a file of no part": (
+        lambda path: [write_tar(path / f"{name}.tar", {"a/0.png": PNGS[0]}) for name in ("train-0", "extra")],
+        "extra.tar is neither for training nor held out",
+    ),
+    "a class that links to what it lies in": (looped_class, "links to a folder that it lies in itself"),
+    "labels that are no whole numbers": (
+        lambda path: write_labels(path / "train.parquet", [0.5, 1.7]),
+        "column label is of type double; labels must be whole numbers",
+    ),
+    "labels that are lists": (lambda path: write_labels(path / "train.parquet", [[0], [1]]), "is of type list"),
+    "a label far too large": (
+        lambda path: write_labels(path / "train.parquet", [0, 10**12]),
+        "labels from 0 to 1000000000000; must be numbers from 0 on, below 1,000,000",
+    ),
+    "labels of two kinds": (mixed_labels, "its files have columns of different types"),
     "no parquet": (lambda path: (path / "train.parquet").write_bytes(b"PAR1"), "not readable as parquet"),
     "no tar": (lambda path: (path / "train.tar").write_bytes(b"x" * 2000), "not an uncompressed tar file"),
     "no class": (lambda path: write_tar(path / "a.tar", {"0.png": PNGS[0]}), "has no class"),
@@ -166,7 +252,7 @@ WRONG = {
     "other classes": (other_classes, "has? other classes|have other classes"),
     "no training part": (
         lambda path: write_parquet(path / "test.parquet", [0]),
-        "nothing whose name begins with train",
+        "nothing whose name has train in it",
     ),
 }
 

@@ -189,7 +189,7 @@ def test_folds_part_a_set_evenly_by_class() -> None:
         counts = np.bincount(part.classes.labels)
         assert counts.min() >= 34
         assert counts.max() <= 37
-    for fold, folds, message in ((5, 5, "below folds = 5"), (0, 2000, "fewer folds")):
+    for fold, folds, message in ((5, 5, "below data.folds = 5"), (0, 2000, "fewer folds")):
         with pytest.raises(InputError, match=message):
             hold_out(digits(), fold, folds)
 

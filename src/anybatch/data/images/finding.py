@@ -1,5 +1,6 @@
 """Which layout of images lies at a path, and which part of it is for training."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from anybatch.data.images.sets import ImageSet, check_same_classes
 from anybatch.data.images.tar import TarImages
 from anybatch.errors import InputError
 
-_HELD_OUT = ("val", "valid", "validation", "test", "t10k")
+_TRAINING = ("train", "training")
+_HELD_OUT = ("val", "valid", "validation", "test", "testing", "t10k")
 _IDX_IMAGES = ("*-images-idx3-ubyte", "*-images-idx3-ubyte.gz", "*-images.idx3-ubyte", "*-images.idx3-ubyte.gz")
 
 
@@ -24,10 +26,11 @@ def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
         train*.tar, val*.tar                       webdataset
         train-images-idx3-ubyte, t10k-...          MNIST
 
-    The held-out part may be called val, valid, validation, test or t10k.
+    The held-out part may be called val, valid, validation, test, testing or t10k. A file's name may have other words
+    before: emnist-digits-test-images-idx3-ubyte.
 
     Raises:
-        InputError: there is nothing of the kind, or what there is cannot be read.
+        InputError: there is nothing of the kind, what there is cannot be read, or a file is of no part and others are.
     """
     if not path.is_dir():
         raise InputError(
@@ -51,7 +54,7 @@ Parts = tuple[ImageSet, ImageSet | None]
 
 def _idx(path: Path) -> Parts | None:
     files = [file for pattern in _IDX_IMAGES for file in sorted(path.glob(pattern))]
-    return _parted(path, files, lambda part: read_idx(part[0], _labels_of(part[0])))
+    return _parted(path, files, lambda part: _one_idx(path, part))
 
 
 def _parquet(path: Path) -> Parts | None:
@@ -63,9 +66,11 @@ def _tar(path: Path) -> Parts | None:
 
 
 def _folders(path: Path) -> Parts | None:
-    if (path / "train").is_dir():
-        held_out = next((path / name for name in _HELD_OUT if (path / name).is_dir()), None)
-        return FolderImages.of(path / "train"), FolderImages.of(held_out) if held_out else None
+    training, held_out = (
+        next((path / name for name in names if (path / name).is_dir()), None) for names in (_TRAINING, _HELD_OUT)
+    )
+    if training is not None:
+        return FolderImages.of(training), FolderImages.of(held_out) if held_out else None
     if any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()):
         return FolderImages.of(path), None
     return None
@@ -75,13 +80,36 @@ def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], 
     """Files called after the part that they belong to; where none is, all are one set."""
     if not files:
         return None
-    training = [file for file in files if file.name.startswith("train")]
+    training = [file for file in files if _is_part(file, "train")]
     held_out: list[Path] = []
     for name in _HELD_OUT:
-        held_out = held_out or [file for file in files if file.name.startswith(name)]
+        held_out = held_out or [file for file in files if file not in training and _is_part(file, name)]
     if not training and held_out:
-        raise InputError(f"{path}: {held_out[0].name} is there, but nothing whose name begins with train")
+        raise InputError(f"{path}: {held_out[0].name} is there, but nothing whose name has train in it")
+    others = [file for file in files if file not in training and not any(_is_part(file, name) for name in _HELD_OUT)]
+    if training and others:
+        raise InputError(
+            f"{path}: {others[0].name} is neither for training nor held out, as its name says nothing; rename it or "
+            "move it away"
+        )
     return read(training or files), read(held_out) if held_out else None
+
+
+def _is_part(file: Path, part: str) -> bool:
+    """Whether a word of the file's name begins with the part's: 'imagenet1k-validation-00.tar' is of 'val'."""
+    return any(word.startswith(part) for word in re.split(r"[^a-z0-9]+", file.name.lower()))
+
+
+def _one_idx(path: Path, files: Sequence[Path]) -> ImageSet:
+    if len(files) > 1:
+        raise InputError(
+            f"{path}: {files[0].name} and {files[1].name} are of one part; leave one pair of IDX files for training "
+            "and one held out"
+        )
+    labels = _labels_of(files[0])
+    if not labels.is_file():
+        raise InputError(f"{files[0]}: its labels, {labels.name}, are missing")
+    return read_idx(files[0], labels)
 
 
 def _labels_of(images: Path) -> Path:

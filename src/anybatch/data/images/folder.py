@@ -18,6 +18,8 @@ from anybatch.errors import InputError
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
 )
+# How the note about such a class ends.
+WITHOUT_IMAGES = "a class without images"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class FolderImages:
             InputError: there is no folder of a class, or no image in any.
         """
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        inside = os.path.realpath(root)
+        for name in names:
+            target = os.path.realpath(root / name)
+            if os.path.commonpath([target, inside]) == target:
+                raise InputError(f"{printable(str(root / name))}: links to a folder that it lies in itself; remove it")
         if not names:
             raise InputError(f"{root}: has no folders; expected one a class, with images in it")
         files: list[str] = []
@@ -55,7 +62,7 @@ class FolderImages:
         if not files:
             raise InputError(f"{root}: no image in any of its {len(names)} folders ({', '.join(sorted(SUFFIXES))})")
         counts = Counter(labels)
-        notes = [f"{root / name}: a class without images" for number, name in enumerate(names) if not counts[number]]
+        notes = [f"{root / name}: {WITHOUT_IMAGES}" for number, name in enumerate(names) if not counts[number]]
         notes += [f"{root / file}: not named like an image" for file in others]
         notes += missed
         shown, said = (tuple(map(printable, lines)) for lines in (names, notes))

@@ -41,7 +41,7 @@ def read_idx(images: Path, labels: Path) -> ArrayImages:
     pixels, numbers = _array(images, 3), _array(labels, 1)
     if len(pixels) != len(numbers):
         raise InputError(f"{images}: has {len(pixels)} images, {labels.name} has {len(numbers)} labels")
-    if not len(pixels):
+    if not pixels.size:
         raise InputError(f"{images}: there is no image in it")
     names = tuple(str(number) for number in range(int(numbers.max()) + 1))
     return ArrayImages(str(images), pixels, Classes(numbers.astype(np.int64), names))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import Classes, Unreadable
+from anybatch.data.images.sets import MOST_CLASSES, Classes, Unreadable, numbered
 from anybatch.errors import InputError
 
 
@@ -47,13 +47,30 @@ class ParquetImages:
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{file}: not readable as parquet: {' '.join(str(error).split())[:160]}") from None
             tables.append(table)
-        whole = pa.concat_tables(tables, promote_options="permissive")
+            kind = table["label"].type
+            if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise InputError(
+                    f"{file}: column {columns[1]} is of type {kind}; labels must be whole numbers, or names of classes"
+                )
+        try:
+            whole = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            why = " ".join(str(error).split())[:160]
+            raise InputError(f"{files[0].parent}: its files have columns of different types: {why}") from None
         if whole["label"].null_count:
             raise InputError(f"{files[0]}: {whole['label'].null_count} rows have no label")
-        labels = whole["label"].to_numpy().astype(np.int64)
-        if not len(labels) or labels.min() < 0:
-            raise InputError(f"{files[0]}: labels must be numbers from 0 on, and there must be some")
-        names = _class_names(schema, columns[1], int(labels.max()) + 1)
+        if not len(whole):
+            raise InputError(f"{files[0]}: there is no image in it")
+        if pa.types.is_integer(whole["label"].type):
+            labels = whole["label"].to_numpy().astype(np.int64)
+            if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+                raise InputError(
+                    f"{files[0]}: labels from {labels.min()} to {labels.max()}; must be numbers from 0 on, below "
+                    f"{MOST_CLASSES:,}"
+                )
+            names = _class_names(schema, columns[1], int(labels.max()) + 1)
+        else:
+            labels, names = numbered(whole["label"].to_pylist())
         encoded = pc.struct_field(whole["image"], "bytes")
         return cls(files[0].name if len(files) == 1 else str(files[0].parent), encoded, Classes(labels, names))
 

@@ -15,6 +15,9 @@ from anybatch.errors import InputError
 Labels = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
+# Far above any set in use; a damaged label would otherwise make a network of its size.
+MOST_CLASSES = 10**6
+
 
 class Unreadable(Exception):
     """An image that cannot be read; the message says why."""
@@ -95,7 +98,7 @@ def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
         InputError: `fold` is not in [0, folds), or there are fewer images than folds.
     """
     if not 0 <= fold < folds:
-        raise InputError(f"fold = {fold}: must be at least 0 and below folds = {folds}")
+        raise InputError(f"data.fold = {fold}: must be at least 0 and below data.folds = {folds}")
     labels = images.classes.labels
     if len(labels) < folds:
         raise InputError(f"{len(labels)} images cannot be parted into {folds} folds; choose fewer folds")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from anybatch.data.images.decoding import opened
 from anybatch.data.images.folder import SUFFIXES
-from anybatch.data.images.sets import Classes, Unreadable, numbered, printable
+from anybatch.data.images.sets import MOST_CLASSES, Classes, Unreadable, numbered, printable
 from anybatch.errors import InputError
 
 
@@ -111,7 +111,7 @@ def _index(path: Path, shard: int) -> tuple[list[_Member], dict[str, int], list[
                 else:
                     others.append(member.name)
     except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{path}: not an uncompressed tar file ({error}); unpack it first") from None
+        raise InputError(f"{path}: not an uncompressed tar file ({error}); unpack it, or copy it again") from None
     return images, classes, others
 
 
@@ -120,6 +120,6 @@ def _class(text: bytes, path: Path, name: str) -> int:
         number = int(text)
     except ValueError:
         number = -1
-    if not 0 <= number < 10**6:
+    if not 0 <= number < MOST_CLASSES:
         raise InputError(f"{path}: {name}: {text!r} is not the number of a class")
     return number

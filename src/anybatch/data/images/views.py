@@ -17,6 +17,9 @@ from anybatch.data.images.sets import ImageSet, Pixels, Unreadable
 from anybatch.data.sampling import Words, below, random_words
 from anybatch.errors import InputError
 
+# Enough to find one that is whole, where most are damaged.
+_TRIED = 64
+
 Numbers = NDArray[np.int64]
 Seen = NDArray[np.bool_]
 OnSkip = Callable[[str, str], None]
@@ -166,6 +169,17 @@ def decode_all(
     if not seen.any():
         raise InputError(f"{images.name(0)}: cannot be read, and neither can any of the {count} images")
     return pixels[seen] if not seen.all() else pixels, np.flatnonzero(seen)
+
+
+def check_readable(images: ImageSet, views: FileViews) -> None:
+    """InputError where of some images spread over the whole set none can be read: a run would learn nothing of it."""
+    count = len(images.classes.labels)
+    tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).astype(np.int64))
+    _, seen = views(np.zeros_like(tried), tried)
+    if not seen.any():
+        raise InputError(
+            f"{images.name(int(tried[0]))}: cannot be read, and neither can any of {len(tried)} images out of {count:,}"
+        )
 
 
 def num_threads() -> int:
