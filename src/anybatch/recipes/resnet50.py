@@ -17,6 +17,11 @@ from anybatch.recipes.recipe import (
 )
 
 IMAGENET_EXAMPLES = 1_281_167
+_MLPERF_CODE = (
+    "from MLPerf's reference code: decay of power 2, trust coefficient 0.001, label smoothing 0.1",
+    "the last rate is 0 (1e-4 there)",
+    "model.batch_norm_group = 128, model.zero_init = true",
+)
 
 
 def resnet50_paper() -> ImageRecipe:
@@ -24,14 +29,18 @@ def resnet50_paper() -> ImageRecipe:
 
     You et al. 2020, appendix: rate 4/(2^3 * 100) and 0.3125 epochs of warm-up at batch 512; the square-root rule and
     linear-epoch warm-up give its other rows, up to 4/100 and 20 epochs at 32K. Betas, epsilon and weight decay as in
-    Algorithm 2. Inferred, from the first author's code: the decay re-based after warm-up, gradients clipped to norm 1,
-    label smoothing 0.1, zero-initialised blocks. Inferred: BatchNorm over 64 examples.
+    Algorithm 2. What it does not say is in the recipe's `inferred`.
     """
     return _imagenet(
         "resnet50-paper",
         OptimizerSettings(name="lamb", weight_decay=0.01, options={"betas": [0.9, 0.999], "eps": 1e-6}),
         ReferenceSettings(batch_size=512, lr=4 / (2**3 * 100), warmup_ratio=0.3125 / 90, num_epochs=90),
         batch_norm_group=64,
+        inferred=(
+            "from the first author's code: reference.join = continuous, max_grad_norm = 1.0, model.label_smoothing = "
+            "0.1, model.zero_init = true",
+            "model.batch_norm_group = 64",
+        ),
     )
 
 
@@ -41,7 +50,7 @@ def resnet50_author() -> ImageRecipe:
     github.com/fastalgo/imagenet_resnet50_lamb: rate 0.04, 3,519 steps, warm-up over 20 epochs (782 steps), a decay that
     is continuous at the join, clip-norm 1.0, label smoothing 0.1; the parameters of BatchNorm alone are neither decayed
     nor adapted, biases are; its log ends at 76.34 %. Its warm-up begins with a step of rate 0, which is left out here.
-    Inferred: BatchNorm over 128 examples (32K on 256 cores), zero-initialised blocks.
+    What it does not say is in the recipe's `inferred`.
     """
     return _imagenet(
         "resnet50-author",
@@ -53,15 +62,15 @@ def resnet50_author() -> ImageRecipe:
         ),
         ReferenceSettings(batch_size=32_768, lr=0.04, warmup_ratio=20 / 90, num_epochs=90),
         batch_norm_group=128,
+        inferred=("model.batch_norm_group = 128 (32K on 256 cores)", "model.zero_init = true"),
     )
 
 
 def resnet50_mlperf_lars() -> ImageRecipe:
     """ResNet-50 on ImageNet with LARS as in MLPerf at batch 32,768: rate 21.2, momentum 0.94, weight decay 2.5e-5.
 
-    Rate, 16 epochs of warm-up, momentum and weight decay from MLPerf's results. Inferred: 64 epochs in all, and
-    MLPerf's reference code elsewhere: decay of power 2, trust coefficient 0.001, label smoothing 0.1, and a last rate
-    of 0 in the place of 1e-4. `resnet50-mlperf-lars-64k` is the other row; between them the square root is a guess.
+    Rate, 16 epochs of warm-up, momentum and weight decay from MLPerf's results; what they do not say is in the recipe's
+    `inferred`. `resnet50-mlperf-lars-64k` is the other row; between them the square root is a guess.
     """
     return _imagenet(
         "resnet50-mlperf-lars",
@@ -69,14 +78,15 @@ def resnet50_mlperf_lars() -> ImageRecipe:
         ReferenceSettings(batch_size=32_768, lr=21.2, warmup_ratio=16 / 64, num_epochs=64, power=2.0),
         batch_norm_group=128,
         max_grad_norm=None,
+        inferred=("reference.num_epochs = 64", *_MLPERF_CODE),
     )
 
 
 def resnet50_mlperf_lars_64k() -> ImageRecipe:
     """ResNet-50 on ImageNet with LARS as in MLPerf at batch 65,536: rate 24.699, momentum .951807, weight decay 1e-4.
 
-    Rate, 31 epochs of warm-up, momentum and weight decay from MLPerf's results. Inferred: 88 epochs in all, and the
-    rest as in `resnet50-mlperf-lars`.
+    Rate, 31 epochs of warm-up, momentum and weight decay from MLPerf's results; what they do not say is in the recipe's
+    `inferred`.
     """
     return _imagenet(
         "resnet50-mlperf-lars-64k",
@@ -84,6 +94,7 @@ def resnet50_mlperf_lars_64k() -> ImageRecipe:
         ReferenceSettings(batch_size=65_536, lr=24.699, warmup_ratio=31 / 88, num_epochs=88, power=2.0),
         batch_norm_group=128,
         max_grad_norm=None,
+        inferred=("reference.num_epochs = 88", *_MLPERF_CODE),
     )
 
 
@@ -91,8 +102,7 @@ def resnet50_nesterov() -> ImageRecipe:
     """ResNet-50 on ImageNet with Nesterov momentum at batch 32,768 in 2,512 steps: the answer to LARS and LAMB.
 
     Nado et al. 2021, arXiv 2102.06356: with as much tuning as LARS had, Nesterov reaches 75.92 % in as many steps.
-    Batch and steps are the source's. Inferred, recalled and not confirmed in the paper: peak rate 7.05, momentum
-    0.97603, weight decay 5.8e-5, 638 steps of warm-up, decay of power 2, label smoothing 0.15, BatchNorm over 64.
+    Batch and steps are the source's; all else is in the recipe's `inferred`.
     """
     return _imagenet(
         "resnet50-nesterov",
@@ -101,6 +111,11 @@ def resnet50_nesterov() -> ImageRecipe:
         batch_norm_group=64,
         label_smoothing=0.15,
         max_grad_norm=None,
+        inferred=(
+            "recalled, and not confirmed in the paper: rate 7.05, momentum 0.97603, weight decay 5.8e-5, 638 steps of "
+            "warm-up, decay of power 2, label smoothing 0.15",
+            "model.batch_norm_group = 64",
+        ),
     )
 
 
@@ -117,10 +132,12 @@ def _imagenet(
     batch_norm_group: int,
     label_smoothing: float = 0.1,
     max_grad_norm: float | None = 1.0,
+    inferred: tuple[str, ...],
 ) -> ImageRecipe:
     """What all have in common; a run starts at the batch that its reference is for."""
     return ImageRecipe(
         name=name,
+        inferred=inferred,
         optimizer=optimizer,
         reference=reference,
         phases=(ImagePhaseSettings(batch_size=reference.batch_size, image_size=224),),

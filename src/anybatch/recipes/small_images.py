@@ -35,10 +35,11 @@ def mnist_lenet() -> ImageRecipe:
     """LeNet on MNIST (data.path: a folder with its IDX files), LAMB, 30 epochs at batch 1,024.
 
     Epochs and batch from You et al. 2020, appendix (MNIST, LeNet; reported top-1 .9945 with LAMB), which searched rates
-    from 1e-4 to 1e-1. Inferred: the rate, the warm-up, and which LeNet is meant. MNIST's own mean and deviation.
+    from 1e-4 to 1e-1. What it does not say is in the recipe's `inferred`. MNIST's own mean and deviation.
     """
     return ImageRecipe(
         name="mnist-lenet",
+        inferred=("reference.lr and warmup_ratio", "which LeNet is meant"),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=1024, lr=0.01, warmup_ratio=1 / 64, num_epochs=30),
         phases=(ImagePhaseSettings(batch_size=1024, image_size=28),),
@@ -52,11 +53,11 @@ def cifar10_davidnet() -> ImageRecipe:
     """DavidNet (ResNet-9) on CIFAR-10 (data.path), LAMB, 24 epochs at batch 512.
 
     Epochs and batch from You et al. 2020, appendix (CIFAR-10, DavidNet; reported top-1 .9408 with LAMB). Crops of 4
-    reflected pixels, flips and holes of 8 x 8 as in Page's own code. Inferred: rate, warm-up, weight decay, and that
-    BatchNorm sees 512 examples.
+    reflected pixels, flips and holes of 8 x 8 as in Page's own code. What neither says is in the recipe's `inferred`.
     """
     return ImageRecipe(
         name="cifar10-davidnet",
+        inferred=("reference.lr and warmup_ratio", "optimizer.weight_decay", "model.batch_norm_group = 512"),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=512, lr=0.01, warmup_ratio=1 / 64, num_epochs=24),
         phases=(ImagePhaseSettings(batch_size=512, image_size=32),),
@@ -79,11 +80,12 @@ def cifar10_davidnet() -> ImageRecipe:
 def cifar10_resnet20() -> ImageRecipe:
     """ResNet-20 on CIFAR-10 (data.path), LAMB, 64,000 steps at batch 128.
 
-    Length, batch, crops of 4 pixels and flips from He et al. 2016, section 4.2, who trained with momentum. Inferred:
-    LAMB's rate, warm-up and weight decay. On a CPU set reference.num_examples to what there is time for.
+    Length, batch, crops of 4 pixels and flips from He et al. 2016, section 4.2, who trained with momentum; what is not
+    theirs is in the recipe's `inferred`. On a CPU set reference.num_examples to what there is time for.
     """
     return ImageRecipe(
         name="cifar10-resnet20",
+        inferred=("LAMB, with its reference.lr, warmup_ratio and weight decay (the source has momentum)",),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=128, lr=0.01, warmup_ratio=1 / 160, num_examples=64_000 * 128),
         phases=(ImagePhaseSettings(batch_size=128, image_size=32),),
