@@ -215,8 +215,8 @@ def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> Im
     colours = Colours(data.mean, data.std)
     if not training:
         return ImageSource(side.views, side.labels, colours, seed, top5=True)
-    if data.hole > recipe.phases[0].image_size:
-        raise InputError(f"data.hole = {data.hole}: must be at most the size of the images")
+    if data.hole > (smallest := min(phase.image_size for phase in recipe.phases)):
+        raise InputError(f"data.hole = {data.hole}: must be at most the size of the images, {smallest}")
     return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole)
 
 

@@ -2,11 +2,15 @@
 
 import io
 import math
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from anybatch.data.images.sets import Unreadable
+
+# A very large picture is decoded; one of twice that size is refused, as an attack on the memory.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
