@@ -47,21 +47,24 @@ def map_in_order(
     executor = ProcessPoolExecutor(num_processes, context, _begin)
     waiting: deque[tuple[Future[Result], int]] = deque()
     most, held = max(_BYTES_AHEAD, _BYTES_AHEAD_A_PROCESS * num_processes), 0
+
+    def oldest() -> Result:
+        nonlocal held
+        future, freed = waiting.popleft()
+        held -= freed
+        return future.result()
+
     try:
         for item in items:
             mine = size(item)
             while waiting and held + mine > most:
-                future, freed = waiting.popleft()
-                held -= freed
-                yield future.result()
+                yield oldest()
             waiting.append((_submit(executor, function, item), mine))
             held += mine
             if len(waiting) > _AHEAD * num_processes:
-                future, freed = waiting.popleft()
-                held -= freed
-                yield future.result()
+                yield oldest()
         while waiting:
-            yield waiting.popleft()[0].result()
+            yield oldest()
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process was killed, for want of memory perhaps; use fewer with --processes"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ class _Preparation:
         with DuplicateFinder(self._staging.folder / "hashes") as finder:
             work = partial(hash_portion, self._options.lengths)
             places = _Places(self._sources.portions(None))
-            for found in map_in_order(work, places, self._processes, _num_bytes):
+            for found in map_in_order(work, places, self._processes, attrgetter("num_bytes")):
                 finder.add(found)
                 done += len(found)
                 self._tell("duplicates", done, places.next_end())
@@ -252,7 +253,9 @@ class _Preparation:
         work = partial(encode_portion, folder / TOKENIZER, vocabulary.fingerprint(tokenizer), self._options.lengths)
         try:
             self._staging.save(snapshot, now=True)
-            for portion in map_in_order(work, self._sources.portions(state.place), self._processes, _num_bytes):
+            for portion in map_in_order(
+                work, self._sources.portions(state.place), self._processes, attrgetter("num_bytes")
+            ):
                 self._enter_source(state, portion.end.source)
                 _add(portion, state, writers, chosen, marks)
                 state.unknown += int((portion.tokens == unknown).sum())
@@ -276,10 +279,6 @@ class _Preparation:
             check_not_empty(self._sources.names[number], state.documents_of_source)
             state.documents_of_source = 0
         state.place = Place(source)
-
-
-def _num_bytes(portion: Portion) -> int:
-    return portion.num_bytes
 
 
 class _Places:

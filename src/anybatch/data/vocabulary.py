@@ -119,11 +119,12 @@ def load(path: Path) -> Tokenizer:
     except Exception as error:
         raise InputError(f"{path}: not a tokenizer.json: {error}") from None
     special_ids(tokenizer, str(path))
-    numbers = Counter(tokenizer.get_vocab().values())
-    if (twice := max(numbers, key=lambda number: numbers[number])) is not None and numbers[twice] > 1:
-        tokens = sorted(token for token, number in tokenizer.get_vocab().items() if number == twice)
+    vocabulary = tokenizer.get_vocab()
+    twice, uses = Counter(vocabulary.values()).most_common(1)[0]
+    if uses > 1:
+        tokens = sorted(token for token, number in vocabulary.items() if number == twice)
         raise InputError(f"{path}: {', '.join(map(repr, tokens))} have the same number, {twice}; each needs its own")
-    if (largest := max(tokenizer.get_vocab().values())) >= (size := tokenizer.get_vocab_size()):
+    if (largest := max(vocabulary.values())) >= (size := tokenizer.get_vocab_size()):
         raise InputError(f"{path}: numbers {size} tokens up to {largest}; they must be numbered without gaps")
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -7,6 +7,7 @@ from anybatch.planner.examples import Law
 from anybatch.planner.launch import commands
 from anybatch.planner.plan import Plan, spoken
 from anybatch.planner.prediction import Prediction
+from anybatch.recipes.preview import aligned
 
 
 def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -126,10 +127,7 @@ def _table(plan: Plan) -> list[str]:
         )
     # A column that says nothing is left out.
     kept = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
-    widths = [max(map(len, column)) for column in kept]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in zip(*kept, strict=True)
-    ]
+    return aligned(list(zip(*kept, strict=True)))
 
 
 def _settings(plan: Plan, settings: tuple[str, ...]) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ class Skipped:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = set(self._read())
+        self._lines = set(self.lines())
 
     def __call__(self, name: str, reason: str) -> None:
         self.note(f"{name}: {reason}")
@@ -142,12 +142,9 @@ class Skipped:
 
     def count(self) -> int:
         """Lines of all ranks, each once."""
-        return len(set(self._read()))
+        return len(set(self.lines()))
 
     def lines(self) -> list[str]:
-        return self._read()
-
-    def _read(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
 

@@ -63,6 +63,9 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
     # The length is what the advice changes; everything else is as it was measured.
     kept = [each for each in settings if each.partition("=")[0] not in _LENGTHS]
     own_settings = as_options(kept)
+    # The recipe's own length may be in epochs, here or before it was changed.
+    in_epochs = reference.num_epochs is not None or any(each.startswith("reference.num_epochs") for each in settings)
+    epochs = " --set reference.num_epochs=null" if in_epochs else ""
     found = []
     for exponent in range(-10, 25):
         batch_size = round(reference.batch_size * 2.0**exponent)
@@ -81,11 +84,6 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
         # The warm-up would take the whole run: the rule says nothing of this batch.
         except ValueError:
             continue
-        # The recipe's own length may be in epochs, here or before it was changed.
-        in_epochs = reference.num_epochs is not None or any(
-            each.startswith("reference.num_epochs") for each in settings
-        )
-        epochs = " --set reference.num_epochs=null" if in_epochs else ""
         found.append(
             Candidate(
                 batch_size=batch_size,

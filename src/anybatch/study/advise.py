@@ -10,6 +10,7 @@ from anybatch.engine import Progress
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe
 from anybatch.recipes.phases import StreamedExamples
+from anybatch.recipes.preview import aligned
 from anybatch.scaling import GradientNoiseScale, NoiseScale, noise_scale
 from anybatch.study.advice import Candidate, Growth, candidates, nearly_free_batch
 from anybatch.study.noise_run import built, train_watched
@@ -201,8 +202,7 @@ def _table(advice: Advice) -> list[str]:
                 "nearly free" if c.nearly_free else "",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [line.rstrip() for line in aligned(rows)]
 
 
 def _interval(noise: NoiseScale) -> str:

@@ -57,7 +57,7 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
         recipe = change(find_recipe(name), changes)
         names = optimizers or [recipe.optimizer.name]
         for text in ranges:
-            owner = text.partition("=")[0].rpartition(":")[0]
+            owner, _, _ = _parts(text)
             if owner and owner not in names:
                 raise InputError(f"--range {text}: {owner} is not compared; give --optimizer {owner}, too")
         entrants = tuple(_of_recipe(recipe, one, ranges) for one in names)
@@ -106,15 +106,11 @@ def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant
         raise InputError(f"--optimizer {optimizer}: must be one of {', '.join(OPTIMIZERS)}")
     found: dict[str, Range] = {}
     for text in ranges:
-        where, separator, span = text.partition("=")
-        owner, _, field = where.rpartition(":")
+        owner, field, span = _parts(text)
         try:
             low, high = map(float, span.split(":"))
         except ValueError:
-            separator = ""
-            low = high = 0.0
-        if not separator:
-            raise InputError(f"--range {text}: expected FIELD=LOW:HIGH or OPTIMIZER:FIELD=LOW:HIGH")
+            raise InputError(f"--range {text}: expected FIELD=LOW:HIGH or OPTIMIZER:FIELD=LOW:HIGH") from None
         if owner in ("", optimizer):
             found[field] = low, high
     name = display_name(optimizer)
@@ -123,6 +119,13 @@ def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant
         update={"optimizer": recipe.optimizer.model_copy(update={"name": optimizer, "options": keep})}
     )
     return Entrant(name, chosen, found)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """(optimizer or "", field, span) of [OPTIMIZER:]FIELD=SPAN; an empty span where there is no "="."""
+    where, _, span = text.partition("=")
+    owner, _, field = where.rpartition(":")
+    return owner, field, span
 
 
 def display_name(optimizer: str) -> str:

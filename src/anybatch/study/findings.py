@@ -46,10 +46,9 @@ def _supported(table: Mapping[str, Any], best: Mapping[int, str], supported: int
     if supported:
         return f"; the data support that it is better than every other at {supported} of {len(best)}"
     apart = [
-        f"{better} is better than {worse} at batch {row['batch_size']:,}"
+        f"{told[0]} is better than {told[1]} at batch {row['batch_size']:,}"
         for row in table["differences"]
         if (told := _told_apart(row)) is not None
-        for better, worse in [told]
     ]
     only = f", only that {' and that '.join(apart)}" if apart else ""
     return f"; at none of them do the data set it apart from all others{only}"

@@ -43,7 +43,7 @@ class FolderImages:
         """
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
         inside = os.path.realpath(root)
-        for name in names:
+        for name in filter(lambda name: os.path.islink(root / name), names):
             target = os.path.realpath(root / name)
             if os.path.commonpath([target, inside]) == target:
                 raise InputError(f"{printable(str(root / name))}: links to a folder that it lies in itself; remove it")
