@@ -1,6 +1,8 @@
 """The rate of every step."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -55,6 +57,27 @@ def test_plugs_into_lambda_lr():
         optimizer.step()
         scheduler.step()
     assert rates == [2.0, 2.0, 1.0, 0.0]
+
+
+def test_without_arguments_it_is_a_line_from_the_first_step_on():
+    f = schedule(4)
+    assert [f(t) for t in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("shape", [{}, {"decay": "cosine", "join": "global"}, {"decay": "constant"}, {"power": 0.5}])
+def test_a_schedule_and_its_scheduler_are_copied_and_pickled(twin, shape):
+    f = schedule(9, 3, **shape)
+    assert [twin(f)(t) for t in range(12)] == [f(t) for t in range(12)]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=2.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, f)
+    optimizer.step()
+    scheduler.step()
+    other = twin(scheduler)
+    for each in (scheduler, other):
+        each.optimizer.step()
+        each.step()
+    assert other.get_last_lr() == scheduler.get_last_lr() == [2 * f(2)]
 
 
 @pytest.mark.parametrize(

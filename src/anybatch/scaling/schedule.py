@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 Decay = Literal["polynomial", "cosine", "constant"]
@@ -54,16 +55,17 @@ def schedule(
         raise ValueError(f"warmup_steps={warmup_steps} is more than num_steps={num_steps}")
     check_shape(decay, power, join)
     start = warmup_steps if join == "continuous" else 0
+    # No function inside this one: schedulers are pickled with their lambdas.
+    return partial(_multiplier, num_steps=num_steps, warmup_steps=warmup_steps, start=start, decay=decay, power=power)
 
-    def multiplier(t: int) -> float:
-        if t < warmup_steps:
-            return (t + 1) / warmup_steps
-        gone = (t - start) / (num_steps - start) if t < num_steps else 1.0
-        if decay == "polynomial":
-            return float((1 - gone) ** power)
-        return (1 + math.cos(math.pi * gone)) / 2 if decay == "cosine" else 1.0
 
-    return multiplier
+def _multiplier(t: int, *, num_steps: int, warmup_steps: int, start: int, decay: Decay, power: float) -> float:
+    if t < warmup_steps:
+        return (t + 1) / warmup_steps
+    gone = (t - start) / (num_steps - start) if t < num_steps else 1.0
+    if decay == "polynomial":
+        return float((1 - gone) ** power)
+    return (1 + math.cos(math.pi * gone)) / 2 if decay == "cosine" else 1.0
 
 
 def check_shape(decay: str, power: float, join: str) -> None:
