@@ -44,10 +44,13 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("price = 1", "like = None: name the cluster that it starts from, tpu-v3-pod, a100-node"),
         ("like = 'h100'", "no cluster is called 'h100'; nearest: h100-node"),
         ("like = 'h100-node'\nprise = 1", "prise: no such field; nearest: price"),
-        ("like = 'h100-node'\nprice = -1", "price = -1: must be at least 0"),
-        ("like = 'h100-node'\ndevices_a_node = 0", "devices_a_node = 0: must be above 0"),
+        ("like = 'h100-node'\nprice = -1", "price = -1: must be a number from 0 to"),
+        (
+            "like = 'h100-node'\ndevices_a_node = 0",
+            "devices_a_node = 0: must be a whole number from 1 to 1,000,000,000",
+        ),
         ("like = 'h100-node'\ndevices_a_node = 2.5", "devices_a_node = 2.5: must be a whole number"),
-        ("like = 'h100-node'\noverlap = 1.5", "overlap = 1.5: must be at least 0 and at most 1"),
+        ("like = 'h100-node'\noverlap = 1.5", "overlap = 1.5: must be a number from 0 to 1"),
         ("like = 'h100-node'\nprice = nan", "price = nan: must be a number"),
         ("like = 'h100-node'\nprice = 'much'", "price = 'much': must be a number"),
         ("like = 'h100-node'\ntitle = 3", "title = 3: must be a string"),
@@ -60,9 +63,25 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("like = 'h100-node'\n[accelerator.achieved]\nmamba = 0.3", "mamba: must be one of transformer, convolution"),
         (
             "like = 'h100-node'\n[accelerator.achieved]\ntransformer = 3",
-            "transformer = 3: must be above 0 and at most 1",
+            "transformer = 3: must be a number from 1e-06 to 1",
         ),
         ("like = ", "is not TOML"),
+        pytest.param(
+            f"like = 'h100-node'\nprice = {'9' * 400}", r"price = 9{10,}\.\.\.: must be a number", id="400 digits"
+        ),
+        pytest.param(f"like = 'h100-node'\nprice = {'9' * 5000}", "is not TOML: Exceeds the limit", id="5,000 digits"),
+        pytest.param(
+            f"like = 'h100-node'\n[inside]\nbytes_per_s = 0x{'f' * 5000}",
+            "bytes_per_s = a number of thousands of digits: must be a number from 1 to",
+            id="5,000 hexadecimal digits",
+        ),
+        ("like = 'h100-node'\n[between]\nlatency_s = 1e308", r"latency_s = 1e\+308: must be a number from 0 to 100"),
+        ("like = 'h100-node'\n[accelerator]\npeak_flops = 5e-324", "peak_flops = 5e-324: must be a number from 1 to"),
+        pytest.param("title = " + "[" * 3000, "brackets are nested too deeply", id="3,000 brackets"),
+        pytest.param("#" * (2**20 + 1), "is longer than 1,048,576 bytes", id="a long file"),
+        ("like = 'wrong.toml'", "like = 'wrong.toml': name the cluster that it starts from"),
+        ("like = 'h100-node'\ntitle = \"\\u001b[31m\"", "must be a string of at most 200 printable characters"),
+        pytest.param(f"like = 'h100-node'\n{'x' * 5000} = 1", r"x{20,}\.\.\.: no such field", id="a long name"),
     ],
 )
 def test_nonsense_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
@@ -71,6 +90,22 @@ def test_nonsense_is_one_clear_line(tmp_path: Path, text: str, message: str) -> 
     with pytest.raises(InputError, match=message) as caught:
         plan("bert-large", str(file))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_cluster_at_every_bound_is_planned(tmp_path: Path, side: int) -> None:
+    rate, small, devices = (1, 1e24)[side], (0, 100)[side], (1, 10**9)[side]
+    link = f"bytes_per_s = {rate}\nlatency_s = {small}\nachieved = {(1e-6, 1)[side]}\n"
+    file = tmp_path / "bounds.toml"
+    file.write_text(
+        f"like = 'h100-node'\ndevices_a_node = {devices}\nmost_devices = {devices}\njitter = {small}\n"
+        f"overlap = {side}\nprice = {(0, 1e9)[side]}\nhost_bytes_per_s = {rate}\nstorage_bytes_per_s = {rate}\n"
+        f"[inside]\n{link}[between]\n{link}[accelerator]\npeak_flops = {rate}\nmemory_bytes = 80e9\n"
+        f"memory_bytes_per_s = {rate}\nkernel_s = {small}\n[accelerator.achieved]\ntransformer = {(1e-6, 1)[side]}\n"
+    )
+    assert "bert-large" in plan("bert-large", str(file), devices=1)
+    assert "bert-large" in plan("bert-large", str(file))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """A user's own cluster: a TOML file that says how it differs from one that is known."""
 
 import difflib
-import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,19 +11,37 @@ from anybatch.errors import InputError
 from anybatch.planner.accelerators import Achieved, Family
 from anybatch.planner.cluster import Cluster
 
-# Other numbers must be above 0; a topology is one of two words.
-_FROM_0_TO_1 = ("overlap", "achieved")
-_AT_LEAST_0 = ("latency_s", "kernel_s", "jitter", "price")
+# The least and the most that a number may be, far outside of all hardware: beyond, a plan's arithmetic overflows.
+# Other fields are rates and sizes, from one FLOP or byte a second on. A topology is one of two words.
+_BOUNDS = {
+    "overlap": (0, 1),
+    "achieved": (1e-6, 1),
+    "latency_s": (0, 100),
+    "kernel_s": (0, 100),
+    "jitter": (0, 100),
+    "price": (0, 1e9),
+    "devices_a_node": (1, 10**9),
+    "most_devices": (1, 10**9),
+}
+_RATES_AND_SIZES = (1, 1e24)
 _TOPOLOGIES = ("switched", "torus")
+_MOST_BYTES = 2**20
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; InputError where there is none."""
+    """The tables of a TOML file; InputError if it cannot be read, is longer than 1 MiB or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise InputError(f"{path}: is longer than {_MOST_BYTES:,} bytes; a cluster's description takes a few lines")
+        return tomllib.loads(text.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise InputError(f"{path}: is not TOML that can be read: brackets are nested too deeply") from None
+    # tomllib's own errors, and Python's for a number of more than 4,300 digits.
+    except ValueError as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
 
 
@@ -53,7 +70,7 @@ def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> A
     names = [field.name for field in fields(known)]
     changes: dict[str, Any] = {}
     for name, value in values.items():
-        label = f"{path}: {where}{name}"
+        label = f"{path}: {where}{shown(name, str)}"
         if name not in names:
             near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
             raise InputError(f"{label}: no such field; nearest: {', '.join(near)}")
@@ -63,10 +80,10 @@ def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> A
         elif is_dataclass(old):
             changes[name] = _changed(old, _table(value, label), path, f"{where}{name}.")
         elif name == "topology" and value not in _TOPOLOGIES:
-            raise InputError(f"{label} = {value!r}: must be one of {', '.join(_TOPOLOGIES)}")
+            raise InputError(f"{label} = {shown(value)}: must be one of {', '.join(_TOPOLOGIES)}")
         elif isinstance(old, str):
-            if not isinstance(value, str):
-                raise InputError(f"{label} = {value!r}: must be a string")
+            if not isinstance(value, str) or not value.isprintable() or len(value) > 200:
+                raise InputError(f"{label} = {shown(value)}: must be a string of at most 200 printable characters")
             changes[name] = value
         else:
             changes[name] = _number(name, value, label, whole=isinstance(old, int))
@@ -75,7 +92,7 @@ def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> A
 
 def _table(value: Any, label: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{label} = {value!r}: must be a table of its fields")
+        raise InputError(f"{label} = {shown(value)}: must be a table of its fields")
     return value
 
 
@@ -83,18 +100,25 @@ def _shares(known: Mapping[Family, Achieved], values: Mapping[str, Any], label: 
     found = dict(known)
     for name, value in values.items():
         if name not in get_args(Family):
-            raise InputError(f"{label}.{name}: must be one of {', '.join(get_args(Family))}")
+            raise InputError(f"{label}.{shown(name, str)}: must be one of {', '.join(get_args(Family))}")
         found[name] = Achieved(_number("achieved", value, f"{label}.{name}"), "given")  # type: ignore[index]
     return found
 
 
 def _number(name: str, value: Any, label: str, whole: bool = False) -> float:
+    least, most = _BOUNDS.get(name, _RATES_AND_SIZES)
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise InputError(f"{label} = {value!r}: must be a {'whole ' if whole else ''}number")
-    least, most = ("at least 0", math.inf) if name in _AT_LEAST_0 else ("above 0", math.inf)
-    if name in _FROM_0_TO_1:
-        least, most = ("at least 0" if name == "overlap" else "above 0"), 1.0
-    if value < 0 or (value == 0 and least == "above 0") or value > most:
-        raise InputError(f"{label} = {value!r}: must be {least}{' and at most 1' if most == 1 else ''}")
+    # Not a number is not between any two, either.
+    if not number or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{label} = {shown(value)}: must be {kind} from {least:,} to {most:,}")
     return value  # type: ignore[no-any-return]
+
+
+def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
+    """`value` as a short part of one line."""
+    try:
+        text = text_of(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 and text.isprintable() else ascii(text)[1:58] + "..."

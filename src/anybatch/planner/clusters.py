@@ -8,7 +8,7 @@ from anybatch.errors import InputError
 from anybatch.planner import accelerators
 from anybatch.planner.accelerators import Accelerator
 from anybatch.planner.cluster import Cluster
-from anybatch.planner.cluster_file import changed, read_toml
+from anybatch.planner.cluster_file import changed, read_toml, shown
 from anybatch.planner.collectives import Link
 from anybatch.planner.measure import measure_this_machine
 
@@ -87,10 +87,13 @@ def find_cluster(name: str) -> Cluster:
     if name.endswith(".toml"):
         values = read_toml(Path(name))
         like = values.pop("like", None)
-        if not isinstance(like, str):
-            raise InputError(f"{name}: like = {like!r}: name the cluster that it starts from, {', '.join(CLUSTERS)}")
+        # Another file could lead back to this one.
+        if not isinstance(like, str) or like.endswith(".toml"):
+            raise InputError(
+                f"{name}: like = {shown(like)}: name the cluster that it starts from, {', '.join(CLUSTERS)}"
+            )
         return changed(find_cluster(like), values, Path(name))
     if name not in CLUSTERS:
         near = difflib.get_close_matches(name, CLUSTERS, n=3, cutoff=0.4) or list(CLUSTERS)
-        raise InputError(f"no cluster is called {name!r}; nearest: {', '.join(near)}")
+        raise InputError(f"no cluster is called {shown(name)}; nearest: {', '.join(near)}")
     return CLUSTERS[name]()
