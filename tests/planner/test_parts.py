@@ -11,7 +11,7 @@ from anybatch.planner.memory import Layout, choose_layout, memory
 from anybatch.planner.step_time import expected_slowest, step_time
 from anybatch.planner.workload import bert_parameters, bert_phase
 from anybatch.recipes import change, find_recipe
-from anybatch.recipes.builtin_text import VOCABULARY_SIZE
+from anybatch.recipes.builtin_text import VOCABULARY_SIZES
 
 FAST, SLOW = Link(100e9, 1e-6, achieved=1.0), Link(10e9, 1e-5, achieved=1.0)
 
@@ -39,11 +39,11 @@ def test_bert_has_the_parameters_that_transformers_counts():
 
     recipe = find_recipe("bert-demo")
     model = pretraining_model(
-        BertSettings(vocabulary_size=VOCABULARY_SIZE, **recipe.model.model_dump(exclude={"path"})), 0
+        BertSettings(vocabulary_size=VOCABULARY_SIZES["wordpiece"], **recipe.model.model_dump(exclude={"path"})), 0
     )
     counted = sum(p.numel() for p in model.parameters())
     shape = (recipe.model.hidden_size, recipe.model.num_layers, recipe.model.max_positions)
-    assert bert_parameters(VOCABULARY_SIZE, *shape) == counted
+    assert bert_parameters(VOCABULARY_SIZES["wordpiece"], *shape) == counted
     assert bert_parameters(30_522, 1024, 24, 512) == 336_226_108
 
 

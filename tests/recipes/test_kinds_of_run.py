@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anybatch.data.prepare import prepare
+from anybatch.data.prepare import Kind, prepare, tokenizer_of
 from anybatch.data.squad import Question, load_builtin
 from anybatch.data.squad_score import normalize, read_predictions, score
 from anybatch.data.text import Document
@@ -59,6 +59,33 @@ def test_gpt_trains_on_the_same_shards(shards: Path, tmp_path: Path) -> None:
     assert evaluate_run(tmp_path / "run") == pytest.approx(result["final"], rel=1e-5)
     with pytest.raises(InputError, match="a pretraining run cannot answer questions"):
         evaluate_run(tmp_path / "run", tmp_path / "dev.json")
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+@pytest.mark.parametrize("recipe_name", ["gpt2-tiny", "bert-tiny"])
+def test_small_vocabularies_train_and_transformers_reads_the_exported_ones(
+    tmp_path: Path, kind: Kind, recipe_name: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    texts = [f"Document {number} begins here. It has a second sentence, and a third. " * 4 for number in range(60)]
+    prepare(lambda: [Document(text, "") for text in texts], tmp_path / "shards", tokenizer=kind)
+    settings = [
+        *SMALL, *TINY_BERT, f"data.path={tmp_path / 'shards'}", f"data.tokenizer={kind}", "phases.0.batch_size=8",
+    ]  # fmt: skip
+    result = train_recipe(change(find_recipe(recipe_name), settings), tmp_path / "run")
+    assert 0 < result["context_free_loss"] < result["final"]["loss"] < 7
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "run" / "model"), tokenizer_of(tmp_path / "shards")
+    for text in ("It has a second,  third  .", "Ça va 日本?"):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text, add_special_tokens=False).ids
+    ids = ours.encode("it has a second , third .", add_special_tokens=False).ids
+    assert theirs.decode(ids) == ours.decode(ids) == "it has a second , third ."
+
+
+def test_a_recipe_s_kind_of_vocabulary_is_that_of_its_text(shards: Path, tmp_path: Path) -> None:
+    recipe = change(find_recipe("gpt2-tiny"), [*SMALL, f"data.path={shards}", "data.tokenizer=bytes"])
+    with pytest.raises(InputError, match=r"data.tokenizer = 'bytes': .*shards has wordpiece; .* --tokenizer bytes, or"):
+        train_recipe(recipe, tmp_path / "run")
 
 
 def test_a_run_starts_from_somebody_s_folder(shards: Path, tmp_path: Path) -> None:

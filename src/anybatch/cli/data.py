@@ -17,10 +17,10 @@ def prepare(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    vocabulary_size: Annotated[int, typer.Option(help="WordPieces to train.")] = 8192,
+    vocabulary_size: Annotated[int, typer.Option(help="WordPieces to train; the most characters to keep.")] = 8192,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Use this tokenizer.json or vocab.txt instead of training one.")
-    ] = None,
+        str, typer.Option(help="wordpiece, characters or bytes; or a tokenizer.json or vocab.txt to use as it is.")
+    ] = "wordpiece",
     held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
     min_characters: Annotated[int, typer.Option(min=0, help="Leave shorter documents out.")] = 0,
@@ -29,7 +29,7 @@ def prepare(
     processes: Annotated[int | None, typer.Option(help="Default: the number of cores.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn text into token shards: documents, sentences, a WordPiece vocabulary, memory-mapped tokens.
+    """Turn text into token shards: documents, sentences, a vocabulary, memory-mapped tokens.
 
     After a kill the same command goes on, once the vocabulary is there; with --tokenizer from the first minute.
 
@@ -38,12 +38,14 @@ def prepare(
       anybatch data prepare texts --out shards
       anybatch data prepare books news.jsonl.xz --out shards
       anybatch data prepare corpus.txt --out shards --tokenizer vocab.txt
+      anybatch data prepare corpus.txt --out shards --tokenizer characters
     """
     from dataclasses import asdict
+    from typing import get_args
 
     from anybatch.data import vocabulary
     from anybatch.data.portions import LengthFilter
-    from anybatch.data.prepare import prepare_files
+    from anybatch.data.prepare import Kind, prepare_files
     from anybatch.engine import progress_display, show_passes
 
     with progress_display() as progress:
@@ -51,7 +53,7 @@ def prepare(
             names,
             out,
             vocabulary_size=vocabulary_size,
-            tokenizer=None if tokenizer is None else vocabulary.load(tokenizer),
+            tokenizer=tokenizer if tokenizer in get_args(Kind) else vocabulary.load(Path(tokenizer)),
             held_out=held_out,
             seed=seed,
             lengths=LengthFilter(min_characters, max_characters),

@@ -1,19 +1,36 @@
 """What word frequencies alone give: the mark that a language model has to pass before it has learned anything else."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from anybatch.data.batch import Batch
+from anybatch.data.pairs import Marks
 from anybatch.data.shards import Shards
 
 
-def frequency_loss(shards: Shards, batches: Iterable[Batch]) -> float:
+def masked_frequency_loss(shards: Shards, batches: Iterable[Batch]) -> float:
     """The mean cross-entropy, in nats, of the masked words in `batches` under the token frequencies of `shards`.
 
     Each token of the vocabulary is counted once more than it occurs (Laplace), in the first shard only, which is a
     sample large enough for frequencies.
     """
-    counts = np.bincount(shards.parts[0].tokens, minlength=shards.vocabulary_size) + 1
-    labels = np.concatenate([batch.inputs["masked_labels"].numpy() for batch in batches])
-    return float(-np.log(counts[labels] / counts.sum()).mean())
+    return _loss(_counts(shards), [batch.inputs["masked_labels"].numpy() for batch in batches])
+
+
+def causal_frequency_loss(shards: Shards, tokenizer: Tokenizer, batches: Iterable[Batch]) -> float:
+    """The same of every token but the first of each context; the [SEP] behind each document counts as a token."""
+    counts = _counts(shards)
+    counts[Marks.of(tokenizer).separator] += len(shards.parts[0].document_ends)
+    return _loss(counts, [batch.inputs["input_ids"].numpy()[:, 1:].reshape(-1) for batch in batches])
+
+
+def _counts(shards: Shards) -> NDArray[np.int64]:
+    return np.bincount(shards.parts[0].tokens, minlength=shards.vocabulary_size) + 1
+
+
+def _loss(counts: NDArray[np.int64], targets: list[NDArray[Any]]) -> float:
+    return float(-np.log(counts[np.concatenate(targets)] / counts.sum()).mean())

@@ -83,11 +83,11 @@ def _in_words(tokenizer: Tokenizer, ids: list[int], labels: list[int]) -> str:
             words += [f"[{_name(tokenizer, seen)}→{_name(tokenizer, label)}]" for seen, label in group]
         else:
             words.append(tokenizer.decode([seen for seen, _ in group], skip_special_tokens=False))
-    return " ".join(words)
+    return vocabulary.gap(tokenizer).join(words)
 
 
 def _name(tokenizer: Tokenizer, number: int) -> str:
-    return str(tokenizer.id_to_token(number)).replace("[MASK]", "MASK")
+    return str(tokenizer.id_to_token(number)).replace("[MASK]", "MASK").replace(" ", "␣")
 
 
 def _summarise(shards: Shards, unknown: int) -> PartSummary:

@@ -60,7 +60,9 @@ def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, por
     """The tokens of a portion, with the tokenizer.json at `tokenizer`, which has that fingerprint."""
     texts = lengths.texts(portion)
     sentences = [split_sentences(text) for text in texts]
-    encoded = _encoder(tokenizer, fingerprint).encode([sentence for part in sentences for sentence in part])
+    # The space between two sentences belongs to the second; WordPiece has no token for it, characters do.
+    spaced = [f" {each}" if number else each for part in sentences for number, each in enumerate(part)]
+    encoded = _encoder(tokenizer, fingerprint).encode(spaced)
     owners = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])
     filled = encoded.lengths > 0
     return EncodedPortion(

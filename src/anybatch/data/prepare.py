@@ -8,13 +8,14 @@ They appear together or not at all. The text is read in passes, in portions that
 processes, and never held as a whole.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from anybatch.data.pool import available_cores, map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
 from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
+from anybatch.data.small_vocabularies import characters, single_bytes
 from anybatch.data.staging import Staging
 from anybatch.data.text import Document, check_not_empty
 from anybatch.errors import InputError
@@ -41,11 +43,13 @@ VOCABULARY_CHARACTERS = 1 << 30
 _CHARACTERS_IN_A_PORTION = 1 << 21
 _DUPLICATES = "duplicates.npy"
 # Part of what a half-finished folder must share with the work that goes on with it.
-_FORMAT = 3
+_FORMAT = 4
 _MOST_PROCESSES = 1024
 
 # (pass, documents done in it, bytes of the sources read, bytes in all)
 Progress = Callable[[str, int, int, int], None]
+# Vocabularies that are made here.
+Kind = Literal["wordpiece", "characters", "bytes"]
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -60,13 +64,25 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     return vocabulary.load(path)
 
 
+def kind_of(tokenizer: Tokenizer) -> Kind | None:
+    """The kind of a vocabulary; None where it is none of those that are made here."""
+    parts = json.loads(tokenizer.to_str())
+    match parts["model"]:
+        case {"type": "WordPiece"}:
+            return "wordpiece"
+        case {"type": "BPE", "merges": []}:
+            return "bytes" if (parts["pre_tokenizer"] or {}).get("type") == "ByteLevel" else "characters"
+    return None
+
+
 @dataclass(frozen=True)
 class Options:
     """How text becomes shards.
 
     Args:
-        vocabulary_size: of the vocabulary trained on the training documents, on the first 2^30 characters of them; not
-            used where `tokenizer` is given.
+        vocabulary_size: of the vocabulary made of the training documents, of the first 2^30 characters of them: as many
+            WordPieces, or at most as many characters. Not used for bytes or a given tokenizer.
+        tokenizer: the kind of vocabulary to make, or one that there is.
         held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number). Either part
             gets at least two documents, which next-sentence prediction needs.
         lengths: which documents are left out for their length.
@@ -74,7 +90,7 @@ class Options:
     """
 
     vocabulary_size: int = 8192
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | Kind = "wordpiece"
     held_out: float = 0.05
     seed: int = 0
     lengths: LengthFilter = field(default_factory=LengthFilter)
@@ -126,7 +142,8 @@ def prepare_files(
 
 def _identity(sources: list[str], options: Options) -> dict[str, Any]:
     """What makes one preparation another: files that changed, other settings."""
-    tokenizer = None if options.tokenizer is None else vocabulary.fingerprint(options.tokenizer)
+    chosen = options.tokenizer
+    tokenizer = chosen if isinstance(chosen, str) else vocabulary.fingerprint(chosen)
     files = [
         [name]
         if name.startswith(HUB)
@@ -171,17 +188,26 @@ class _Preparation:
             marks = np.load(folder / _DUPLICATES) if options.drop_duplicates else None
         else:
             marks = self._find_duplicates() if options.drop_duplicates else None
-            # The texts are read twice, for the alphabet first.
-            stages = iter(("alphabet", "vocabulary"))
-            tokenizer = options.tokenizer or vocabulary.train(
-                lambda: self._training_texts(chosen, marks, next(stages)), options.vocabulary_size
-            )
+            tokenizer = self._tokenizer(chosen, marks)
             vocabulary.ordinary_ids(tokenizer, "the tokenizer")
             vocabulary.save(tokenizer, folder / TOKENIZER)
         state, parts = self._write(tokenizer, chosen, marks)
         (folder / _DUPLICATES).unlink(missing_ok=True)
         left_out = LeftOut(state.by_length, state.duplicates)
         return Summary(tokenizer.get_vocab_size(), state.unknown_share, *parts, left_out)
+
+    def _tokenizer(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None) -> Tokenizer:
+        options = self._options
+        # WordPiece reads the texts twice, for the alphabet first.
+        stages = iter(("alphabet", "vocabulary"))
+        match options.tokenizer:
+            case "wordpiece" | "characters" as kind:
+                make = vocabulary.train if kind == "wordpiece" else characters
+                return make(lambda: self._training_texts(chosen, marks, next(stages)), options.vocabulary_size)
+            case "bytes":
+                return single_bytes()
+            case given:
+                return given
 
     def _tell(self, stage: str, done: int, place: Place) -> None:
         if self._progress is not None:

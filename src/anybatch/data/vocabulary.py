@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from anybatch.data.alphabet import most_frequent
 from anybatch.data.sentences import in_pieces
 from anybatch.errors import InputError
 from anybatch.files import write_text
@@ -21,10 +22,6 @@ LARGEST_SIZE = 1_000_000
 
 _CONTINUED = "##"
 _MAX_ALPHABET = 1000
-_CODE_POINTS = 0x110000
-_COUNTED_AT_ONCE = 1 << 20
-# An alphabet above the usual 1,000 is taken where so much of the text would else be unknown.
-_COVERED = 0.9995
 # The trainer's time grows with the square of a word's length, and WordPiece reads a word this long as [UNK] anyway.
 _LONGEST_WORD = 1000
 
@@ -43,7 +40,7 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
         raise InputError(f"vocabulary size {size}: must be at least {SMALLEST_SIZE}")
     if size > LARGEST_SIZE:
         raise InputError(f"vocabulary size {size}: must be at most {LARGEST_SIZE}")
-    alphabet = _alphabet(in_pieces(texts()), size // 4)
+    alphabet = most_frequent(texts(), normalizers.BertNormalizer(lowercase=True), most=size // 4, fewest=_MAX_ALPHABET)
     if not alphabet:
         raise InputError("the texts hold no word to make a vocabulary of")
     continued = [_CONTINUED + letter for letter in alphabet if _goes_on_words(letter)]
@@ -67,12 +64,20 @@ def from_words(vocabulary: dict[str, int], *, lowercase: bool = True) -> Tokeniz
     """The tokenizer with exactly this vocabulary, token to number; only the five special tokens are special."""
     model = models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUED)
     tokenizer = _tokenizer(model, lowercase=lowercase)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUED)
+    return with_special_tokens(tokenizer)
+
+
+def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer`, whose vocabulary holds them, with the five special tokens and BERT's template for one and two texts.
+
+    The letters '[SEP]' in a text mean these letters, not the token.
+    """
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     return _reading_text(tokenizer)
 
@@ -164,6 +169,11 @@ def continued_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     return continued
 
 
+def gap(tokenizer: Tokenizer) -> str:
+    """What stands between two texts that are decoded apart: nothing where a space has a token, as a character does."""
+    return "" if tokenizer.encode(" ", add_special_tokens=False).ids else " "
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
@@ -190,20 +200,6 @@ def _goes_on_words(letter: str) -> bool:
     return len(pre_tokenizers.BertPreTokenizer().pre_tokenize_str(spaced)) == 1
 
 
-def _alphabet(texts: Iterable[str], most: int) -> list[str]:
-    """The most frequent characters of the normalised texts, `most` at most, in the order of their code points."""
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
-    for text in _joined(texts):
-        points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
-        counts += np.bincount(points, minlength=_CODE_POINTS)
-    seen = [point for point in np.flatnonzero(counts).tolist() if not chr(point).isspace()]
-    ordered = sorted(seen, key=lambda point: (-counts[point], point))
-    covered = np.cumsum(counts[ordered])
-    needed = int(np.searchsorted(covered, _COVERED * covered[-1])) + 1 if seen else 0
-    return [chr(point) for point in sorted(ordered[: min(most, max(_MAX_ALPHABET, needed))])]
-
-
 def _without_long_words(text: str) -> str:
     """`text` with a space put into every longer word, behind each `_LONGEST_WORD` characters."""
     words = text.split()
@@ -212,16 +208,3 @@ def _without_long_words(text: str) -> str:
     return " ".join(
         word[begin : begin + _LONGEST_WORD] for word in words for begin in range(0, len(word), _LONGEST_WORD)
     )
-
-
-def _joined(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, several in one, so that the count of a whole alphabet is paid for once a megabyte."""
-    part: list[str] = []
-    length = 0
-    for text in texts:
-        part.append(text)
-        length += len(text)
-        if length >= _COUNTED_AT_ONCE:
-            yield "\n".join(part)
-            part, length = [], 0
-    yield "\n".join(part)

@@ -11,7 +11,7 @@ from anybatch.planner.examples import Fixed, Law
 from anybatch.planner.named import KERNELS_A_LAYER, NAMED
 from anybatch.planner.workload import OPTIMIZER_BYTES, Evaluation, Workload, bert_parameters, bert_phase
 from anybatch.recipes import RECIPES, PretrainingRecipe, Recipe, change, find_recipe
-from anybatch.recipes.builtin_text import VOCABULARY_SIZE
+from anybatch.recipes.builtin_text import VOCABULARY_SIZES
 
 # Parameter tensors of a BERT layer, and of embeddings, pooler and heads.
 _TENSORS_A_LAYER, _OTHER_TENSORS = 16, 14
@@ -124,5 +124,5 @@ def _advised_batch(recipe: PretrainingRecipe) -> int | None:
 
 def _vocabulary_size(recipe: PretrainingRecipe) -> int:
     if recipe.data.path is None:
-        return recipe.data.source_vocabulary or VOCABULARY_SIZE
+        return recipe.data.source_vocabulary or VOCABULARY_SIZES[recipe.data.tokenizer or "wordpiece"]
     return prepare.tokenizer_of(Path(recipe.data.path)).get_vocab_size()

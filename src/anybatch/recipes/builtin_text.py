@@ -5,16 +5,17 @@ from pathlib import Path
 
 from anybatch.data.builtin import python_documents
 from anybatch.data.counts import Summary
-from anybatch.data.prepare import prepare
+from anybatch.data.prepare import Kind, prepare
 from anybatch.data.text import Document
 
-VOCABULARY_SIZE = 2048
+# Bytes have no other size; characters have at most so many.
+VOCABULARY_SIZES: dict[Kind, int] = {"wordpiece": 2048, "characters": 64, "bytes": 261}
 HELD_OUT = 0.1
 
 
-def prepare_builtin_text(out: Path) -> Summary:
+def prepare_builtin_text(out: Path, tokenizer: Kind = "wordpiece") -> Summary:
     """Writes `out` as `anybatch data prepare` does, from the language reference and the library's docstrings."""
-    return prepare(_documents, out, vocabulary_size=VOCABULARY_SIZE, held_out=HELD_OUT)
+    return prepare(_documents, out, tokenizer=tokenizer, vocabulary_size=VOCABULARY_SIZES[tokenizer], held_out=HELD_OUT)
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from torch import nn
 from anybatch.data import prepare, vocabulary
 from anybatch.data.batch import Batch
 from anybatch.data.causal import CausalSource
+from anybatch.data.frequencies import causal_frequency_loss
 from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.job import Scores
@@ -54,7 +55,10 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
         ),
         score=lambda finished: _scores(evaluate(finished, batches)),
         export=export,
-        summary=summarise(recipe, phases, model),
+        summary={
+            **summarise(recipe, phases, model),
+            "context_free_loss": causal_frequency_loss(shards, tokenizer, batches),
+        },
     )
 
 

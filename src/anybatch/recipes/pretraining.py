@@ -8,7 +8,7 @@ from torch import nn
 
 from anybatch.data import prepare, vocabulary
 from anybatch.data.batch import Batch
-from anybatch.data.frequencies import frequency_loss
+from anybatch.data.frequencies import masked_frequency_loss
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.shards import Shards, open_shards
 from anybatch.engine import Evaluation, Job, evaluate
@@ -59,7 +59,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         summary={
             **summarise(recipe, phases, model),
             # The relation of sentences is a fair coin to a model that sees no more than frequencies.
-            "context_free_loss": frequency_loss(shards, batches)
+            "context_free_loss": masked_frequency_loss(shards, batches)
             + (0.0 if recipe.data.objective == "full_sentences" else math.log(2)),
         },
     )

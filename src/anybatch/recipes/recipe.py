@@ -151,6 +151,7 @@ class EngineSettings(Settings):
 class CorpusSettings(Settings):
     """`path`: a folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run.
 
+    `tokenizer`: the kind of vocabulary; a prepared folder must have it. Null: the folder's, WordPiece without a path.
     `source_vocabulary`: the size of the vocabulary that the recipe was made for. Where a dry run has no path, "blank"
     text stands in: Python's, as if it were enough for any batch, under a vocabulary of that size. `num_held_out`: the
     held-out sequences that the run is scored on, at most.
@@ -158,6 +159,7 @@ class CorpusSettings(Settings):
 
     path: str | None = None
     builtin: Literal["python", "blank"] = "python"
+    tokenizer: Literal["wordpiece", "characters", "bytes"] | None = None
     source_vocabulary: int | None = Field(default=None, ge=1)
     num_held_out: int = Field(default=1024, ge=1)
 

@@ -18,12 +18,19 @@ def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> tuple[Path,
     Without a `data.path`, the built-in text is prepared in the run folder.
 
     Raises:
-        InputError: the folder is no prepared text, or a phase's sequences are longer than the model takes.
+        InputError: the folder is no prepared text, or has another kind of vocabulary than the recipe asks for; or a
+            phase's sequences are longer than the model takes.
     """
     folder = data_folder(recipe, run)
     if recipe.data.path is None and not folder.exists():
-        prepare_builtin_text(folder)
+        prepare_builtin_text(folder, recipe.data.tokenizer or "wordpiece")
     tokenizer = prepare.tokenizer_of(folder)
+    asked, found = recipe.data.tokenizer, prepare.kind_of(tokenizer)
+    if asked not in (None, found):
+        raise InputError(
+            f"data.tokenizer = {asked!r}: {folder} has {found or 'another kind of vocabulary'}; prepare the text with "
+            f"--tokenizer {asked}, or set data.tokenizer=null to take what is there"
+        )
     if recipe.data.builtin == "blank" and recipe.data.source_vocabulary is not None:
         missing = recipe.data.source_vocabulary - tokenizer.get_vocab_size()
         tokenizer.add_tokens([f"[unused{number}]" for number in range(missing)])

@@ -1,0 +1,42 @@
+"""The characters of a text, most frequent first."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from tokenizers import normalizers
+
+from anybatch.data.sentences import in_pieces
+
+_CODE_POINTS = 0x110000
+_COUNTED_AT_ONCE = 1 << 20
+_COVERED = 0.9995
+
+
+def most_frequent(texts: Iterable[str], normalizer: normalizers.Normalizer, *, most: int, fewest: int) -> list[str]:
+    """The fewest characters that cover 99.95 % of the normalized texts, in the order of their code points.
+
+    Args:
+        most, fewest: how many at most, and how many at least if the texts have them. White space does not count.
+    """
+    counts = np.zeros(_CODE_POINTS, dtype=np.int64)
+    for text in _joined(in_pieces(texts)):
+        points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
+        counts += np.bincount(points, minlength=_CODE_POINTS)
+    seen = [point for point in np.flatnonzero(counts).tolist() if not chr(point).isspace()]
+    ordered = sorted(seen, key=lambda point: (-counts[point], point))
+    covered = np.cumsum(counts[ordered])
+    needed = int(np.searchsorted(covered, _COVERED * covered[-1])) + 1 if seen else 0
+    return [chr(point) for point in sorted(ordered[: min(most, max(fewest, needed))])]
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, several in one, so that the count of a whole alphabet is paid for once a megabyte."""
+    part: list[str] = []
+    length = 0
+    for text in texts:
+        part.append(text)
+        length += len(text)
+        if length >= _COUNTED_AT_ONCE:
+            yield "\n".join(part)
+            part, length = [], 0
+    yield "\n".join(part)
