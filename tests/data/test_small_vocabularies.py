@@ -53,9 +53,8 @@ def test_text_is_prepared_inspected_and_read_back(tmp_path: Path, kind: Kind) ->
     assert made.unknown_share == 0
     sentences = open_shards(out / "train").document(0)
     text = "".join(tokenizer.decode(sentence.tolist()) for sentence in sentences)
-    number = next(digit for digit in text if digit.isdigit())
-    written = f"The cat sat on mat{'t' * number}. Then it slept. The end!"
-    assert text == (written if kind == "bytes" else written.lower())
+    written = {f"The cat sat on mat{'t' * number}. Then it slept. The end!" for number in range(9)}
+    assert text in (written if kind == "bytes" else {each.lower() for each in written})
     # What is decoded in pieces has no space but those of the text.
     example = summary(out).examples[0]
     assert example.startswith(("[CLS]t", "[CLS]T", "[CLS][MASK→"))
