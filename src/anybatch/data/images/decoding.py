@@ -2,18 +2,66 @@
 
 import io
 import math
+import os
+import stat
+import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from anybatch.data.images.sets import Unreadable
 
-# A very large picture is decoded; one of twice that size is refused, as an attack on the memory.
+# What Pillow warns of is a very large picture, which is decoded (one of twice that size is refused), and damaged
+# metadata beside sound pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TURNED = (5, 6, 7, 8)
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+# What a grey level of a PNG of so many bits is multiplied with to have 8; Pillow does so with pixels, not with the key.
+_TO_8_BITS = {"L;2": 85, "L;4": 17}
+
+_MOST_BYTES = 2**30
+# Pixels: what is converted at a time, and from when on pictures are decoded one after the other.
+_STRIP = 2**20
+_LARGE = 2**24
+_LARGE_ONES = threading.Lock()
+
+
+def opened_file(path: Path, offset: int = 0, size: int | None = None) -> Image.Image:
+    """The image in a file, or in `size` bytes of it from `offset` on; not yet decoded.
+
+    Raises:
+        Unreadable: there is no such file, it ends too early, is larger than 1 GiB, or is no image; see `opened`.
+    """
+    try:
+        status = path.stat()
+        # A pipe would be waited for, a device read without end.
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable("not a file")
+        wanted = status.st_size if size is None else size
+        if wanted > _MOST_BYTES:
+            raise Unreadable(f"has {wanted:,} bytes; an image may have {_MOST_BYTES:,}")
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), wanted, offset)
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
+    if len(data) < wanted:
+        raise Unreadable("the file ends before the image does")
+    return opened(data)
 
 
 def opened(data: bytes) -> Image.Image:
@@ -25,29 +73,55 @@ def opened(data: bytes) -> Image.Image:
     if not data:
         raise Unreadable("the file is empty")
     try:
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     # A hostile or damaged file can make a parser fail in any way.
     except Exception as error:
         raise Unreadable(_reason(error)) from None
+    if image.format == "EPS":
+        raise Unreadable("is a PostScript program, which is not run")
+    key = image.info.get("transparency")
+    if image.format == "PNG" and key is not None:
+        raw = image.tile[0][3] if image.tile else None
+        if raw == "RGB;16B":
+            raise Unreadable(
+                "one of its 16-bit colors is transparent, which Pillow cannot find after it decoded 8 bits"
+            )
+        if raw in _TO_8_BITS:
+            image.info["transparency"] = key * _TO_8_BITS[raw]
+    return image
+
+
+def turn_to_decode(image: Image.Image) -> AbstractContextManager[object]:
+    """Held while an opened image is decoded: of pictures that take hundreds of megabytes, one at a time is decoded."""
+    return _LARGE_ONES if image.width * image.height > _LARGE else nullcontext()
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) as a viewer shows it, whatever way the camera was held."""
-    width, height = image.size
-    return (height, width) if _orientation(image) in _TURNED else (width, height)
-
-
-def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None = None) -> Image.Image:
-    """The upright picture as 8-bit grey (1 channel) or RGB (3).
-
-    What is transparent lies on white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
-
-    Args:
-        least: a width and height of the upright picture that are enough: a JPEG is then decoded at a half, a quarter or
-            an eighth of its size where that is no smaller, which is several times as fast.
+    """(width, height) as a viewer shows it, whatever way the camera was held.
 
     Raises:
         Unreadable: the file is truncated or damaged.
+    """
+    turned = _orientation(image) in _TURNED
+    return (image.height, image.width) if turned else image.size
+
+
+def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None = None) -> Image.Image:
+    """The upright picture as 8-bit grey (1 channel) or RGB (3): what Pillow's `load` and `convert` give, except that
+
+        transparent     lies on white: an alpha channel, a palette's, a color that a PNG names as transparent
+        unsigned 12 or 16 bits    keep the upper 8
+        floats          are from 0 to 1, and become 0 to 255; or they are whole numbers from 0 to 255
+        signed, 32 bits, other floats    are refused: nobody says which value is white
+
+    Of an animation or a file of several pages the first picture counts.
+
+    Args:
+        least: a width and height of the upright picture that are enough: a JPEG is then decoded at a half, a quarter or
+            an eighth of its size if that is no smaller, which is several times as fast.
+
+    Raises:
+        Unreadable: the file is truncated or damaged, or nobody knows what its values mean.
     """
     orientation = _orientation(image)
     try:
@@ -55,36 +129,84 @@ def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None
             wide, high = least[::-1] if orientation in _TURNED else least
             image.draft(image.mode, (math.ceil(wide), math.ceil(high)))
         image.load()
-        if orientation != 1:
-            image = ImageOps.exif_transpose(image)
-        return _in_colours(image, "L" if channels == 1 else "RGB")
+        picture = _in_colours(image, "L" if channels == 1 else "RGB")
+        return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+    except Unreadable:
+        raise
     except Exception as error:
         raise Unreadable(_reason(error)) from None
 
 
 def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where there is none that can be read.
+
+    Only a JPEG says it before it is decoded: a PNG may have it behind its pixels, and a TIFF is turned as it is
+    decoded. An error of that first decoding must not be lost: Pillow decodes an image once and takes it for whole
+    afterwards.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        try:
+            image.load()
+        except Exception as error:
+            raise Unreadable(_reason(error)) from None
+    # Cameras and editors write broken EXIF blocks beside sound pictures. What was read before the damage stays.
+    with suppress(Exception):
+        image.getexif()
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    # Cameras and editors write broken EXIF blocks beside sound pictures.
+        orientation = image.getexif().get(_ORIENTATION)
+        return orientation if orientation in _UPRIGHT else 1
     except Exception:
         return 1
 
 
 def _in_colours(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
+    """Large pictures are converted in strips: the ways to some colors need several copies of what is converted."""
+    if image.mode == mode and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit PNGs come as 32-bit integers in some versions of Pillow.
-        values = values / 257 if values.max(initial=0) > 255 else values
-        return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)).convert(mode)
-    if image.has_transparency_data:
-        seen_through = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), seen_through)
+    if image.width * image.height <= _STRIP:
+        return _shown(image, image).convert(mode)
+    flat = Image.new(mode, image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(_shown(strip, image).convert(mode), (0, top))
+    return flat
+
+
+def _shown(strip: Image.Image, image: Image.Image) -> Image.Image:
+    """A strip of `image` in a mode from which Pillow converts to grey and to RGB as a viewer shows it."""
+    if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
+        return Image.fromarray(_grey(np.asarray(strip), image))
+    if strip.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
     # Pillow knows no way from Lab to grey but through colours.
-    return image.convert("RGB").convert(mode) if image.mode == "LAB" else image.convert(mode)
+    return strip.convert("RGB") if strip.mode == "LAB" else strip
+
+
+def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """uint8 of a strip's values; in the greys of more than 8 bits Pillow leaves their meaning to the reader."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        low, high = image.getextrema()
+        scale = 255 if low >= 0 and high <= 1 else 1  # type: ignore[operator]
+        scaled = np.rint(values * np.float32(scale))
+        whole = scale == 255 or np.array_equal(scaled, values)
+        if not (low >= 0 and high <= 255 and whole and np.isfinite(values).all()):  # type: ignore[operator]
+            raise Unreadable(
+                f"floating-point pixels from {low:g} to {high:g}; must be from 0 to 1, or whole numbers from 0 to 255"
+            )
+        grey = scaled.astype(np.uint8)
+    elif image.mode == "I" and image.format != "PPM":
+        raise Unreadable("pixels of 32 bits or with a sign, which nobody gives a white; convert them to 8 or 16 bits")
+    else:
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        grey = (values >> (bits - 8)).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:
+        # White is zero; Pillow sees to it for 8 bits.
+        grey = 255 - grey
+    if (key := image.info.get("transparency")) is not None:
+        grey[values == key] = 255
+    return grey
 
 
 def _reason(error: Exception) -> str:

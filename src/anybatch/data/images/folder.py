@@ -1,7 +1,6 @@
 """Images in a tree of folders, one a class, as ImageNet is kept: CLASS/anything/NAME.jpg."""
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import Classes, Unreadable, printable
+from anybatch.data.images.decoding import opened_file
+from anybatch.data.images.sets import Classes, printable
 from anybatch.errors import InputError
 
 # Names alone decide what is looked at; what a file really holds, Pillow finds out from its content.
@@ -72,15 +71,7 @@ class FolderImages:
         return printable(str(self.root / self.files[index]))
 
     def image(self, index: int) -> Image.Image:
-        file = self.root / self.files[index]
-        try:
-            # A pipe would be waited for, a device read without end.
-            if not stat.S_ISREG(file.stat().st_mode):
-                raise Unreadable("not a file")
-            data = file.read_bytes()
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-        return opened(data)
+        return opened_file(self.root / self.files[index])
 
 
 def _below(folder: Path, missed: list[str]) -> Iterator[str]:

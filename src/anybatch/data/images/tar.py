@@ -1,6 +1,5 @@
 """Images in tar shards, as webdataset writes them: KEY.jpg beside KEY.cls, or CLASS/NAME.jpg."""
 
-import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anybatch.data.images.decoding import opened
+from anybatch.data.images.decoding import opened_file
 from anybatch.data.images.folder import SUFFIXES
-from anybatch.data.images.sets import MOST_CLASSES, Classes, Unreadable, numbered, printable
+from anybatch.data.images.sets import MOST_CLASSES, Classes, numbered, printable
 from anybatch.errors import InputError
 
 
@@ -76,14 +75,7 @@ class TarImages:
 
     def image(self, index: int) -> Image.Image:
         member = self.members[index]
-        try:
-            with open(self.shards[member.shard], "rb") as file:
-                data = os.pread(file.fileno(), member.size, member.offset)
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-        if len(data) < member.size:
-            raise Unreadable("the shard ends before the image does")
-        return opened(data)
+        return opened_file(self.shards[member.shard], member.offset, member.size)
 
 
 def _by_number(numbers: list[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

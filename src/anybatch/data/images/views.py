@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from anybatch.data.images.crops import CROP_WORDS, centre_box, cut_out, random_resized_box
-from anybatch.data.images.decoding import upright_size
+from anybatch.data.images.decoding import turn_to_decode, upright_size
 from anybatch.data.images.sets import ImageSet, Pixels, Unreadable
 from anybatch.data.sampling import Words, below, random_words
 from anybatch.errors import InputError
@@ -108,7 +108,8 @@ class FileViews:
         self.images, self.size, self.channels, self.cropping, self.seed = images, size, channels, cropping, seed
         self.training = training
         self._on_skip = on_skip
-        self._skipped: set[int] = set()
+        # Why, by the number of the image.
+        self.skipped: dict[int, str] = {}
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
         if self.training:
@@ -131,18 +132,19 @@ class FileViews:
 
     def _view(self, index: int, words: Words) -> Pixels:
         image = self.images.image(index)
-        width, height = upright_size(image)
-        if not self.training:
-            share = self.cropping.centre if self.cropping.kind == "resized" else 1.0
-            return cut_out(image, centre_box(width, height, share), self.size, self.channels)
-        box = random_resized_box(width, height, self.cropping.smallest_area, words[:CROP_WORDS])
-        pixels = cut_out(image, box, self.size, self.channels)
+        with turn_to_decode(image):
+            width, height = upright_size(image)
+            if not self.training:
+                share = self.cropping.centre if self.cropping.kind == "resized" else 1.0
+                return cut_out(image, centre_box(width, height, share), self.size, self.channels)
+            box = random_resized_box(width, height, self.cropping.smallest_area, words[:CROP_WORDS])
+            pixels = cut_out(image, box, self.size, self.channels)
         flipped = self.cropping.flip and below(words[CROP_WORDS:], 2)[0] == 1
         return pixels[:, ::-1] if flipped else pixels
 
     def _skip(self, index: int, reason: str) -> None:
-        if index not in self._skipped:
-            self._skipped.add(index)
+        if index not in self.skipped:
+            self.skipped[index] = reason
             self._on_skip(self.images.name(index), reason)
 
     @cached_property
@@ -167,7 +169,9 @@ def decode_all(
     views = FileViews(images, size, channels, Cropping(), seed, on_skip, training=False)
     pixels, seen = views(np.zeros(count, dtype=np.int64), np.arange(count))
     if not seen.any():
-        raise InputError(f"{images.name(0)}: cannot be read, and neither can any of the {count} images")
+        raise InputError(
+            f"{images.name(0)}: cannot be read ({views.skipped[0]}), and neither can any of {count:,} images"
+        )
     return pixels[seen] if not seen.all() else pixels, np.flatnonzero(seen)
 
 
@@ -178,8 +182,10 @@ def check_readable(images: ImageSet, views: FileViews) -> None:
     epoch = np.zeros(1, dtype=np.int64)
     # The first one does, as a rule, and no other is decoded.
     if not any(views(epoch, tried[place : place + 1])[1].all() for place in range(len(tried))):
+        first = int(tried[0])
         raise InputError(
-            f"{images.name(int(tried[0]))}: cannot be read, and neither can any of {len(tried)} images out of {count:,}"
+            f"{images.name(first)}: cannot be read ({views.skipped[first]}), and neither can any of {len(tried)} "
+            f"images out of {count:,}"
         )
 
 
