@@ -20,7 +20,7 @@ LEVELS = (
     {"study", "planner", "report", "machine"},
     {"recipes"},
     {"engine", "data", "models", "optim", "scaling"},
-    {"runs"},
+    {"accelerators", "runs"},
     {"files"},
     {"errors"},
 )

@@ -16,7 +16,7 @@ from anybatch.engine.health import Health
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
 from anybatch.engine.loading import Share, cut, loading, read_share
-from anybatch.engine.measure import measurements, quantiles
+from anybatch.engine.measure import measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.noise import WatchedNoise, measured
 from anybatch.engine.parallel import Parallel, parallelise
@@ -101,6 +101,7 @@ class _Course:
         self.eval_steps = evenly(job.num_steps, job.execution.num_evals)
         self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
         self.noise = WatchedNoise(job, parallel)
+        self.peak = peak_flops(self.ranks.device, job.execution.precision, job.model)
         self.trust_ratios = getattr(job.optimizer, "trust_ratios", None)
         events = run.metrics() if self.ranks.leader else []
         self.earlier_s = max((event.get("elapsed_s", 0.0) for event in events), default=0.0)
@@ -191,7 +192,7 @@ class _Course:
             "step_s": step_s,
             "data_wait_s": result.flags[-1] / 1e6 / self.ranks.size,
             "examples_checksum": f"{result.checksum:016x}",
-            **measurements(here.phase, step_s, self.ranks),
+            **measurements(here.phase, step_s, self.ranks, self.peak),
         }
         self.record("train", step, examples, values)
         self.task.advance(examples, f"loss {loss:.3f}")

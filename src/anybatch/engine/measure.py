@@ -7,41 +7,41 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
+from anybatch.accelerators import Precision, find_accelerator
 from anybatch.engine.job import Phase
 from anybatch.engine.ranks import Ranks
 
-# Dense bf16 products a second, from the makers' data sheets; an A100's in the first entry that fits its name.
-_PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A10G": 70e12,
-    "L40S": 362e12,
-    "V100": 125e12,
-}
 
+def measurements(phase: Phase, step_s: float, ranks: Ranks, peak: float | None) -> dict[str, Any]:
+    """Throughput of all ranks, model FLOPs utilization (MFU), and rank 0's memory.
 
-def measurements(phase: Phase, step_s: float, ranks: Ranks) -> dict[str, Any]:
-    """Throughput of all ranks, the share of the device's peak that the model's own FLOPs take, and rank 0's memory.
-
-    The share is None where the model's cost or the device's peak is not known, as for every CPU.
+    MFU is the share of all devices' `peak` FLOP/s that the model's own FLOPs take; None if either is not known.
     """
     examples_per_s = phase.global_batch_size / step_s
-    peak = peak_flops(ranks.device)
     known = peak is not None and phase.flops_per_example is not None
-    share = examples_per_s * (phase.flops_per_example or 0.0) / (ranks.size * (peak or 1.0)) if known else None
-    return {"examples_per_s": examples_per_s, "model_flops_share": share, "memory_bytes": memory_bytes(ranks.device)}
+    mfu = examples_per_s * (phase.flops_per_example or 0.0) / (ranks.size * (peak or 1.0)) if known else None
+    return {"examples_per_s": examples_per_s, "model_flops_share": mfu, "memory_bytes": memory_bytes(ranks.device)}
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """The device's dense bf16 FLOP/s; None where this table does not have it."""
-    if device.type != "cuda":
+def peak_flops(device: torch.device, precision: Precision, model: nn.Module) -> float | None:
+    """The device's dense FLOP/s in the arithmetic that a run in `precision` really uses; None if it is not known.
+
+    fp32 products take TF32 units only if torch allows it: by default it does for convolutions, not for matrices.
+    """
+    accelerator = find_accelerator(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if accelerator is None:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+    if precision == "fp32" and "tf32" in accelerator.peak_flops and _allows_tf32(model):
+        precision = "tf32"
+    return accelerator.peak_flops.get(precision)
+
+
+def _allows_tf32(model: nn.Module) -> bool:
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
+        return bool(torch.backends.cudnn.allow_tf32)
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 def memory_bytes(device: torch.device) -> int:
