@@ -73,7 +73,7 @@ def plain(recipe: ImageRecipe, file: Path, steps: int, threads: int) -> Steps:
     pixels, labels = torch.load(file)
     settings = ClassifierSettings("resnet20", 3, 32, 10)
     model = image_classifier(settings, 0)
-    optimizer = build_optimizer(model, recipe.optimizer, 0.01)
+    optimizer = build_optimizer(model, recipe.optimizer, {"lr": 0.01, "weight_decay": 0.01})
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (recipe.data.mean, recipe.data.std))
     order = torch.randperm(len(pixels))
     progress = Marks()

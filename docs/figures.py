@@ -7,6 +7,7 @@ and the demo's losses those of src/anybatch/study/measured.json.
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from anybatch.report.document import standalone
 from anybatch.report.layout import Grid, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, Frame, canvas, panel, render
 from anybatch.scaling import examples_at
+from anybatch.scaling.presets import PRESETS
 
 WIDTH = 800
 BERT = Reference(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
@@ -42,6 +44,48 @@ def schedules(frame: Frame) -> str:
         axes.set_xlabel("% of the examples", color=MUTED)
         axes.set_ylim(0, 0.0056)
         write_title(axes, "Learning rate", INK)
+        return render(figure, frame)
+
+
+def rules(frame: Frame) -> str:
+    """What each rule makes of the learning rate, the moments, epsilon and weight decay over the batch."""
+    grid = Grid(frame.width, 2, 2, 210, left=44, right=180)
+    factors = [2**k for k in range(-6, 7)]
+    with canvas(frame.width, grid.height) as figure:
+        for place, rule in enumerate(PRESETS):
+            axes = panel(figure, *grid.box(place))
+            reference = Reference(
+                64, lr=1.0, warmup_ratio=0.0, num_examples=64 * 64, betas=(0.9, 0.999), eps=1.0, weight_decay=1.0,
+                rule=rule,
+            )  # fmt: skip
+            runs = {}
+            for factor in factors:
+                with suppress(ValueError):  # a rule ends
+                    runs[factor] = reference.at(64 * factor if factor >= 1 else round(64 * factor))
+            multiples = {
+                "learning rate": [run.lr for run in runs.values()],
+                "1 - β₁": [(1 - run.betas[0]) / 0.1 for run in runs.values()],
+                "1 - β₂": [(1 - run.betas[1]) / 0.001 for run in runs.values()],
+                "ε": [run.eps for run in runs.values()],
+                "weight decay": [run.weight_decay for run in runs.values()],
+            }
+            lines: dict[float, list[str]] = {}  # what takes the same course is one line
+            for name, values in multiples.items():
+                lines.setdefault(round(values[-1], 0 if values[-1] > 2 else 2), []).append(name)
+            for number, names in enumerate(lines.values()):
+                values = multiples[names[0]]
+                axes.plot(list(runs), values, color=ACCENTS[number], linewidth=2)
+                axes.annotate(
+                    ", ".join(names), (max(runs), values[-1]), (6, -4), textcoords="offset points",
+                    color=ACCENTS[number],
+                )  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
+            axes.set_xticks([1 / 64, 1 / 8, 1, 8, 64], ["1/64", "1/8", "1", "8", "64"])
+            axes.set_yticks([1 / 64, 1 / 8, 1, 8, 64], ["1/64", "1/8", "1", "8", "64"])
+            axes.set_xlim(1 / 80, 80)
+            axes.set_xlabel("batch / reference batch", color=MUTED)
+            write_title(axes, rule, INK)
         return render(figure, frame)
 
 
@@ -140,7 +184,13 @@ def demo(frame: Frame) -> str:
         return render(figure, frame)
 
 
-FIGURES = {"how-schedules": schedules, "how-steps": steps, "how-movements": movements, "how-demo": demo}
+FIGURES = {
+    "how-schedules": schedules,
+    "how-rules": rules,
+    "how-steps": steps,
+    "how-movements": movements,
+    "how-demo": demo,
+}
 
 
 def main(folder: Path) -> None:

@@ -56,14 +56,13 @@ def test_every_row_of_the_papers_table_follows_from_the_batch(batch_size: int, l
     assert phase.num_steps == math.ceil(90 * IMAGENET_EXAMPLES / batch_size)
     assert phase.warmup_steps == round(warmup_epochs / 90 * phase.num_steps)
     assert recipe.optimizer.name == "lamb"
-    assert recipe.optimizer.options == {"betas": [0.9, 0.999], "eps": 1e-6}
-    assert recipe.optimizer.weight_decay == 0.01
+    assert phase.hyperparameters == {"lr": phase.lr, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
 
 
 def test_the_authors_own_settings() -> None:
     recipe, phase = plan("resnet50-author")
     assert (phase.global_batch_size, phase.lr, phase.num_steps, phase.warmup_steps) == (32768, 0.04, 3519, 782)
-    assert recipe.optimizer.weight_decay == 1.5
+    assert phase.hyperparameters["weight_decay"] == 1.5
     assert recipe.optimizer.options["bias_correction"] is False
     assert recipe.model.label_smoothing == 0.1
     assert recipe.max_grad_norm == 1.0
@@ -71,7 +70,7 @@ def test_the_authors_own_settings() -> None:
     assert phase.schedule(781) == phase.schedule(782) == 1.0
     assert phase.schedule(2150) == pytest.approx((3519 - 2150) / (3519 - 782))
     model = image_classifier(ClassifierSettings("resnet50", 3, 32, 3), 0)
-    optimizer = build_optimizer(model, recipe.optimizer, phase.lr)
+    optimizer = build_optimizer(model, recipe.optimizer, phase.hyperparameters)
     decayed, excluded = optimizer.param_groups
     assert (decayed["weight_decay"], decayed["adapt"]) == (1.5, True)
     assert (excluded["weight_decay"], excluded["adapt"]) == (0.0, False)
@@ -96,8 +95,9 @@ def test_mlperfs_rows(
     epochs = recipe.reference.num_epochs
     assert epochs is not None
     assert phase.warmup_steps == round(warmup_epochs / epochs * phase.num_steps)
-    assert recipe.optimizer.weight_decay == weight_decay
-    optimizer = build_optimizer(image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0), recipe.optimizer, lr)
+    model = image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0)
+    optimizer = build_optimizer(model, recipe.optimizer, phase.hyperparameters)
+    assert optimizer.param_groups[0]["weight_decay"] == weight_decay
     assert isinstance(optimizer, LARS)
     assert optimizer.param_groups[0]["momentum"] == momentum
     assert optimizer.param_groups[0]["form"] == "lars-2017"
@@ -106,7 +106,9 @@ def test_mlperfs_rows(
 def test_the_answer_to_lars_and_lamb() -> None:
     recipe, phase = plan("resnet50-nesterov")
     assert (phase.global_batch_size, phase.num_steps) == (32_768, 2512)
-    optimizer = build_optimizer(image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0), recipe.optimizer, 1.0)
+    model = image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0)
+    optimizer = build_optimizer(model, recipe.optimizer, phase.hyperparameters)
+    assert optimizer.param_groups[0]["momentum"] == 0.97603
     assert optimizer.param_groups[0]["nesterov"] is True
 
 
@@ -152,20 +154,17 @@ def test_the_optimizers_of_the_appendix_are_choices(name: str) -> None:
     assert name in OPTIMIZERS
     recipe = change(find_recipe("cifar10-resnet20"), [f"optimizer.name={name}", "optimizer.lr=0.1"])
     model = image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0)
-    optimizer = build_optimizer(model, recipe.optimizer, 0.1)
+    optimizer = build_optimizer(model, recipe.optimizer, {"lr": 0.1, "weight_decay": 0.01})
     assert isinstance(optimizer, LAMB) == (name == "lamb")
 
 
 def test_biases_are_excluded_unless_asked_for() -> None:
     model = image_classifier(ClassifierSettings("lenet", 1, 8, 2), 0)
-    (whole,) = build_optimizer(model, OptimizerSettings(name="lamb", decay_biases=True), 0.1).param_groups
+    settings = {"lr": 0.1, "weight_decay": 0.01}
+    (whole,) = build_optimizer(model, OptimizerSettings(name="lamb", decay_biases=True), settings).param_groups
     assert len(whole["params"]) == 10
-    assert [
-        len(group["params"]) for group in build_optimizer(model, OptimizerSettings(name="lamb"), 0.1).param_groups
-    ] == [
-        5,
-        5,
-    ]
+    groups = build_optimizer(model, OptimizerSettings(name="lamb"), settings).param_groups
+    assert [len(group["params"]) for group in groups] == [5, 5]
 
 
 def test_a_group_of_examples_is_part_of_the_phase() -> None:

@@ -98,7 +98,9 @@ def test_the_reference_scales_rate_and_warm_up_and_keeps_the_examples() -> None:
 
 def test_blocks_cut_adapted_parameters_into_layers_of_their_own() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 4))
-    optimizer = build_optimizer(model, OptimizerSettings(name="lamb", blocks={"0.weight": 3}), 0.1)
+    optimizer = build_optimizer(
+        model, OptimizerSettings(name="lamb", blocks={"0.weight": 3}), {"lr": 0.1, "weight_decay": 0.01}
+    )
     model(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     assert [(group["blocks"], len(group["params"])) for group in optimizer.param_groups] == [(1, 1), (3, 1), (1, 2)]
@@ -109,4 +111,4 @@ def test_blocks_cut_adapted_parameters_into_layers_of_their_own() -> None:
         (OptimizerSettings(name="adamw", blocks={"0.weight": 3}), "adamw has no layers to cut"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
-            build_optimizer(model, settings, 0.1)
+            build_optimizer(model, settings, {"lr": 0.1, "weight_decay": 0.01})

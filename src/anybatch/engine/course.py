@@ -38,6 +38,14 @@ def evenly(num_steps: int, count: int) -> set[int]:
     return {math.ceil(num_steps * part / count) for part in range(1, count + 1)}
 
 
+def enter(optimizer: torch.optim.Optimizer, phase: Phase) -> None:
+    """Gives the optimizer's groups the hyperparameters of `phase`; weight decay only to the groups that are decayed."""
+    for group in optimizer.param_groups:
+        for name, value in phase.hyperparameters.items():
+            if name in group and (name != "weight_decay" or group[name] != 0):
+                group[name] = value
+
+
 def carry_over(optimizer: torch.optim.Optimizer, how: CarryOver) -> None:
     """Makes the optimizer ready for a new phase; see `Phase`."""
     if how == "new":

@@ -1,7 +1,7 @@
 """What the engine is given: a model, batches, an optimizer, a schedule, and what to do at the end."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -47,6 +47,8 @@ class NoiseMeter(Protocol):
 class Phase:
     """A stretch of training at one global batch size; step t runs at `lr * schedule(t)`, t = 0 .. num_steps - 1.
 
+    `hyperparameters`: values that the optimizer's groups take for the phase, of the keys that they have. A group whose
+    weight decay is 0 keeps it.
     `carry_over` is what the optimizer brings from the phase before: "keep" everything, "reset_step" keeps the moments
     and counts their steps from zero again, "new" keeps nothing. `flops_per_example`, where known, is what the forward
     and the backward pass of the model cost. `group_size`: how many examples the model looks at together, as BatchNorm
@@ -59,6 +61,7 @@ class Phase:
     lr: float
     warmup_steps: int
     schedule: Callable[[int], float]
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     carry_over: CarryOver = "keep"
     flops_per_example: float | None = None
     group_size: int | None = None

@@ -9,7 +9,7 @@ import torch
 
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
-from anybatch.engine.course import Place, carry_over, evenly, place
+from anybatch.engine.course import Place, carry_over, enter, evenly, place
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
 from anybatch.engine.health import Health
@@ -118,6 +118,7 @@ class _Course:
         """Takes the steps from `step` on."""
         job, execution = self.job, self.job.execution
         self.last_saved = step
+        enter(job.optimizer, place(job, step).phase)
         self.record("start", step, place(job, step).start, self.cut_described())
         if step == 0:
             self.evaluate(0, 0)
@@ -160,6 +161,7 @@ class _Course:
         optimizer = self.job.optimizer
         if here.index == 0 and here.number > 0:
             carry_over(optimizer, here.phase.carry_over)
+            enter(optimizer, here.phase)
         for group in optimizer.param_groups:
             group["lr"] = here.phase.lr * here.phase.schedule(here.index)
         # Dropout draws from torch's generator: keyed by seed, step and rank, it needs no place in a checkpoint.

@@ -4,6 +4,8 @@ Sources: You et al. 2020, arXiv 1904.00962 (the table of untuned LAMB, and the m
 DeepLearningExamples, PyTorch/LanguageModeling/BERT. What they do not say is listed in each recipe's `inferred`.
 """
 
+from typing import Any
+
 from anybatch.recipes.recipe import (
     EncoderSettings,
     OptimizerSettings,
@@ -13,13 +15,14 @@ from anybatch.recipes.recipe import (
     TextSettings,
 )
 
-_LAMB = OptimizerSettings(name="lamb", weight_decay=0.01, options={"betas": [0.9, 0.999], "eps": 1e-6})
+_LAMB = OptimizerSettings(name="lamb")
+_MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
 _LARGE = EncoderSettings(hidden_size=1024, num_layers=24, num_heads=16, max_positions=512, dropout=0.1)
 _BASE = EncoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=512, dropout=0.1)
 _TEXT = TextSettings(source_vocabulary=30_522, short_probability=0.1)
 # The first row of the table: all others follow from it by the square-root and the linear-epoch rule.
 _UNTUNED = ReferenceSettings(
-    batch_size=512, lr=5 / (2**3 * 10**3), warmup_ratio=1 / 320, num_examples=512_000_000, join="global"
+    batch_size=512, lr=5 / (2**3 * 10**3), warmup_ratio=1 / 320, num_examples=512_000_000, join="global", **_MOMENTS
 )
 _CLIP = "max_grad_norm = 1.0 (as in the authors' BERT code)"
 _DROPOUT = "model.dropout = 0.1 (BERT's own)"
@@ -96,7 +99,7 @@ def bert_large_nvidia() -> PretrainingRecipe:
         reference=ReferenceSettings(
             # NVIDIA writes 0.2843 and takes the whole part of 0.2843 * 7,038.
             batch_size=65_536, lr=6e-3, warmup_ratio=2_000 / 7_038, num_examples=first + second, power=0.5,
-            join="global",
+            join="global", **_MOMENTS,
         ),
         phases=(
             PhaseSettings(

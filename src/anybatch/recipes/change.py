@@ -3,7 +3,7 @@
 import difflib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             raise InputError(f"--set {assignment}: expected FIELD=VALUE, such as optimizer.lr=2e-3")
         _assign(values, name.strip(), _parse(text.strip()))
     return from_json(values)
+
+
+def as_another_optimizer(name: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """The assignments that give a recipe another optimizer with its own options, and with its own default moments.
+
+    >>> as_another_optimizer("nesterov")[0]
+    'optimizer.name=nesterov'
+    """
+    moments = [f"reference.{moment}=null" for moment in ("betas", "momentum", "eps")]
+    return [f"optimizer.name={name}", f"optimizer.options={json.dumps(options or {})}", *moments]
 
 
 def as_options(assignments: Sequence[str]) -> str:

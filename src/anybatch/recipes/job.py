@@ -32,7 +32,7 @@ def job_of(
     """The job; arguments as the fields of `Job`."""
     return Job(
         model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].lr),
+        optimizer=build_optimizer(model, recipe.optimizer, phases[0].hyperparameters),
         phases=phases,
         held_out=held_out,
         seed=recipe.seed,

@@ -1,46 +1,147 @@
-"""The optimizers that a recipe can name, each one row: built from parameter groups, a rate and its own options."""
+"""The optimizers that a recipe can name, each one row: built from parameter groups and its own options."""
 
+import importlib
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from anybatch.errors import InputError
-from anybatch.optim import LAMB, LARS, param_groups
-from anybatch.recipes.recipe import OptimizerSettings
+from anybatch.optim import LAMB, LARS, Layerwise, param_groups
+from anybatch.optim.muon import MuonAdamW, muon_groups
+from anybatch.recipes.recipe import OptimizerSettings, ReferenceSettings
 
-# Defaults that differ from torch's are the paper's and its baselines'.
-OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
-    "lamb": (LAMB, {}),
-    "lars": (LARS, {}),
-    "adamw": (torch.optim.AdamW, {"eps": 1e-6}),
-    "adam": (torch.optim.Adam, {"eps": 1e-6}),
-    "adagrad": (torch.optim.Adagrad, {}),
-    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
-    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+# What a rule scales, beside the learning rate and weight decay, under the names of the constructors' arguments.
+MOMENTS = ("betas", "momentum", "eps")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Args:
+        kind: the optimizer's class.
+        defaults: arguments that differ from the class's own: the paper's and its baselines'.
+        layerwise: whether `kind` is stepped by `Layerwise`.
+    """
+
+    kind: type[torch.optim.Optimizer]
+    defaults: Mapping[str, Any]
+    layerwise: bool = False
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether groups may cut parameters into blocks."""
+        return self.layerwise or self.kind in (LAMB, LARS)
+
+    @property
+    def moments(self) -> dict[str, Any]:
+        """The default betas, momentum and eps, of those that the constructor takes."""
+        parameters = inspect.signature(self.kind).parameters
+        values = {name: parameters[name].default for name in MOMENTS if name in parameters}
+        return {name: value for name, value in {**values, **self.defaults}.items() if name in MOMENTS}
+
+    def build(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """The optimizer over `groups`; `options` override the defaults."""
+        given = {**self.defaults, **options}
+        strategy = {name: given.pop(name) for name in ("norm", "phi", "trust_clip") if self.layerwise and name in given}
+        make: Callable[..., torch.optim.Optimizer] = self.kind
+        base = make(groups, **given)
+        return Layerwise(base, **strategy) if self.layerwise else base
+
+
+OPTIMIZERS: dict[str, Entry] = {
+    "lamb": Entry(LAMB, {}),
+    "lars": Entry(LARS, {}),
+    "adamw": Entry(torch.optim.AdamW, {"eps": 1e-6}),
+    "adam": Entry(torch.optim.Adam, {"eps": 1e-6}),
+    "adagrad": Entry(torch.optim.Adagrad, {}),
+    "momentum": Entry(torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": Entry(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "muon": Entry(MuonAdamW, {}),
+    "layerwise-adamw": Entry(torch.optim.AdamW, {"eps": 1e-6}, layerwise=True),
+    "layerwise-muon": Entry(MuonAdamW, {}, layerwise=True),
+    "layerwise-sgd": Entry(torch.optim.SGD, {"momentum": 0.9}, layerwise=True),
 }
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
-    """The optimizer named in `settings` over the parameters of `model`; the rate of each step is set by the engine.
+def find_optimizer(name: str) -> Entry:
+    """The row called `name`, or the user's own class for MODULE:CLASS.
+
+    Raises:
+        InputError: there is no such row, module or class, or the class is no `torch.optim.Optimizer`.
+    """
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    module, separator, kind = name.partition(":")
+    if not separator:
+        raise InputError(f"optimizer.name = {name!r}: must be one of {', '.join(OPTIMIZERS)}, or MODULE:CLASS")
+    try:
+        found = getattr(importlib.import_module(module), kind)
+    except AttributeError:
+        raise InputError(f"optimizer.name = {name!r}: the module {module} has no {kind}") from None
+    # The module is the user's own program, and may fail in any way.
+    except Exception as error:
+        raise InputError(
+            f"optimizer.name = {name!r}: importing {module} failed ({error}); a file in this folder is found "
+            "with PYTHONPATH=."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise InputError(f"optimizer.name = {name!r}: {kind} is no torch.optim.Optimizer")
+    return Entry(found, {})
+
+
+def tuned_moments(settings: OptimizerSettings, reference: ReferenceSettings) -> dict[str, Any]:
+    """The betas, momentum and eps at the reference's batch: the reference's own, else the optimizer's defaults.
+
+    Raises:
+        InputError: the reference has one that the optimizer does not take, or the rule scales moments that the
+            optimizer does not have.
+    """
+    moments = find_optimizer(settings.name).moments
+    for name in MOMENTS:
+        value = getattr(reference, name)
+        if value is not None and name not in moments:
+            raise InputError(f"reference.{name} = {value}: {settings.name} takes no {name}; set reference.{name}=null")
+    rule = reference.parts
+    lacks_betas = "betas" not in moments and (rule.beta2 != "kept" or rule.beta1 == "sde")
+    if lacks_betas or (rule.beta1 != "kept" and not {"betas", "momentum"} & moments.keys()):
+        raise InputError(
+            f"reference.rule = {reference.rule!r}: {settings.name} has no betas for it to scale; "
+            "choose sqrt or linear, or keep them: reference.beta1_rule=kept, reference.beta2_rule=kept"
+        )
+    return {name: value if (value := getattr(reference, name)) is not None else moments[name] for name in moments}
+
+
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, hyperparameters: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """The optimizer named in `settings` over the parameters of `model`; the engine sets the rate of each step.
+
+    Args:
+        hyperparameters: lr, weight_decay, and of betas, momentum, eps those that the optimizer takes, after scaling.
 
     Raises:
         InputError: an unknown name, or an option that the optimizer does not take.
     """
-    if settings.name not in OPTIMIZERS:
-        raise InputError(f"optimizer.name = {settings.name!r}: must be one of {', '.join(OPTIMIZERS)}")
+    entry = find_optimizer(settings.name)
     if taken := {"params", "lr", "weight_decay"} & settings.options.keys():
         raise InputError(f"optimizer.options.{min(taken)}: set optimizer.{min(taken)} instead")
-    if settings.blocks and settings.name not in ("lamb", "lars"):
-        raise InputError(f"optimizer.blocks: {settings.name} has no layers to cut; only lamb and lars have")
-    constructor, defaults = OPTIMIZERS[settings.name]
-    groups = param_groups(model, weight_decay=settings.weight_decay, adapt_excluded=settings.adapt_excluded)
+    if settings.blocks and not entry.has_layers:
+        raise InputError(f"optimizer.blocks: {settings.name} has no layers to cut; lamb, lars and layerwise-* have")
+    weight_decay, others = hyperparameters["weight_decay"], {**hyperparameters}
+    del others["weight_decay"]
+    groups = param_groups(model, weight_decay=weight_decay, adapt_excluded=settings.adapt_excluded)
     if settings.decay_biases:
         groups = _with_biases(model, groups)
     groups = _with_blocks(groups, settings.blocks)
     try:
-        return constructor(groups, lr=lr, **{**defaults, **settings.options})
+        if entry.kind is MuonAdamW:
+            groups = muon_groups(model, groups)
+        return entry.build(groups, {**others, **settings.options})
     # The options are the optimizer's own to judge, and it may refuse them in any way.
     except Exception as error:
         raise InputError(f"optimizer {settings.name}, options {settings.options}: {error}") from None

@@ -12,6 +12,7 @@ from anybatch.data.batch import Batch, Source
 from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution, Fsdp, Phase
 from anybatch.errors import InputError
+from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
 from anybatch.scaling import Scaled
 
@@ -61,6 +62,7 @@ def plan_phases(
                 lr=scaled.lr,
                 warmup_steps=scaled.warmup_steps,
                 schedule=scaled.schedule,
+                hyperparameters=scaled.optimizer,
                 carry_over=settings.carry_over,
                 flops_per_example=None if flops_of is None else flops_of(settings),
                 group_size=group_size,
@@ -70,14 +72,16 @@ def plan_phases(
 
 
 def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
-    """What the rules give for a phase; rate and warm-up, where the phase or the optimizer sets them, are replaced.
+    """What the rules give for a phase; what the phase or the optimizer sets by itself is replaced.
 
     Raises:
-        InputError: the batch is too large for the reference's warm-up.
+        InputError: the batch is too large for the reference's warm-up or moments, or the optimizer lacks what the
+            reference has.
     """
     settings = recipe.phases[number]
+    tuned = tuned_moments(recipe.optimizer, recipe.reference)
     try:
-        scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples)
+        scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples, **tuned)
     except ValueError as error:
         raise InputError(f"phases.{number}: {error}") from None
     for own in (settings, recipe.optimizer):
@@ -85,7 +89,10 @@ def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
             scaled = replace(scaled, lr=own.lr)
         if own.warmup_ratio is not None:
             scaled = replace(scaled, warmup_steps=round(own.warmup_ratio * scaled.num_steps))
-    return scaled
+    fixed = {name: value for name, value in recipe.optimizer.options.items() if name in tuned}
+    if recipe.optimizer.weight_decay is not None:
+        fixed["weight_decay"] = recipe.optimizer.weight_decay
+    return replace(scaled, **fixed)
 
 
 def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:
@@ -124,5 +131,7 @@ def summarise(recipe: Recipe, phases: list[Phase], model: nn.Module, parent: str
         "seed": recipe.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "reference": recipe.reference.model_dump(include={"batch_size", "lr", "warmup_ratio"}),
+        "rule": recipe.reference.rule,
+        "hyperparameters": dict(phases[0].hyperparameters),
         "parent": parent,
     }

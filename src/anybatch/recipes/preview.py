@@ -44,6 +44,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
             "num_examples": phase.num_examples,
             "lr": phase.lr,
             "warmup_steps": phase.warmup_steps,
+            "hyperparameters": {name: value for name, value in phase.hyperparameters.items() if name != "lr"},
             "carry_over": phase.carry_over,
             "micro_batch_size": cost.micro_batch_size,
             "activation_bytes": cost.activation_bytes,
@@ -56,6 +57,8 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     kept = sum(measured.state_bytes.values()) / shards
     return {
         "recipe": recipe.name,
+        "optimizer": recipe.optimizer.name,
+        "reference": recipe.reference.model_dump(include={"batch_size", "rule"}),
         "inferred": list(recipe.inferred),
         "stand_in": stands_in,
         "num_ranks": num_ranks,
@@ -106,7 +109,7 @@ def preview_text(found: dict[str, Any]) -> str:
     for phase in found["phases"]:
         table.append([f"{phase[n]:,}" if isinstance(phase[n], int) else f"{phase[n]:.4g}" if n == "lr" else phase[n]
                       for n in names])  # fmt: skip
-    lines = aligned(table)
+    lines = [*aligned(table), "", *_hyperparameters(found)]
     rates = [point["lr"] for point in found["learning_rates"]]
     lines += ["", f"learning rate over {found['num_steps']:,} steps", *plot(rates), ""]
     memory = found["memory_bytes_a_rank"]
@@ -119,6 +122,23 @@ def preview_text(found: dict[str, Any]) -> str:
         lines.append(f"data: {found['stand_in']}, for data.path is not set")
     lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
     return "\n".join(lines)
+
+
+def _hyperparameters(found: dict[str, Any]) -> list[str]:
+    """What the optimizer is given beside the learning rate, in each phase; one line if it is the same in all."""
+    shown = []
+    for phase in found["phases"]:
+        settings = (f"{name.replace('_', ' ')} {hyperparameter(x)}" for name, x in phase["hyperparameters"].items())
+        shown.append(f"{found['optimizer']}: {', '.join(settings)}")
+    rule = f" ({found['reference']['rule']} rule from batch {found['reference']['batch_size']:,})"
+    if len(set(shown)) == 1:
+        return [shown[0] + rule]
+    return [f"phase {number}: {line}{rule}" for number, line in enumerate(shown, 1)]
+
+
+def hyperparameter(value: Any) -> str:
+    """A hyperparameter for a person: betas as '0.9 0.999', numbers to six digits."""
+    return " ".join(f"{each:.6g}" for each in value) if isinstance(value, list | tuple) else f"{value:.6g}"
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

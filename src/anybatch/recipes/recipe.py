@@ -6,8 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from anybatch.errors import InputError
 from anybatch.scaling import Reference, Scaled
+from anybatch.scaling.presets import EpsRule, LrRule, MomentRule, Rule, WarmupRule, WeightDecayRule
+from anybatch.scaling.rules import Preset
 
 _MOST_EXAMPLES = 10**15
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
@@ -17,17 +21,18 @@ class Settings(BaseModel):
 
 
 class OptimizerSettings(Settings):
-    """`lr` and `warmup_ratio` act after scaling and are, by default, what the reference gives at the batch size.
+    """`lr`, `warmup_ratio`, `weight_decay` and `options` act after scaling; those not set are what the reference gives.
 
-    `adapt_excluded`: what is not decayed has a trust ratio, too. `decay_biases`: biases are decayed and adapted like
-    weights, so that the parameters of normalisation layers alone are excluded. `blocks`: into how many layers of their
-    own, equal slices along dimension 0, LAMB and LARS cut the parameters whose names end so.
+    `name`: an optimizer of the table, or MODULE:CLASS. `options`: arguments of its constructor. `adapt_excluded`: what
+    is not decayed has a trust ratio, too. `decay_biases`: biases are decayed and adapted like weights; only parameters
+    of normalisation layers are excluded. `blocks`: {name suffix: n}: parameters whose name has this suffix are treated
+    as n layers (equal slices along dimension 0) by LAMB, LARS and layerwise-*.
     """
 
     name: str
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0)
     adapt_excluded: bool = False
     decay_biases: bool = False
     blocks: dict[str, Annotated[int, Field(ge=1)]] = {}
@@ -35,19 +40,34 @@ class OptimizerSettings(Settings):
 
 
 class ReferenceSettings(Settings):
-    """The tuned run that other batch sizes are scaled from; its length in examples, or in epochs of the data."""
+    """The tuned run that other batch sizes are scaled from; its length in examples, or in epochs of the data.
+
+    `betas`, `momentum`, `eps`: what was tuned beside lr; null: the optimizer's defaults. `rule`: how lr, moments, eps,
+    weight decay and warm-up follow the batch; `lr_rule` and the like: one part of it in place of the preset's.
+    """
 
     batch_size: int = Field(ge=1)
     lr: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
     num_examples: int | None = Field(default=None, ge=1, le=_MOST_EXAMPLES)
     num_epochs: float | None = Field(default=None, gt=0, le=1e6)
-    rule: Literal["sqrt", "linear"] = "sqrt"
+    betas: tuple[Beta, Beta] | None = None
+    momentum: Beta | None = None
+    eps: float | None = Field(default=None, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    rule: Preset = "sqrt"
+    lr_rule: LrRule | None = None
+    beta1_rule: MomentRule | None = None
+    beta2_rule: MomentRule | None = None
+    eps_rule: EpsRule | None = None
+    weight_decay_rule: WeightDecayRule | None = None
+    warmup_rule: WarmupRule | None = None
     power: float = Field(default=1.0, gt=0)
     join: Literal["continuous", "global"] = "continuous"
 
     @model_validator(mode="after")
     def _one_length(self) -> "ReferenceSettings":
+        self._reference(self.batch_size)
         if (self.num_examples is None) == (self.num_epochs is None):
             raise ValueError("give one of num_examples and num_epochs, and set the other to null")
         if self.num_examples is not None and self.num_examples < self.batch_size:
@@ -57,20 +77,23 @@ class ReferenceSettings(Settings):
             )
         return self
 
-    def at(self, batch_size: int, share: float, epoch_examples: int) -> Scaled:
-        """The settings for `batch_size`, over `share` of the run's length, with `epoch_examples` examples an epoch."""
+    def at(self, batch_size: int, share: float, epoch_examples: int, **tuned: Any) -> Scaled:
+        """The settings for `batch_size`, over `share` of the run's length, with `epoch_examples` examples an epoch.
+
+        `tuned`: betas, momentum or eps in place of the reference's own.
+        """
         length = self.num_examples if self.num_epochs is None else self.num_epochs * epoch_examples
         assert length is not None
-        reference = Reference(
-            self.batch_size,
-            lr=self.lr,
-            warmup_ratio=self.warmup_ratio,
-            num_examples=max(1, round(length * share)),
-            rule=self.rule,
-            power=self.power,
-            join=self.join,
-        )
-        return reference.at(batch_size)
+        return self._reference(max(1, round(length * share)), **tuned).at(batch_size)
+
+    @property
+    def parts(self) -> Rule:
+        """The rule, part by part."""
+        return self._reference(self.batch_size).parts
+
+    def _reference(self, num_examples: int, **tuned: Any) -> Reference:
+        values = self.model_dump(exclude={"num_examples", "num_epochs"})
+        return Reference(**{**values, **tuned, "num_examples": num_examples})
 
 
 class StretchSettings(Settings):

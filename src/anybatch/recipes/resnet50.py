@@ -17,6 +17,8 @@ from anybatch.recipes.recipe import (
 )
 
 IMAGENET_EXAMPLES = 1_281_167
+_MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-6}
+_MLPERF_LARS = OptimizerSettings(name="lars", options={"form": "lars-2017", "trust_coefficient": 0.001})
 _MLPERF_CODE = (
     "from MLPerf's reference code: decay of power 2, trust coefficient 0.001, label smoothing 0.1",
     "the last rate is 0 (1e-4 there)",
@@ -33,8 +35,10 @@ def resnet50_paper() -> ImageRecipe:
     """
     return _imagenet(
         "resnet50-paper",
-        OptimizerSettings(name="lamb", weight_decay=0.01, options={"betas": [0.9, 0.999], "eps": 1e-6}),
-        ReferenceSettings(batch_size=512, lr=4 / (2**3 * 100), warmup_ratio=0.3125 / 90, num_epochs=90),
+        OptimizerSettings(name="lamb"),
+        ReferenceSettings(
+            batch_size=512, lr=4 / (2**3 * 100), warmup_ratio=0.3125 / 90, num_epochs=90, weight_decay=0.01, **_MOMENTS
+        ),
         batch_norm_group=64,
         inferred=(
             "from the first author's code: reference.join = continuous, max_grad_norm = 1.0, model.label_smoothing = "
@@ -54,13 +58,10 @@ def resnet50_author() -> ImageRecipe:
     """
     return _imagenet(
         "resnet50-author",
-        OptimizerSettings(
-            name="lamb",
-            weight_decay=1.5,
-            decay_biases=True,
-            options={"betas": [0.9, 0.999], "eps": 1e-6, "bias_correction": False},
+        OptimizerSettings(name="lamb", decay_biases=True, options={"bias_correction": False}),
+        ReferenceSettings(
+            batch_size=32_768, lr=0.04, warmup_ratio=20 / 90, num_epochs=90, weight_decay=1.5, **_MOMENTS
         ),
-        ReferenceSettings(batch_size=32_768, lr=0.04, warmup_ratio=20 / 90, num_epochs=90),
         batch_norm_group=128,
         inferred=("model.batch_norm_group = 128 (32K on 256 cores)", "model.zero_init = true"),
     )
@@ -74,8 +75,16 @@ def resnet50_mlperf_lars() -> ImageRecipe:
     """
     return _imagenet(
         "resnet50-mlperf-lars",
-        _mlperf_lars(momentum=0.94, weight_decay=2.5e-5),
-        ReferenceSettings(batch_size=32_768, lr=21.2, warmup_ratio=16 / 64, num_epochs=64, power=2.0),
+        _MLPERF_LARS,
+        ReferenceSettings(
+            batch_size=32_768,
+            lr=21.2,
+            warmup_ratio=16 / 64,
+            num_epochs=64,
+            power=2.0,
+            momentum=0.94,
+            weight_decay=2.5e-5,
+        ),
         batch_norm_group=128,
         max_grad_norm=None,
         inferred=("reference.num_epochs = 64", *_MLPERF_CODE),
@@ -90,8 +99,16 @@ def resnet50_mlperf_lars_64k() -> ImageRecipe:
     """
     return _imagenet(
         "resnet50-mlperf-lars-64k",
-        _mlperf_lars(momentum=0.951807, weight_decay=1e-4),
-        ReferenceSettings(batch_size=65_536, lr=24.699, warmup_ratio=31 / 88, num_epochs=88, power=2.0),
+        _MLPERF_LARS,
+        ReferenceSettings(
+            batch_size=65_536,
+            lr=24.699,
+            warmup_ratio=31 / 88,
+            num_epochs=88,
+            power=2.0,
+            momentum=0.951807,
+            weight_decay=1e-4,
+        ),
         batch_norm_group=128,
         max_grad_norm=None,
         inferred=("reference.num_epochs = 88", *_MLPERF_CODE),
@@ -106,8 +123,16 @@ def resnet50_nesterov() -> ImageRecipe:
     """
     return _imagenet(
         "resnet50-nesterov",
-        OptimizerSettings(name="nesterov", weight_decay=5.8e-5, options={"momentum": 0.97603}),
-        ReferenceSettings(batch_size=32_768, lr=7.05, warmup_ratio=638 / 2512, num_examples=2512 * 32_768, power=2.0),
+        OptimizerSettings(name="nesterov"),
+        ReferenceSettings(
+            batch_size=32_768,
+            lr=7.05,
+            warmup_ratio=638 / 2512,
+            num_examples=2512 * 32_768,
+            power=2.0,
+            momentum=0.97603,
+            weight_decay=5.8e-5,
+        ),
         batch_norm_group=64,
         label_smoothing=0.15,
         max_grad_norm=None,
@@ -117,11 +142,6 @@ def resnet50_nesterov() -> ImageRecipe:
             "model.batch_norm_group = 64",
         ),
     )
-
-
-def _mlperf_lars(momentum: float, weight_decay: float) -> OptimizerSettings:
-    options: dict[str, Any] = {"form": "lars-2017", "momentum": momentum, "trust_coefficient": 0.001}
-    return OptimizerSettings(name="lars", weight_decay=weight_decay, options=options)
 
 
 def _imagenet(

@@ -57,7 +57,7 @@ def cifar10_davidnet() -> ImageRecipe:
     """
     return ImageRecipe(
         name="cifar10-davidnet",
-        inferred=("reference.lr and warmup_ratio", "optimizer.weight_decay", "model.batch_norm_group = 512"),
+        inferred=("reference.lr and warmup_ratio", "reference.weight_decay", "model.batch_norm_group = 512"),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=512, lr=0.01, warmup_ratio=1 / 64, num_epochs=24),
         phases=(ImagePhaseSettings(batch_size=512, image_size=32),),

@@ -63,6 +63,7 @@ class Record:
     parent: Path | None = None
     lr: float | None = None
     warmup_steps: int | None = None
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
     num_steps: int | None = None
     num_examples: int | None = None
     parameters: int | None = None
@@ -164,6 +165,7 @@ def _record(run: Run, name: str) -> Record:
         parent=Path(parent) if isinstance(parent, str) and parent else None,
         lr=finite(result.get("lr")) or max((p.lr for p in trains if p.lr is not None), default=None),
         warmup_steps=whole(result.get("warmup_steps")),
+        hyperparameters=_numbers(_mapping(result.get("hyperparameters"))),
         num_steps=steps,
         num_examples=whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
         parameters=whole(result.get("parameters")),
@@ -184,6 +186,16 @@ def _record(run: Run, name: str) -> Record:
             ]
         ),
     )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, str]:
+    """Hyperparameters beside the learning rate as a page shows them: betas as '0.9 0.999'."""
+    shown = {}
+    for name, value in values.items():
+        numbers = [finite(each) for each in value] if isinstance(value, list) else [finite(value)]
+        if name != "lr" and numbers and None not in numbers:
+            shown[text(name).replace("_", " ")] = " ".join(f"{number:.6g}" for number in numbers)
+    return shown
 
 
 def _adapted(samples: Sequence[Ratios]) -> list[Ratios]:

@@ -178,10 +178,22 @@ def _rates(series: Sequence[Series]) -> str:
             rule = f" ({one.rule} rule)" if one.rule else ""
             spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")
     caption = f"The rate of every run as it warms up and decays. Highest rates: {'; '.join(spans)}."
+    caption += "".join(f" {one.label}: {line}." for one in series for line in _scaled(one))
     figure = _figure(
         "rates", "Learning rate against examples", caption, caption, lambda frame: curves.rates(series, frame)
     )
     return _section("rates", "Learning rates", figure)
+
+
+def _scaled(one: Series) -> list[str]:
+    """The hyperparameters beside the learning rate that change with the batch: 'betas 0.9 0.999 at 64, ...'."""
+    runs = sorted((run for run in one.records if run.hyperparameters), key=lambda run: run.batch)
+    lines = []
+    for name in dict.fromkeys(name for run in runs for name in run.hyperparameters):
+        values = {run.batch: run.hyperparameters.get(name, "none") for run in runs}
+        if len(set(values.values())) > 1:
+            lines.append(f"{name} " + ", ".join(f"{value} at batch {batch:,}" for batch, value in values.items()))
+    return lines
 
 
 def _noise(series: Sequence[Series]) -> str:

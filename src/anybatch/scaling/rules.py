@@ -2,31 +2,35 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from anybatch.scaling.presets import (
+    PRESETS,
+    EpsRule,
+    LrRule,
+    MomentRule,
+    Rule,
+    WarmupRule,
+    WeightDecayRule,
+    largest_kappa,
+    scaled_beta,
+    scaled_eps,
+    scaled_lr,
+    scaled_weight_decay,
+)
 from anybatch.scaling.schedule import Decay, Join, check_shape, count, schedule
 
-Rule = Literal["sqrt", "linear"]
+Preset = Literal["sqrt", "linear", "sde", "half-life"]
 
 # The least number that rounds to 1.0: a warm-up this long leaves no step for training.
 _ALL_OF_IT = 1 - Fraction(1, 2**54)
 
 
-def square_root(lr: float, batch_size: int, reference_batch_size: int) -> float:
-    """lr * sqrt(batch_size / reference_batch_size): keeps the variance of a step, as the paper does."""
-    return lr * math.sqrt(batch_size / reference_batch_size)
-
-
-def linear(lr: float, batch_size: int, reference_batch_size: int) -> float:
-    """lr * batch_size / reference_batch_size: keeps the mean of an epoch's steps (Goyal et al. 2017)."""
-    return lr * (batch_size / reference_batch_size)
-
-
 @dataclass(frozen=True)
 class Scaled:
-    """What a run at `batch_size` uses; made by `Reference.at`."""
+    """What a run at `batch_size` uses; made by `Reference.at`. A hyperparameter that the reference lacks is None."""
 
     batch_size: int
     lr: float
@@ -37,35 +41,52 @@ class Scaled:
     decay: Decay
     power: float
     join: Join
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
 
     @property
     def schedule(self) -> Callable[[int], float]:
         """The multiplier of `lr` at step t, for `LambdaLR`."""
         return schedule(self.num_steps, self.warmup_steps, decay=self.decay, power=self.power, join=self.join)
 
+    @property
+    def optimizer(self) -> dict[str, Any]:
+        """Keyword arguments for the optimizer: lr, and of betas, momentum, eps, weight_decay those that are known."""
+        names = ("lr", "betas", "momentum", "eps", "weight_decay")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
 
 @dataclass(frozen=True)
 class Reference:
-    """Settings known to work at one batch size, and the rules that carry them to every other.
+    """Settings known to work at one batch size, and the rules that carry them to every other, larger or smaller.
 
-        lr            eta(B) = eta(B0) * sqrt(B / B0)     rule="sqrt";   * B / B0 with rule="linear"
+        lr            lr(B) = lr(B0) * sqrt(B / B0)       rule="sqrt";   * B / B0 with rule="linear"
         warm-up       ratio(B) = ratio(B0) * B / B0       linear-epoch warm-up: the same number of steps, more epochs
         steps         T(B) = ceil(num_examples / B)       the same number of examples
 
+    The rules "sde" and "half-life" also change betas, eps and weight decay: see `anybatch.scaling.presets`.
+
     Args:
         batch_size: B0, examples a step.
-        lr: peak rate at B0, above 0.
+        lr: peak learning rate at B0, above 0.
         warmup_ratio: share of the steps at B0 spent on warm-up, from 0 to below 1.
         num_examples: examples of the whole run, over all its epochs.
-        rule: how lr follows the batch.
+        betas, momentum, eps, weight_decay: what was tuned at B0 beside lr; None if it is not to be scaled.
+        rule: the preset: "sqrt" (the paper's), "linear", "sde" or "half-life".
+        lr_rule, beta1_rule, beta2_rule, eps_rule, weight_decay_rule, warmup_rule: one part of the rule in place of the
+            preset's, as in `presets.Rule`. `momentum` follows beta1_rule. `weight_decay_rule="timescale"` is meant for
+            AdamW. In LAMB, weight decay lies inside the ratio: there it sets how much of a step's direction is decay,
+            and the step's length does not depend on it.
         decay, power, join: the schedule after warm-up, as in `schedule`.
 
     Raises:
         ValueError: naming the field, its value and its bound.
 
-    Source: You et al. 2020, arXiv 1904.00962, section 4.3 and the tables of the appendix.
+    Source: You et al. 2020, arXiv 1904.00962, section 4.3 and the tables of the appendix; of other rules, see theirs.
 
-    Example: BERT-large, from 512 to 32,768.
+    Example: BERT-large, from 512 to 32,768; and AdamW from 256 down to 64.
         >>> bert = Reference(512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
         >>> large = bert.at(32768)
         >>> large.lr, large.warmup_ratio, large.num_steps, large.warmup_steps
@@ -74,6 +95,9 @@ class Reference:
         Traceback (most recent call last):
             ...
         ValueError: batch_size=200000 has a warm-up ratio of 1.221, which is not below 1; the largest batch is 163839
+        >>> adamw = Reference(256, lr=1e-3, warmup_ratio=0.01, num_examples=10**7, betas=(0.9, 0.98), rule="sde")
+        >>> adamw.at(64).optimizer
+        {'lr': 0.0005, 'betas': (0.975, 0.995)}
     """
 
     batch_size: int = 512
@@ -81,7 +105,17 @@ class Reference:
     lr: float
     warmup_ratio: float
     num_examples: int
-    rule: Rule = "sqrt"
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    rule: Preset = "sqrt"
+    lr_rule: LrRule | None = None
+    beta1_rule: MomentRule | None = None
+    beta2_rule: MomentRule | None = None
+    eps_rule: EpsRule | None = None
+    weight_decay_rule: WeightDecayRule | None = None
+    warmup_rule: WarmupRule | None = None
     decay: Decay = "polynomial"
     power: float = 1.0
     join: Join = "continuous"
@@ -93,31 +127,54 @@ class Reference:
             raise ValueError(f"lr={self.lr} is not a finite number above 0")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule={self.rule!r} is not one of {', '.join(get_args(Rule))}")
+        self._check_hyperparameters()
         check_shape(self.decay, self.power, self.join)
+
+    def _check_hyperparameters(self) -> None:
+        if self.rule not in get_args(Preset):
+            raise ValueError(f"rule={self.rule!r} is not one of {', '.join(get_args(Preset))}")
+        parts = self.parts
+        if self.betas is not None:
+            if len(self.betas) != 2:
+                raise ValueError(f"betas={self.betas} are not two numbers")
+            for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
+                if not 0 <= beta < 1:
+                    raise ValueError(f"betas={self.betas}: {name}={beta} is not in [0, 1)")
+        if self.momentum is not None:
+            if not 0 <= self.momentum < 1:
+                raise ValueError(f"momentum={self.momentum} is not in [0, 1)")
+            if parts.beta1 == "sde":
+                raise ValueError(
+                    f"momentum={self.momentum}: the sde rule is for the moments of Adam and RMSprop, not for SGD's "
+                    'momentum; choose rule="linear", or beta1_rule="kept"'
+                )
+        for name in ("eps", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} is not a finite number of at least 0")
+
+    @property
+    def parts(self) -> Rule:
+        """The preset, with the parts that were chosen by themselves in place of its own."""
+        names = ("lr", "beta1", "beta2", "eps", "weight_decay", "warmup")
+        chosen = {name: value for name in names if (value := getattr(self, f"{name}_rule")) is not None}
+        return replace(PRESETS[self.rule](), **chosen)
 
     def at(self, batch_size: int) -> Scaled:
         """The settings at another batch size; at the reference's own, the reference itself.
 
         Raises:
             ValueError: batch_size is below 1, not an int, above `num_examples`, or so large that warm-up would take the
-                whole run; the last names the largest batch that the rule allows.
+                whole run or a moment would leave [0, 1); the last two name the largest batch that the rule allows.
         """
         if count("batch_size", batch_size, 1) > self.num_examples:
             raise ValueError(f"batch_size={batch_size} is more than num_examples={self.num_examples}")
-        ratio = Fraction(self.warmup_ratio) * batch_size / self.batch_size
-        if ratio >= _ALL_OF_IT:
-            largest = math.ceil(_ALL_OF_IT * self.batch_size / Fraction(self.warmup_ratio)) - 1
-            raise ValueError(
-                f"batch_size={batch_size} has a warm-up ratio of {float(ratio):.4g}, which is not below 1; "
-                f"the largest batch is {largest}"
-            )
+        parts, kappa = self.parts, Fraction(batch_size, self.batch_size)
+        ratio = self._warmup_ratio(batch_size)
         num_steps = math.ceil(Fraction(self.num_examples, batch_size))
-        scale = square_root if self.rule == "sqrt" else linear
         return Scaled(
             batch_size=batch_size,
-            lr=scale(self.lr, batch_size, self.batch_size),
+            lr=scaled_lr(parts.lr, self.lr, batch_size, self.batch_size),
             warmup_ratio=float(ratio),
             warmup_steps=round(ratio * num_steps),
             num_steps=num_steps,
@@ -125,4 +182,37 @@ class Reference:
             decay=self.decay,
             power=self.power,
             join=self.join,
+            betas=self._betas(batch_size),
+            momentum=None if self.momentum is None else scaled_beta(parts.beta1, self.momentum, kappa),
+            eps=None if self.eps is None else scaled_eps(parts.eps, self.eps, kappa),
+            weight_decay=None
+            if self.weight_decay is None
+            else scaled_weight_decay(parts.weight_decay, self.weight_decay, kappa, parts.lr),
         )
+
+    def _warmup_ratio(self, batch_size: int) -> Fraction:
+        if self.parts.warmup == "examples":
+            return Fraction(self.warmup_ratio)
+        ratio = Fraction(self.warmup_ratio) * batch_size / self.batch_size
+        if ratio >= _ALL_OF_IT:
+            largest = math.ceil(_ALL_OF_IT * self.batch_size / Fraction(self.warmup_ratio)) - 1
+            raise ValueError(
+                f"batch_size={batch_size} has a warm-up ratio of {float(ratio):.4g}, which is not below 1; "
+                f"the largest batch is {largest}"
+            )
+        return ratio
+
+    def _betas(self, batch_size: int) -> tuple[float, float] | None:
+        if self.betas is None:
+            return None
+        parts, kappa = self.parts, Fraction(batch_size, self.batch_size)
+        rules: tuple[MomentRule, MomentRule] = (parts.beta1, parts.beta2)
+        bounds = [bound for rule, beta in zip(rules, self.betas, strict=True) if (bound := largest_kappa(rule, beta))]
+        if bounds and kappa > min(bounds):
+            largest = math.floor(min(bounds) * self.batch_size)
+            raise ValueError(
+                f"batch_size={batch_size} takes betas={self.betas} out of [0, 1) by the sde rule, "
+                f"1 - {float(kappa):.4g} (1 - beta); the largest batch is {largest}, or keep beta1 by beta1_rule"
+            )
+        first, second = (scaled_beta(rule, beta, kappa) for rule, beta in zip(rules, self.betas, strict=True))
+        return first, second

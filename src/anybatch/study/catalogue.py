@@ -10,7 +10,8 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, Recipe, change, find_recipe
-from anybatch.recipes.optimizers import OPTIMIZERS
+from anybatch.recipes.change import as_another_optimizer
+from anybatch.recipes.optimizers import find_optimizer
 from anybatch.study import paper, shipped
 from anybatch.study.declaration import Entrant, Protocol, Study
 from anybatch.study.protocols import Range
@@ -102,8 +103,7 @@ def _from_file(path: Path) -> Study:
 
 
 def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant:
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"--optimizer {optimizer}: must be one of {', '.join(OPTIMIZERS)}")
+    find_optimizer(optimizer)
     found: dict[str, Range] = {}
     for text in ranges:
         owner, field, span = _parts(text)
@@ -114,10 +114,7 @@ def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant
         if owner in ("", optimizer):
             found[field] = low, high
     name = display_name(optimizer)
-    keep = recipe.optimizer.options if optimizer == recipe.optimizer.name else {}
-    chosen = recipe.model_copy(
-        update={"optimizer": recipe.optimizer.model_copy(update={"name": optimizer, "options": keep})}
-    )
+    chosen = recipe if optimizer == recipe.optimizer.name else change(recipe, as_another_optimizer(optimizer))
     return Entrant(name, chosen, found)
 
 

@@ -10,7 +10,7 @@ from anybatch.engine import Progress
 from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
-from anybatch.recipes.optimizers import OPTIMIZERS
+from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.preview import aligned, stand_in
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
@@ -150,10 +150,10 @@ def check(study: Study) -> None:
         return
     for entrant in study.entrants:
         recipe = entrant.recipe
-        if recipe.optimizer.name not in OPTIMIZERS:
-            raise InputError(
-                f"{entrant.name}: optimizer.name = {recipe.optimizer.name!r}: must be one of {', '.join(OPTIMIZERS)}"
-            )
+        try:
+            tuned_moments(recipe.optimizer, recipe.reference)
+        except InputError as error:
+            raise InputError(f"{entrant.name}: {error}") from None
         known = ("loss", *_ACCURACIES.get(recipe.task, ()))
         if study.metric not in known:
             raise InputError(f"metric = {study.metric!r}: {recipe.name} measures {', '.join(known)}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anybatch.recipes import Recipe, change, find_recipe
+from anybatch.recipes.change import as_another_optimizer
 from anybatch.study.declaration import LR, Entrant, Study
 
 
@@ -12,7 +13,7 @@ def variant(recipe: str, optimizer: str, lr: float, *changes: str, **options: An
     """The recipe with another optimizer, that optimizer's own options, and a reference rate for it."""
     return change(
         find_recipe(recipe),
-        [f"optimizer.name={optimizer}", f"optimizer.options={json.dumps(options)}", f"reference.lr={lr}", *changes],
+        [*as_another_optimizer(optimizer, options), f"reference.lr={lr}", *changes],
     )
 
 
