@@ -1,0 +1,33 @@
+"""Parameter groups of somebody else's making, with what a layer-wise optimizer needs to know."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def adapting(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups in which matrices are adapted and everything of fewer than two dimensions is not, as in `param_groups`.
+
+    Groups that have `adapt` stay as they are, as does every other key of a group.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups of either.
+    """
+    given = list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    found: list[dict[str, Any]] = []
+    for group in groups:
+        if "adapt" in group:
+            found.append(group)
+            continue
+        members = [group["params"]] if isinstance(group["params"], nn.Parameter) else list(group["params"])
+        for adapt in (True, False):
+            part = [each for each in members if (_parameter(each).ndim >= 2) == adapt]
+            if part:
+                found.append({**group, "params": part, "adapt": adapt})
+    return found
+
+
+def _parameter(member: Any) -> nn.Parameter:
+    return member[1] if isinstance(member, tuple) else member  # type: ignore[no-any-return]
