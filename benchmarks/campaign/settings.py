@@ -20,7 +20,7 @@ GPT_EXAMPLES = 64_000
 
 
 def gpt(optimizer: str, lr: float, *changes: str, num_examples: int = GPT_EXAMPLES) -> Recipe:
-    """GPT-2, 2 layers of 128, 512 WordPieces, windows of 64 tokens; tuned at batch 4, where 1/256 of the steps warm up."""
+    """GPT-2, 2 layers of 128, 512 WordPieces, windows of 64; tuned at batch 4, where 1/256 of the steps warm up."""
     return change(
         find_recipe("gpt2-tiny"),
         [
