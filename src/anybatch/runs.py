@@ -7,7 +7,7 @@ RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
 RUN/skipped-images.txt  of a run on images: which could not be read, and why
 RUN/classification.json of a run on images: its confusion matrix and worst mistakes; see recipes/classification.py
-RUN/result.json         settings and final scores of a finished run
+RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it
 
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_object, write_json
+from anybatch.files import read_object, sha256, write_json
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,26 @@ class Run:
             raise InputError(f"{self.result_file}: damaged: it has no final scores; remove it and --resume the run")
         return result
 
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of the files in `model`, by name."""
+        return {file.name: sha256(file) for file in sorted(self.model.iterdir()) if file.is_file()}
+
+    def sound_model(self) -> Path:
+        """`model` of a finished run; InputError where a file of it is not as the run wrote it."""
+        written = self.result().get("model_files", {})
+        for name in written:
+            if not (self.model / name).is_file():
+                raise InputError(
+                    f"{self.model / name}: no such file, but {self.result_file.name} lists it; copy it again"
+                )
+        found = self.sums() if written else {}
+        if differing := sorted(name for name in written if found[name] != written[name]):
+            raise InputError(
+                f"{self.model / differing[0]}: damaged: its SHA-256 is not the one in {self.result_file}; copy it "
+                "again, or remove model/ and result.json and --resume the run"
+            )
+        return self.model
+
     def metrics(self, event: str | None = None) -> list[dict[str, Any]]:
         """The recorded events in order, all or those of one kind; a last line cut short by a kill is left out."""
         try:
@@ -113,6 +133,12 @@ class Run:
 
     def set_status(self, outcome: str, step: int, message: str = "") -> None:
         write_json(self.status_file, {"outcome": outcome, "step": step, "message": message})
+
+
+def sound_model(folder: Path) -> Path:
+    """A model folder; where a finished run wrote it, its files are compared with their checksums."""
+    run = Run(folder.parent)
+    return run.sound_model() if folder.name == run.model.name and run.finished else folder
 
 
 @contextmanager

@@ -23,7 +23,9 @@ class RaggedBatch:
 
 
 class RaggedExamples:
-    """Example i has 1 + i % 3 targets; all is drawn from a generator seeded by i."""
+    """Example i has 1 + i % 3 targets; all is drawn from a generator seeded by i.
+
+    Example `poison` holds a NaN; at -1, all do."""
 
     def __init__(self, poison: int | None = None) -> None:
         self.poison = poison
@@ -35,7 +37,7 @@ class RaggedExamples:
             rows = 1 + i % 3
             features.append(torch.randn(rows, 4, generator=generator, dtype=torch.float64))
             targets.append(torch.randn(rows, generator=generator, dtype=torch.float64))
-            if i == self.poison:
+            if self.poison in (i, -1):
                 features[-1][0, 0] = torch.nan
         x, y = torch.cat(features), torch.cat(targets)
         return RaggedBatch({"x": x, "y": y}, {"square": len(y)}, count, sum(7**i for i in range(start, start + count)))

@@ -280,6 +280,16 @@ def test_skipped_steps_are_counted(tmp_path: Path) -> None:
     assert run.metrics("train")[3]["loss"] is None
 
 
+def test_a_run_none_of_whose_steps_was_taken_has_failed(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    lost = RaggedExamples(poison=-1)
+    with pytest.raises(Failed, match="none of the 12 steps was taken"):
+        train(regression_job(examples=lost), run)
+    assert json.loads(run.status_file.read_text())["outcome"] == "failed"
+    assert not run.finished
+    assert not run.model.exists()
+
+
 def test_phases_follow_each_other(tmp_path: Path) -> None:
     examples = RaggedExamples()
     phases = [Phase(examples, 10, 3, 0.1, 0, lambda t: 1.0), Phase(examples, 4, 5, 0.02, 0, lambda t: 1 / (t + 1))]

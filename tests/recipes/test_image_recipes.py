@@ -135,6 +135,11 @@ def test_a_dry_run_needs_no_data() -> None:
     assert "image size" in preview_text(found)
 
 
+def test_data_below_one_step_of_the_reference_name_its_batch() -> None:
+    with pytest.raises(InputError, match=r"phases.0: \d+ examples are fewer than reference.batch_size = 1,024"):
+        plan("mnist-lenet", 16, 20)
+
+
 def test_untuned_scaling_reaches_16k_on_cifar10() -> None:
     for name in ("cifar10-davidnet", "cifar10-resnet20"):
         _, phase = plan(name, 16_384, num_examples=50_000)

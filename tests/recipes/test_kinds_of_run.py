@@ -176,3 +176,22 @@ def write_questions(asked: list[Question], file: Path) -> Path:
     data = [{"title": title, "paragraphs": paragraphs} for title, paragraphs in articles.items()]
     file.write_text(json.dumps({"version": "v2.0", "data": data}))
     return file
+
+
+def test_a_damaged_model_of_a_run_is_refused_by_all_who_read_it(shards: Path, tmp_path: Path) -> None:
+    tiny = change(find_recipe("bert-tiny"), [*SMALL, *TINY_BERT, f"data.path={shards}"])
+    train_recipe(tiny, tmp_path / "run")
+    file = tmp_path / "run" / "model" / "model.safetensors"
+    whole = file.read_bytes()
+    content = bytearray(whole)
+    content[-1000] ^= 1
+    squad = find_recipe("squad-demo")
+    for damage, message in ((bytes(content), "model.safetensors: damaged: its SHA-256"), (None, "no such file")):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        with pytest.raises(InputError, match=message):
+            evaluate_run(tmp_path / "run")
+        for recipe, path in ((squad, "run"), (squad, "run/model"), (tiny, "run/model")):
+            with pytest.raises(InputError, match=message):
+                train_recipe(change(recipe, [f"model.path={tmp_path / path}"]), tmp_path / "next")
+    file.write_bytes(whole)
+    evaluate_run(tmp_path / "run")

@@ -13,6 +13,7 @@ from anybatch.engine.job import Job
 from anybatch.engine.parallel import Parallel
 from anybatch.engine.pieces import give_ordinary_permissions, safetensors_errors
 from anybatch.engine.records import null_for_nonfinite
+from anybatch.errors import Failed
 from anybatch.files import new_folder, write_json
 from anybatch.runs import Run
 
@@ -28,9 +29,14 @@ def finish(job: Job, run: Run, parallel: Parallel) -> dict[str, Any]:
 
 
 def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
+    steps = run.metrics("train")
+    if steps and all(event.get("skipped") for event in steps):
+        raise Failed(
+            f"none of the {len(steps)} steps was taken: no loss and gradient was finite, and the model is as it was; "
+            "a lower optimizer.lr, or a longer warm-up, in a new run is the usual remedy"
+        )
     with _replaced_folder(run.model) as scratch:
         job.export(model, scratch)
-    steps = run.metrics("train")
     train_s = sum(event.get("step_s", 0.0) for event in steps)
     started = time.perf_counter()
     final = job.score(model)
@@ -44,6 +50,7 @@ def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
         "examples_per_s": job.num_examples / train_s if train_s else None,
         "skipped_steps": sum(event.get("skipped", 0) for event in steps),
         "final": final,
+        "model_files": run.sums(),
     }
     write_json(run.result_file, null_for_nonfinite(result))
     return result

@@ -10,6 +10,7 @@ from anybatch.models.classifier import (
     image_classifier,
 )
 from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
+from anybatch.models.pretrained import fingerprint as weights_fingerprint
 from anybatch.models.question_answering import QuestionAnsweringModel, question_answering_model
 from anybatch.models.tokenizer import save_tokenizer
 
@@ -31,4 +32,5 @@ __all__ = [
     "pretraining_model",
     "question_answering_model",
     "save_tokenizer",
+    "weights_fingerprint",
 ]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.errors import InputError
-from anybatch.models.building import check_heads, quiet_transformers, read_pretrained, seeded
+from anybatch.models.building import check_heads, quiet_transformers, seeded
+from anybatch.models.pretrained import read_config, read_model
 
 Sums = dict[str, Tensor]
 
@@ -125,21 +126,48 @@ class PretrainingModel(nn.Module):
         self.bert.save_pretrained(folder)
 
     @classmethod
-    def load(cls, folder: Path, relation: str = "nsp") -> "PretrainingModel":
-        """The model in a Hugging Face folder, such as `save` writes; heads that it lacks are new.
+    def load(cls, folder: Path, relation: str = "nsp", *, seed: int | None = None) -> "PretrainingModel":
+        """The model in a Hugging Face folder, such as `save` writes.
+
+        `seed`: heads that the folder wholly lacks are drawn from it; without one, they are an error.
 
         Raises:
-            InputError: the folder holds no model that transformers can read, or one that is not a BERT.
+            InputError: the folder holds no model that transformers can read, one that is not a BERT, or one of whose
+                tensors is missing or surplus.
         """
-        from transformers import AutoConfig
-
         quiet_transformers()
-        config = read_pretrained(AutoConfig, folder)
-        if config.model_type not in ("bert", PRE_NORM):
-            raise InputError(f"{folder}: holds a model of type {config.model_type!r}; must be a BERT or {PRE_NORM}")
+        config = read_encoder_config(folder)
         alone = any(str(name).endswith("ForMaskedLM") for name in config.architectures or [])
         kind = _kind(pre_norm=config.model_type == PRE_NORM, relation=not alone)
-        return cls(read_pretrained(kind, folder), relation)
+        if not alone:
+            check_segments(folder, config)
+        with seeded(seed or 0):
+            return cls(read_model(kind, folder, config, () if seed is None else _heads_of(kind)), relation)
+
+
+def read_encoder_config(folder: Path) -> Any:
+    """The configuration of the encoder in a model folder; InputError where it is no BERT, nor one with Pre-LN."""
+    return read_config(folder, ("bert", PRE_NORM))
+
+
+def check_segments(folder: Path, config: Any) -> None:
+    """InputError where the encoder cannot tell a first segment from a second."""
+    if config.type_vocab_size < 2:
+        raise InputError(
+            f"{folder}: type_vocab_size = {config.type_vocab_size} (config.json): must be at least 2, as two segments "
+            "are to be told apart"
+        )
+
+
+def _heads_of(kind: Any) -> tuple[str, ...]:
+    """Beginnings of the names of tensors that pretraining puts upon an encoder."""
+    return (
+        "cls.predictions.",
+        "cls.seq_relationship.",
+        "lm_head.",
+        "seq_relationship.",
+        f"{kind.base_model_prefix}.pooler.",
+    )
 
 
 def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") -> PretrainingModel:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.models.bert import Sums
-from anybatch.models.building import check_heads, quiet_transformers, read_pretrained, seeded
+from anybatch.models.building import check_heads, quiet_transformers, seeded
+from anybatch.models.pretrained import read_config, read_model
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class CausalModel(nn.Module):
         from transformers import GPT2LMHeadModel
 
         quiet_transformers()
-        return cls(read_pretrained(GPT2LMHeadModel, folder, "GPT-2"))
+        return cls(read_model(GPT2LMHeadModel, folder, read_config(folder, ("gpt2",))))
 
 
 def causal_model(settings: GptSettings, seed: int) -> CausalModel:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import PRE_NORM, Sums, num_positions
-from anybatch.models.building import quiet_transformers, read_pretrained, seeded
+from anybatch.models.bert import PRE_NORM, Sums, check_segments, num_positions, read_encoder_config
+from anybatch.models.building import quiet_transformers, seeded
+from anybatch.models.pretrained import read_model
 
 
 class QuestionAnsweringModel(nn.Module):
@@ -64,17 +65,22 @@ class QuestionAnsweringModel(nn.Module):
         self.bert.save_pretrained(folder)
 
 
-def question_answering_model(folder: Path, seed: int) -> QuestionAnsweringModel:
-    """The encoder in a Hugging Face `folder` with its span head, or with a new one drawn from `seed` where it has none.
+def question_answering_model(folder: Path, seed: int | None = None) -> QuestionAnsweringModel:
+    """The encoder in a Hugging Face `folder` with its span head.
+
+    `seed`: a new head is drawn from it where the folder has none; without a seed, such a folder is an error.
 
     Raises:
-        InputError: the folder holds no model that transformers can read.
+        InputError: the folder holds no encoder that transformers can read, or one of whose tensors is missing or
+            surplus.
     """
-    from transformers import AutoConfig, BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
+    from transformers import BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
 
-    # A new head on an old encoder is what fine-tuning means; transformers' load report would call it a mismatch.
     quiet_transformers()
-    pre_norm = read_pretrained(AutoConfig, folder).model_type == PRE_NORM
-    with seeded(seed):
-        kind = RobertaPreLayerNormForQuestionAnswering if pre_norm else BertForQuestionAnswering
-        return QuestionAnsweringModel(read_pretrained(kind, folder))
+    config = read_encoder_config(folder)
+    check_segments(folder, config)
+    # A folder of a classifier has as many labels as it has classes; a span has two ends.
+    config.num_labels = 2
+    kind = RobertaPreLayerNormForQuestionAnswering if config.model_type == PRE_NORM else BertForQuestionAnswering
+    with seeded(seed or 0):
+        return QuestionAnsweringModel(read_model(kind, folder, config, () if seed is None else ("qa_outputs.",)))

@@ -66,7 +66,7 @@ def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
     """Held-out loss, accuracy and perplexity of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = prepare.tokenizer_of(folder)
-    return _scores(evaluate(CausalModel.load(run.model), _held_out(recipe, folder, tokenizer)))
+    return _scores(evaluate(CausalModel.load(run.sound_model()), _held_out(recipe, folder, tokenizer)))
 
 
 def _held_out(recipe: CausalRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:

@@ -109,7 +109,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
 def score_finished(recipe: ImageRecipe, run: Run) -> Scores:
     """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
     source, names = _held_out(recipe, run)
-    return judge(ImageClassifier.load(run.model), source, names, (), None, recipe.engine.evaluation_batch_size)
+    return judge(ImageClassifier.load(run.sound_model()), source, names, (), None, recipe.engine.evaluation_batch_size)
 
 
 def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:

@@ -15,12 +15,19 @@ from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256
-from anybatch.models import BertSettings, PretrainingModel, pretraining_flops, pretraining_model, save_tokenizer
+from anybatch.models import (
+    BertSettings,
+    PretrainingModel,
+    pretraining_flops,
+    pretraining_model,
+    save_tokenizer,
+    weights_fingerprint,
+)
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
 from anybatch.recipes.recipe import CorpusSettings, PhaseSettings, PretrainingRecipe
 from anybatch.recipes.run_text import data_folder, open_text
-from anybatch.runs import Run
+from anybatch.runs import Run, sound_model
 
 
 def build(recipe: PretrainingRecipe, run: Run) -> Job:
@@ -69,7 +76,9 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = prepare.tokenizer_of(folder)
-    return _scores(evaluate(PretrainingModel.load(run.model, _relation(recipe)), _held_out(recipe, folder, tokenizer)))
+    return _scores(
+        evaluate(PretrainingModel.load(run.sound_model(), _relation(recipe)), _held_out(recipe, folder, tokenizer))
+    )
 
 
 def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:
@@ -80,7 +89,7 @@ def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings
 def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
     settings = _settings(recipe, tokenizer)
     if recipe.model.path is not None:
-        return _pretrained(Path(recipe.model.path), settings, _relation(recipe))
+        return _pretrained(sound_model(Path(recipe.model.path)), settings, _relation(recipe), recipe.seed)
     return fresh(lambda: pretraining_model(settings, recipe.seed, _relation(recipe)))
 
 
@@ -95,9 +104,9 @@ def _relation(recipe: PretrainingRecipe) -> str:
     return "sop" if recipe.data.objective == "sentence_order" else "nsp"
 
 
-def _pretrained(folder: Path, settings: BertSettings, relation: str) -> PretrainingModel:
+def _pretrained(folder: Path, settings: BertSettings, relation: str, seed: int) -> PretrainingModel:
     """The model in a folder; InputError where its shape is not the recipe's, or its vocabulary not that of the data."""
-    model = PretrainingModel.load(folder, relation)
+    model = PretrainingModel.load(folder, relation, seed=seed)
     found = model.settings
     for field, name in (
         ("tokens in the vocabulary", "vocabulary_size"),
@@ -116,7 +125,7 @@ def _pretrained(folder: Path, settings: BertSettings, relation: str) -> Pretrain
 def _start(recipe: PretrainingRecipe) -> dict[str, str]:
     """The weights that the run starts from, where they are somebody's."""
     path = recipe.model.path
-    return {} if path is None else {"pretrained model": sha256(Path(path) / "model.safetensors")}
+    return {} if path is None else {"pretrained model": weights_fingerprint(Path(path))}
 
 
 def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:

@@ -20,12 +20,12 @@ from anybatch.data.squad_score import score
 from anybatch.engine import Job, evaluate
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
-from anybatch.files import sha256, write_json
-from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer
+from anybatch.files import write_json
+from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer, weights_fingerprint
 from anybatch.recipes.job import job_of
 from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
 from anybatch.recipes.recipe import QuestionsRecipe
-from anybatch.runs import Run
+from anybatch.runs import Run, sound_model
 
 PREDICTIONS = "predictions.json"
 N_BEST = "nbest_predictions.json"
@@ -83,7 +83,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
             recipe,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=_fingerprint(training),
-            **{"pretrained model": sha256(pretrained.model / "model.safetensors")},
+            **{"pretrained model": weights_fingerprint(pretrained.model)},
         ),
         score=score_answers,
         export=export,
@@ -109,13 +109,14 @@ def score_finished(
                 "data.unanswerable=true"
             )
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"null_threshold": null_threshold})})
-    tokenizer = vocabulary.load(run.model / TOKENIZER)
+    folder = run.sound_model()
+    tokenizer = vocabulary.load(folder / TOKENIZER)
     if squad_file is None:
         questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
     else:
         questions = _fitting(read_questions(squad_file), recipe, str(squad_file))
     source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0, where=squad_file)
-    model = question_answering_model(run.model, seed=0)
+    model = question_answering_model(folder)
     found = predict(model, source, recipe, count=1 if squad_file is None else recipe.data.n_best)
     answers = _chosen(found, recipe)
     if squad_file is not None:
@@ -161,13 +162,12 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
     path = Path(recipe.model.path)
     run = Run(path)
     if run.recipe_file.is_file():
-        run.result()
-        return Pretrained(run.model, path)
+        return Pretrained(run.sound_model(), path)
     if not (path / "config.json").is_file():
         raise InputError(
             f"{path}: neither a run folder nor a Hugging Face model folder (no recipe.json, no config.json)"
         )
-    return Pretrained(path, None)
+    return Pretrained(sound_model(path), None)
 
 
 def _questions(recipe: QuestionsRecipe) -> list[Question]:

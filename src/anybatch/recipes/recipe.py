@@ -84,7 +84,13 @@ class ReferenceSettings(Settings):
         """
         length = self.num_examples if self.num_epochs is None else self.num_epochs * epoch_examples
         assert length is not None
-        return self._reference(max(1, round(length * share)), **tuned).at(batch_size)
+        num_examples = max(1, round(length * share))
+        if num_examples < self.batch_size:
+            raise ValueError(
+                f"{num_examples:,} examples are fewer than reference.batch_size = {self.batch_size:,}, one step of the "
+                "reference: give more data or a longer run, or lower reference.batch_size with its lr"
+            )
+        return self._reference(num_examples, **tuned).at(batch_size)
 
     @property
     def parts(self) -> Rule:

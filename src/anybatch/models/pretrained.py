@@ -1,0 +1,210 @@
+"""Hugging Face folders to models: transformers reads, and every tensor is accounted for.
+
+transformers draws what a file lacks at random, leaves out what it does not know and keeps the file's dtype, each with
+no more than a log line. Here a tensor of the encoder that is missing, foreign, of another shape or not finite is an
+error; only heads may be new or left over, and all weights become fp32.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anybatch.errors import InputError
+from anybatch.files import read_object, sha256
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+# What transformers' classes for one kind of encoder put upon it; a folder of one serves another.
+HEADS = ("cls.", "lm_head.", "qa_outputs.", "classifier.", "seq_relationship.", "pooler.")
+# Buffers that older releases wrote.
+_BUFFERS = ("position_ids", "token_type_ids")
+_DTYPES = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the files of a model folder hold: name to shape of every tensor, from their headers."""
+
+    files: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def numel(self) -> int:
+        return sum(map(prod, self.shapes.values()))
+
+
+def read_config(folder: Path, types: tuple[str, ...]) -> Any:
+    """The configuration of the model in `folder`, as transformers reads it.
+
+    Raises:
+        InputError: there is none, or the model is of none of the `types`, quantised, a set of adapters, or a decoder.
+    """
+    written = read_object(folder / "config.json")
+    if (found := written.get("model_type")) not in types:
+        raise InputError(f"{folder}: holds a model of type {found!r}; must be {' or '.join(map(repr, types))}")
+    if written.get("quantization_config") is not None:
+        raise InputError(f"{folder}: its weights are quantised; name a folder of weights in fp32, fp16 or bf16")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{folder}: holds adapters (adapter_config.json); merge them into the weights first")
+    if written.get("is_decoder") or written.get("is_encoder_decoder"):
+        raise InputError(f"{folder}: holds a decoder (config.json); only encoders that see both sides can be used")
+    with _explained(folder, f"{found} model"):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = ()) -> Any:
+    """The model of transformers' class `kind` in `folder`, in fp32.
+
+    Args:
+        new_heads: beginnings of names of tensors; a head that the folder wholly lacks keeps its fresh weights.
+
+    Raises:
+        InputError: a file is missing or damaged, or a tensor missing, surplus, of another shape or not finite.
+    """
+    weights = read_weights(folder)
+    base = f"{kind.base_model_prefix}."
+    new = tuple(head for head in new_heads if not _has(weights, base, head))
+    if (layers := getattr(config, "num_hidden_layers", 0)) > len(weights.shapes):
+        raise InputError(f"{folder}: config.json names {layers} layers, the files hold {len(weights.shapes)} tensors")
+    with _explained(folder, f"{config.model_type} model"), torch.device("meta"):
+        described = kind(config)
+    _check_shapes(folder, described, base, weights, new)
+    with _explained(folder, f"{config.model_type} model"):
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    if missing := [
+        name for name in described.state_dict() if name in info["missing_keys"] and not name.startswith(new)
+    ]:
+        raise InputError(
+            f"{folder}: has no tensor {missing[0]!r}{_more(missing)}{_prefix(weights)}; save the model again"
+        )
+    known = (*HEADS, *(base + head for head in HEADS))
+    surplus = sorted(
+        name for name in info["unexpected_keys"] if not name.startswith(known) and not name.endswith(_BUFFERS)
+    )
+    if surplus:
+        raise InputError(
+            f"{folder}: tensor {surplus[0]!r}{_more(surplus)} has no place in the {config.model_type} that config.json "
+            "describes; mend config.json, or save the model again"
+        )
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(f"{folder}: tensor {name!r} holds NaN or infinite values; take a sound copy of the model")
+    return model
+
+
+def read_weights(folder: Path) -> Weights:
+    """The headers of the safetensors files in `folder`, one or the shards that an index lists; no pickle is opened.
+
+    Raises:
+        InputError: none, both a single file and shards, or an index that does not fit the files.
+    """
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.is_file() and index.is_file():
+        raise InputError(f"{folder}: holds both {WEIGHTS} and {INDEX}; remove the one that is not meant")
+    if single.is_file():
+        return Weights((single,), _shapes(single))
+    if not index.is_file():
+        pickled = "; its .bin file is a pickle, which is not opened: save the model as safetensors"
+        raise InputError(f"{folder}: has no {WEIGHTS}{pickled if list(folder.glob('*.bin')) else ''}")
+    listed = read_object(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise InputError(f"{index}: has no 'weight_map'; save the model again")
+    for name in listed.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise InputError(f"{index}: points to {name!r}; must be a .safetensors file in the same folder")
+    found: dict[str, tuple[int, ...]] = {}
+    files = tuple(folder / name for name in sorted(set(listed.values())))
+    for file in files:
+        shapes = _shapes(file)
+        if wrong := sorted(
+            name for name in shapes.keys() | _of(listed, file) if listed.get(name) != file.name
+        ) + sorted(_of(listed, file) - shapes.keys()):
+            raise InputError(f"{file}: tensor {wrong[0]!r} is not where {INDEX} says; save the model again")
+        found |= shapes
+    return Weights(files, found)
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the weights in a model folder, over all shards."""
+    sums = [sha256(file) for file in read_weights(folder).files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+@contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
+    """InputError in place of whatever a library raises over a damaged or foreign file or folder."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{path}: no readable {what}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import safe_open
+
+    if not file.is_file():
+        raise InputError(f"{file}: no such file, but {INDEX} lists it; copy or save the model again")
+    with _explained(file, "safetensors file"), safe_open(file, framework="pt") as opened:
+        parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        dtypes = {name: part.get_dtype() for name, part in parts.items()}
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+    for name, dtype in dtypes.items():
+        if dtype not in _DTYPES and not name.endswith(_BUFFERS):
+            raise InputError(f"{file}: tensor {name!r} is of type {dtype}; must be one of {', '.join(_DTYPES)}")
+    return shapes
+
+
+def _check_shapes(folder: Path, described: Any, base: str, weights: Weights, new: tuple[str, ...]) -> None:
+    """InputError where a tensor has another shape than config.json says, before memory is taken for any."""
+    for name, value in described.state_dict().items():
+        shape = weights.shapes.get(name, weights.shapes.get(name.removeprefix(base)))
+        if shape is not None and shape != tuple(value.shape):
+            raise InputError(
+                f"{folder}: tensor {name!r} has shape {list(shape)}, config.json makes it {list(value.shape)}; "
+                "they do not belong together"
+            )
+    needed = sum(value.numel() for name, value in described.named_parameters() if not name.startswith(new))
+    if needed > weights.numel:
+        missing = [
+            name for name in described.state_dict() if not _has(weights, base, name) and not name.startswith(new)
+        ]
+        raise InputError(
+            f"{folder}: config.json describes {needed:,} parameters, the files hold {weights.numel:,}: there is no "
+            f"{', no '.join(map(repr, missing[:1]))}{_prefix(weights)}; save the model again"
+        )
+
+
+def _has(weights: Weights, base: str, beginning: str) -> bool:
+    return any(name.startswith(beginning) or (base + name).startswith(beginning) for name in weights.shapes)
+
+
+def _of(listed: dict[str, str], file: Path) -> set[str]:
+    return {name for name, where in listed.items() if where == file.name}
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _prefix(weights: Weights) -> str:
+    """What wrappers such as DataParallel and torch.compile do to names, where they did."""
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if all(name.startswith(prefix) for name in weights.shapes):
+            return f" (all names begin with {prefix!r}: a wrapper around the model was saved)"
+    return ""
