@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from anybatch.errors import Failed
 
@@ -25,7 +25,9 @@ class Health:
         recent = list(self._recent)
         if math.isfinite(loss):
             self._recent.append(loss)
-        return len(recent) >= _FEWEST and loss > fmean(recent) + _DEVIATIONS * pstdev(recent)
+        if len(recent) < _FEWEST or loss <= (mean := fmean(recent)):
+            return False
+        return loss - mean > _DEVIATIONS * math.dist(recent, [mean] * len(recent)) / math.sqrt(len(recent))
 
     def check_skipped(self, skipped: bool, step: int, last_saved: int) -> None:
         """Counts steps in a row without a finite gradient.

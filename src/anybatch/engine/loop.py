@@ -9,7 +9,7 @@ import torch
 
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
-from anybatch.engine.course import Place, carry_over, enter, evenly, place
+from anybatch.engine.course import Place, carry_over, enter, evenly, place, seed_generator
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
 from anybatch.engine.health import Health
@@ -165,7 +165,7 @@ class _Course:
         for group in optimizer.param_groups:
             group["lr"] = here.phase.lr * here.phase.schedule(here.index)
         # Dropout draws from torch's generator: keyed by seed, step and rank, it needs no place in a checkpoint.
-        torch.manual_seed((self.job.seed * 1_000_003 + step + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
+        seed_generator((self.job.seed * 1_000_003 + step + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
         return train_step(
             self.parallel,
             optimizer,

@@ -76,6 +76,8 @@ def causal_model(settings: GptSettings, seed: int) -> CausalModel:
         attn_pdrop=settings.dropout,
         bos_token_id=None,
         eos_token_id=None,
+        # The same function as GPT-2's "gelu_new", to rounding, in one kernel in place of seven.
+        activation_function="gelu_pytorch_tanh",
     )
     with seeded(seed):
         return CausalModel(GPT2LMHeadModel(config))
