@@ -69,7 +69,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def json_kind(value: Any) -> str:
-    """What a value is called in JSON, with its article: 'a list', 'null'."""
+    """What a value is called in JSON, with its article: 'a list', 'null'; of another kind, its type."""
     kinds = {
         dict: "an object",
         list: "a list",
@@ -77,8 +77,9 @@ def json_kind(value: Any) -> str:
         bool: "true or false",
         int: "a number",
         float: "a number",
+        type(None): "null",
     }
-    return kinds.get(type(value), "null")
+    return kinds.get(type(value), f"of type {type(value).__name__}")
 
 
 def why_not_json(error: Exception) -> str:

@@ -128,11 +128,17 @@ def test_wrong_parquet_files_are_named(tmp_path: Path) -> None:
         ({"txt": ["a"]}, 'a.parquet: has no column "text", only txt'),
         ({"text": [1]}, 'a.parquet:1: "text" must be a string, not a number'),
         ({"text": ["a", None]}, 'a.parquet:2: "text" must be a string, not null'),
+        ({"text": [b"a", b"b"]}, 'a.parquet:1: "text" must be a string, not of type bytes'),
+        ({"text": [["a"]]}, 'a.parquet:1: "text" must be a string, not a list'),
         ({"text": ["a", "b", " "]}, 'a.parquet:3: "text" is blank; --min-characters 1'),
     ):
         pyarrow.parquet.write_table(pyarrow.table(table), path)
         with pytest.raises(InputError, match=message):
             list(read_documents([path]))
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, ["text", "text"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(InputError, match=r'a.parquet: has 2 columns "text"; must be one'):
+        list(read_documents([path]))
     broken = pyarrow.array([b"fine", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
     with pytest.raises(InputError, match=r'a.parquet: bytes that are not UTF-8 in column "text"'):

@@ -31,6 +31,37 @@ def test_txt(tmp_path: Path, packing: str) -> None:
     assert [document.where for document in documents] == [f"{path}:3", f"{path}:9", f"{path}:15"]
 
 
+@pytest.mark.parametrize("block", [7, 64, 1 << 21])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lines_end_in_any_way(end: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python's text files read them; other separators, such as U+2028 and U+0085, are white space in a line."""
+    monkeypatch.setattr("anybatch.data.raw.PORTION_BYTES", block)
+    lines = [
+        "First.",
+        "Still \u2028 \x85 \v first.",
+        "",
+        "Its second paragraph.",
+        " ",
+        "\t",
+        "Second.",
+        "",
+        "\u2028",
+        "",
+        "Third.",
+    ]
+    content = end.join([*lines, ""])
+    path = put(tmp_path / "a.txt", content.encode())
+    assert path.read_text(encoding="utf-8").split("\n")[:-1] == lines
+    assert [(document.text, document.where.rsplit(":", 1)[1]) for document in read_documents([path])] == [
+        ("First.\nStill \u2028 \x85 \v first.\n\nIts second paragraph.", "1"),
+        ("Second.", "7"),
+        ("Third.", "11"),
+    ]
+    path.write_bytes(content.encode() + b"\xff")
+    with pytest.raises(InputError, match=r"a.txt:12: not UTF-8 text \(byte 0 of the line\)"):
+        list(read_documents([path]))
+
+
 @pytest.mark.parametrize("packing", ["", ".gz", ".xz"])
 def test_jsonl(tmp_path: Path, packing: str) -> None:
     content = '{"text": "One.\\n\\nMore.", "title": "x"}\n\n{"text": "\\ud83d\\ude00 zwei"}'

@@ -1,20 +1,17 @@
 """What a user names (files, folders, globs, lists, data sets of the Hub) to portions of raw text."""
 
 import glob
-import gzip
-import lzma
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
+from anybatch.data.packed import DAMAGE, PACKINGS, open_packed, pyarrow
 from anybatch.errors import InputError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
-PACKINGS = (".gz", ".xz", ".zst")
 HUB = "hf:"
 
 # Bytes in one portion, about: much for one message between processes, little for the memory.
@@ -25,7 +22,9 @@ LARGEST_DOCUMENT_BYTES = 1 << 22
 LARGEST_LINE_BYTES = 1 << 26
 _ROWS_AT_ONCE = 256
 
-_DOCUMENT_END = re.compile(rb"\n[ \t\r\f\v]*\n[ \t\r\f\v]*\n")
+# Lines of plain text end in CR, LF or both; those of JSON in LF, as JSON Lines says.
+_LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
+_DOCUMENT_END = re.compile(_LINE_END + rb"[ \t\f\v]*" + _LINE_END + rb"[ \t\f\v]*" + _LINE_END)
 
 
 @dataclass(frozen=True)
@@ -141,23 +140,31 @@ def read_portions(sources: list[str], start: Place | None = None) -> Iterator[Po
 
 
 def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
-    kind: Literal["txt", "jsonl"] = "jsonl" if suffixes(path)[0] == ".jsonl" else "txt"
+    format, packing = suffixes(path)
+    kind: Literal["txt", "jsonl"] = "jsonl" if format == ".jsonl" else "txt"
     held, offset, line = b"", begin.offset, begin.line
-    with _explained(path) as reached, _open(path) as stream:
+    with _explained(path) as reached:
         reached[0] = line
-        stream.seek(offset)
-        while True:
-            block = stream.read(PORTION_BYTES)
-            held += block
-            cut = _cut(kind, held, path, line) if block else len(held)
-            reached[0] = line + held.count(b"\n")
-            if cut:
-                portion, held = held[:cut], held[cut:]
-                after = Place(begin.source, offset + cut, line + portion.count(b"\n"))
-                yield Portion(kind, portion, str(path), line, after)
-                offset, line = after.offset, after.line
-            if not block:
-                return
+        with open_packed(path, packing, offset) as stream:
+            while True:
+                block = stream.read(PORTION_BYTES)
+                held += block
+                cut = _cut(kind, held, path, line) if block else len(held)
+                reached[0] = line + line_ends(kind, held)
+                if cut:
+                    portion, held = held[:cut], held[cut:]
+                    after = Place(begin.source, offset + cut, line + line_ends(kind, portion))
+                    yield Portion(kind, portion, str(path), line, after)
+                    offset, line = after.offset, after.line
+                if not block:
+                    return
+
+
+def line_ends(kind: str, content: bytes) -> int:
+    """How many lines end in `content`, of .jsonl or .txt."""
+    if kind == "jsonl" or b"\r" not in content:
+        return content.count(b"\n")
+    return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
 def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
@@ -170,14 +177,15 @@ def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
             )
         return end
     last = None
-    for last in _DOCUMENT_END.finditer(held):  # noqa: B007
+    # A CR at the very end may be the half of a line's end.
+    for last in _DOCUMENT_END.finditer(held, 0, len(held) - held.endswith(b"\r")):  # noqa: B007
         pass
     if last is not None:
         return last.end()
     if len(held) < LARGEST_DOCUMENT_BYTES:
         return 0
-    for mark in (b"\n\n", b"\n", b". ", b" "):
-        if (found := held.rfind(mark, len(held) // 2)) >= 0:
+    for mark in (b"\n\n", b"\n", b"\r", b". ", b" "):
+        if (found := held.rfind(mark, len(held) // 2, len(held) - (mark == b"\r"))) >= 0:
             return found + len(mark)
     # No white space at all: between two characters of UTF-8, whose continuation bytes begin with the bits 10.
     end = len(held)
@@ -192,7 +200,7 @@ def _explained(path: Path) -> Iterator[list[int]]:
     reached = [1]
     try:
         yield reached
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {error}; copy or pack it again") from None
     except PermissionError:
         raise InputError(f"{path}: may not be read; change its permissions") from None
@@ -202,46 +210,6 @@ def _explained(path: Path) -> Iterator[list[int]]:
             raise
         why = " ".join(str(error).split())
         raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {why}; copy or pack it again") from None
-
-
-def _open(path: Path) -> BinaryIO:
-    packing = suffixes(path)[1]
-    if packing == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    if packing == ".xz":
-        return cast(BinaryIO, lzma.open(path, "rb"))
-    if packing == ".zst":
-        return cast(BinaryIO, _Forward(_pyarrow(path).CompressedInputStream(str(path), "zstd")))
-    return open(path, "rb")
-
-
-class _Forward:
-    """A stream that can only be read, with a `seek` that reads on."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._stream.read(size))
-
-    def seek(self, offset: int) -> None:
-        while offset > 0 and (skipped := len(self._stream.read(min(offset, PORTION_BYTES)))):
-            offset -= skipped
-
-    def __enter__(self) -> "_Forward":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-
-def _pyarrow(name: object) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(f"{name}: reading it needs pyarrow: pip install 'anybatch[parquet]'") from None
-    return pyarrow
 
 
 def _rows(name: str, rows: Iterator[list[Any]], begin: Place) -> Iterator[Portion]:
@@ -254,12 +222,14 @@ def _rows(name: str, rows: Iterator[list[Any]], begin: Place) -> Iterator[Portio
 
 def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
     """The column "text" from row `skip` on; groups of rows before it are not read."""
-    pyarrow = _pyarrow(path)
+    arrow = pyarrow(path)
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = arrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
         if "text" not in names:
             raise InputError(f'{path}: has no column "text", only {", ".join(names)}')
+        if names.count("text") > 1:
+            raise InputError(f'{path}: has {names.count("text")} columns "text"; must be one')
         groups = list(range(file.num_row_groups))
         while groups and (size := file.metadata.row_group(groups[0]).num_rows) <= skip:
             skip -= size
@@ -272,7 +242,7 @@ def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
             skip = max(skip - batch.num_rows, 0)
             if texts:
                 yield texts
-    except (pyarrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: not a readable .parquet file: {' '.join(str(error).split())[:200]}; copy or write it again"
         ) from None

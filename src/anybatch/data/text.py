@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from anybatch.data.raw import Portion, find_sources, read_portions
+from anybatch.data.raw import Portion, find_sources, line_ends, read_portions
 from anybatch.errors import InputError
 from anybatch.files import json_kind, why_not_json
 
@@ -21,7 +21,8 @@ class Document:
 def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
     """The documents of text files in order, decompressed and parsed as they are read.
 
-        .txt           UTF-8; a blank line ends a paragraph, two or more blank lines end a document
+        .txt           UTF-8; a blank line ends a paragraph, two or more blank lines end a document; lines end in LF,
+                       CR or both
         .jsonl         one JSON object a line, its "text" a document, in which a blank line ends a paragraph
         .gz .xz .zst   either of them, compressed
         .parquet       its column "text"
@@ -89,15 +90,16 @@ def _line_of(portion: Portion, place: int) -> tuple[int, int]:
     """The number of the line that byte `place` of the portion lies in, and the byte's number in it."""
     assert isinstance(portion.content, bytes)
     before = portion.content[:place]
-    return portion.line + before.count(b"\n"), place - before.rfind(b"\n") - 1
+    begin = before.rfind(b"\n") if portion.kind == "jsonl" else max(before.rfind(b"\n"), before.rfind(b"\r"))
+    return portion.line + line_ends(portion.kind, before), place - begin - 1
 
 
 def _plain_documents(portion: Portion) -> list[Document]:
     found: list[Document] = []
     lines: list[str] = []
     first = blank = 0
-    for number, raw in enumerate(_decode(portion).split("\n"), start=portion.line):
-        line = raw.rstrip("\r")
+    text = _decode(portion).replace("\r\n", "\n").replace("\r", "\n")
+    for number, line in enumerate(text.split("\n"), start=portion.line):
         if line and not line.isspace():
             if lines and blank >= 2:
                 found.append(Document("\n".join(lines), f"{portion.name}:{first}"))

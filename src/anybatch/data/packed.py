@@ -1,0 +1,115 @@
+"""Compressed files as streams of their content, each by the rule of its format for what follows the first stream.
+
+    .gz     any number of members, then zeros (RFC 1952, section 2.2; padding as gzip does)
+    .xz     any number of streams, with zeros between and behind them, four at a time (the .xz format, section 2.2)
+    .zst    any number of frames and skippable frames (RFC 8878, section 3)
+
+Anything else behind a stream is damage, as it is to `xz -t` and `zstd -t`.
+"""
+
+import gzip
+import io
+import lzma
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from anybatch.errors import InputError
+
+PACKINGS = (".gz", ".xz", ".zst")
+# What is raised over damaged content; pyarrow raises OSError without a number.
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+_MAGIC = b"\xfd7zXZ\x00"
+_BLOCK_BYTES = 1 << 16
+# A header may ask for 4 GiB, far above what any of xz's presets writes.
+_MOST_MEMORY = 1 << 30
+
+
+def open_packed(path: Path, packing: str, offset: int = 0) -> BinaryIO:
+    """The content of `path` from byte `offset` on; without a packing, the file's own."""
+    if not packing:
+        file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
+        file.seek(offset)
+        return file
+    if packing == ".gz":
+        stream = cast(BinaryIO, gzip.GzipFile(path, "rb"))
+    else:
+        raw = _Xz(path) if packing == ".xz" else _Zstd(path)
+        stream = cast(BinaryIO, io.BufferedReader(raw, _BLOCK_BYTES))
+    while offset > 0 and (skipped := len(stream.read(min(offset, 1 << 20)))):
+        offset -= skipped
+    return stream
+
+
+class _Xz(io.RawIOBase):
+    """Python's lzma module leaves out, without a word, whatever it cannot read behind the first stream."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115  (closed with the stream)
+        # An old .lzma file may bear the name; nothing may follow it.
+        self._alone = self._file.read(len(_MAGIC)) != _MAGIC
+        self._file.seek(0)
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_AUTO, _MOST_MEMORY)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            given = b""
+            if self._decoder.eof:
+                if not (given := self._next()):
+                    return 0
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MOST_MEMORY)
+            elif self._decoder.needs_input and not (given := self._file.read(_BLOCK_BYTES)):
+                raise EOFError("it ends within a stream")
+            if found := self._decoder.decompress(given, len(buffer)):
+                buffer[: len(found)] = found
+                return len(found)
+
+    def _next(self) -> bytes:
+        """The beginning of the next stream, b"" at the end of the file."""
+        rest, zeros = self._decoder.unused_data, 0
+        while True:
+            found = rest.lstrip(b"\0")
+            zeros += len(rest) - len(found)
+            rest = found or self._file.read(_BLOCK_BYTES)
+            if found or not rest:
+                break
+        if zeros % 4 or (self._alone and (zeros or rest)):
+            raise lzma.LZMAError(f"{zeros} zeros and {'more' if rest else 'nothing'} behind a stream")
+        return rest
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Zstd(io.RawIOBase):
+    """A stream of pyarrow's, which reads as `zstd` does."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = pyarrow(path).CompressedInputStream(str(path), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def pyarrow(name: object) -> Any:
+    """The library; InputError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f"{name}: reading it needs pyarrow: pip install 'anybatch[parquet]'") from None
+    return pyarrow
