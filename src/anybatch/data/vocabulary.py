@@ -21,6 +21,9 @@ SMALLEST_SIZE = 256
 LARGEST_SIZE = 1_000_000
 
 _CONTINUED = "##"
+# What transformers reads beside the files of a vocabulary.
+_FILES = ("tokenizer.json", "vocab.txt")
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_ALPHABET = 1000
 # The trainer's time grows with the square of a word's length, and WordPiece reads a word this long as [UNK] anyway.
 _LONGEST_WORD = 1000
@@ -83,15 +86,16 @@ def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _from_lines(content: str, path: Path) -> Tokenizer:
-    words = [line.rstrip("\r") for line in content.removesuffix("\n").split("\n")]
+    # White space at a word's end is none of it, as to the libraries.
+    words = [line.rstrip() for line in content.removesuffix("\n").split("\n")]
     numbers = {word: number for number, word in enumerate(words)}
     if len(numbers) < len(words):
         number = next(number for number, word in enumerate(words) if numbers[word] != number)
         raise InputError(f"{path}:{number + 1}: {words[number]!r} stands twice in the vocabulary")
-    special = [word for word in words if word.startswith("[") and word.endswith("]")]
+    marks = [word for word in words if word[:1] + word[-1:] in ("[]", "<>")]
     if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
         raise InputError(f"{path}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")
-    lowercase = all(word == word.lower() for word in set(words) - set(special))
+    lowercase = all(word == word.lower() for word in set(words) - set(marks))
     return from_words(numbers, lowercase=lowercase)
 
 
@@ -103,11 +107,14 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 def load(path: Path) -> Tokenizer:
     """The tokenizer in a tokenizer.json, or BERT's for the words of a vocab.txt, one a line.
 
-    A vocab.txt does not say whether text is lower-cased before it is looked up: it is, unless one of the words has a
-    capital.
+    Where a file with settings of transformers lies beside it (tokenizer_config.json, special_tokens_map.json or
+    added_tokens.json), transformers reads the folder: lower-casing, accents and added tokens are as it has them.
+    A lone vocab.txt does not say whether text is lower-cased before it is looked up: it is, unless one of the words has
+    a capital; marks such as [CLS] and <S> are no words.
 
     Raises:
-        InputError: a missing or broken file, one that lacks a special token that BERT needs, or numbers with gaps.
+        InputError: a missing or broken file, one that lacks a special token that BERT needs or has it by another name,
+            numbers with gaps, or settings under which tokens have other numbers than in the file.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -123,6 +130,8 @@ def load(path: Path) -> Tokenizer:
     # The library raises plain Exception for whatever it cannot read.
     except Exception as error:
         raise InputError(f"{path}: not a tokenizer.json: {error}") from None
+    if path.name in _FILES and any((path.parent / name).is_file() for name in _SETTINGS):
+        tokenizer = _with_settings(tokenizer, path)
     special_ids(tokenizer, str(path))
     vocabulary = tokenizer.get_vocab()
     twice, uses = Counter(vocabulary.values()).most_common(1)[0]
@@ -134,6 +143,36 @@ def load(path: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return _reading_text(tokenizer)
+
+
+def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
+    """The tokenizer that transformers makes of a folder; `written` is what the file at `path` alone says."""
+    from transformers import AutoTokenizer, BertConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    folder = path.parent
+    # Without a config.json, which names the kind of model, transformers knows none.
+    config = {} if (folder / "config.json").is_file() else {"config": BertConfig()}
+    try:
+        read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config)
+        tokenizer: Tokenizer = read.backend_tokenizer
+        names = {name: str(getattr(read, f"{name[1:-1].lower()}_token")) for name in SPECIAL_TOKENS}
+    # A damaged or foreign folder can make transformers fail in any way.
+    except Exception as error:
+        raise InputError(f"{folder}: no readable tokenizer: {' '.join(str(error).split())[:200]}") from None
+    if renamed := [name for name in SPECIAL_TOKENS if names[name] != name]:
+        raise InputError(
+            f"{folder}: its settings call {renamed[0]} {names[renamed[0]]!r}; special tokens must have BERT's names: "
+            f"{', '.join(SPECIAL_TOKENS)}"
+        )
+    for token, number in written.get_vocab().items():
+        if (found := tokenizer.token_to_id(token)) != number:
+            raise InputError(
+                f"{path}: token {token!r} is number {number} there, and {found} under the settings beside it; they do "
+                "not belong together"
+            )
+    return tokenizer
 
 
 def in_folder(folder: Path) -> Path:
@@ -178,6 +217,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
     decisive = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")}
+    # Special tokens are never met in text, nor BERT's placeholders, with which a vocabulary is made larger.
+    added = [token for token in parts["added_tokens"] if not token["special"] and token["content"][:7] != "[unused"]
+    if added:
+        decisive["added_tokens"] = added
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
