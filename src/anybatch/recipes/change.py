@@ -22,8 +22,49 @@ def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         name, separator, text = assignment.partition("=")
         if not separator:
             raise InputError(f"--set {assignment}: expected FIELD=VALUE, such as optimizer.lr=2e-3")
-        _assign(values, name.strip(), _parse(text.strip()))
+        if name.strip() == "ramp":
+            _ramp(values, text.strip())
+        else:
+            _assign(values, name.strip(), _parse(text.strip()))
     return from_json(values)
+
+
+def ramp_stages(text: str) -> list[tuple[float, int]]:
+    """(share, batch) of each stage of a ramp as the command line says it.
+
+    >>> ramp_stages("32:128")
+    [(0.3333333333333333, 32), (0.3333333333333333, 64), (0.3333333333333333, 128)]
+    >>> ramp_stages("32@0.5,256@0.5")
+    [(0.5, 32), (0.5, 256)]
+    """
+    try:
+        if "@" in text:
+            parts = [part.split("@") for part in text.split(",")]
+            return [(float(share), int(batch)) for batch, share in parts]
+        first, last = map(int, text.split(":"))
+    except ValueError:
+        raise InputError(
+            f"--set ramp={text}: expected FIRST:LAST, as 32:2048 (doublings at even shares), or BATCH@SHARE,..., as "
+            "32@0.5,256@0.5"
+        ) from None
+    if not 1 <= first <= last:
+        raise InputError(f"--set ramp={text}: the batches must be at least 1, and a ramp does not shrink")
+    batches = [first]
+    while batches[-1] < last:
+        batches.append(min(2 * batches[-1], last))
+    return [(1 / len(batches), batch) for batch in batches]
+
+
+def _ramp(values: dict[str, Any], text: str) -> None:
+    """Gives the recipe one phase for each stage, all else as in its only phase; true and false only set the field."""
+    if text in ("true", "false"):
+        values["ramp"] = text == "true"
+        return
+    if len(values["phases"]) > 1 and not values["ramp"]:
+        raise InputError(f"--set ramp={text}: the recipe has {len(values['phases'])} phases; a ramp is made of one")
+    phase = values["phases"][0]
+    values["phases"] = [{**phase, "share": share, "batch_size": batch} for share, batch in ramp_stages(text)]
+    values["ramp"] = True
 
 
 def as_another_optimizer(name: str, options: Mapping[str, Any] | None = None) -> list[str]:

@@ -81,9 +81,13 @@ def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
     settings = recipe.phases[number]
     tuned = tuned_moments(recipe.optimizer, recipe.reference)
     try:
-        scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples, **tuned)
+        if recipe.ramp:
+            whole = recipe.reference.over(1.0, epoch_examples, **tuned)
+            scaled = whole.ramp([(phase.share, phase.batch_size) for phase in recipe.phases])[number]
+        else:
+            scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples, **tuned)
     except ValueError as error:
-        raise InputError(f"phases.{number}: {error}") from None
+        raise InputError(f"ramp: {error}" if recipe.ramp else f"phases.{number}: {error}") from None
     for own in (settings, recipe.optimizer):
         if own.lr is not None:
             scaled = replace(scaled, lr=own.lr)

@@ -82,6 +82,10 @@ class ReferenceSettings(Settings):
 
         `tuned`: betas, momentum or eps in place of the reference's own.
         """
+        return self.over(share, epoch_examples, **tuned).at(batch_size)
+
+    def over(self, share: float, epoch_examples: int, **tuned: Any) -> Reference:
+        """The reference of `share` of the run's length; see `at`."""
         length = self.num_examples if self.num_epochs is None else self.num_epochs * epoch_examples
         assert length is not None
         num_examples = max(1, round(length * share))
@@ -90,7 +94,7 @@ class ReferenceSettings(Settings):
                 f"{num_examples:,} examples are fewer than reference.batch_size = {self.batch_size:,}, one step of the "
                 "reference: give more data or a longer run, or lower reference.batch_size with its lr"
             )
-        return self._reference(num_examples, **tuned).at(batch_size)
+        return self._reference(num_examples, **tuned)
 
     @property
     def parts(self) -> Rule:
@@ -309,7 +313,9 @@ class NetworkSettings(Settings):
 class RecipeSettings(Settings):
     """What every recipe has.
 
-    `inferred`: in words, what its source does not say. `held_out_part`: what the evaluations see, all held-out batches
+    `inferred`: in words, what its source does not say. `ramp`: the phases are stretches of one schedule, with one
+    warm-up, and no batch is smaller than the one before (--set ramp=32:2048 makes such phases); false: each phase warms
+    up and decays by itself. `held_out_part`: what the evaluations see, all held-out batches
     or every other one.
     """
 
@@ -319,6 +325,7 @@ class RecipeSettings(Settings):
     optimizer: OptimizerSettings
     reference: ReferenceSettings
     phases: tuple[StretchSettings, ...] = Field(min_length=1)
+    ramp: bool = False
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     engine: EngineSettings = EngineSettings()
     held_out_part: Literal["all", "tuning", "reported"] = "all"
@@ -327,7 +334,18 @@ class RecipeSettings(Settings):
     def _whole_run(self) -> "RecipeSettings":
         if abs(sum(phase.share for phase in self.phases) - 1) > 1e-6:
             raise ValueError("the shares of the phases must add up to 1")
+        if self.ramp:
+            self._check_ramp()
         return self
+
+    def _check_ramp(self) -> None:
+        """A phase or optimizer with a rate of its own would break the one schedule that the phases share."""
+        remedy = "a ramp has one schedule: set reference.lr and reference.warmup_ratio"
+        for number, phase in enumerate(self.phases):
+            if phase.lr is not None or phase.warmup_ratio is not None or phase.carry_over != "keep":
+                raise ValueError(f"phases.{number} sets lr, warmup_ratio or carry_over, but {remedy}")
+        if self.optimizer.lr is not None or self.optimizer.warmup_ratio is not None:
+            raise ValueError(f"optimizer.lr or optimizer.warmup_ratio is set, but {remedy}")
 
 
 class PretrainingRecipe(RecipeSettings):

@@ -1,7 +1,8 @@
 """One tuned batch size stands for all of them: the rules that carry its settings to another batch."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -20,7 +21,7 @@ from anybatch.scaling.presets import (
     scaled_lr,
     scaled_weight_decay,
 )
-from anybatch.scaling.schedule import Decay, Join, check_shape, count, schedule
+from anybatch.scaling.schedule import Decay, Join, Stretch, check_shape, count, schedule
 
 Preset = Literal["sqrt", "linear", "sde", "half-life"]
 
@@ -30,7 +31,10 @@ _ALL_OF_IT = 1 - Fraction(1, 2**54)
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a run at `batch_size` uses; made by `Reference.at`. A hyperparameter that the reference lacks is None."""
+    """What a run at `batch_size` uses, or a stretch of a run; made by `Reference.at` and `Reference.ramp`.
+
+    A hyperparameter that the reference lacks is None. `stretch` is the schedule of a part of a ramp.
+    """
 
     batch_size: int
     lr: float
@@ -45,10 +49,13 @@ class Scaled:
     momentum: float | None = None
     eps: float | None = None
     weight_decay: float | None = None
+    stretch: Stretch | None = None
 
     @property
     def schedule(self) -> Callable[[int], float]:
-        """The multiplier of `lr` at step t, for `LambdaLR`."""
+        """The multiplier of `lr` at step t, for `LambdaLR`; t counts from the start of the stretch."""
+        if self.stretch is not None:
+            return self.stretch
         return schedule(self.num_steps, self.warmup_steps, decay=self.decay, power=self.power, join=self.join)
 
     @property
@@ -189,6 +196,68 @@ class Reference:
             if self.weight_decay is None
             else scaled_weight_decay(parts.weight_decay, self.weight_decay, kappa, parts.lr),
         )
+
+    def ramp(self, stages: Sequence[tuple[float, int]]) -> tuple[Scaled, ...]:
+        """A batch that grows during the run, under one schedule: each stage as a stretch of it.
+
+            lr at a step = lr(B) * multiplier(examples so far)      B: the stage's batch
+
+        A switch from B to 2B multiplies the learning rate by the rule's factor (sqrt(2) by the square root), and there
+        is one warm-up, which the first batch's rule gives.
+
+        Args:
+            stages: (share of the examples, batch), in order; the shares add up to 1, and no batch is below the one
+                before.
+
+        Returns:
+            One `Scaled` a stage. Keep the optimizer and its moments from stage to stage.
+
+        Raises:
+            ValueError: shares that do not add up to 1, a batch that shrinks, a stage of less than one step, or a batch
+                that `at` refuses.
+
+        Example:
+            >>> adamw = Reference(64, lr=1e-3, warmup_ratio=0.05, num_examples=64_000)
+            >>> [(stage.batch_size, stage.num_steps, stage.lr) for stage in adamw.ramp([(0.5, 64), (0.5, 256)])]
+            [(64, 500, 0.001), (256, 125, 0.002)]
+        """
+        if not stages:
+            raise ValueError("stages=[] has no stage")
+        shares = [share for share, _ in stages]
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"the shares {', '.join(f'{share:g}' for share in shares)} add up to {sum(shares):g}, "
+                             "not to 1, or one is not above 0")  # fmt: skip
+        for (_, before), (_, batch_size) in itertools.pairwise(stages):
+            if batch_size < before:
+                raise ValueError(f"batch {batch_size} follows {before}: a ramp does not shrink")
+        # The warm-up is the first batch's alone; a larger one would need more than it has.
+        warmup_ratio = self._warmup_ratio(stages[0][1])
+        runs = [replace(self, warmup_ratio=0.0).at(batch_size) for _, batch_size in stages]
+        steps, examples = [], 0
+        for number, run in enumerate(runs, 1):
+            target = round(self.num_examples * sum(shares[:number]))
+            left = (target if number < len(runs) else self.num_examples) - examples
+            steps.append(round(left / run.batch_size) if number < len(runs) else math.ceil(left / run.batch_size))
+            if steps[-1] < 1:
+                raise ValueError(
+                    f"batch {run.batch_size}: its share of {self.num_examples} examples is less than a step"
+                )
+            examples += steps[-1] * run.batch_size
+        first = runs[0]
+        # The same whole number of steps as at one batch, if there is only one.
+        warmup_examples = round(warmup_ratio * examples / first.batch_size) * first.batch_size
+        found, start = [], 0
+        for run, num_steps in zip(runs, steps, strict=True):
+            warm = min(max(math.ceil((warmup_examples - start) / run.batch_size), 0), num_steps)
+            stretch = Stretch(run.batch_size, start, examples, warmup_examples, self.decay, self.power, self.join)
+            found.append(
+                replace(
+                    run, num_steps=num_steps, num_examples=num_steps * run.batch_size, warmup_steps=warm,
+                    warmup_ratio=float(warmup_ratio), stretch=stretch,
+                )
+            )  # fmt: skip
+            start += num_steps * run.batch_size
+        return tuple(found)
 
     def _warmup_ratio(self, batch_size: int) -> Fraction:
         if self.parts.warmup == "examples":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
@@ -62,10 +63,46 @@ def schedule(
 def _multiplier(t: int, *, num_steps: int, warmup_steps: int, start: int, decay: Decay, power: float) -> float:
     if t < warmup_steps:
         return (t + 1) / warmup_steps
-    gone = (t - start) / (num_steps - start) if t < num_steps else 1.0
+    return _decayed((t - start) / (num_steps - start) if t < num_steps else 1.0, decay, power)
+
+
+def _decayed(gone: float, decay: Decay, power: float) -> float:
     if decay == "polynomial":
         return float((1 - gone) ** power)
     return (1 + math.cos(math.pi * gone)) / 2 if decay == "cosine" else 1.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The multiplier at step t of a stretch of a longer run, whose schedule counts examples, not steps.
+
+        warm-up    e / W, e examples after the step     then    the decay at the share (e - W) / (E - W) before it
+
+    With one stretch it equals `schedule`. It is a class, not a function inside one, so that it can be pickled.
+
+    Args:
+        batch_size: of the stretch.
+        start: examples before the stretch.
+        num_examples: E, of the whole run.
+        warmup_examples: W, of the whole run.
+        decay, power, join: as in `schedule`.
+    """
+
+    batch_size: int
+    start: int
+    num_examples: int
+    warmup_examples: int
+    decay: Decay = "polynomial"
+    power: float = 1.0
+    join: Join = "continuous"
+
+    def __call__(self, t: int) -> float:
+        before = self.start + t * self.batch_size
+        if before < self.warmup_examples:
+            return min(1.0, (before + self.batch_size) / self.warmup_examples)
+        start = self.warmup_examples if self.join == "continuous" else 0
+        return _decayed((before - start) / (self.num_examples - start) if before < self.num_examples else 1.0,
+                        self.decay, self.power)  # fmt: skip
 
 
 def check_shape(decay: str, power: float, join: str) -> None:
