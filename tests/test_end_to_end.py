@@ -128,8 +128,8 @@ ON_TWO = ("--nproc=2", "--set=engine.micro_batch_size=3")
 
 def small_run(shards: Path) -> list[str]:
     """Fifty steps of a batch that grows from 16 to 25 examples, saved every ten."""
-    settings = ["reference.num_examples=1000", "ramp=16@0.32,20@0.28,25@0.4", "engine.num_evals=1", "data.num_held_out=64",
-                "engine.checkpoint_every_steps=10", f"data.path={shards}"]  # fmt: skip
+    settings = ["reference.num_examples=1000", "ramp=16@0.32,20@0.28,25@0.4", "engine.num_evals=1",
+                "data.num_held_out=64", "engine.checkpoint_every_steps=10", f"data.path={shards}"]  # fmt: skip
     return ["train", "bert-demo", *(f"--set={setting}" for setting in settings)]
 
 
