@@ -84,3 +84,42 @@ def test_hooks_of_saving_and_loading_run_on_either(problem):
     base.register_load_state_dict_post_hook(lambda _: calls.append("loaded"))
     optimizer.load_state_dict(optimizer.state_dict())
     assert calls == ["saving", "loaded"]
+
+
+@pytest.mark.parametrize("scheduled", ["nothing", "the base", "the wrapper"])
+@pytest.mark.parametrize("patched", [False, True])
+def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled, patched):
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    base = torch.optim.AdamW([p], lr=0.1)
+    optimizer, seen = Layerwise(base), []
+    if scheduled != "nothing":
+        scheduler = torch.optim.lr_scheduler.StepLR(base if scheduled == "the base" else optimizer, 1, 0.5)
+    if patched and scheduled == "the base":
+        return  # PyTorch warns of a step that was replaced after a scheduler had been made
+    if patched:
+        inner, calls = base.step, []
+        base.step = lambda: (calls.append(1), inner())[1]
+
+    def look(which, _args, _kwargs):
+        seen.append((type(which).__name__, which.param_groups[0]["lr"], p.detach().clone()))
+
+    handles = [register_optimizer_step_pre_hook(look), register_optimizer_step_post_hook(look)]
+    try:
+        ends = [p.detach().clone()]
+        for _ in range(2):
+            p.grad = torch.ones(2)
+            optimizer.step()
+            ends.append(p.detach().clone())
+            if scheduled != "nothing":
+                scheduler.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if patched:
+        assert calls == [1, 1], "whoever has replaced the base's step is still asked"
+        seen = [each for each in seen if each[0] == "Layerwise"]
+    second = 0.1 if scheduled == "nothing" else 0.05
+    assert [(name, rate) for name, rate, _ in seen] == [("Layerwise", rate) for rate in (0.1, 0.1, second, second)]
+    assert all(torch.equal(seen[i][2], ends[k]) for i, k in enumerate([0, 1, 1, 2]))

@@ -171,3 +171,177 @@ def test_a_process_group_is_not_copied(native, twin):
         twin(optimizer)
     optimizer.process_group = None
     twin(optimizer)
+
+
+# ------------------------------------------------------------------------------------------- what was not saved
+
+
+def adamw(params):
+    optimizer = torch.optim.AdamW(params, lr=0.5)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    return copy.deepcopy(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("through", ["itself", "its base"])
+def test_what_a_saved_group_lacks_stays_as_it_was(kind, through):
+    """AdamW knows nothing of layers; a state that was saved by an older version knows nothing of what came later."""
+    p, q = P([[1.0, 2.0], [3.0, 4.0]]), P([1.0, 2.0])
+    own = {"adapt": False, "blocks": 2, "phi": (0.5, 2.0), "trust_clip": (0.1, 5.0), "norm": "l1", "extra": "mine"}
+    groups = [{"params": [p], **own}, {"params": [q], "trust_clip": (0.2, 3.0)}]
+    optimizer = kind.make(groups, lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    saved = adamw([{"params": [p]}, {"params": [q]}])
+    if kind.name == "lars":
+        saved["state"] = {}
+    loader = optimizer.base if kind.name == "layerwise" and through == "its base" else optimizer
+    loader.load_state_dict(saved)
+    first, second = optimizer.param_groups
+    assert {key: first[key] for key in own} == own
+    assert (second["trust_clip"], second["adapt"], second["initial_lr"]) == ((0.2, 3.0), True, 0.1)
+    assert first["lr"] == second["lr"] == 0.5, "what was saved is loaded"
+    assert "adapt" not in saved["param_groups"][0], "nothing is written into what was given"
+    optimizer.step()
+    assert optimizer.trust_ratios()["0.0[0]"].ratio == 1
+
+
+def test_a_setting_that_was_saved_goes_before_the_own(kind):
+    p = P([[1.0, 2.0], [3.0, 4.0]])
+    old = kind.make([{"params": [p], "adapt": False, "blocks": 2}], lr=0.3)
+    new = kind.make([{"params": [p], "phi": (0.0, 9.0)}], lr=0.1)
+    new.load_state_dict(copy.deepcopy(old.state_dict()))
+    group = new.param_groups[0]
+    assert (group["adapt"], group["blocks"], group["lr"], group["phi"]) == (False, 2, 0.3, old.defaults["phi"])
+
+
+# ------------------------------------------------------------------------------------------- what is not ours
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_others_keep_in_a_state_is_loaded_untouched(native, dtype):
+    p, q = P([3.0, 4.0], dtype=dtype), P([1.0, 2.0], dtype=dtype)
+    theirs = {
+        "x": torch.tensor(3),
+        "slow": p.detach().clone(),
+        "exact": torch.tensor([0.1, 0.2], dtype=torch.float64),
+        "flags": torch.tensor([True, False, True]),
+        "name": "lookahead",
+        "several": [torch.tensor([1.5], dtype=torch.float16), {"deep": torch.arange(3)}],
+        "nothing": None,
+    }
+    optimizer = native.make([("v", p), ("w", q)], lr=0.1)
+    p.grad = torch.ones_like(p)
+    optimizer.state[p].update(theirs)  # before the first step, as a wrapper does that is made early
+    optimizer.step()
+    optimizer.state[q].update(theirs)  # of a parameter that is never stepped
+    optimizer.state["global"] = {"k": 3}
+    saved = copy.deepcopy(optimizer.state_dict())
+    new = native.make([("v", p), ("w", q)], lr=0.1)
+    new.load_state_dict(saved)
+    for each in (p, q):
+        state = new.state[each]
+        assert theirs.keys() <= state.keys()
+        for name in ("x", "slow", "exact", "flags"):
+            assert torch.equal(state[name], theirs[name]), name
+            assert state[name].dtype == theirs[name].dtype, name
+        assert (state["name"], state["nothing"]) == ("lookahead", None)
+        assert state["several"][0].dtype == torch.float16
+        assert torch.equal(state["several"][1]["deep"], torch.arange(3))
+    assert new.state["global"] == {"k": 3}
+    assert new.state[p][native.make([P([1.0])])._state_names[-1]].dtype == torch.float32
+    q.grad = torch.ones_like(q)
+    new.step()
+    assert theirs.keys() < new.state[q].keys()
+
+
+def test_a_state_that_is_all_somebody_elses_is_refused(native):
+    p = P([3.0, 4.0])
+    other = torch.optim.Adagrad([p])
+    p.grad = torch.ones(2)
+    other.step()
+    with pytest.raises(ValueError, match=r"the state of w lacks .*; it has step, sum"):
+        native.make([("w", p)], lr=0.1).load_state_dict(other.state_dict())
+
+
+def test_half_a_state_is_named_before_anything_moves():
+    p, q = P([3.0, 4.0]), P([1.0, 2.0])
+    optimizer = LAMB([("v", p), ("w", q)], lr=0.1)
+    p.grad = q.grad = torch.ones(2)
+    optimizer.step()
+    before = p.detach().clone()
+    del optimizer.state[q]["exp_avg"]
+    with pytest.raises(RuntimeError, match="the state of w lacks exp_avg: clear it to begin anew; no parameter"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+# ------------------------------------------------------------------------------------------- whose state it is
+
+
+@pytest.mark.parametrize("through", ["itself", "its base"])
+def test_a_parameter_is_found_by_its_name(kind, through):
+    a, b, c = P([1.0, 1.0]), P([2.0, 2.0]), P([[3.0, 3.0]])
+    old = kind.make([{"params": [("a", a), ("b", b)]}, {"params": [("c", c)]}], lr=0.1)
+    for p, value in ((a, 1.0), (b, 5.0), (c, 7.0)):
+        p.grad = torch.full_like(p, value)
+    old.step()
+    new = kind.make([{"params": [("b", b), ("a", a)]}, {"params": [("c", c)]}], lr=0.1)
+    loader = new.base if kind.name == "layerwise" and through == "its base" else new
+    loader.load_state_dict(copy.deepcopy(old.state_dict()))
+    for p in (a, b, c):
+        for name, value in old.state[p].items():
+            assert torch.equal(new.state[p][name], value)
+    assert [group["param_names"] for group in new.param_groups] == [["b", "a"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([["c", "b"], ["a"]], r"a is parameter 0 of group 0 in the saved state, and parameter 0 of group 1 here"),
+        ([["b", "new"], ["c"]], r"b is parameter 1 of group 0 in the saved state, and parameter 0 of group 0 here"),
+        ([["new", "a"], ["c"]], r"a is parameter 0 of group 0 in the saved state, and parameter 1 of group 0 here"),
+    ],
+)
+def test_a_name_at_another_place_is_refused(kind, names, message):
+    a, b, c = P([1.0, 1.0]), P([2.0, 2.0]), P([3.0, 3.0])
+    old = kind.make([{"params": [("a", a), ("b", b)]}, {"params": [("c", c)]}], lr=0.1)
+    a.grad = b.grad = c.grad = torch.ones(2)
+    old.step()
+    others = [{"params": [(name, P([1.0, 1.0])) for name in group]} for group in names]
+    new = kind.make(others, lr=0.7)
+    with pytest.raises(ValueError, match=f"{message}: make the groups as they were.*nothing was loaded"):
+        new.load_state_dict(copy.deepcopy(old.state_dict()))
+    assert not new.state
+    assert new.param_groups[0]["lr"] == 0.7
+
+
+@pytest.mark.parametrize("names", [["module.a", "module.b"], ["a", "new"], None])
+def test_other_names_are_taken_by_place_and_the_own_stay(kind, names):
+    a, b = P([1.0, 1.0]), P([2.0, 2.0])
+    old = kind.make([("a", a), ("b", b)], lr=0.1)
+    a.grad, b.grad = torch.ones(2), torch.full((2,), 5.0)
+    old.step()
+    new = kind.make([a, b] if names is None else list(zip(names, [a, b], strict=True)), lr=0.1)
+    new.load_state_dict(copy.deepcopy(old.state_dict()))
+    for p in (a, b):
+        assert all(torch.equal(new.state[p][name], value) for name, value in old.state[p].items())
+    assert new.param_groups[0]["param_names"] == (names or ["a", "b"])
+
+
+def test_what_distributed_checkpoints_call_by_name_is_not_ordered_twice(kind):
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    model = torch.nn.ParameterDict({"a": P([1.0, 1.0]), "b": P([2.0, 2.0])})
+    named = list(model.named_parameters())
+    old = kind.make(named, lr=0.1)
+    for value, (_, p) in zip((1.0, 5.0), named, strict=True):
+        p.grad = torch.full_like(p, value)
+    old.step()
+    saved = copy.deepcopy(get_optimizer_state_dict(model, old))
+    new = kind.make(named[::-1], lr=0.1)
+    set_optimizer_state_dict(model, new, saved)
+    for _, p in named:
+        assert all(torch.equal(new.state[p][name], value) for name, value in old.state[p].items())
+    assert new.param_groups[0]["param_names"] == ["b", "a"]

@@ -150,6 +150,71 @@ def test_misuse_is_one_clear_error():
         noise.step()
 
 
+def scaled_loop(noise, model, optimizer, scaler, seed=0, order="unscale, measure"):
+    """A loop under GradScaler, as PyTorch's documentation has it, with the steps of the meter."""
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(8):
+        for count in (8, 24):
+            scaler.scale(model(count, random) / 32).backward()
+            noise.micro_batch(count)
+        if order == "measure, unscale":
+            noise.step()
+        scaler.unscale_(optimizer)
+        if order == "clip, measure":
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        if order != "measure, unscale":
+            noise.step()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_gradient_scaler_changes_nothing_but_has_to_be_named(adaptive):
+    def found(scale, order="unscale, measure", named=True):
+        model = LinearRegression(12)
+        optimizer = LAMB(model.parameters(), lr=1e-6) if adaptive else torch.optim.SGD(model.parameters(), lr=0.0)
+        # The scale grows every other step, as long as nothing overflows.
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2, enabled=scale != 1)
+        noise = GradientNoiseScale(model, optimizer if adaptive else None, scaler=scaler if named else None)
+        scaled_loop(noise, model, optimizer, scaler, order=order)
+        return noise.estimate(preconditioned=adaptive)
+
+    plain, scaled = found(1.0), found(2.0**10)
+    assert scaled.value == pytest.approx(plain.value, rel=1e-5)
+    assert scaled.gradient_square == pytest.approx(plain.gradient_square, rel=1e-5)
+    message = r"the gradient of weight at step\(\) was not the sum of what the micro-batches gave: call step\(\) before"
+    for wrong in ({"named": False}, {"order": "clip, measure"}, {"order": "measure, unscale"}):
+        with pytest.raises(ValueError, match=message):
+            found(2.0**10, **wrong)
+
+
+def test_a_gradient_that_is_divided_or_left_over_is_refused():
+    def found(change):
+        model, random = LinearRegression(200), torch.Generator().manual_seed(0)
+        noise = GradientNoiseScale(model)
+        for _ in range(4):
+            for _ in range(40):
+                model(4, random).backward()
+                noise.micro_batch(4)
+            change(model)
+            noise.step()
+            if change is not left_over:
+                model.zero_grad()
+        return noise.estimate()
+
+    def halved(model):
+        model.weight.grad.div_(2)
+
+    def left_over(model):
+        pass
+
+    assert found(lambda model: None).num_steps == 4
+    for change in (halved, left_over):
+        with pytest.raises(ValueError, match="zero gradients before a step"):
+            found(change)
+
+
 def test_squares_of_many_elements_are_right():
     tensor = torch.randn(3_000_001)
     assert float(square_sum(tensor)) == pytest.approx(float(tensor.double().square().sum()), rel=2e-5)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anybatch.optim.kernels import why_not_fused
 from anybatch.optim.norms import ORDER
+from anybatch.optim.real import has_numbers
 from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
 
@@ -21,13 +22,13 @@ def is_number(value: object) -> bool:
 def at_least(group: Mapping[str, Any], name: str, bound: float) -> None:
     """Raises ValueError where a value of the group is no number, below `bound`, or not finite."""
     value = group[name]
-    if not (is_number(value) and bound <= value < math.inf):
+    if not is_number(value) or (_known(value) and not bound <= value < math.inf):
         raise ValueError(f"{name}={_words(value)} is not at least {bound:g} and finite")
 
 
 def fraction(name: str, value: float) -> None:
     """Raises ValueError where a decay rate is outside [0, 1)."""
-    if not (is_number(value) and 0 <= value < 1):
+    if not is_number(value) or (_known(value) and not 0 <= value < 1):
         raise ValueError(f"{name}={_words(value)} is not in [0, 1)")
 
 
@@ -43,6 +44,10 @@ def one_of(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises ValueError where the value is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _known(value: object) -> bool:
+    return not isinstance(value, Tensor) or has_numbers(value)
 
 
 def _words(value: object) -> str:
@@ -91,13 +96,39 @@ def check_speed(group: Mapping[str, Any]) -> None:
                 )
 
 
+# What libraries leave on parameters that they have flattened or cut up.
+_FLATTENERS = {
+    "FSDP1 (FullyShardedDataParallel)": ("_is_flat_param", "_fsdp_flattened"),
+    "DeepSpeed's ZeRO, stage 3": ("ds_id", "ds_tensor"),
+    "fairscale's FSDP (FullyShardedDataParallel)": ("_param_numels", "_is_sharded"),
+}
+_LOST = (
+    "whose flat parameters hide where a layer begins: shard the model with torch.distributed.fsdp.fully_shard, "
+    "or its optimizer's state with torch.distributed.optim.ZeroRedundancyOptimizer"
+)
+
+
+def check_replaced(index: int, gone: Sequence[Tensor], come: Sequence[Tensor]) -> None:
+    """Raises TypeError where the parameters of a group have given way to one flat tensor, or to a part of one.
+
+    ZeRO does so behind the optimizer's back. A parameter of another shape in the place of one is the user's affair, and
+    so are parameters that come or go.
+    """
+    like_for_like = len(gone) == len(come) and all(p.ndim == 1 for p in gone)
+    for p in come if gone else []:
+        known = any(p.shape == q.shape for q in gone)
+        if p.ndim == 1 and not known and not (like_for_like and isinstance(p, torch.nn.Parameter)):
+            raise TypeError(
+                f"group {index} holds a flat tensor of {p.numel()} elements in place of its parameters, as under "
+                f"DeepSpeed's ZeRO (stages 1 to 3, its BF16_Optimizer) and others, {_LOST}"
+            )
+
+
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
     """Raises TypeError for a tensor whose norm this process cannot know, ValueError where it is no set of layers."""
-    if getattr(p, "_is_flat_param", False) or getattr(p, "_fsdp_flattened", False):
-        raise TypeError(
-            f"{name} belongs to FSDP1 (FullyShardedDataParallel), whose flat parameters hide where a layer begins: "
-            "shard the model with torch.distributed.fsdp.fully_shard"
-        )
+    for library, marks in _FLATTENERS.items():
+        if any(getattr(p, mark, None) is not None and getattr(p, mark) is not False for mark in marks):
+            raise TypeError(f"{name} belongs to {library}, {_LOST}")
     if not p.is_floating_point():
         raise TypeError(f"{name} has dtype {p.dtype}: only real floating-point parameters can be optimized")
     if p.numel() and any(size > 1 and stride == 0 for size, stride in zip(p.shape, p.stride(), strict=True)):
@@ -113,21 +144,20 @@ def check_parameter(name: str, p: Tensor, blocks: int) -> None:
 def check_state(name: str, p: Tensor, state: Mapping[str, Any], required: Sequence[str]) -> None:
     """Raises ValueError for a state that is not this parameter's: a name missing, another shape or another layout.
 
-    None is nothing, as in the states of torch.optim.SGD.
+    None is nothing, as in the states of torch.optim.SGD. What others keep beside the optimizer's own is not looked at.
     """
     present = {key: value for key, value in state.items() if value is not None}
     missing = [key for key in required if key not in present]
     if missing:
         has = ", ".join(map(str, present)) or "nothing"
         raise ValueError(f"the state of {name} lacks {', '.join(missing)}; it has {has}")
-    for key, value in present.items():
+    for key in (key for key in (*required, "master") if key in present):
+        value = present[key]
         if key == "step":
             _check_step(name, value)
             continue
         if not isinstance(value, Tensor):
-            if key in required:
-                raise ValueError(f"{key} of {name} is {value!r}, not a tensor")
-            continue
+            raise ValueError(f"{key} of {name} is {value!r}, not a tensor")
         if value.shape != p.shape:
             raise ValueError(f"{key} of {name} has shape {tuple(value.shape)}, the parameter {tuple(p.shape)}")
         if layout_words(value) != layout_words(p):
@@ -157,6 +187,8 @@ def local_gradient(name: str, p: Tensor) -> Tensor:
         grad = local(grad)
     elif is_sharded(grad):
         raise TypeError(f"the gradient of {name} is a DTensor, but the parameter is not")
+    if grad.device != p.device:
+        raise TypeError(f"the gradient of {name} is on {grad.device}, but the parameter is on {p.device}")
     if grad.layout is not torch.strided:
         raise TypeError(f"the gradient of {name} is sparse ({grad.layout}): only dense gradients are supported")
     if not grad.is_floating_point():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anybatch.optim.norms import Layers, accumulator, measure
 from anybatch.optim.parts import Part
+from anybatch.optim.real import has_numbers
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -47,7 +48,7 @@ def look(
         return Verdict(True, [], None)
     if glance is not None:
         squares, (_, bad, clip) = glance
-        if nonfinite != "propagate" and bad.item():
+        if nonfinite != "propagate" and has_numbers(bad) and bad.item():
             return Verdict(False, squares.isfinite().logical_not().nonzero().flatten().tolist(), None)
         return Verdict(True, [], None if max_grad_norm is None else clip)
     gradients = [Layers(part.grads, [each.undivided() for each in part.layouts], "l2", part.mesh) for part in parts]
@@ -57,7 +58,7 @@ def look(
     total = torch.stack([norms.where(good, 0.0).square().sum(), (~good).sum().to(norms.dtype)])
     if process_group is not None:
         dist.all_reduce(total, group=process_group)
-    if nonfinite != "propagate" and total[1].item():
+    if nonfinite != "propagate" and has_numbers(total) and total[1].item():
         return Verdict(False, [i for i, ok in enumerate(good.tolist()) if not ok], None)
     return Verdict(
         True, [], None if max_grad_norm is None else max_grad_norm / total[0].sqrt().clamp(min=max_grad_norm)

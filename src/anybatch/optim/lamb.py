@@ -12,6 +12,7 @@ from anybatch.optim.gate import Nonfinite
 from anybatch.optim.native import NativeOptimizer
 from anybatch.optim.norms import Norm, accumulator
 from anybatch.optim.parts import Part, computed_in
+from anybatch.optim.real import has_numbers
 
 Nesterov = Literal["m", "mv"]
 
@@ -65,7 +66,7 @@ class LAMB(NativeOptimizer):
 
     Raises:
         ValueError: naming the argument, its value and its bound.
-        TypeError: parameters or gradients are complex or sparse, or parameters are FSDP1's flat ones.
+        TypeError: parameters or gradients are complex or sparse, or parameters are the flat ones of FSDP1 or ZeRO.
 
     Source: You et al. 2020, arXiv 1904.00962, Algorithm 2 and appendix (N-LAMB, NN-LAMB; after Dozat 2016).
 
@@ -134,7 +135,8 @@ class LAMB(NativeOptimizer):
 
     def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
         moments = {name: torch.zeros_like(p, dtype=computed_in(p.dtype)) for name in ("exp_avg", "exp_avg_sq")}
-        return {"step": torch.zeros((), device=p.device if group["capturable"] else "cpu"), **moments}
+        device = p.device if group["capturable"] else torch.device("cpu")
+        return {"step": torch.zeros((), dtype=torch.float32, device=device), **moments}
 
     def _update(self, part: Part, clip: Tensor | None) -> None:
         group = part.group
@@ -262,7 +264,7 @@ def _multi_tensor_lamb(
 
 def _clock(step: Tensor, capturable: bool) -> Any:
     """t as a number; as a tensor where the device must not be waited for (float64: 1 - 0.999^t needs its digits)."""
-    return step.to(accumulator(step.device)) if capturable else step.item()
+    return step.to(accumulator(step.device)) if capturable or not has_numbers(step) else step.item()
 
 
 def _look_ahead(beta: float, t: Any, bias_correction: bool, nesterov: bool) -> tuple[Any, Any]:

@@ -35,6 +35,7 @@ class LARS(NativeOptimizer):
         params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
             override arguments, and sets `adapt` (False: q = 1) and `blocks`, as in `LAMB`.
         lr: relative step: under Algorithm 1 an adapted layer moves by lr * tc * phi(|x|). May be a 0-d tensor.
+            Needed unless every group has its own.
         momentum: mu, in [0, 1).
         weight_decay: wd, at least 0.
         form: see above.
@@ -54,7 +55,7 @@ class LARS(NativeOptimizer):
 
     Raises:
         ValueError: naming the argument, its value and its bound.
-        TypeError: parameters or gradients are complex or sparse, or parameters are FSDP1's flat ones.
+        TypeError: parameters or gradients are complex or sparse, or parameters are the flat ones of FSDP1 or ZeRO.
 
     Source: You et al. 2020, arXiv 1904.00962, Algorithm 1; You, Gitman, Ginsburg 2017, arXiv 1708.03888; timm `Lars`.
 
@@ -73,7 +74,7 @@ class LARS(NativeOptimizer):
     def __init__(
         self,
         params: Any,
-        lr: float | Tensor,
+        lr: float | Tensor | None = None,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         *,

@@ -2,8 +2,9 @@
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_strategy
+from anybatch.optim.loading import fitted
 from anybatch.optim.norms import Norm
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.strategy import LayerwiseOptimizer
@@ -46,7 +48,7 @@ class Layerwise(LayerwiseOptimizer):
     Raises:
         ValueError: naming the argument, its value and its bound; or base is layer-wise itself, or not proportional.
         TypeError: base is no optimizer; parameters or gradients are complex or sparse, or parameters
-            are FSDP1's flat ones.
+            are the flat ones of FSDP1 or ZeRO.
 
     Source: You et al. 2020, arXiv 1904.00962, section 3.
 
@@ -71,7 +73,10 @@ class Layerwise(LayerwiseOptimizer):
         trust_clip: tuple[float, float] = (0.0, math.inf),
     ) -> None:
         if not isinstance(base, Optimizer):
-            raise TypeError(f"base is a {type(base).__name__}, not a torch.optim.Optimizer")
+            raise TypeError(
+                f"base is a {type(base).__name__}, not a torch.optim.Optimizer; groups do not make a Layerwise, since "
+                "they do not say what steps them"
+            )
         if isinstance(base, LayerwiseOptimizer):
             raise ValueError(f"base={type(base).__name__} is layer-wise already")
         for kind, reason in _UNFIT.items():
@@ -101,7 +106,7 @@ class Layerwise(LayerwiseOptimizer):
             for group in self.param_groups:
                 group["lr"] = 1.0
             with _without_step_hooks(self.base):
-                self.base.step()
+                _unhooked(self.base)()
         except BaseException:
             # A step at lr = 1 that was not scaled down would ruin what it had reached.
             for part in parts:
@@ -115,19 +120,31 @@ class Layerwise(LayerwiseOptimizer):
             part.updates = [x - p for x, p in zip(part.weights, part.locals, strict=True)]
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base's groups."""
         return self.base.param_groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
     @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         """The base's state."""
         return self.base.state
 
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.base.state = state
+
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """The base's defaults."""
         return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
 
     def state_dict(self) -> dict[str, Any]:
         """The base's."""
@@ -139,8 +156,14 @@ class Layerwise(LayerwiseOptimizer):
         Raises:
             ValueError: a group has a value that no group can have; nothing was loaded.
         """
+
         # A hook, so that it sees what the user's own hooks have made of the state dict.
-        check = self.base.register_load_state_dict_pre_hook(lambda _, given: self._check_loaded(given))
+        def checked(base: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            given = fitted(base, given)
+            self._check_loaded(given)
+            return given
+
+        check = self.base.register_load_state_dict_pre_hook(checked)
         try:
             self.base.load_state_dict(state_dict)
         finally:
@@ -159,10 +182,24 @@ class Layerwise(LayerwiseOptimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "base" in state:  # what is loaded into the base itself shall lose no setting either
+            self.base.register_load_state_dict_pre_hook(fitted)
         # One list of hooks for both: the base saves and loads, and the two step as one, whoever is asked.
         for what in ("step", "state_dict", "load_state_dict"):
             for hooks in (f"_optimizer_{what}_pre_hooks", f"_optimizer_{what}_post_hooks"):
                 self.__dict__[hooks] = self.base.__dict__[hooks]
+
+
+def _unhooked(optimizer: Optimizer) -> Callable[[], Any]:
+    """The optimizer's step without PyTorch's wrapper around it, which calls the hooks of all optimizers."""
+    step: Any = optimizer.step
+    if getattr(step, "_wrapped_by_lr_sched", False):  # a scheduler's own wrapper, which only says that it was called
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        step = step.__wrapped__
+    if getattr(step, "hooked", False) and hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+        return partial(step, optimizer)
+    return optimizer.step
 
 
 @contextmanager

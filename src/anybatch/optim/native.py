@@ -1,6 +1,9 @@
 """What LAMB and LARS share beyond the strategy: the gate, state of their own, and narrow parameters."""
 
+import inspect
+import weakref
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +18,9 @@ from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import is_sharded, local
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
+
+# Looked through for the optimizer whose groups a new one is made of.
+_LIVING: "weakref.WeakSet[NativeOptimizer]" = weakref.WeakSet()
 
 
 class NativeOptimizer(LayerwiseOptimizer):
@@ -35,15 +41,38 @@ class NativeOptimizer(LayerwiseOptimizer):
         nonfinite: Nonfinite,
         process_group: Any,
     ) -> None:
-        one_of("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-        clip_bound(max_grad_norm)
-        self.max_grad_norm = max_grad_norm
-        self.nonfinite: Nonfinite = nonfinite
-        self.process_group = process_group
+        params = params if isinstance(params, Tensor) else list(params)
+        given = {"max_grad_norm": max_grad_norm, "nonfinite": nonfinite, "process_group": process_group, **defaults}
+        given.update(self._inherited(params, given))
+        self.max_grad_norm: float | None = given.pop("max_grad_norm")
+        self.nonfinite: Nonfinite = given.pop("nonfinite")
+        self.process_group = given.pop("process_group")
+        one_of("nonfinite", self.nonfinite, ("propagate", "skip", "raise"))
+        clip_bound(self.max_grad_norm)
         self._seen = Seen()
         self._fused: dict[torch.device, Any] = {}
         self._recall: Recall | None = None
-        super().__init__(params, {"adapt": True, "blocks": 1, **defaults})
+        super().__init__(params, {"adapt": True, "blocks": 1, **given})
+        _LIVING.add(self)
+
+    def _inherited(self, params: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What an optimizer with these groups has and this one was not told.
+
+        Horovod and others make an optimizer anew from `param_groups` alone, which do not have what holds for all.
+        """
+        if not (params and all(isinstance(each, dict) and each.keys() >= {"adapt", "blocks", "lr"} for each in params)):
+            return {}
+        ids = {id(p) for group in params for p in group["params"]}
+        kind = next(cls for cls in type(self).__mro__ if "_algorithm" in vars(cls))
+        usual = {name: each.default for name, each in inspect.signature(kind).parameters.items()}
+        found: dict[str, Any] = {}
+        for former in list(_LIVING):
+            if isinstance(former, kind) and any(id(p) in ids for group in former.param_groups for p in group["params"]):
+                for name, value in given.items():
+                    has = former.defaults[name] if name in former.defaults else getattr(former, name)
+                    if value is usual[name] or (not isinstance(value, Tensor) and value == usual[name]):
+                        found[name] = has
+        return found
 
     @property
     def skipped_steps(self) -> int:
@@ -147,15 +176,21 @@ class NativeOptimizer(LayerwiseOptimizer):
             if p.grad is None:
                 continue
             state = self.state[p]
-            if state:
+            missing = [name for name in self._state_names if name not in state]
+            if not missing:
                 self._fit(p, state)
+            elif len(missing) < len(self._state_names):
+                raise RuntimeError(
+                    f"the state of {self._name_of(p)} lacks {', '.join(missing)}: clear it to begin anew; "
+                    "no parameter and no state was changed"
+                )
             else:
                 if _capturing():
                     raise RuntimeError(
                         "a CUDA graph is being captured, and would make the states anew at every replay: "
                         "take a step before"
                     )
-                state = self.state[p] = self._new_state(group, p)
+                state.update(self._new_state(group, p))  # others may keep something of theirs in it
             if group["master_weights"] and "master" not in state and p.dtype != computed_in(p.dtype):
                 state["master"] = p.to(computed_in(p.dtype))
 
@@ -165,11 +200,15 @@ class NativeOptimizer(LayerwiseOptimizer):
         for key, value in state.items():
             if key == "step" or (key != "master" and key not in self._state_names):
                 continue
-            if value.dtype != dtype or value.shape != shape:
+            if value.dtype != dtype or value.shape != shape or value.device != p.device:
                 raise RuntimeError(
                     f"{key} of {self._name_of(p)} is {value.dtype} of shape {tuple(value.shape)}, but the parameter, "
                     f"changed since, needs {dtype} of shape {tuple(shape)}; no parameter and no state was changed. "
                     "Make a new optimizer, and load this one's state_dict into it where only the dtype is another"
+                    if value.device == p.device
+                    else f"{key} of {self._name_of(p)} is on {value.device}, but the parameter is on {p.device}; "
+                    f"no parameter and no state was changed. Make a new optimizer, and load this one's "
+                    "state_dict into it"
                 )
             if value.stride() != stride or sharded:  # of a sharded tensor the local strides count
                 state[key] = laid_out_like(p, value)
@@ -238,10 +277,14 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         super()._check_loaded(state_dict)
+        states, names = state_dict["state"], set(self._state_names)
+        known = any(names & state.keys() for state in states.values() if isinstance(state, Mapping))
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
-                if key in state_dict["state"]:
-                    check_state(name, p, state_dict["state"][key], self._state_names)
+                # Others may keep something of a parameter that was never stepped. If all is theirs, it is not for us.
+                theirs = bool(known and states.get(key) and not names & states[key].keys())
+                if key in states and not theirs:
+                    check_state(name, p, states[key], self._state_names)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads as PyTorch does, except that the fp32 state of narrow parameters stays fp32.
@@ -250,12 +293,13 @@ class NativeOptimizer(LayerwiseOptimizer):
             ValueError: a state is missing, or has another shape or layout than its parameter, or a group has a value
                 that no group can have; nothing was loaded.
         """
-        with exact_state(self, self._check_loaded):
+        with exact_state(self, (*self._state_names, "master"), self._check_loaded):
             super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._fused, self._recall = {}, None
+        _LIVING.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         if self.process_group is not None:

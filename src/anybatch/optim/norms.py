@@ -36,7 +36,7 @@ def measure(several: Sequence[Layers]) -> list[Tensor]:
     All that is sharded over one mesh is summed in one all-reduce; maxima (linf) in one more. Every rank of the mesh
     must call with the same layers, and gets the same bits.
     """
-    norms: list[Tensor] = [torch.empty(0)] * len(several)
+    norms: dict[int, Tensor] = {}
     meshes: dict[tuple[Any, bool], list[int]] = {}
     for i, layers in enumerate(several):
         cut = any(layout.cut for layout in layers.layouts)
@@ -48,7 +48,7 @@ def measure(several: Sequence[Layers]) -> list[Tensor]:
         reduced = _over_mesh([several[i] for i in indices], mesh, largest)
         for i, result in zip(indices, reduced, strict=True):
             norms[i] = result
-    return norms
+    return [norms[i] for i in range(len(several))]
 
 
 def _over_mesh(several: list[Layers], mesh: Any, largest: bool) -> list[Tensor]:

@@ -97,7 +97,7 @@ def _sharded_layout(shape: torch.Size, blocks: int, mesh: Any, placements: Seque
     if blocks == 1:
         return Layout(1, None, frozenset(cut))
     # The definition of each placement, applied to the numbers of the rows: right for uneven and strided shards, too.
-    rows = torch.arange(shape[0])
+    rows = torch.arange(shape[0], dtype=torch.int64, device="cpu")
     for i, placement in enumerate(placements):
         if cut.get(i) == 0:
             shards, _ = placement._split_tensor(rows, mesh.size(i), with_padding=False)
@@ -140,7 +140,9 @@ def add_over_mesh(shares: Sequence[Tensor], layouts: Sequence[Sequence[Layout]],
     spoken = []
     for share, several in zip(shares, layouts, strict=True):
         silent = [not away <= layout.cut for layout in several for _ in range(layout.blocks)]
-        spoken.append(share.masked_fill(torch.tensor(silent, device=share.device), 0.0) if any(silent) else share)
+        if any(silent):
+            share = share.masked_fill(torch.tensor(silent, dtype=torch.bool, device=share.device), 0.0)
+        spoken.append(share)
     packed = torch.cat(spoken, dim=-1)
     reduce_over(packed, mesh, dims, dist.ReduceOp.SUM)
     return list(torch.split(packed, [share.shape[-1] for share in spoken], dim=-1))

@@ -1,18 +1,21 @@
 """The paper's general strategy: any update, rescaled layer by layer to the layer's own norm."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anybatch.optim.checks import check_parameter, check_strategy, local_gradient
+from anybatch.optim.checks import check_parameter, check_replaced, check_strategy, local_gradient
 from anybatch.optim.norms import measure
 from anybatch.optim.parts import Part
 from anybatch.optim.ratios import TrustRatio, trust_ratios
+from anybatch.optim.real import has_numbers
 from anybatch.optim.sharding import layout_of, local, mesh_of
 
 
@@ -24,12 +27,14 @@ class Seen:
         layers: names of the layers of the last step taken.
         columns: weight norm, update norm, ratio and whether a bound acted, shape (4, layers).
         skipped_steps, nonfinite_layers: see `NativeOptimizer`.
+        params: of each group, those that were checked.
     """
 
     layers: list[str] = field(default_factory=list)
     columns: Tensor | None = None
     skipped_steps: int = 0
     nonfinite_layers: list[str] = field(default_factory=list)
+    params: list[list[Tensor]] = field(default_factory=list)
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -119,17 +124,21 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """What the last step that was taken did to every layer that had a gradient; {} before the first.
 
         Named as in `param_groups` or `named_parameters` where the optimizer was given names, else "group.index"; with
-        blocks, "name[block]". One transfer from the device.
+        blocks, "name[block]". One transfer from the device. NaN where the parameters have no numbers (meta, fake).
         """
         layers, columns = self._seen.layers, self._seen.columns
         if columns is None:
             return {}
+        if not has_numbers(columns):
+            return dict.fromkeys(layers, TrustRatio(math.nan, math.nan, math.nan, False))
         return {
             name: TrustRatio(weight, update, ratio, bool(clamped))
             for name, weight, update, ratio, clamped in zip(layers, *columns.tolist(), strict=True)
         }
 
     def _parts(self) -> list[Part]:
+        if not torch.compiler.is_compiling():
+            self._check_replaced()
         parts: dict[tuple[int, torch.device, torch.dtype, Any], Part] = {}
         for index, group in enumerate(self.param_groups):
             for name, p in zip(parameter_names(index, group), group["params"], strict=True):
@@ -151,6 +160,20 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Raises ValueError for a key of a group that cannot be stepped."""
         check_strategy(group)
 
+    def _check_replaced(self) -> None:
+        """Looks at parameters that came into a group otherwise than by `add_param_group`."""
+        seen = self._seen.params
+        for index, group in enumerate(self.param_groups):
+            if index == len(seen):
+                self._check_group(index)
+            elif len(seen[index]) != len(group["params"]) or not all(map(is_, seen[index], group["params"])):
+                known, here = {id(p) for params in seen for p in params}, set(map(id, group["params"]))
+                gone = [p for p in seen[index] if id(p) not in here]
+                come = [p for p in group["params"] if id(p) not in known]
+                if come:
+                    check_replaced(index, gone, come)
+                    self._check_group(index)
+
     def _check_group(self, index: int) -> None:
         group = self.param_groups[index]
         self._check(group)
@@ -158,11 +181,15 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for name, p in zip(parameter_names(index, group), group["params"], strict=True):
             check_parameter(name, p, group["blocks"])
             if name in others:
-                raise ValueError(f"two parameters are named {name}, by which trust_ratios() could not tell them apart")
+                raise ValueError(
+                    f"two parameters are named {name}, by which trust_ratios() could not tell them apart: give several "
+                    "models names of their own, as param_groups(torch.nn.ModuleDict({'first': ..., 'second': ...})) has"
+                )
             others.add(name)
+        self._seen.params[index:] = [list(group["params"]), *self._seen.params[index + 1 :]]
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError where a saved group cannot be stepped; which keys it lacks, the defaults give it."""
+        """Raises ValueError where a saved group cannot be stepped."""
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             loaded = {**self.defaults, **saved, "params": group["params"]}
             self._check(loaded)
@@ -170,13 +197,19 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 check_parameter(name, p, loaded["blocks"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong."""
+        """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong.
+
+        Groups with names and groups without may be mixed; parameters without have the name "group.index".
+        """
+        if isinstance(param_group, dict):
+            _name_alike(self.param_groups, param_group)
         self._add_param_group(param_group)
         try:
             self._check_group(len(self.param_groups) - 1)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        _own_tensors([*self.param_groups, self.defaults])
 
     def _add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -188,9 +221,35 @@ class LayerwiseOptimizer(Optimizer, ABC):
             for key, value in self.defaults.items():
                 if key != "differentiable":  # PyTorch adds it to the defaults of whoever loads
                     group.setdefault(key, value)
+        _own_tensors([*self.param_groups, self.defaults])
 
 
 def parameter_names(index: int, group: dict[str, Any]) -> list[str]:
     """As the user gave them; "group.index" where the parameters came without."""
-    names: list[str] = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
-    return names
+    names: list[str] = group.get("param_names", [])
+    size = len(group["params"])
+    # Whoever changes the parameters of a group by hand leaves its names as they were.
+    return names if len(names) == size else [*names[:size], *(f"{index}.{i}" for i in range(len(names), size))]
+
+
+def _name_alike(groups: list[dict[str, Any]], new: dict[str, Any]) -> None:
+    """Gives names to what has none, if anything has some: PyTorch wants all groups with names or all without."""
+    params = new.get("params")
+    if params is None or isinstance(params, set):
+        return  # PyTorch refuses it
+    new["params"] = params = [params] if isinstance(params, Tensor) else list(params)
+    if "param_names" in new or any(isinstance(each, tuple) for each in params):
+        for index, group in enumerate(groups):
+            group.setdefault("param_names", parameter_names(index, group))
+    elif any("param_names" in group for group in groups):
+        new["param_names"] = [f"{len(groups)}.{i}" for i in range(len(params))]
+
+
+def _own_tensors(several: list[dict[str, Any]]) -> None:
+    """Gives every group, and the defaults, a tensor of its own for each setting: schedulers fill them in place."""
+    seen: set[int] = set()
+    for settings in several:
+        for key, value in settings.items():
+            if isinstance(value, Tensor):
+                settings[key] = value = value.clone() if id(value) in seen else value
+                seen.add(id(value))

@@ -16,6 +16,9 @@ from anybatch.scaling.noise import NoiseScale, noise_scale
 # Elements that one fp32 dot product may sum: its error grows with their number, 1e-5 at this one.
 _CHUNK = 2**18
 
+# Elements by which a gradient is known again.
+_SAMPLE = 64
+
 
 class GradientNoiseScale:
     """Measures B_simple = tr(Sigma)/|G|^2 in examples, over all parameters and for each.
@@ -31,6 +34,15 @@ class GradientNoiseScale:
     micro-batch's over all ranks, and the whole step's; so at least two micro-batches, with gradients synchronised in
     each.
 
+    A gradient that is changed between the last `micro_batch()` and `step()` (divided, clipped, unscaled) would give a
+    noise scale of nothing; `estimate()` refuses it. A GradScaler scales what the backward passes give, and not what the
+    optimizer gets: name it, and call `step()` after `unscale_`:
+
+        noise = GradientNoiseScale(model, optimizer, scaler=scaler)
+        ...
+        scaler.unscale_(optimizer)
+        noise.step()
+
     With an Adam-like optimizer also the preconditioned noise scale tr(P Sigma)/(G' P G), where P is what the update
     multiplies a gradient with: 1/(sqrt(v_hat) + eps), times the layer's trust ratio under LAMB. It says where larger
     batches stop paying for that optimizer; the plain one says so for SGD and LARS, and is the one that others publish.
@@ -43,9 +55,11 @@ class GradientNoiseScale:
         window: steps that are kept.
         ranks: whether the gradient of a step is the "sum" or the "mean" over ranks of their gradients; by default the
             mean under DDP, else the sum. Where torch.distributed is running, all ranks must measure the same steps.
+        scaler: `torch.amp.GradScaler` of the loop. Reads its scale on the host, once a measured step.
 
     Raises:
-        ValueError: naming the argument, its value and its bound; or a step of a single micro-batch on one rank.
+        ValueError: naming the argument, its value and its bound; a step of a single micro-batch on one rank; or, from
+            what gives results, that the gradient of a step was not the sum of its micro-batches'.
 
     Source: McCandlish et al. 2018, arXiv 1812.06162.
 
@@ -70,6 +84,7 @@ class GradientNoiseScale:
         every: int | None = 1,
         window: int = 1000,
         ranks: Literal["sum", "mean"] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         for name, value in (("every", 1 if every is None else every), ("window", window)):
             if not isinstance(value, int) or value < 1:
@@ -81,7 +96,7 @@ class GradientNoiseScale:
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ValueError("model has no parameter that requires a gradient")
-        self._optimizer, self._every = optimizer, every
+        self._optimizer, self._every, self._scaler = optimizer, every, scaler
         self._removed = False
         self._mean = (ranks or ("mean" if wrapped else "sum")) == "mean"
         self._sharded = any(_is_sharded(p) for p in self._parameters.values())
@@ -89,13 +104,16 @@ class GradientNoiseScale:
         self._steps = 0
         # One tensor a measured step: (|G|^2, tr(Sigma)) of each row (plain, preconditioned) and layer.
         self._seen: deque[Tensor] = deque(maxlen=window)
+        # Of the same steps: whether the gradient was what the micro-batches gave, as a few of its elements tell.
+        self._whole: deque[Tensor] = deque(maxlen=window)
+        self._witness = min(self._parameters, key=lambda name: self._parameters[name].numel())
         self._weights: dict[str, Tensor] | None = None
         self._current: dict[int, Tensor] = {}
         self._inverse: float = 0.0
         self._count: int = 0
         self._examples: int = 0
         self._first_examples: int = 0
-        self._small = torch.zeros(())
+        self._small = self._given = torch.zeros((), dtype=torch.float64, device="cpu")
         self._hooks: list[RemovableHandle] = []
         self._start_step()
         if not self._sharded:
@@ -115,6 +133,7 @@ class GradientNoiseScale:
         self._count += 1
         self._examples += num_examples
         if self._sharded:
+            self._given = _sample(self._parameters[self._witness].grad)
             if self._count == 1:
                 self._first_examples = num_examples
                 self._small = self._squares_of_gradients()
@@ -170,6 +189,11 @@ class GradientNoiseScale:
             raise ValueError(
                 "no step was measured: call micro_batch() after each backward pass and step() after the last"
             )
+        if not torch.stack(list(self._whole)).all():
+            raise ValueError(
+                f"the gradient of {self._witness} at step() was not the sum of what the micro-batches gave: call "
+                "step() before clipping or dividing, zero gradients before a step, and name a GradScaler (scaler=...)"
+            )
         # [steps, 2, rows, layers]; one transfer.
         found = torch.stack(list(self._seen)).cpu()[:, :, row]
         return found[torch.isfinite(found).flatten(1).all(1)]
@@ -177,7 +201,7 @@ class GradientNoiseScale:
     def _start_step(self) -> None:
         self._measuring = not self._removed and self._every is not None and self._steps % self._every == 0
         self._current = {}
-        self._small = torch.zeros((), dtype=torch.float64)
+        self._small = self._given = torch.zeros((), dtype=torch.float64, device="cpu")
         self._inverse, self._count, self._examples, self._first_examples = 0.0, 0, 0, 0
         self._weights = None
 
@@ -187,6 +211,8 @@ class GradientNoiseScale:
         def add(gradient: Tensor) -> None:
             if not self._measuring:
                 return
+            if name == self._witness:
+                self._given = self._given + _sample(gradient)
             squares = self._squares(name, gradient)
             self._current[index] = self._current[index] + squares if index in self._current else squares
 
@@ -195,11 +221,14 @@ class GradientNoiseScale:
     def _record(self) -> None:
         """The two unbiased estimates of this step, after one all-reduce."""
         large = self._squares_of_gradients()
+        scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         size = dist.get_world_size() if several else 1
-        small = self._small.to(large.device).expand_as(large)
+        small = (self._small.to(large.device) / scale**2).expand_as(large)
         counts = [self._count, self._inverse, self._examples, self._first_examples]
-        packed = torch.cat([small.flatten(), large.new_tensor(counts)])
+        given = self._given.to(large.device).expand(2, _SAMPLE) / scale
+        whole = _sample(self._parameters[self._witness].grad).to(large.device)
+        packed = torch.cat([small.flatten(), large.new_tensor(counts), given.flatten(), whole.flatten()])
         if self._sharded:
             packed = torch.cat([packed, large.flatten()])
         if several:
@@ -208,8 +237,14 @@ class GradientNoiseScale:
         small = packed[:cells].view_as(large)
         # Host arithmetic on the four counts alone; where one rank measures they never were on the device.
         count, inverse, examples, first = packed[cells : cells + 4].tolist() if several else counts
+        rest = cells + 4 + 4 * _SAMPLE
+        given, sizes, whole, _ = packed[cells + 4 : rest].view(4, _SAMPLE)
+        # Where every rank has the sum of all ranks' gradients, the all-reduce has added it up once a rank.
+        times = 1 if self._sharded or self._mean else size
+        # Rounding, in bf16 too, is far below a fiftieth. A step that is not finite is left out in any case.
+        self._whole.append(~((whole - times * given).abs().sum() > 0.02 * times * sizes.sum()))
         if self._sharded:
-            large = packed[cells + 4 :].view_as(large)
+            large = packed[rest:].view_as(large)
             small, small_inverse = small * (examples / first) ** 2, 1 / first
         else:
             scale = examples / size if self._mean else examples
@@ -261,6 +296,15 @@ class GradientNoiseScale:
         first = next(iter(squares.values()))
         zero = torch.zeros_like(first)
         return torch.stack([squares.get(index, zero) for index in range(len(self._parameters))], dim=1)
+
+
+def _sample(gradient: Any) -> Tensor:
+    """The first elements that this rank holds, and their sizes: float64[2, _SAMPLE]; 0 where there are none."""
+    if gradient is None:
+        return torch.zeros(2, _SAMPLE, dtype=torch.float64, device="cpu")
+    local = (gradient.to_local() if _is_sharded(gradient) else gradient).detach().reshape(-1)[:_SAMPLE].double()
+    few = torch.nn.functional.pad(local, (0, _SAMPLE - len(local)))
+    return torch.stack([few, few.abs()])
 
 
 def square_sum(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import ctypes
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from anybatch.optim.kernels.library import SEEN, Library, addresses, library
+from anybatch.optim.kernels.library import SEEN, Library, address, addresses, library
 from anybatch.optim.parts import Part
 from anybatch.optim.sharding import add_over_mesh, cut_of, local
 
@@ -112,6 +113,7 @@ class Launches:
             RuntimeError: where the group of such a part has fused=True, saying what is wrong; nothing has changed.
         """
         found: dict[int, Tensor] = {}
+        given, parts = parts, [_widened(part) for part in parts]
         # Every table is found in memory before the first is stepped, so that an error leaves all as it was.
         ready = [
             self._found(mesh, [part for part in parts if part.mesh == mesh])
@@ -120,6 +122,10 @@ class Launches:
         for table, stepped in ready:
             if table is not None:
                 found.update(zip(map(id, stepped), table.step(stepped, clip), strict=True))
+        for part, wide in zip(given, parts, strict=True):
+            if wide is not part and id(wide) in found:
+                for p, x in zip(part.locals, wide.locals, strict=True):
+                    p.copy_(x)
         return [found.get(id(part)) for part in parts]
 
     def _found(self, mesh: Any, parts: list[Part]) -> tuple["_Table | None", list[Part]]:
@@ -139,6 +145,15 @@ class Launches:
             # Where one part's memory is another's, both are stepped as the plain path does it.
             parts = [] if why.endswith(_ANSWERS[_SHARED]) else [other for other in parts if other is not part]
         return None, []
+
+
+def _widened(part: Part) -> Part:
+    """The part in fp32 if it is bf16 and a gradient is not: to the kernels both have one dtype."""
+    if part.dtype != torch.bfloat16 or all(g.dtype == part.dtype for g in part.grads):
+        return part
+    masters = part.group["master_weights"]
+    weights = [local(s["master"]) for s in part.states] if masters else [x.float() for x in part.locals]
+    return replace(part, dtype=torch.float32, locals=weights)
 
 
 def _refused(parts: Sequence[Part]) -> tuple[Part, str] | None:
@@ -258,7 +273,7 @@ class _Table:
     def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor]:
         """Steps all tensors; of each part, |x|, |u|, the ratio and whether a bound acted, shape (4, layers)."""
         self._set_rules(parts, clip)
-        columns = torch.empty(4, sum(self._layers), dtype=torch.float64)
+        columns = torch.empty(4, sum(self._layers), dtype=torch.float64, device="cpu")
         # Before the step, while the tensors' heads are still in the cache.
         torch.autograd.graph.increment_version([x for part in parts for x in part.locals])
         if not self._cut:
@@ -272,7 +287,7 @@ class _Table:
 
     def _call(self, phase: int, columns: Tensor) -> None:
         threads = torch.get_num_threads()
-        if self._lib.step(self._plan, self._rules, len(self._rules), phase, threads, columns.data_ptr()):
+        if self._lib.step(self._plan, self._rules, len(self._rules), phase, threads, address(columns)):
             raise MemoryError("no memory for the fused kernels' scratch; no parameter and no state was changed")
 
 

@@ -5,6 +5,7 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,17 @@ def addresses(objects: Sequence[object]) -> "array[int]":
     return array("Q", [0 if each is None else id(each) for each in objects])
 
 
+def address(t: Tensor) -> int:
+    """Where the numbers of `t` are, for the functions that write there.
+
+    Raises:
+        RuntimeError: not in the CPU's memory.
+    """
+    if type(t) is not Tensor or not t.is_cpu:
+        raise RuntimeError(f"the C kernels write to the CPU's memory alone, not to a {type(t).__name__} on {t.device}")
+    return t.data_ptr()
+
+
 class _Array(ctypes.Structure):
     _fields_ = (("at", _POINTER), ("numel", _INT), ("narrow", ctypes.c_int32))
 
@@ -103,12 +115,12 @@ def squares(tensors: Sequence[Tensor]) -> Tensor | None:
     None where one is not dense and fp32 or bf16 on the CPU, or where there is no library.
     """
     lib = library()
-    if isinstance(lib, str) or not set(map(type, tensors)) <= SEEN:
+    if isinstance(lib, str) or not set(map(type, tensors)) <= SEEN or not all(map(attrgetter("is_cpu"), tensors)):
         return None
     places, count = (_Array * len(tensors))(), len(tensors)
     objects = addresses(tensors)
     if lib.arrays(count, lib.take_view, objects.buffer_info()[0], places) < count:
         return None
-    sums = torch.empty(count, dtype=torch.float64)
-    failed = lib.squares(count, places, torch.get_num_threads(), sums.data_ptr())
+    sums = torch.empty(count, dtype=torch.float64, device="cpu")
+    failed = lib.squares(count, places, torch.get_num_threads(), address(sums))
     return None if failed else sums

@@ -68,12 +68,12 @@ class FusedTensors:
 
     def __init__(self, device: torch.device, kind: Kind, layers: Sequence[Layer], groups: Sequence[int]) -> None:
         self.device, self.kind, self.layers, self.tensors = device, kind, len(layers), len(groups)
-        self._group = torch.tensor(groups, dtype=torch.int64)
-        self._tensor, self._start, numel = torch.tensor(layers, dtype=torch.int64).unbind(1)
+        self._group = torch.tensor(groups, dtype=torch.int64, device="cpu")
+        self._tensor, self._start, numel = torch.tensor(layers, dtype=torch.int64, device="cpu").unbind(1)
         # Without elements, too: someone has to count the step and to record the layer.
         chunks = ((numel + CHUNK - 1) // CHUNK).clamp(min=1)
         layer = torch.repeat_interleave(chunks)
-        index = torch.arange(len(layer)) - (chunks.cumsum(0) - chunks)[layer]
+        index = torch.arange(len(layer), dtype=torch.int64, device="cpu") - (chunks.cumsum(0) - chunks)[layer]
         count = (numel[layer] - index * CHUNK).clamp(max=CHUNK)
         self._chunk_rows = torch.stack([layer, index, count, torch.zeros_like(index)], dim=1)
         self._size = len(layer)
@@ -83,8 +83,8 @@ class FusedTensors:
         self._limit = _Table(device, torch.float64, 1, 1)
         self._first = _starts(layer, self.layers).to(device)
         self._first_of_tensor = _starts(self._tensor[layer], self.tensors).to(device)
-        self._each_layer = torch.arange(self.layers + 1, dtype=torch.int32).to(device)
-        self._estimates = torch.empty(len(numel), 4, device=device)
+        self._each_layer = torch.arange(self.layers + 1, dtype=torch.int32, device=device)
+        self._estimates = torch.empty(len(numel), 4, dtype=torch.float32, device=device)
         self._addresses: Any = None
         self._arrivals = torch.zeros(self.tensors + 1, dtype=torch.int32, device=device)
         self._squares, self._sums, self._verdict, self._totals, self._record = (
@@ -99,13 +99,13 @@ class FusedTensors:
             addresses: columns: of x, the parameters, the gradients, both states, the steps, the rates; 0 for none.
             settings: rows of the groups, as `lamb_settings` and `lars_settings` make them.
         """
-        self._settings.write(torch.tensor(settings, dtype=torch.float64))
+        self._settings.write(torch.tensor(settings, dtype=torch.float64, device="cpu"))
         if addresses == self._addresses:
             return
         self._addresses = addresses
         sizes = [self.kind.x.itemsize, self.kind.parameter.itemsize, self.kind.gradient.itemsize, 4, 4, 0, 0]
-        of_tensor = torch.tensor(addresses, dtype=torch.int64).T
-        of_layer = of_tensor[self._tensor] + self._start[:, None] * torch.tensor(sizes)
+        of_tensor = torch.tensor(addresses, dtype=torch.int64, device="cpu").T
+        of_layer = of_tensor[self._tensor] + self._start[:, None] * torch.tensor(sizes, dtype=torch.int64, device="cpu")
         leads = torch.ones_like(self._tensor)
         leads[1:] = self._tensor[1:] != self._tensor[:-1]
         own = torch.stack([self._group[self._tensor], self._tensor, leads], dim=1)
@@ -117,7 +117,7 @@ class FusedTensors:
     def look(self, max_grad_norm: float | None) -> tuple[Tensor, Tensor]:
         """|g|^2 of every tensor; and of the finite ones their sum, the number of the others, the factor that clips."""
         limit = sys.float_info.max if max_grad_norm is None else max_grad_norm
-        self._limit.write(torch.tensor([[limit]], dtype=torch.float64))
+        self._limit.write(torch.tensor([[limit]], dtype=torch.float64, device="cpu"))
         self._launch(
             programs.look_at_gradients, self._size, self._chunks.there, self._layers.there, self._first_of_tensor,
             self._squares, self._sums, self._arrivals, self._limit.there, self._verdict, self.tensors,
@@ -182,7 +182,7 @@ class _Table:
 
 def _starts(owners: Tensor, number: int) -> Tensor:
     """Where each owner's chunks begin: shape (number + 1,)."""
-    return torch.searchsorted(owners, torch.arange(number + 1)).int()
+    return torch.searchsorted(owners, torch.arange(number + 1, dtype=torch.int64, device="cpu")).int()
 
 
 def lamb_kind(group: Mapping[str, Any], **dtypes: Any) -> Kind:

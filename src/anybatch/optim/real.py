@@ -1,0 +1,9 @@
+"""Tensors without numbers: on the meta device, or under PyTorch's FakeTensorMode."""
+
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+
+def has_numbers(t: Tensor) -> bool:
+    """Whether the host can ask for what is in `t`."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
