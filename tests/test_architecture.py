@@ -21,7 +21,7 @@ LEVELS = (
     {"recipes"},
     {"engine", "data", "models", "optim", "scaling"},
     {"accelerators", "runs"},
-    {"files"},
+    {"files", "process"},
     {"errors"},
 )
 # What a base installation has: the optimizers and the scaling rules need no more than torch.

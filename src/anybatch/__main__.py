@@ -1,21 +1,45 @@
 """`anybatch`, `python -m anybatch` and `torchrun -m anybatch`."""
 
+import atexit
+import os
+import signal
 import sys
+
+from anybatch.process import is_rank, leave_at_once, listen
 
 
 def start() -> None:
     """The command line; where the base installation lacks what it needs, the command that mends it."""
+    listen(leave_at_once)
+    if is_rank():
+        # A rank that has not met the others has nothing to save, and its launcher tells the user: it ends at once, also
+        # where it waits outside Python.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
     try:
         from anybatch.cli import main
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "anybatch":
             raise
         why = f"the command line needs {error.name}, which is not installed: pip install 'anybatch[train]'"
         print(f"anybatch: error: {why}", file=sys.stderr)
         raise SystemExit(2) from None
-    main()
+    try:
+        main()
+    finally:
+        if is_rank():
+            _leave_rank(sys.exc_info()[1])
+
+
+def _leave_rank(error: BaseException | None) -> None:
+    """Ends a rank without taking the interpreter down, whose threads of gloo may abort it: its exit code is told."""
+    if error is not None and not isinstance(error, SystemExit):
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    code = error.code if error is not None else 0
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """How files become visible: whole or not at all."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     A link is followed; a device or a pipe, which cannot be replaced, is written to as it is.
     """
-    path = path.resolve()
+    given, path = path, path.resolve()
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException as error:
-        scratch.unlink(missing_ok=True)
-        _name(error, path)
-        raise
+    scratch = _scratch_of(path)
+    with named_errors(given, scratch):
+        try:
+            with open(scratch, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except BaseException:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,27 +97,31 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises InputError where `path` exists already and is not an empty folder.
     """
-    path = path.resolve()
+    given, path = path, path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; choose another folder or remove it")
-    scratch = scratch_folder(path)
-    try:
-        yield scratch
-        reveal(scratch, path)
-    except BaseException as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _name(error, path)
-        raise
+        raise InputError(f"{given}: already exists; choose another folder or remove it")
+    with named_errors(given, _scratch_of(path)):
+        scratch = scratch_folder(path)
+        try:
+            yield scratch
+            reveal(scratch, path)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
 
 def scratch_folder(path: Path) -> Path:
     """Makes an empty hidden folder beside `path`, to be filled and then shown as `path` by `reveal`."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent, path.name)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path.parent, glob.escape(path.name))
+    scratch = _scratch_of(path)
     scratch.mkdir()
     return scratch
+
+
+def _scratch_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def reveal(scratch: Path, path: Path) -> None:
@@ -155,10 +161,26 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _name(error: BaseException, path: Path) -> None:
-    """Gives an error of the system, such as a full disk, the name that write() does not know."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-        error.filename = str(path)
+@contextmanager
+def named_errors(path: Path | str, scratch: Path | None = None) -> Iterator[None]:
+    """A block in which an error of the system, such as a full disk, gets the name that the user gave.
+
+    write() knows no name, and where `scratch` is filled in the place of `path`, the system knows another.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if found is None and error.errno is not None:
+            error.filename = str(path)
+        elif found is not None and scratch is not None and (found == scratch or scratch in found.parents):
+            error.filename, error.filename2 = str(Path(path) / found.relative_to(scratch)), None
+        raise
+
+
+def told(error: OSError) -> str:
+    """What is said of an error of the system: which file, and what about it."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def sha256(path: Path) -> str:

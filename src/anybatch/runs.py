@@ -126,8 +126,8 @@ class Run:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{self.metrics_file}:{number}: damaged: not valid JSON: {error}") from None
-            if not isinstance(value, dict) or not {"event", "step"} <= set(value):
-                raise InputError(f"{self.metrics_file}:{number}: damaged: not an event with a step")
+            if wrong := _wrong(value):
+                raise InputError(f"{self.metrics_file}:{number}: damaged: {wrong}; remove this line and the later ones")
             events.append(value)
         return [item for item in events if event is None or item["event"] == event]
 
@@ -141,6 +141,35 @@ def sound_model(folder: Path) -> Path:
     return run.sound_model() if folder.name == run.model.name and run.finished else folder
 
 
+_NUMBER, _OBJECT, _NOTHING = (int, float), (dict,), (type(None),)
+# What is computed with, by the name of a value, and what an event cannot do without.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("examples", "elapsed_s", "step_s", "data_wait_s", "skipped", "clipped", "spike"), _NUMBER),
+    **dict.fromkeys(("loss", "lr", "grad_norm", "examples_per_s"), (*_NUMBER, *_NOTHING)),
+    **dict.fromkeys(("losses", "accuracy", "ratios", "quantiles"), _OBJECT),
+}
+_NEEDED = {"train": {"loss"}, "eval": {"examples", "loss", "accuracy"}, "trust_ratios": {"ratios"}}
+
+
+def _wrong(value: Any) -> str | None:
+    """What is wrong with a line of the metrics; None where nothing is."""
+    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+        return "not an event"
+    step = value.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        return f"step = {step!r} is not a number of steps"
+    for name in sorted(_NEEDED.get(value["event"], set()) - set(value)):
+        return f"{value['event']!r} has no {name!r}"
+    for name, kinds in _KINDS.items():
+        if name in value and (not isinstance(value[name], kinds) or isinstance(value[name], bool)):
+            return f"{name} = {json.dumps(value[name])[:40]} is not {'an object' if kinds is _OBJECT else 'a number'}"
+    return None
+
+
+class InUse(InputError):
+    """Another process holds the run folder: the run is alive."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process; InputError where another process has it."""
@@ -152,8 +181,19 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: in use by another process; wait for it, or choose another --run") from None
+            raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run") from None
         yield
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process holds the run folder."""
+    try:
+        with locked(folder):
+            return False
+    except InUse:
+        return True
+    except InputError:  # there is none yet, or it may not be written
+        return False
 
 
 def open_run(path: Path) -> Run:

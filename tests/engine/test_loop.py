@@ -149,7 +149,7 @@ def test_events_after_the_checkpoint_are_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         train(regression_job(examples=StopAt(60)), run)  # type: ignore[arg-type]
     with open(run.metrics_file, "a") as metrics:
-        metrics.write('{"event": "train", "step": 8, "elapsed_s": 1.0}\n{"event": "tra')
+        metrics.write('{"event": "train", "step": 8, "loss": 1.0, "elapsed_s": 1.0}\n{"event": "tra')
     train(regression_job(), run)
     assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
 
@@ -202,10 +202,11 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         patch.setattr("anybatch.engine.pieces.save_file", full)
         with pytest.raises(OSError, match="No space left"):
             train(regression_job(), run, _Listener(said))
-    assert said == ["step 10: not saved ([Errno 28] No space left on device); the checkpoint of step 7 stays"]
+    told = f"{run.checkpoints / 'step-00000010'}: No space left on device"
+    assert said == [f"step 10: not saved ({told}); the checkpoint of step 7 stays"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-00000005", "step-00000007"]
     failed = run.metrics("save_failed")
-    assert [(event["step"], event["message"]) for event in failed] == [(10, "[Errno 28] No space left on device")]
+    assert [(event["step"], event["message"]) for event in failed] == [(10, told)]
     assert json.loads(run.status_file.read_text())["outcome"] == "failed"
     assert [event["step"] for event in run.metrics("train")] == list(range(1, 13))
     whole, resumed = regression_job(), regression_job()

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+
+from anybatch.files import named_errors
 
 app = typer.Typer(
     name="anybatch",
@@ -22,6 +25,30 @@ app = typer.Typer(
       anybatch plan bert-large --cluster h100-node --devices 8
     """,
 )
+_asked: list[str] = []
+
+
+def command_of() -> str | None:
+    """The command that was asked for; None before that is known."""
+    return _asked[-1] if _asked else None
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(version("anybatch"))
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    _asked.append(context.invoked_subcommand or "")
+
+
 data_app = typer.Typer(
     help="""Raw text files to token shards, and a look at them.
 
@@ -49,15 +76,21 @@ Assignments = Annotated[
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; rate, warm-up and steps follow.")]
 
 
+def show(text: str) -> None:
+    """Prints the answer of a command; an error of it names where it goes."""
+    with named_errors("standard output"):
+        print(text, flush=True)
+
+
 def print_values(values: Mapping[str, Any], as_json: bool) -> None:
     """As JSON, or as lines of name and value, nested names joined."""
     if as_json:
-        print(json.dumps(values, indent=1, ensure_ascii=False))
+        show(json.dumps(values, indent=1, ensure_ascii=False))
         return
     rows = dict(_flat(values))
     width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+        show(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, data_app, print_values
+from anybatch.cli.app import AsJson, data_app, print_values, show
 
 
 @data_app.command()
@@ -95,9 +95,9 @@ def inspect(
     lengths = {name: found[name].pop("document_lengths") for name in ("train", "held_out")}
     print_values(found, as_json)
     for name, counts in lengths.items():
-        print(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
-        print("\n".join(histogram(counts)))
-    print("\nexamples as the model sees them, and [what is shown→what is to be predicted]:")
+        show(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
+        show("\n".join(histogram(counts)))
+    show("\nexamples as the model sees them, and [what is shown→what is to be predicted]:")
     for example in examples:
         coloured = re.sub(r"\[\S+→\S+\]", lambda found: typer.style(found[0], fg="red", bold=True), example)
         typer.echo(f"  {coloured}", color=False if "NO_COLOR" in os.environ else None)

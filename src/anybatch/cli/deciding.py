@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, complete_recipe, print_values
+from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, complete_recipe, print_values, show
 
 
 def _complete_study(incomplete: str) -> list[str]:
@@ -76,7 +76,7 @@ def study(
     folder = out or Path("studies") / Path(name).stem
     with progress_display() as progress:
         if name == "theory" and dry_run:
-            print("theory: 30 measurements on constructed functions, one thread, about 90 s; no trials and no data")
+            show("theory: 30 measurements on constructed functions, one thread, about 90 s; no trials and no data")
             return
         if name == "theory":
             found = run_theory(folder, seed, progress)
@@ -88,7 +88,7 @@ def study(
             )  # fmt: skip
             if dry_run:
                 planned = plan(make())
-                print_values(planned, True) if as_json else print(plan_text(planned))
+                print_values(planned, True) if as_json else show(plan_text(planned))
                 return
             found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
             written = write_study(found, folder)
@@ -118,7 +118,7 @@ def advise(
 
     with progress_display() as progress:
         advice = measure(change(find_recipe(recipe), assignments or []), steps, progress, assignments or [])
-    print(to_json(advice) if as_json else to_text(advice))
+    show(to_json(advice) if as_json else to_text(advice))
 
 
 @app.command()
@@ -173,4 +173,4 @@ def plan(
         assignments=assignments,
         as_json=as_json,
     )
-    print(text)
+    show(text)

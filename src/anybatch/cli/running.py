@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, print_values
+from anybatch.cli.app import AsJson, Assignments, BatchSize, app, complete_recipe, print_values, show
 from anybatch.errors import InputError
 
 
@@ -32,7 +32,7 @@ def demo(
         runs = run_demo(out, seed, progress)
     page = out / "report.html"
     write_report(runs, page, title="One recipe, many batch sizes", background=measured_before())
-    print(f"The report is in {page}")
+    show(f"The report is in {page}")
 
 
 @app.command()
@@ -52,7 +52,10 @@ def recipes(as_json: AsJson = False) -> None:
 
 @app.command()
 def train(
-    recipe: Recipe,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A name from `anybatch recipes`; --resume knows it.", autocompletion=complete_recipe),
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
     batch_size: BatchSize = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,
@@ -75,23 +78,38 @@ def train(
       anybatch train digits-lenet --batch-size 256
       anybatch train bert-tiny --set data.path=shards --dry-run
       anybatch train bert-tiny --set data.path=shards --run runs/a --nproc 2
-      anybatch train bert-tiny --set data.path=shards --run runs/a --resume
+      anybatch train --resume --run runs/a
       anybatch train bert-mini --set reference.lr=0.005      before scaling
       anybatch train bert-mini --set optimizer.lr=0.02       after it
     """
     from anybatch.engine import progress_display, supervise
-    from anybatch.recipes import change, find_recipe, preview_recipe, preview_text, train_recipe, with_batch_size
+    from anybatch.recipes import (
+        change,
+        find_recipe,
+        preview_recipe,
+        preview_text,
+        recipe_of,
+        train_recipe,
+        with_batch_size,
+    )
 
-    chosen = change(find_recipe(recipe), assignments or [])
+    if recipe is None and (run is None or not resume):
+        raise InputError("name a recipe (`anybatch recipes` lists them), or go on with a run: --resume --run FOLDER")
+    chosen = change(find_recipe(recipe) if recipe is not None else recipe_of(cast(Path, run)), assignments or [])
     if batch_size is not None:
         chosen = with_batch_size(chosen, batch_size)
     if dry_run:
         found = preview_recipe(chosen, nproc or 1)
-        print(json.dumps(found, indent=1) if as_json else preview_text(found))
+        show(json.dumps(found, indent=1) if as_json else preview_text(found))
         return
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     if nproc is not None or relaunch:
-        arguments = ["train", recipe, f"--run={folder}", *(f"--set={each}" for each in assignments or [])]
+        arguments = [
+            "train",
+            *([] if recipe is None else [recipe]),
+            f"--run={folder}",
+            *(f"--set={each}" for each in assignments or []),
+        ]
         arguments += [] if batch_size is None else [f"--batch-size={batch_size}"]
         arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
         supervise(arguments, nproc or 1, relaunch)
@@ -152,4 +170,4 @@ def report(
     from anybatch.report import write_report
 
     write_report(folders, out)
-    print(f"The report is in {out}")
+    show(f"The report is in {out}")

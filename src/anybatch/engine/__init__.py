@@ -5,7 +5,7 @@ from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.passes import show_passes
-from anybatch.engine.progress import Progress, Task, progress_display
+from anybatch.engine.progress import Progress, SilentProgress, Task, progress_display
 from anybatch.engine.ranks import Ranks, join_ranks
 from anybatch.engine.supervisor import supervise
 
@@ -19,6 +19,7 @@ __all__ = [
     "Phase",
     "Progress",
     "Ranks",
+    "SilentProgress",
     "Task",
     "evaluate",
     "join_ranks",

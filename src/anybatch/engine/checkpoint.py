@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from anybatch.engine.pieces import Held, Parts, held_by, plain_and_tensors, write_part
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import InputError
-from anybatch.files import read_object, remove_leftovers, reveal, scratch_folder, sha256, write_json
+from anybatch.files import named_errors, read_object, remove_leftovers, reveal, scratch_folder, sha256, told, write_json
 
 FORMAT = 2
 
@@ -98,9 +98,12 @@ def write(folder: Path, content: Content, ranks: Ranks, retention: Retention = R
             "writing a checkpoint",
         )
         _agreed(ranks, lambda: _complete(Path(scratch), target, content.state), "showing a checkpoint")
-    except BaseException:
+    except BaseException as error:
         if ranks.leader:
             shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, OSError):
+            with named_errors(target, Path(scratch)):
+                raise
         raise
     if ranks.leader:
         _prune(folder, target, retention)
@@ -298,4 +301,4 @@ def _together(ranks: Ranks, call: Callable[[], None], what: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or repr(error)
+    return " ".join((told(error) if isinstance(error, OSError) else str(error)).split()) or repr(error)

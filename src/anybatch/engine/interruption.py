@@ -7,29 +7,46 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from anybatch.errors import Stopped
+from anybatch.process import ENDING, listening
 
 
 class StopRequest:
     """`reason` names the signal that asked, and is None until one did."""
 
     reason: str | None = None
+    _at_once = False
 
     def flags(self) -> list[int]:
         """What was asked for as numbers, which ranks can add up."""
-        return [int(self.reason == number.name) for number in _SIGNALS]
+        return [int(self.reason == number.name) for number in ENDING]
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+    @contextmanager
+    def at_once(self, what: str) -> Iterator[None]:
+        """A block that is broken off where a stop is asked for, in it or before: Stopped says the reason and `what`."""
+        try:
+            self._at_once = True
+            if self.reason is not None:
+                raise KeyboardInterrupt
+            yield
+        except KeyboardInterrupt:
+            if self.reason is None:
+                raise
+            raise Stopped(f"{self.reason} {what}") from None
+        finally:
+            self._at_once = False
+
+    def heard(self, number: int) -> None:
+        again = self.reason is not None and number == signal.SIGINT
         self.reason = self.reason or signal.Signals(number).name
+        if again or self._at_once:
+            raise KeyboardInterrupt
 
 
 def reason_in(flags: Sequence[int]) -> str | None:
     """The name of the signal that any rank was sent, given the sum of all ranks' flags."""
-    return next((number.name for number, count in zip(_SIGNALS, flags, strict=True) if count), None)
+    return next((number.name for number, count in zip(ENDING, flags, strict=True) if count), None)
 
 
 _listening: list[StopRequest] = []
@@ -37,7 +54,7 @@ _listening: list[StopRequest] = []
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens for Ctrl-C, SIGTERM and SIGUSR1 inside the block; a block inside another shares what was asked.
+    """Listens for Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 inside the block; one inside another shares what was asked.
 
     Outside the main thread Python cannot listen, and nothing asks.
     """
@@ -45,11 +62,9 @@ def stop_requests() -> Iterator[StopRequest]:
         yield _listening[0] if _listening else StopRequest()
         return
     request = StopRequest()
-    before = {number: signal.signal(number, request._handle) for number in _SIGNALS}
-    _listening.append(request)
     try:
-        yield request
+        with listening(request.heard):
+            _listening.append(request)
+            yield request
     finally:
         _listening.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)

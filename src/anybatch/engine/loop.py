@@ -25,6 +25,7 @@ from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import NoRecords, Records
 from anybatch.engine.step import StepResult, train_step
 from anybatch.errors import Stopped
+from anybatch.files import told
 from anybatch.runs import Run
 
 
@@ -250,8 +251,8 @@ class _Course:
             self.writer.abandon()
 
     def save_failed(self, step: int, error: OSError) -> None:
-        self.record("save_failed", step, place(self.job, step).start, {"message": str(error)})
-        self.progress.say(f"step {step}: not saved ({error}); the checkpoint of step {self.last_saved} stays")
+        self.record("save_failed", step, place(self.job, step).start, {"message": told(error)})
+        self.progress.say(f"step {step}: not saved ({told(error)}); the checkpoint of step {self.last_saved} stays")
 
     def cut_described(self) -> dict[str, Any]:
         """How the run is executed from here on; it may differ between the parts of a resumed run."""

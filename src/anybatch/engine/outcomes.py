@@ -57,6 +57,22 @@ def write(rank: int, code: int, message: str, is_cause: bool = True) -> None:
     _write(rank, told)
 
 
+def processes(folder: Path) -> list[int]:
+    """The processes that the supervisor with this folder started and that are left, theirs included; Linux only."""
+    return [
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if process.name != str(os.getpid()) and _has_variable(process, folder)
+    ]
+
+
+def _has_variable(process: Path, folder: Path) -> bool:
+    try:
+        return os.fsencode(f"{FOLDER_VARIABLE}={folder}") in (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def read(folder: Path) -> dict[int, dict[str, Any]]:
     """What the ranks have told so far, by rank."""
     told = (read_object(path) for path in sorted(folder.glob("rank-*.json")))

@@ -5,6 +5,7 @@ the whole tensor's rows (indices along dimension 0) is the first one there.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,10 +151,13 @@ def _place(value: DTensor) -> tuple[int, int]:
 
 @contextmanager
 def safetensors_errors(path: Path) -> Iterator[None]:
-    """A block in which safetensors' own error, which a full disk raises, becomes the system's."""
+    """A block in which safetensors' own error, which a full disk raises, becomes the system's, of the file `path`."""
     try:
         yield
     except SafetensorError as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from None
         raise OSError(f"{path}: could not be written: {error}") from None
 
 

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from anybatch.engine import outcomes
+from anybatch.engine.interruption import stop_requests
 from anybatch.engine.watch import Cause, Watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
+from anybatch.files import told
 
 Result = TypeVar("Result")
 
@@ -149,6 +151,14 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
     """
     alone = url == "env://" and (not all(map(os.environ.get, _VARIABLES)) or os.environ["WORLD_SIZE"] == "1")
     ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
+    with ExitStack() as held:
+        if not alone:
+            # Whoever is known to the supervisor is asked by it to stop. Alone, preparing can be broken off.
+            held.enter_context(stop_requests())
+        yield from _joined(ranks)
+
+
+def _joined(ranks: Ranks) -> Iterator[Ranks]:
     outcomes.enter(ranks.rank)
     ranks.watch.start()
     try:
@@ -176,6 +186,8 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
         raise
     else:
         ranks.watch.stop()
+        # Told before gloo is taken down, which may end the process: the run's exit code does not hang on it.
+        outcomes.write(ranks.rank, 0, "")
         if ranks.size > 1:
             dist.destroy_process_group()
     finally:
@@ -215,9 +227,9 @@ def _connect(url: str, hang_timeout_s: float) -> Ranks:
 def _message(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return f"out of memory; choose a smaller engine.micro_batch_size, or auto ({error})"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, InputError | Stopped | Failed | OSError):
+    if isinstance(error, OSError):
+        return told(error)
+    if isinstance(error, InputError | Stopped | Failed):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"

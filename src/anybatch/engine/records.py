@@ -2,13 +2,15 @@
 
 import json
 import math
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from anybatch.files import write_text
+from anybatch.files import named_errors, write_text
 from anybatch.runs import Run
 
 # Records of TensorBoard's that may wait for the thread that writes them; with its ten, a short step waits instead.
@@ -29,16 +31,19 @@ class Records:
         )
         write_text(run.metrics_file, "".join(json.dumps(event) + "\n" for event in kept))
         self._file = open(run.metrics_file, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in __exit__)
-        self._board = _tensorboard(run.path / "tensorboard", step)
+        self._path = run.metrics_file
+        self._board = Board(run.path / "tensorboard", step) if find_spec("tensorboard") else None
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(null_for_nonfinite({"event": event, "step": step, **values})) + "\n")
+        with named_errors(self._path):
+            self._file.write(json.dumps(null_for_nonfinite({"event": event, "step": step, **values})) + "\n")
         if self._board is not None:
-            self._board.file_writer.add_summary(_summary(event, values), step)
+            self._board.add(_summary(event, values), step)
 
     def flush(self) -> None:
         """Called before a checkpoint becomes visible: a resumed run finds every event up to its step."""
-        self._file.flush()
+        with named_errors(self._path):
+            self._file.flush()
         if self._board is not None:
             self._board.flush()
 
@@ -48,9 +53,11 @@ class Records:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for file in (self._file, self._board):
+            # What a full disk did not take was said when it was written.
+            with suppress(OSError) if error is not None else named_errors(self._path):
+                if file is not None:
+                    file.close()
 
 
 class NoRecords:
@@ -90,9 +97,32 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
     return flat
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class Board:
+    """TensorBoard's files. `step`: where the run goes on; what an earlier file has beyond is hidden."""
 
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None, max_queue=_WAITING)
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder, self._hook = folder, threading.excepthook
+        with named_errors(folder):
+            purged = step + 1 if step else None
+            self._writer: Any = SummaryWriter(str(folder), purge_step=purged, max_queue=_WAITING)
+        threading.excepthook = self._unless_told
+
+    def add(self, summary: Any, step: int) -> None:
+        with named_errors(self._folder):
+            self._writer.file_writer.add_summary(summary, step)
+
+    def flush(self) -> None:
+        with named_errors(self._folder):
+            self._writer.flush()
+
+    def close(self) -> None:
+        threading.excepthook = self._hook
+        with named_errors(self._folder):
+            self._writer.close()
+
+    def _unless_told(self, raised: threading.ExceptHookArgs) -> None:
+        """Of an error of the writer's own thread, such as a full disk, its next call tells; no traceback is needed."""
+        if not (type(raised.thread).__module__.startswith("tensorboard.") and issubclass(raised.exc_type, OSError)):
+            self._hook(raised)

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from anybatch.engine import outcomes
 from anybatch.engine.progress import PlainProgress
 from anybatch.errors import Failed, InputError, Stopped
 from anybatch.files import read_object
+from anybatch.process import listening
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # How long torchrun has to end once its ranks have.
 _GRACE_S = 5.0
 
@@ -45,7 +44,8 @@ def supervise(arguments: Sequence[str], num_processes: int, num_relaunches: int)
         InputError, Failed: what the rank that failed first said, at the last attempt.
         KeyboardInterrupt: a second Ctrl-C; the ranks were ended at once.
     """
-    with _Signals() as signals:
+    signals = _Signals()
+    with listening(signals.heard):
         for attempt in range(num_relaunches + 1):
             end = _attempt(arguments if not attempt else _resuming(arguments), num_processes, signals)
             if end.code == 0:
@@ -66,48 +66,51 @@ class _Signals:
 
     def __init__(self) -> None:
         self.asked: str | None = None
-        self.folder: Path | None = None
-        self.launcher: subprocess.Popen[bytes] | None = None
+        self._number = 0
+        self._run: tuple[Path, subprocess.Popen[bytes]] | None = None
 
-    def __enter__(self) -> "_Signals":
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def heard(self, number: int) -> None:
         if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._number = number
         self.asked = self.asked or signal.Signals(number).name
-        told = self.tell(number)
-        if not told and self.launcher is not None:
-            # Nobody has begun: there is nothing to save.
-            self.launcher.terminate()
+        self._pass_on()
 
-    def tell(self, number: int) -> int:
-        """Signals every rank that has told its process and not its end; returns how many."""
-        count = 0
-        for rank in outcomes.read(self.folder).values() if self.folder is not None else ():
+    @contextmanager
+    def passed_to(self, folder: Path, launcher: "subprocess.Popen[bytes]") -> Iterator[None]:
+        """A block during which signals are passed on; one that came before is passed on now."""
+        self._run = folder, launcher
+        try:
+            if self.asked is not None:
+                self._pass_on()
+            yield
+        finally:
+            self._run = None
+
+    def _pass_on(self) -> None:
+        if self._run is None:
+            return
+        folder, launcher = self._run
+        told = outcomes.read(folder)
+        for rank in told.values():
             if "code" not in rank:
                 with suppress(ProcessLookupError):
-                    os.kill(rank["process"], number)
-                    count += 1
-        return count
+                    os.kill(rank["process"], self._number)
+        if not told:
+            # Nobody has begun: there is nothing to save.
+            launcher.terminate()
 
 
 def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals) -> _End:
+    if signals.asked is not None:
+        return _End(75, f"{signals.asked} before training began; --resume begins it")
     with (
-        tempfile.TemporaryDirectory(prefix="anybatch-") as name,
+        tempfile.TemporaryDirectory(prefix="anybatch-", ignore_cleanup_errors=True) as name,
         outcomes.supervising(Path(name)),
         _launched(arguments, num_processes, Path(name)) as run,
     ):
-        signals.folder, signals.launcher = Path(name), run
-        try:
+        with signals.passed_to(Path(name), run):
             code = run.wait()
-        finally:
-            signals.folder = signals.launcher = None
         return _end(code, Path(name), num_processes)
 
 
@@ -134,31 +137,28 @@ def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Ite
     try:
         yield run
     finally:
-        for rank in outcomes.read(folder).values():
-            if _is_ours(rank["process"], folder):
-                with suppress(ProcessLookupError):
-                    os.kill(rank["process"], signal.SIGKILL)
+        left = {rank["process"] for rank in outcomes.read(folder).values()} & set(outcomes.processes(folder))
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         run.terminate()
         try:
             run.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()
-
-
-def _is_ours(process: int, folder: Path) -> bool:
-    """Whether the process of that number is still the rank that told it, and not another that got its number."""
-    try:
-        return os.fsencode(folder) in Path(f"/proc/{process}/environ").read_bytes()
-    except OSError:
-        return False
+        # Whoever is left had not begun, or was started by a rank.
+        for process in outcomes.processes(folder):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def _end(code: int, folder: Path, num_processes: int) -> _End:
-    if code == 0:
-        return _End(0, "")
     told = outcomes.read(folder)
-    ended = [rank for rank in told.values() if "code" in rank]
+    # A rank that has told that it is done may still be ended by what is taken down with the interpreter.
+    if code == 0 or (len(told) == num_processes and all(rank.get("code") == 0 for rank in told.values())):
+        return _End(0, "")
+    ended = [rank for rank in told.values() if rank.get("code")]
     for rank in ended:
         if rank["is_cause"]:
             return _End(rank["code"], rank["message"])

@@ -44,7 +44,7 @@ class Watch:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None, hang_timeout_s: float = 600.0) -> None:
         self._rank, self._size, self._store = rank, size, store
         self._hang_timeout_s = hang_timeout_s
-        self._started = time.monotonic()
+        self._awake_s = 0.0
         self._mark: tuple[float, str, bool] | None = None
         self._unhurried = False
         self._seen: dict[int, tuple[bytes, float]] = {}
@@ -67,7 +67,7 @@ class Watch:
     def doing(self, what: str, waiting: bool = False) -> None:
         """The main thread is at `what`, where it waits for other ranks or not; it must move on from there in time."""
         if not self._unhurried:
-            self._mark = time.monotonic(), what, waiting
+            self._mark = self._awake_s, what, waiting
 
     @contextmanager
     def unhurried(self) -> Iterator[None]:
@@ -115,7 +115,12 @@ class Watch:
         return Cause(**json.loads(told)) if told else None
 
     def _run(self) -> None:
+        looked = time.monotonic()
         while not self._done.wait(_PERIOD_S):
+            now = time.monotonic()
+            # Time during which this process was stopped (SIGTSTP) or its machine asleep does not count.
+            self._awake_s += min(now - looked, 2 * _PERIOD_S)
+            looked = now
             if not self._abandoned and outcomes.abandoned():
                 # Nobody is left to pass on a signal, or to say how the run ends.
                 self._abandoned = True
@@ -142,7 +147,7 @@ class Watch:
         if mark is None:
             return None
         since, what, waiting = mark
-        if time.monotonic() - since <= self._hang_timeout_s + (_PATIENCE_S if waiting else 0.0):
+        if self._awake_s - since <= self._hang_timeout_s + (_PATIENCE_S if waiting else 0.0):
             return None
         where = f"; where it stood is in {self._stacks_file}" if self.folder is not None else ""
         return f"rank {self._rank}: no progress for {self._hang_timeout_s:g} s, {what}{where}"
@@ -151,17 +156,17 @@ class Watch:
         """Rank 0 looks for all others, which look for rank 0."""
         if self._store is None:
             return None
-        now = time.monotonic()
+        now = self._awake_s
         others = range(1, self._size) if self._rank == 0 else [0]
         keys = [f"anybatch/alive/{rank}" for rank in others]
         try:
-            self._store.set(f"anybatch/alive/{self._rank}", str(now))
+            self._store.set(f"anybatch/alive/{self._rank}", str(time.monotonic()))
             # Asked for a key that nobody has set yet, a store waits.
             found = self._store.multi_get(keys) if self._store.check(keys) else None
         except Exception:
             found = None
         for place, rank in enumerate(others):
-            before = self._seen.get(rank, (b"", self._started))
+            before = self._seen.get(rank, (b"", 0.0))
             if found is not None and found[place] != before[0]:
                 self._seen[rank] = found[place], now
             # All ranks have met by now, so that one may be lost before its first sign of life.

@@ -2,7 +2,7 @@
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.change import change, with_batch_size
-from anybatch.recipes.execute import evaluate_run, train_recipe
+from anybatch.recipes.execute import evaluate_run, recipe_of, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
 from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe, QuestionsRecipe, Recipe, from_json
 
@@ -19,6 +19,7 @@ __all__ = [
     "from_json",
     "preview_recipe",
     "preview_text",
+    "recipe_of",
     "train_recipe",
     "with_batch_size",
 ]

@@ -1,7 +1,7 @@
 """A recipe becomes a run folder: built, trained, scored; started, resumed or evaluated again."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,16 +41,23 @@ def train_recipe(
     recipe = with_absolute_paths(recipe)
     run = Run(folder)
     with engine.join_ranks(recipe.engine.hang_timeout_s) as ranks, ExitStack() as held:
-        if ranks.size > 1:
-            # One that stopped while others prepare would be missed by them; alone, preparing can be broken off.
-            held.enter_context(engine.stop_requests())
-        job = ranks.leader_first(
-            lambda: _lead(recipe, run, resume, held, ranks) if ranks.leader else _follow(recipe, run),
-            "preparing the run",
-        )
+
+        def lead() -> engine.Job | None:
+            if ranks.size == 1:
+                return _lead(recipe, run, resume, held, ranks, say)
+            with engine.stop_requests() as request, request.at_once("before training began; --resume begins it"):
+                return _lead(recipe, run, resume, held, ranks, say)
+
+        say = progress.say if progress is not None else engine.SilentProgress().say
+        job = ranks.leader_first(lambda: lead() if ranks.leader else _follow(recipe, run), "preparing the run")
         if job is None:
             return run.result() if ranks.leader else {}
         return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks)
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of the run in `folder`, as it was started."""
+    return from_json(open_run(folder).recipe())
 
 
 def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
@@ -66,11 +73,15 @@ def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
     return replace(job, held_out=held_out)
 
 
-def _lead(recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine.Ranks) -> engine.Job | None:
+def _lead(
+    recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine.Ranks, say: Callable[[str], None]
+) -> engine.Job | None:
     """The job of rank 0, which takes the folder for the length of `held`; None where the run has finished."""
     folder = run.path
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; choose a folder with --run")
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(f"{folder}: is a link to {folder.readlink()}, which does not exist; make that folder first")
     # The topmost folder that is made here is what has to go where the run cannot start.
     new = next((part for part in reversed([folder, *folder.parents]) if not part.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +92,7 @@ def _lead(recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine
             return None
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
         _use_its_threads(run, ranks.size)
+        _notice_versions(run, say)
         return build(recipe, run)
     return _start(recipe, run, new, ranks.size)
 
@@ -99,7 +111,7 @@ def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: f
     `null_threshold`: of a run that may leave questions unanswered, in place of its recipe's.
     """
     run = open_run(folder)
-    recipe = from_json(run.recipe())
+    recipe = recipe_of(folder)
     run.result()
     if isinstance(recipe, QuestionsRecipe):
         return questions.score_finished(recipe, run, squad_file, null_threshold)
@@ -173,6 +185,21 @@ def _use_its_threads(run: Run, num_ranks: int) -> None:
         torch.set_num_threads(threads)
     else:
         write_json(run.environment_file, {**environment, "threads": torch.get_num_threads(), "ranks": num_ranks})
+
+
+def _notice_versions(run: Run, say: Callable[[str], None]) -> None:
+    """Says where the run goes on with other versions than it was started with: its sums may be rounded otherwise."""
+    before, now = run.environment().get("versions"), describe_environment()["versions"]
+    if not isinstance(before, dict):
+        raise InputError(f"{run.environment_file}: damaged: versions = {before!r} is not an object")
+    changed = [
+        f"{name} {now.get(name)}, not {before[name]}"
+        for name in ("torch", "numpy")
+        if name in before and before[name] != now.get(name)
+    ]
+    if changed:
+        versions = " and ".join(changed)
+        say(f"{run.path}: goes on with {versions} as it was started with; its numbers may differ by rounding")
 
 
 def _all_names(*values: dict[str, Any]) -> Sequence[str]:
