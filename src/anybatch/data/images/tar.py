@@ -1,9 +1,12 @@
-"""Images in tar shards, as webdataset writes them: KEY.jpg beside KEY.cls, or CLASS/NAME.jpg."""
+"""Images in tar shards, as webdataset writes them: KEY.jpg beside KEY.cls; or a tree of folders, CLASS/NAME.jpg."""
 
+import io
+import re
 import tarfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +16,11 @@ from anybatch.data.images.decoding import opened_file
 from anybatch.data.images.folder import SUFFIXES
 from anybatch.data.images.sets import MOST_CLASSES, Classes, numbered, printable
 from anybatch.errors import InputError
+
+# Bytes: of a long name or an extended header, of a class in a .cls, and of the padding behind the end.
+_MOST_HEADER = _MOST_PADDING = 2**20
+_MOST_CLS = 32
+_ABOUT_THE_SHARD = re.compile(r"__[^/]*__($|/)")
 
 
 @dataclass(frozen=True)
@@ -37,36 +45,29 @@ class TarImages:
     def of(cls, shards: Sequence[Path]) -> "TarImages":
         """The images in uncompressed `shards`: one pass over the headers.
 
-        The class is the number in KEY.cls, or else the folder that the member lies in.
+        If a shard has .cls members, its samples are webdataset's: a member's key is its name up to the first dot behind
+        the last slash, the rest is its field; the image of a key is its field called like an image, its class the
+        number in its field `cls`. Otherwise the shard is a tree of folders, and an image's class is its folder.
 
         Raises:
-            InputError: a shard is damaged or packed, or an image has no class.
+            InputError: a shard is damaged or packed, a name stands twice, or a key has not one image and one class.
         """
         members: list[_Member] = []
         numbers: list[int] = []
         folders: list[str] = []
         notes: list[str] = []
-        for shard, path in enumerate(shards):
-            found, classes, others = _index(path, shard)
-            notes += [f"{path}: {printable(name)}: not named like an image" for name in others]
-            for member in found:
-                pure = PurePosixPath(member.name)
-                key = str(pure.parent / pure.name.split(".")[0])
-                if key in classes:
-                    numbers.append(classes[key])
-                elif pure.parent.name:
-                    folders.append(printable(pure.parent.name))
-                else:
-                    raise InputError(f"{path}: {member.name} has no class: neither a .cls beside it nor a folder")
+        for number, path in enumerate(shards):
+            for member, label in _images(path, number, notes):
                 members.append(member)
+                if isinstance(label, int):
+                    numbers.append(label)
+                else:
+                    folders.append(label)
             if numbers and folders:
                 raise InputError(f"{path}: some images have a .cls beside them, others do not")
         if not members:
-            raise InputError(f"{shards[0]}: no image in it")
-        if folders:
-            labels, names = numbered(folders)
-        else:
-            labels, names = _by_number(numbers)
+            raise InputError("; ".join([f"{shards[0]}: no image in it", *notes[:1]]))
+        labels, names = numbered(folders) if folders else _by_number(numbers)
         return cls(tuple(shards), tuple(members), Classes(labels, names, tuple(notes)))
 
     def name(self, index: int) -> str:
@@ -78,40 +79,144 @@ class TarImages:
         return opened_file(self.shards[member.shard], member.offset, member.size)
 
 
+def key_and_field(name: str) -> tuple[str, str]:
+    """('a/b', 'seg.png') of 'a/b.seg.png': webdataset's rule. No field: the name has no dot; no key: it is hidden."""
+    folder, slash, base = name.rpartition("/")
+    key, _, field_of = base.partition(".")
+    return (folder + slash + key if key else ""), field_of.lower()
+
+
+def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int | str]]:
+    """The images of a shard, in order, each with its number or its folder; what is left out is added to `notes`."""
+    images: dict[str, dict[str, _Member]] = defaultdict(dict)
+    classes: dict[str, int] = {}
+    samples = False
+    seen: set[tuple[str, str]] = set()
+    left_out: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for info, content in _members(path):
+        key, field = key_and_field(info.name)
+        ending = field.rpartition(".")[2]
+        if not key or _ABOUT_THE_SHARD.match(info.name):
+            continue
+        if not info.isfile():
+            left_out["a link or no file, which is not followed", field].append(info.name)
+            continue
+        if (key, field) in seen:
+            raise InputError(f"{path}: {printable(info.name)} stands twice in it; names must differ within a shard")
+        seen.add((key, field))
+        samples |= ending == "cls"
+        if field == "cls":
+            classes[key] = _class(content, path, info.name)
+        elif "." + ending in SUFFIXES:
+            images[key][field] = _Member(shard, info.name, info.offset_data, info.size)
+        else:
+            left_out["not named like an image", field].append(info.name)
+    found: list[tuple[_Member, int | str]] = []
+    for key, pictures in images.items():
+        own = {field: member for field, member in pictures.items() if "." not in field}
+        if samples:
+            found.append(_sample(path, key, own or pictures, classes))
+        else:
+            found += [(member, _folder(path, member.name)) for member in (own or pictures).values()]
+        for field in pictures.keys() - own.keys() if own else ():
+            left_out["a field of a key that has its image", field].append(pictures[field].name)
+    for key in classes.keys() - images.keys():
+        left_out["a class without an image", "cls"].append(f"{key}.cls")
+    for (why, field), names in left_out.items():
+        more = f" and {len(names) - 1:,} more of .{field}" if len(names) > 1 else ""
+        notes.append(f"{path}: {printable(min(names))}{more}: {why}")
+    return sorted(found, key=lambda pair: pair[0].offset)
+
+
+def _sample(path: Path, key: str, pictures: dict[str, _Member], classes: dict[str, int]) -> tuple[_Member, int]:
+    """The one image of a key and its class."""
+    (field, member), *others = pictures.items()
+    where = f"{path}: {printable(member.name)}"
+    if "." in field:
+        raise InputError(
+            f"{where}: a key ends at the first dot of a name, so this is the field {field} of the key "
+            f"{printable(key)}, which has no image of its own; write names with one dot"
+        )
+    if others:
+        raise InputError(f"{where} and {printable(others[0][1].name)} are of one key; a key has one image")
+    if key not in classes:
+        raise InputError(f"{where} has no class: no {printable(key)}.cls is in the shard")
+    return member, classes[key]
+
+
+def _folder(path: Path, name: str) -> str:
+    folder = name.rpartition("/")[0].rpartition("/")[2]
+    if folder in ("", "."):
+        raise InputError(f"{path}: {printable(name)} has no class: neither a .cls beside it nor a folder")
+    return printable(folder)
+
+
 def _by_number(numbers: list[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     labels = np.array(numbers, dtype=np.int64)
     return labels, tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
-def _index(path: Path, shard: int) -> tuple[list[_Member], dict[str, int], list[str]]:
-    """The images of a shard, the numbers in its .cls members by key, and the members that are neither."""
-    images: list[_Member] = []
-    classes: dict[str, int] = {}
-    others: list[str] = []
+class _Headers(io.FileIO):
+    """A file of which nobody reads more than a header's length at a time, whatever a header claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return super().read(size) or b""
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The files and links of a shard, and the content of a .cls.
+
+    Python's tarfile takes a damaged header for the end of the archive, as it does what is no header at all.
+    """
+    place = 0
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                pure = PurePosixPath(member.name)
-                if not member.isfile() or pure.name.startswith("."):
-                    continue
-                if pure.suffix.lower() in SUFFIXES:
-                    images.append(_Member(shard, member.name, member.offset_data, member.size))
-                elif pure.suffix == ".cls":
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    classes[str(pure.parent / pure.name.split(".")[0])] = _class(stream.read(32), path, member.name)
-                else:
-                    others.append(member.name)
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(f"{path}: not an uncompressed tar file ({error}); unpack it, or copy it again") from None
-    return images, classes, others
+        with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                # Nobody looks back.
+                archive.members.clear()  # type: ignore[attr-defined]
+                place = member.offset
+                if member.size < 0 or member.issparse():
+                    raise tarfile.ReadError("a sparse file" if member.issparse() else "a negative size")
+                if not member.isdir():
+                    content = b""
+                    if member.isreg() and member.name.lower().endswith(".cls"):
+                        file.seek(member.offset_data)
+                        content = file.read(min(member.size, _MOST_CLS + 1))
+                    yield member, content
+                place = archive.offset
+            _check_end(file, place)
+    except InputError:
+        raise
+    # A hostile or damaged file can make a parser fail in any way.
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path}: not an uncompressed tar file, or damaged at byte {place:,} ({why}); unpack it, or copy it again"
+        ) from None
+
+
+def _check_end(file: _Headers, place: int) -> None:
+    """ReadError where the archive does not end as it should, in blocks of zeros and nothing behind them."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    if size - place > _MOST_PADDING:
+        raise tarfile.ReadError(f"{size - place:,} bytes follow its end")
+    rest = file.read(_MOST_PADDING)
+    if not rest:
+        raise tarfile.ReadError("it ends without its end mark")
+    if rest[:512].strip(b"\0"):
+        raise tarfile.ReadError("bad header")
+    if rest.strip(b"\0"):
+        raise tarfile.ReadError("something follows its end, as if two archives were put together")
 
 
 def _class(text: bytes, path: Path, name: str) -> int:
     try:
-        number = int(text)
+        number = int(text) if len(text) <= _MOST_CLS else -1
     except ValueError:
         number = -1
     if not 0 <= number < MOST_CLASSES:
-        raise InputError(f"{path}: {name}: {text!r} is not the number of a class")
+        raise InputError(f"{path}: {printable(name)}: {text!r} is not the number of a class, below {MOST_CLASSES:,}")
     return number
