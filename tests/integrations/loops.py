@@ -41,7 +41,8 @@ def by_hand(
     scheduler: Any,
     num_steps: int,
     after_backward: Callable[[], None] = lambda: None,
-    after_step: Callable[[], None] = lambda: None,
+    before_step: Callable[[], None] = lambda: None,
+    before: Callable[..., None] = lambda *_: None,
     clip: float | None = None,
 ) -> list[torch.Tensor]:
     """The parameters after `num_steps` of BATCH examples in order, a mean over micro-batches of MICRO_BATCH."""
@@ -50,11 +51,12 @@ def by_hand(
         first = step * BATCH % len(x)
         for low in range(first, first + BATCH, MICRO_BATCH):
             part = slice(low, low + MICRO_BATCH)
+            before(x[part], labels[part])
             (model(x[part], labels[part])["loss"] / (BATCH // MICRO_BATCH)).backward()
             after_backward()
+        before_step()
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        after_step()
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from integrations.loops import BATCH, MICRO_BATCH, Network, by_hand, network
-from torch import nn
 
 from anybatch import LAMB, GradientNoiseScale, param_groups
 from anybatch.integrations.watching import Watch, unwrapped
@@ -11,7 +10,7 @@ from anybatch.integrations.watching import Watch, unwrapped
 
 def followed(watch: Watch, model: Network, optimizer: LAMB, num_steps: int) -> None:
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-    by_hand(model, optimizer, schedule, num_steps, watch.backward_done, watch.gradient_done)
+    by_hand(model, optimizer, schedule, num_steps, watch.backward_done, watch.gradient_done, watch.saw)
 
 
 def test_it_measures_what_the_meter_measures() -> None:
@@ -62,7 +61,9 @@ def test_a_last_step_of_one_micro_batch_is_left_out() -> None:
     watch = Watch(model, optimizer, micro_batches=4, noise_every=1)
     followed(watch, model, optimizer, 3)
     seen = watch.numbers()["noise/scale"]
-    model(torch.randn(8, 16), torch.zeros(8, dtype=torch.long))["loss"].backward()
+    batch = torch.randn(8, 16), torch.zeros(8, dtype=torch.long)
+    watch.saw(batch)
+    model(*batch)["loss"].backward()
     watch.backward_done()
     watch.gradient_done()
     assert watch.numbers()["noise/scale"] == seen
@@ -70,41 +71,44 @@ def test_a_last_step_of_one_micro_batch_is_left_out() -> None:
     assert watch.numbers()["noise/scale"] != seen
 
 
-def test_evaluation_in_between_counts_nothing() -> None:
-    model, other = network(), network()
-    watches = []
-    for each in (model, other):
-        optimizer = LAMB(param_groups(each), lr=0.02)
-        watch = Watch(each, optimizer, micro_batches=4, noise_every=1)
-        watches.append(watch)
+def test_by_hooks_it_sees_the_same_and_evaluation_counts_nothing() -> None:
+    told, hooked = network(), network()
+    first = Watch(told, by := LAMB(param_groups(told), lr=0.02), micro_batches=4, noise_every=1)
+    followed(first, told, by, 4)
+    optimizer = LAMB(param_groups(hooked), lr=0.02)
+    passes = iter(range(1, 1000))
+    second = Watch(
+        hooked, optimizer, micro_batches=4, noise_every=1, ranks="sum", is_last=lambda: next(passes) % 4 == 0
+    )
 
-        def evaluate(each: Network = each, watch: Watch = watch) -> None:
-            watch.gradient_done()
-            if each is other:
-                each.eval()
-                each(torch.randn(5, 16), torch.zeros(5, dtype=torch.long))
-                each.train()
-                with torch.no_grad():
-                    each(torch.randn(7, 16), torch.zeros(7, dtype=torch.long))
+    def evaluate() -> None:
+        with torch.no_grad():
+            hooked(torch.randn(7, 16), torch.zeros(7, dtype=torch.long))
+        hooked.eval()
+        hooked(torch.randn(5, 16), torch.zeros(5, dtype=torch.long))
+        hooked.train()
 
-        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-        by_hand(each, optimizer, schedule, 4, watch.backward_done, evaluate)
-    assert watches[0].numbers() == watches[1].numbers()
+    by_hand(hooked, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), 4, before_step=evaluate)
+    assert second.numbers() == first.numbers()
+    assert "noise/scale" in first.numbers()
+
+
+def test_a_scheduler_that_is_stepped_once_an_epoch_is_told_from_one_that_is_not() -> None:
+    model = network()
+    optimizer = LAMB(param_groups(model), lr=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1.0)
+    watch = Watch(model, optimizer, micro_batches=4, noise_every=None, scheduler=schedule)
+    by_hand(model, optimizer, schedule, 8, before_step=watch.gradient_done)
+    watch = Watch(model, optimizer, micro_batches=4, noise_every=None, scheduler=schedule)
+    with pytest.raises(ValueError, match="has not moved in 3 steps: warm-up and decay count steps, not epochs"):
+        followed(watch, model, optimizer, 8)
 
 
 def test_examples_are_counted_in_mappings_and_tuples() -> None:
-    class Nested(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3, 1)
-
-        def forward(self, batch: dict[str, object]) -> torch.Tensor:
-            return self.layer(batch["inner"][0]).square().mean()  # type: ignore[index, no-any-return]
-
-    model = Nested()
+    model = network()
     watch = Watch(model, torch.optim.SGD(model.parameters(), lr=0.1), micro_batches=2, noise_every=1)
-    model({"name": "x", "inner": (torch.randn(6, 3),)}).backward()
-    assert watch._examples == 6
+    watch.saw({"name": "x", "weight": torch.tensor(1.0), "inner": (torch.randn(6, 3),)}, 0)
+    assert watch.num_examples == 6
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:

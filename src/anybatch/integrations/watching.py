@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from anybatch.scaling import GradientNoiseScale, noise_scale
 
+# Steps that a scheduler may miss before it is known to be stepped once an epoch.
+_STEPS_TO_MOVE = 4
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
@@ -21,8 +23,9 @@ class Watch:
         noise/scale, noise/low, noise/high    their ratio over the last 100 measured steps, in examples, and its 95 %
                                               interval; left out while unknown or unbounded
 
-    The loop's integration calls `backward_done` after each backward pass, and `gradient_done` once a step's gradient is
-    summed and neither clipped nor used; or gives `is_last`, and the watch finds both at the end of backward passes.
+    The loop's integration calls `saw` with what a forward pass is given, `backward_done` after each backward pass, and
+    `gradient_done` once a step's gradient is summed and neither clipped nor used; or it gives `is_last`, and the watch
+    sees all of it by hooks.
 
     Args:
         model: as it is trained: a module, DDP's wrapper, or a module after `fully_shard`.
@@ -31,12 +34,14 @@ class Watch:
         noise_every: measure every N steps; None: never.
         ranks: whether a step's gradient is the "sum" or the "mean" over ranks.
         is_last: whether the backward pass that ends now is its step's last.
+        scheduler: of the learning rate, which is to move with every step.
 
     Attributes:
+        num_examples: on this rank, of the pass that goes on.
         no_noise: why the noise scale is not measured; None if it is.
 
     Raises:
-        ValueError: the optimizer has none of the model's parameters.
+        ValueError: the optimizer has none of the model's parameters; later, if the scheduler stands still.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Watch:
         noise_every: int | None,
         ranks: Any = None,
         is_last: Callable[[], bool] | None = None,
+        scheduler: Any = None,
     ) -> None:
         self.optimizer = unwrapped(optimizer)
         check_parameters(model, self.optimizer)
@@ -61,22 +67,31 @@ class Watch:
             )
         self.num_steps = 0
         self._hooks: list[Any] = []
+        self._scheduler, self._turn = scheduler, None
         self._every, self._is_last = noise_every or 1, is_last
-        self._examples = self._passes = self._fresh = 0
+        self.num_examples = self._passes = self._fresh = 0
         self._queued = self._measured = False
         self._noise: GradientNoiseScale | None = None
         if self.no_noise is None:
             self._noise = GradientNoiseScale(model, every=None, window=100, ranks=ranks)
-            self._hooks.append(model.register_forward_pre_hook(self._forward, with_kwargs=True))
         if is_last is not None:
+            self._hooks.append(model.register_forward_pre_hook(self._forward, with_kwargs=True))
             self._hooks += [p.register_hook(self._backward) for p in model.parameters() if p.requires_grad]  # type: ignore[no-untyped-call]
+
+    def saw(self, *inputs: Any) -> None:
+        """Before a forward pass in training: the first tensor's first dimension is the number of examples."""
+        if self._noise is not None and not self._passes and not self.num_examples and self.num_steps % self._every == 0:
+            self._noise.measure()
+            self._measured = True
+        first = next(_tensors(inputs), None)
+        self.num_examples += 0 if first is None else len(first)
 
     def backward_done(self) -> None:
         """After each backward pass."""
-        if self._noise is not None and self._measured and self._examples:
-            self._noise.micro_batch(self._examples)
-        self._passes += bool(self._examples)
-        self._examples = 0
+        if self._noise is not None and self._measured and self.num_examples:
+            self._noise.micro_batch(self.num_examples)
+        self._passes += bool(self.num_examples)
+        self.num_examples = 0
 
     def gradient_done(self) -> None:
         """Once the gradient of a step is whole, before it is clipped or used."""
@@ -86,6 +101,8 @@ class Watch:
             self._fresh += 1
         self._passes, self._measured = 0, False
         self.num_steps += 1
+        if self._scheduler is not None and self.num_steps <= _STEPS_TO_MOVE:
+            self._check_schedule()
 
     def numbers(self) -> dict[str, float]:
         """What there is to log now; one transfer from the device."""
@@ -106,6 +123,15 @@ class Watch:
         if self._noise is not None:
             self._noise.remove()
 
+    def _check_schedule(self) -> None:
+        if self.num_steps == 1:
+            self._turn = self._scheduler.state_dict().get("last_epoch")
+        elif self.num_steps == _STEPS_TO_MOVE and self._turn == self._scheduler.state_dict().get("last_epoch", -1):
+            raise ValueError(
+                f"the scheduler has not moved in {_STEPS_TO_MOVE - 1} steps: warm-up and decay count steps, not "
+                "epochs; call scheduler.step() after each optimizer.step()"
+            )
+
     def _noise_numbers(self) -> dict[str, float]:
         try:
             squares, traces = self._noise.history() if self._noise is not None else ([], [])
@@ -124,13 +150,8 @@ class Watch:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not module.training or not torch.is_grad_enabled():
-            return
-        if self._noise is not None and not self._passes and not self._examples and self.num_steps % self._every == 0:
-            self._noise.measure()
-            self._measured = True
-        first = next(_tensors((args, kwargs)), None)
-        self._examples += 0 if first is None else len(first)
+        if module.training and torch.is_grad_enabled():
+            self.saw(args, kwargs)
 
     def _backward(self, _: Tensor) -> None:
         if not self._queued:

@@ -1,0 +1,232 @@
+"""Hugging Face Trainer: its arguments from a reference, its optimizer, and trust ratios and noise in its log."""
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import GradientState
+from torch import nn
+from transformers import TrainerCallback
+
+from anybatch.integrations.watching import Watch
+from anybatch.optim import Layerwise, param_groups
+from anybatch.scaling import Reference, Scaled
+
+_LOG = logging.getLogger(__name__)
+_SCHEDULES = {"polynomial": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+_FIELDS = {"lr": "learning_rate", "eps": "adam_epsilon", "weight_decay": "weight_decay"}
+# What a DeepSpeed configuration says of the batch, and the argument that it must not contradict.
+_DEEPSPEED = {
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
+}
+
+
+def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | None = None, **settings: Any) -> Any:
+    """TrainingArguments at another batch: rate, warm-up, steps and schedule, and moments and decay that scale.
+
+        global batch = processes x per_device_train_batch_size x gradient_accumulation_steps
+
+    Every one of them is what the Trainer will use. The Trainer's own warm-up starts from rate 0: step t has t/W of the
+    rate where `reference.at(batch).schedule` has (t + 1)/W; from step W on they agree.
+
+    Args:
+        arguments: TrainingArguments or a class derived from it, or an object of either.
+        reference: the tuned settings, for the global batch.
+        batch_size: the global batch; gradient_accumulation_steps follows. None: the arguments give all of it.
+        settings: the fields of a class.
+
+    Returns:
+        The arguments: a new object for a class, else the same one.
+
+    Raises:
+        ValueError: what was given contradicts the reference or the batch; DeepSpeed's configuration leaves the batch
+            open; FSDP1; or a schedule that the Trainer does not have.
+    """
+    defaults = {each.name: each.default for each in fields(arguments)}
+    if isinstance(arguments, type):
+        _check_parallel(defaults | settings)
+        given = set(settings)
+        arguments = arguments(**settings)
+    else:
+        if settings:
+            raise ValueError(f"{', '.join(settings)}: set in the arguments themselves, or give the class of them")
+        _check_parallel(vars(arguments))
+        given = {name for name, default in defaults.items() if getattr(arguments, name, default) != default}
+    if batch_size is not None:
+        _accumulate(arguments, batch_size, given)
+    run = reference.at(global_batch_size(arguments))
+    if "num_train_epochs" in given:
+        raise ValueError(
+            f"num_train_epochs={arguments.num_train_epochs:g} has no say: the reference's {run.num_examples:,} "
+            f"examples are {run.num_steps:,} steps of {run.batch_size:,}; leave it out, or change num_examples"
+        )
+    for name, value in _fields(run).items():
+        there = getattr(arguments, name)
+        if name in given and not _same(there, value):
+            raise ValueError(
+                f"{name}={_plain(there)} contradicts the reference, which gives {_plain(value)} at a global batch of "
+                f"{run.batch_size:,} ({run.num_examples:,} examples); leave it out, or change the reference"
+            )
+        setattr(arguments, name, type(there)(value) if name == "lr_scheduler_type" else value)
+    return arguments
+
+
+def global_batch_size(arguments: Any) -> int:
+    """Examples that a step of the Trainer sees, over all processes and micro-batches."""
+    found: int = _examples_at_once(arguments) * arguments.gradient_accumulation_steps
+    return found
+
+
+def optimizer(
+    kind: Callable[..., Any], arguments: Any, *, layerwise: bool = False, **settings: Any
+) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
+    """For `Trainer(optimizer_cls_and_kwargs=...)`: LAMB, LARS or any other class over `param_groups` of the model.
+
+    learning_rate, weight_decay and, of optimizers that have them, Adam's betas come from the arguments as they are when
+    the Trainer makes its optimizer. Adam's epsilon does only if it is not the arguments' default, which is not LAMB's.
+
+    Args:
+        kind: the class, such as LAMB.
+        layerwise: wrap it: `Layerwise(kind(...))`.
+        settings: further arguments of the class; they win.
+    """
+
+    def make(model: nn.Module) -> Any:
+        chosen: dict[str, Any] = {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
+        if "betas" in inspect.signature(kind).parameters:
+            chosen["betas"] = (arguments.adam_beta1, arguments.adam_beta2)
+            if arguments.adam_epsilon != {each.name: each.default for each in fields(arguments)}["adam_epsilon"]:
+                chosen["eps"] = arguments.adam_epsilon
+        chosen |= settings
+        made = kind(param_groups(model, chosen.pop("weight_decay")), **chosen)
+        return Layerwise(made) if layerwise else made
+
+    # The Trainer calls what is no class without arguments, and what that returns with the model.
+    return lambda: make, {}
+
+
+def watch(trainer: Any, *, noise_every: int | None = 10) -> None:
+    """Adds what `Watch` measures to the Trainer's log, and so to TensorBoard, W&B and trainer_state.json.
+
+    Also `global_batch_size`, which `anybatch report` reads. Call it before `trainer.train()`.
+
+    Args:
+        noise_every: measure the gradient noise every N steps; None: never. A measured step reads each gradient once
+            more a micro-batch.
+    """
+    trainer.add_callback(_Watching(trainer, noise_every))
+
+
+class _Watching(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, trainer: Any, noise_every: int | None) -> None:
+        self._trainer, self._noise_every = trainer, noise_every
+        self._watch: Watch | None = None
+        # The Trainer appends an entry to its history, and calls reporters, before the callbacks of users.
+        self._log = trainer.log
+        trainer.log = self._enriched
+
+    def _enriched(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self._watch is not None and "loss" in logs:
+            logs = {**logs, **self._watch.numbers(), "global_batch_size": global_batch_size(self._trainer.args)}
+        self._log(logs, *args, **kwargs)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trained, gradients = self._trainer.model_wrapped, GradientState()
+        sharded = any(hasattr(p, "placements") for p in trained.parameters())
+        self._watch = Watch(
+            trained,
+            self._trainer.optimizer,
+            micro_batches=args.gradient_accumulation_steps * (1 if sharded else args.world_size),
+            noise_every=self._noise_every,
+            ranks="sum" if sharded else None,
+            is_last=lambda: bool(gradients.sync_gradients),
+        )
+        if self._watch.no_noise and self._noise_every is not None:
+            _LOG.warning("anybatch: %s", self._watch.no_noise)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+
+
+def _examples_at_once(arguments: Any) -> int:
+    """Of one micro-batch on all processes."""
+    parallel = getattr(arguments, "parallelism_config", None)
+    copies = 1 if parallel is None else parallel.tp_size * parallel.cp_size * getattr(parallel, "sp_size", 1)
+    found: int = arguments.train_batch_size * (arguments.world_size // copies)
+    return found
+
+
+def _accumulate(arguments: Any, batch_size: int, given: set[str]) -> None:
+    at_once = _examples_at_once(arguments)
+    steps, rest = divmod(batch_size, at_once)
+    size = arguments.per_device_train_batch_size
+    described = f"per_device_train_batch_size={size} on {at_once // size} devices"
+    if rest or not steps:
+        raise ValueError(f"batch_size={batch_size} is not a multiple of {at_once}, which are {described}")
+    if "gradient_accumulation_steps" in given and arguments.gradient_accumulation_steps != steps:
+        raise ValueError(
+            f"gradient_accumulation_steps={arguments.gradient_accumulation_steps} contradicts batch_size={batch_size}, "
+            f"which takes {steps} with {described}; leave one of them out"
+        )
+    arguments.gradient_accumulation_steps = steps
+
+
+def _fields(run: Scaled) -> dict[str, Any]:
+    """The arguments that follow from the batch."""
+    if run.join != "continuous" and run.decay != "constant":
+        raise ValueError(f'join="{run.join}" is a schedule that the Trainer does not have; use join="continuous"')
+    power = run.decay == "polynomial" and run.power != 1
+    found = {
+        "max_steps": run.num_steps,
+        "warmup_steps": run.warmup_steps,
+        "lr_scheduler_type": "polynomial" if power else _SCHEDULES[run.decay],
+    }
+    if power:
+        found["lr_scheduler_kwargs"] = {"power": run.power, "lr_end": 0.0}
+    for name, value in run.optimizer.items():
+        if name == "betas":
+            found["adam_beta1"], found["adam_beta2"] = value
+        elif name in _FIELDS:
+            found[_FIELDS[name]] = value
+    return found
+
+
+def _check_parallel(settings: Mapping[str, Any]) -> None:
+    """Refuses what hides the batch or the layers, before the arguments' own checks start anything."""
+    deepspeed = _object(settings.get("deepspeed"))
+    if deepspeed is not None:
+        for name, argument in _DEEPSPEED.items():
+            value = deepspeed.get(name, "nothing")
+            if value not in ("auto", settings[argument]):
+                raise ValueError(
+                    f"{name} is {value} in the DeepSpeed configuration, but {argument}={settings[argument]}, so that "
+                    f'the real batch is unknown; write "{name}": "auto"'
+                )
+    config = _object(settings.get("fsdp_config")) or {}
+    if settings.get("fsdp") and int(config.get("version", config.get("fsdp_version", 2))) == 1:
+        raise ValueError(
+            "FSDP1 flattens the parameters, so that layers have no norms of their own: set "
+            'fsdp_config={"version": 2}, or leave the version out'
+        )
+
+
+def _object(given: Any) -> Mapping[str, Any] | None:
+    if isinstance(given, str | Path) and str(given):
+        return json.loads(Path(given).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return given if isinstance(given, Mapping) else None
+
+
+def _same(there: Any, value: Any) -> bool:
+    if isinstance(value, float) and isinstance(there, int | float):
+        return abs(there - value) <= 1e-9 * abs(value)
+    return bool(_plain(there) == _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
