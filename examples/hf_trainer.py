@@ -1,6 +1,7 @@
 """LAMB in the Hugging Face Trainer, its arguments scaled from a tuned batch to another.
 
 python examples/hf_trainer.py
+torchrun --standalone --nproc-per-node 2 examples/hf_trainer.py
 """
 
 import tempfile
@@ -8,24 +9,8 @@ import tempfile
 import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from anybatch import LAMB, Reference, param_groups
-
-
-def scaled(tuned: Reference, batch_size: int, micro_batch_size: int, num_processes: int = 1) -> dict:
-    """The TrainingArguments that follow from the batch: every example counts once, over all processes."""
-    micro_batches, rest = divmod(batch_size, micro_batch_size * num_processes)
-    if rest:
-        raise ValueError(f"{batch_size} examples do not fill micro-batches of {micro_batch_size} x {num_processes}")
-    run = tuned.at(batch_size)
-    return {
-        "per_device_train_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": micro_batches,
-        "learning_rate": run.lr,
-        "warmup_steps": run.warmup_steps,
-        "max_steps": run.num_steps,
-        "lr_scheduler_type": "linear",
-    }
-
+from anybatch import LAMB, Reference
+from anybatch.integrations.trainer import optimizer, prepare, scaled_arguments
 
 torch.manual_seed(0)
 config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -34,18 +19,24 @@ model = BertForSequenceClassification(config)
 words = torch.randint(64, (1024, 16))
 examples = [{"input_ids": row, "labels": int(row[0] >= 32)} for row in words]
 
-tuned = Reference(batch_size=16, lr=0.02, warmup_ratio=1 / 64, num_examples=3072)
-arguments = scaled(tuned, batch_size=64, micro_batch_size=32)
 with tempfile.TemporaryDirectory() as folder:
-    trainer = Trainer(
-        model,
-        TrainingArguments(
-            folder, **arguments, max_grad_norm=0.0, logging_steps=8, save_strategy="no", report_to="none"
-        ),
-        train_dataset=examples,
-        # "params" replaces the Trainer's own groups, which know nothing of `adapt`.
-        optimizer_cls_and_kwargs=(LAMB, {"params": param_groups(model), "lr": arguments["learning_rate"]}),
+    tuned = Reference(batch_size=16, lr=0.02, warmup_ratio=1 / 64, num_examples=3072, weight_decay=0.01)
+    arguments = scaled_arguments(
+        TrainingArguments,
+        tuned,
+        batch_size=64,  # over all devices; gradient accumulation follows
+        per_device_train_batch_size=16,
+        output_dir=folder,
+        logging_steps=8,
+        save_strategy="no",
+        report_to="none",
     )
+    trainer = Trainer(model, arguments, train_dataset=examples, optimizer_cls_and_kwargs=optimizer(LAMB, arguments))
+    prepare(trainer)  # a mean over micro-batches; trust ratios and the noise scale, wherever the Trainer logs
     trainer.train()
-losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-print(f"rate {arguments['learning_rate']}, {arguments['max_steps']} steps: loss {losses[0]:.3f} to {losses[-1]:.3f}")
+first, *_, last = [entry for entry in trainer.state.log_history if "loss" in entry]
+if trainer.is_world_process_zero():
+    print(
+        f"{arguments.max_steps} steps, rate {arguments.learning_rate}: loss {first['loss']:.3f} to {last['loss']:.3f}"
+    )
+    print(f"median trust ratio {last['trust_ratio/p50']:.3f}, |G|^2 {last['noise/gradient_square']:.3g}")

@@ -15,37 +15,36 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from anybatch import LAMB, Reference, param_groups
+from anybatch.integrations.accelerate import scaled, scheduler, watch
 
 BATCH, MICRO_BATCH = 256, 64
 set_seed(0)
 teacher = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
 model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
 x = torch.randn(8192, 32)
-data = TensorDataset(x, teacher(x).argmax(dim=1))
+loader = DataLoader(TensorDataset(x, teacher(x).argmax(dim=1)), batch_size=MICRO_BATCH, shuffle=True)
 
 accelerator = Accelerator(cpu=not torch.cuda.is_available())
-micro_batches = BATCH // (MICRO_BATCH * accelerator.num_processes)
-accelerator.gradient_accumulation_steps = micro_batches
+tuned = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=32_768)
+run = scaled(accelerator, tuned, BATCH, MICRO_BATCH)  # gradient accumulation follows
+optimizer = LAMB(param_groups(model), **run.optimizer)
+schedule = scheduler(accelerator, optimizer, run)
+model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+seen = watch(accelerator, model, optimizer, schedule)
 
-run = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=32_768).at(BATCH)
-optimizer = LAMB(param_groups(model), lr=run.lr)
-# Not prepared: a prepared scheduler steps once for every process, and run.schedule already counts global batches.
-scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, run.schedule)
-loader = DataLoader(data, batch_size=MICRO_BATCH, shuffle=True)
-model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-
-first = None
-for _ in range(run.num_examples // len(data)):
+losses = []
+for _ in range(run.num_examples // len(x)):
     for inputs, labels in loader:
         with accelerator.accumulate(model):
             loss = cross_entropy(model(inputs), labels)
             accelerator.backward(loss)
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
-        if accelerator.sync_gradients:
-            scheduler.step()
-        first = loss.item() if first is None else first
-accelerator.print(f"{scheduler.last_epoch} steps of {BATCH}: loss {first:.3f} to {loss.item():.3f}")
+        losses.append(loss.item())
+numbers = seen.numbers()  # accelerator.log(numbers, step=...) sends them to any tracker
+accelerator.print(f"{seen.num_steps} steps of {BATCH}: loss {losses[0]:.3f} to {losses[-1]:.3f}")
+accelerator.print(f"median trust ratio {numbers['trust_ratio/p50']:.3f}, noise scale {numbers['noise/scale']:.0f}")
 accelerator.end_training()
 if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
     # What was prepared keeps gloo's threads, which can abort an interpreter that is being taken down.

@@ -1,4 +1,4 @@
-"""LAMB in Lightning: the optimizer, and its schedule by steps.
+"""LAMB in a Lightning module, its settings from a tuned batch.
 
 python examples/with_lightning.py
 """
@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from anybatch import LAMB, Reference, param_groups
+from anybatch import Reference
+from anybatch.integrations.lightning import TrainingWatch, configured
 
 BATCH, MICRO_BATCH = 256, 64
-run = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=32_768).at(BATCH)
+tuned = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=32_768)
 
 
 class Classifier(lightning.LightningModule):
@@ -30,9 +31,7 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = LAMB(param_groups(self), lr=run.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, run.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return configured(self, tuned, MICRO_BATCH)  # LAMB and its schedule, at the batch that the Trainer makes of it
 
 
 lightning.seed_everything(0, verbose=False)
@@ -42,9 +41,9 @@ loader = DataLoader(TensorDataset(x, teacher(x).argmax(dim=1)), batch_size=MICRO
 model = Classifier()
 trainer = lightning.Trainer(
     accelerator="cpu",  # or "gpu", devices=8: then divide accumulate_grad_batches by the number of devices
-    max_steps=run.num_steps,
     max_epochs=-1,
     accumulate_grad_batches=BATCH // MICRO_BATCH,
+    callbacks=[TrainingWatch()],  # trust ratios and the noise scale, in every logger
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,

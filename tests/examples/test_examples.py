@@ -20,6 +20,7 @@ CASES = {
     "adamw_to_lamb": (ALONE, None),
     "compiled_step": (ALONE, None),
     "hf_trainer": (ALONE, "accelerate"),
+    "hf_trainer on two processes": (TORCHRUN, "accelerate"),
     "with_accelerate": (ALONE, "accelerate"),
     "with_accelerate on two processes": (TORCHRUN, "accelerate"),
     "with_lightning": (ALONE, "lightning"),

@@ -19,7 +19,7 @@ from anybatch.integrations.lightning import TrainingWatch, configured
 
 TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers:UserWarning", "ignore:.*`isinstance.treespec:FutureWarning"
+    "ignore:.*does not have many workers:UserWarning", "ignore:Checkpoint directory .* exists:UserWarning"
 )
 
 
@@ -70,7 +70,6 @@ def test_it_ends_where_a_loop_by_hand_ends(kind: str, clip: float | None, tmp_pa
     by = make(param_groups(other), run.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(by, run.schedule)
 
-
     def before_step() -> None:
         # Lightning sums the norm in the order of the optimizer.
         if clip is not None:
@@ -95,13 +94,14 @@ def test_the_log_has_trust_ratios_and_the_noise_scale_of_a_loop_by_hand(tmp_path
     last = dict(zip(rows[0], rows[-1], strict=True))
     assert [row[rows[0].index("step")] for row in rows[1:]] == ["4", "8", "12", "16"]
     assert float(last["noise/scale"]) == pytest.approx(noise.estimate().value, rel=1e-6)
-    assert float(last["trust_ratio/min"]) == pytest.approx(min(each.ratio for each in by.trust_ratios().values()))
+    assert float(last["trust_ratio/min"]) == pytest.approx(
+        min(each.ratio for each in by.trust_ratios().values() if each.ratio != 1)
+    )
     assert float(last["global_batch_size"]) == BATCH
 
 
 def test_a_model_checkpoint_goes_on_bit_for_bit_with_weights_only(tmp_path: Path) -> None:
     whole = Module()
-
 
     def saving() -> Trainer:
         each = ModelCheckpoint(tmp_path, every_n_train_steps=8, save_top_k=-1, filename="{step}")

@@ -14,7 +14,7 @@ from integrations.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, net
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from anybatch import LAMB, LARS, GradientNoiseScale, Layerwise, Reference, param_groups
-from anybatch.integrations.trainer import global_batch_size, optimizer, scaled_arguments, watch
+from anybatch.integrations.trainer import global_batch_size, optimizer, prepare, scaled_arguments
 
 TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
 X, LABELS = examples()
@@ -80,7 +80,7 @@ def test_the_log_has_trust_ratios_and_the_noise_scale_of_a_loop_by_hand(clip: fl
     args = arguments(tmp_path, logging_steps=4, max_grad_norm=clip)
     model = network()
     trainer = Trainer(model, args, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, args))
-    watch(trainer, noise_every=2)
+    prepare(trainer, noise_every=2)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert all(entry["global_batch_size"] == BATCH for entry in entries)
@@ -89,13 +89,7 @@ def test_the_log_has_trust_ratios_and_the_noise_scale_of_a_loop_by_hand(clip: fl
     by = LAMB(param_groups(other, 0.0), lr=run.lr)
     noise = GradientNoiseScale(other, every=2)
     schedule = get_scheduler("linear", by, num_warmup_steps=run.warmup_steps, num_training_steps=run.num_steps)
-    ratios = []
-
-    def before_step() -> None:
-        noise.step()
-        ratios.append(sorted(each.ratio for each in by.trust_ratios().values()))
-
-    by_hand(other, by, schedule, run.num_steps, lambda: noise.micro_batch(MICRO_BATCH), before_step, clip=clip or None)
+    by_hand(other, by, schedule, run.num_steps, lambda: noise.micro_batch(MICRO_BATCH), noise.step, clip=clip or None)
     assert equal(trainer.model, [p.detach() for p in other.parameters()])
     expected = noise.estimate()
     assert entries[-1]["noise/scale"] == pytest.approx(expected.value, rel=1e-6)
@@ -106,7 +100,7 @@ def test_the_log_has_trust_ratios_and_the_noise_scale_of_a_loop_by_hand(clip: fl
     assert [entry["noise/trace"] for entry in entries] == pytest.approx(
         [(a + b) / 2 for a, b in zip(traces[::2], traces[1::2], strict=True)]
     )
-    last = sorted(each.ratio for each in by.trust_ratios().values())
+    last = sorted(each.ratio for each in by.trust_ratios().values() if each.ratio != 1)
     assert entries[-1]["trust_ratio/max"] == pytest.approx(last[-1])
     assert entries[-1]["trust_ratio/min"] == pytest.approx(last[0])
 
@@ -125,7 +119,7 @@ def test_a_checkpoint_is_resumed_bit_for_bit_with_weights_only(tmp_path: Path, m
     monkeypatch.setattr(torch, "load", load)
     model = network()
     again = Trainer(model, args, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, args))
-    watch(again)
+    prepare(again)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert equal(again.model, [p.detach() for p in whole.model.parameters()])
     optimizers = [only for name, only in loads if name.endswith(("optimizer.pt", "scheduler.pt"))]
@@ -171,6 +165,32 @@ def test_other_decays_have_the_trainers_names(decay: Any, power: float, name: st
     multiplier = schedule.lr_lambdas[0]
     for t in range(run.warmup_steps, run.num_steps):
         assert multiplier(t) == pytest.approx(run.schedule(t), abs=1e-9)
+
+
+def test_a_head_that_ignores_the_count_of_items_accumulates_a_mean(tmp_path: Path) -> None:
+    """Of 8 examples at once and of 4 x 2 the first gradient is the same, and so is the logged loss."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    rows = torch.randint(16, (8, 4), generator=torch.Generator().manual_seed(0))
+    data = [{"input_ids": row, "labels": int(row[0] > 7)} for row in rows]
+    seen = []
+    for size in (8, 2):
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(config)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        reference = Reference(8, lr=0.01, warmup_ratio=0.0, num_examples=8)
+        args = arguments(
+            tmp_path, reference, batch_size=8, per_device_train_batch_size=size, logging_steps=1, max_grad_norm=0.0
+        )
+        trainer = Trainer(model, args, train_dataset=data, optimizer_cls_and_kwargs=optimizer(LAMB, args))
+        prepare(trainer)
+        trainer.train()
+        seen.append(trainer.state.log_history[0])
+    assert seen[1]["grad_norm"] == pytest.approx(seen[0]["grad_norm"], rel=1e-5)
+    assert seen[1]["loss"] == pytest.approx(seen[0]["loss"], rel=1e-5)
 
 
 REFUSED = {
@@ -224,7 +244,7 @@ def test_one_micro_batch_a_step_is_said_and_the_rest_is_logged(
     args = arguments(tmp_path, per_device_train_batch_size=BATCH, logging_steps=8)
     model = network()
     trainer = Trainer(model, args, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, args))
-    watch(trainer)
+    prepare(trainer)
     with caplog.at_level("WARNING"):
         trainer.train()
     assert "halve the per-device batch and accumulate 2" in caplog.text

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import GradientState
 from torch import nn
 from transformers import TrainerCallback
@@ -110,16 +111,38 @@ def optimizer(
     return lambda: make, {}
 
 
-def watch(trainer: Any, *, noise_every: int | None = 10) -> None:
-    """Adds what `Watch` measures to the Trainer's log, and so to TensorBoard, W&B and trainer_state.json.
+def prepare(trainer: Any, *, noise_every: int | None = 10) -> None:
+    """Before `trainer.train()`: makes gradient accumulation a mean, and logs what `Watch` measures.
 
-    Also `global_batch_size`, which `anybatch report` reads. Call it before `trainer.train()`.
+    Many heads of transformers take num_items_in_batch and ignore it, whereupon the Trainer does not divide by the
+    number of micro-batches and multiplies by that of processes (transformers issue 47688): the gradient grows with the
+    accumulation. The first batch is tried with two counts, without gradients; a loss that does not change is divided.
+
+    The numbers go into the entries of the Trainer's log, and so to TensorBoard, W&B and trainer_state.json, with
+    `global_batch_size`, which `anybatch report` reads.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never. A measured step reads each gradient once
             more a micro-batch.
     """
     trainer.add_callback(_Watching(trainer, noise_every))
+    compute_loss = trainer.compute_loss
+
+    def first(model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        trainer.compute_loss = compute_loss
+        count = kwargs.get("num_items_in_batch")
+        decided = trainer.loss_is_scaled_for_ga is not None or trainer.compute_loss_func or trainer.label_smoother
+        if trainer.model_accepts_loss_kwargs and count is not None and not decided:
+            model.eval()
+            with torch.no_grad():
+                one, two = (compute_loss(model, dict(inputs), num_items_in_batch=n * count) for n in (1, 2))
+            model.train()
+            if torch.equal(one, two):
+                trainer.model_accepts_loss_kwargs = False
+                _LOG.info("anybatch: the model's loss is a mean of each micro-batch; it is divided by their number")
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = first
 
 
 class _Watching(TrainerCallback):  # type: ignore[misc]

@@ -18,7 +18,7 @@ _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 class Watch:
     """Follows forward and backward passes by hooks; `numbers()` says what they showed.
 
-        trust_ratio/min, p10, p50, p90, max   of the last step, over all layers; of an optimizer that has trust ratios
+        trust_ratio/min, p10, p50, p90, max   of the last step, over the layers that are adapted
         noise/gradient_square, noise/trace    |G|^2 and tr(Sigma), means over the steps measured since the last call
         noise/scale, noise/low, noise/high    their ratio over the last 100 measured steps, in examples, and its 95 %
                                               interval; left out while unknown or unbounded
@@ -108,7 +108,8 @@ class Watch:
         """What there is to log now; one transfer from the device."""
         found: dict[str, float] = {}
         ratios = [each.ratio for each in getattr(self.optimizer, "trust_ratios", dict)().values()]
-        known = torch.tensor([ratio for ratio in ratios if math.isfinite(ratio)])
+        # Exactly 1 is what layers have that are not adapted.
+        known = torch.tensor([ratio for ratio in ratios if math.isfinite(ratio) and ratio != 1])
         if len(known):
             places = torch.tensor(list(_QUANTILES.values()))
             found = {
