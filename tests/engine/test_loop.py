@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -392,16 +391,6 @@ def test_other_ways_to_compute(tmp_path: Path, settings: dict[str, Any]) -> None
     train(other, run_at(tmp_path / "other"))
     difference = (parameters(plain) - parameters(other)).norm() / parameters(plain).norm()
     assert difference == 0 if "activation_checkpointing" in settings else difference < 0.05
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-@pytest.mark.filterwarnings("default")
-def test_a_compiled_model_trains_the_same(tmp_path: Path) -> None:
-    plain, compiled = regression_job(num_steps=3), regression_job(num_steps=3, execution={"compile": True})
-    train(plain, run_at(tmp_path / "plain"))
-    train(compiled, run_at(tmp_path / "compiled"))
-    assert (parameters(plain) - parameters(compiled)).norm() / parameters(plain).norm() < 1e-12
 
 
 class _Listener(SilentProgress):

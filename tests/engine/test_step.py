@@ -5,11 +5,10 @@ import torch
 from engine.linear_job import RaggedExamples, Regression, regression_job
 
 from anybatch.engine.loading import Share, cut, read_share
-from anybatch.engine.micro_batch import largest_that_fits
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import sum_of_squares, train_step
-from anybatch.errors import Failed, InputError
+from anybatch.errors import InputError
 
 
 def alone(model: torch.nn.Module) -> Parallel:
@@ -68,27 +67,6 @@ def test_ranks_need_not_divide_the_batch(count: int, size: int, micro_batch_size
 def test_a_way_of_parallel_that_the_ranks_do_not_fit_is_refused(parallel: str, ranks: Ranks) -> None:
     with pytest.raises(InputError, match=f"engine.parallel = '{parallel}'"):
         parallelise(regression_job(execution={"parallel": parallel}), ranks)
-
-
-@pytest.mark.parametrize(("fits", "found"), [(100, 23), (22, 11), (5, 5), (1, 1)])
-def test_the_micro_batch_is_halved_until_it_fits(fits: int, found: int) -> None:
-    tried: list[int] = []
-
-    def attempt(size: int) -> None:
-        tried.append(size)
-        if size > fits:
-            raise torch.OutOfMemoryError
-
-    assert largest_that_fits(attempt, 23, Ranks()) == found
-    assert tried == [size for size in (23, 11, 5, 2, 1) if size >= found]
-
-
-def test_a_single_example_that_does_not_fit_is_explained() -> None:
-    def attempt(size: int) -> None:
-        raise torch.OutOfMemoryError
-
-    with pytest.raises(Failed, match="out of memory with a micro-batch of 1 example"):
-        largest_that_fits(attempt, 8, Ranks())
 
 
 def test_gradients_are_clipped_to_the_global_norm() -> None:

@@ -51,7 +51,7 @@ def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluatio
     parallel.module.eval()
     for batch, counts in held_out_share(list(batches), ranks.rank, ranks.size):
         ranks.watch.doing("evaluating")
-        with parallel.computing():
+        with parallel.computing(), parallel.eagerly():
             found = _sums(parallel.module, batch, names, ranks.device)
         if counts:
             sums += found

@@ -2,9 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,9 +17,12 @@ from anybatch.engine.gradient_sum import GradientSum
 from anybatch.engine.job import Execution, Job
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.statistics import RunningStatistics
-from anybatch.errors import InputError
+from anybatch.errors import Failed, InputError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+_RECOMPILE_LIMIT = 64
 
 
 class Parallel(ABC):
@@ -30,6 +33,7 @@ class Parallel(ABC):
         self.ranks = ranks
         self._skeleton = _skeleton(module)
         self._autocast = execution.precision == "bf16"
+        self._compiled = execution.compile
         module.to(ranks.device)
         if ranks.size > 1:
             for tensor in [*module.parameters(), *module.buffers()]:
@@ -38,14 +42,20 @@ class Parallel(ABC):
         blocks = _blocks(module)
         if execution.activation_checkpointing:
             for block in blocks or [module]:
-                block.forward = partial(recomputed, block.forward, use_reentrant=False)
+                block.forward = MethodType(_recomputing, block)
         if execution.compile:
+            # All blocks share one code object, which is compiled anew for every phase's shapes, with and without masks.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
             for block in blocks or [module]:
                 block.compile()
 
     def computing(self) -> AbstractContextManager[Any]:
         """The block in which forward passes run."""
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def eagerly(self) -> AbstractContextManager[Any]:
+        """A block in which nothing is compiled: for passes of sizes, and in modes, that no step has."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     # Whether a backward pass that is the last one sums gradients over the ranks by itself.
     sums_in_backward = False
@@ -136,8 +146,22 @@ class Sharded(Parallel):
         """The last backward pass has summed them."""
 
     def gradients(self) -> list[Tensor]:
-        grads = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+        """
+        Raises:
+            Failed: a gradient is not sharded. FSDP2 leaves parameters whole where a backward pass was broken off, and
+                the optimizer, which holds shards, would step nothing.
+        """
+        grads = []
+        for name, p in self.module.named_parameters():
+            if not isinstance(p, DTensor) or not isinstance(p.grad, DTensor | None):
+                raise Failed(
+                    f"{name} is not sharded after the backward pass: an earlier pass was broken off; start the run "
+                    "again"
+                )
+            if p.grad is not None:
+                # Its local tensor as it is: `to_local` would build a graph for every one.
+                grads.append(p.grad._local_tensor)
+        return grads
 
     def share(self, square: float) -> float:
         return square
@@ -178,6 +202,15 @@ def parallelise(job: Job, ranks: Ranks) -> Parallel:
 def _reduces_otherwise(execution: Execution) -> bool:
     """Whether gradients are summed in another dtype than they are computed in; float64 models are left as they are."""
     return execution.gradient_dtype != execution.fsdp.param_dtype
+
+
+def _recomputing(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The block's forward pass, which keeps its inputs alone for the backward pass.
+
+    A method that all blocks share: dynamo traces no partial in the place of `forward`, and compiles a closure anew for
+    every block.
+    """
+    return recomputed(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 
 def _blocks(module: nn.Module) -> Sequence[nn.Module]:

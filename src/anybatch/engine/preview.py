@@ -51,8 +51,8 @@ def preview(job: Job, num_ranks: int) -> Preview:
     parallel = parallelise(job, Ranks())
     for group in job.optimizer.param_groups:
         group["lr"] = 0.0
-    sizes = choose_micro_batch_sizes(job, parallel, SilentProgress())
     job.model.train()
+    sizes = choose_micro_batch_sizes(job, parallel, SilentProgress())
     costs = [_cost(job, parallel, phase, size, num_ranks) for phase, size in zip(job.phases, sizes, strict=True)]
     parameters = _bytes(list(job.model.parameters()))
     states = [value for state in job.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]

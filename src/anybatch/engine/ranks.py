@@ -67,6 +67,14 @@ class Ranks:
         """Whether `flag` is set on any rank."""
         return bool(self.sum(torch.tensor([int(flag)]), what).item())
 
+    def least(self, value: int, what: str) -> int:
+        """The smallest `value` of any rank."""
+        found = torch.tensor([value])
+        if self.size > 1:
+            with self.waiting(what):
+                dist.all_reduce(found, op=dist.ReduceOp.MIN, group=self._group)
+        return int(found.item())
+
     def barrier(self, what: str) -> None:
         """Returns once every rank is here."""
         self.any(False, what)
@@ -82,10 +90,7 @@ class Ranks:
         """The message of the lowest rank that has one, on every rank; None where none has."""
         if self.size == 1:
             return mine
-        first = torch.tensor([self.size if mine is None else self.rank])
-        with self.waiting(what):
-            dist.all_reduce(first, op=dist.ReduceOp.MIN, group=self._group)
-        rank = int(first.item())
+        rank = self.least(self.size if mine is None else self.rank, what)
         return None if rank == self.size else str(self._from(rank, mine, what))
 
     def leader_first(self, call: Callable[[], Result], what: str) -> Result:
