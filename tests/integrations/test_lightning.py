@@ -19,7 +19,9 @@ from anybatch.integrations.lightning import TrainingWatch, configured
 
 TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers:UserWarning", "ignore:Checkpoint directory .* exists:UserWarning"
+    "ignore:.*does not have many workers:UserWarning",
+    "ignore:.*`isinstance.treespec:FutureWarning",
+    "ignore:Checkpoint directory .* exists:UserWarning",
 )
 
 
