@@ -108,16 +108,15 @@ _LOST = (
 )
 
 
-def check_replaced(index: int, gone: Sequence[Tensor], come: Sequence[Tensor]) -> None:
+def check_replaced(index: int, gone: Sequence[torch.Size], come: Sequence[Tensor]) -> None:
     """Raises TypeError where the parameters of a group have given way to one flat tensor, or to a part of one.
 
     ZeRO does so behind the optimizer's back. A parameter of another shape in the place of one is the user's affair, and
     so are parameters that come or go.
     """
-    like_for_like = len(gone) == len(come) and all(p.ndim == 1 for p in gone)
+    like_for_like = len(gone) == len(come) and all(len(shape) == 1 for shape in gone)
     for p in come if gone else []:
-        known = any(p.shape == q.shape for q in gone)
-        if p.ndim == 1 and not known and not (like_for_like and isinstance(p, torch.nn.Parameter)):
+        if p.ndim == 1 and p.shape not in gone and not (like_for_like and isinstance(p, torch.nn.Parameter)):
             raise TypeError(
                 f"group {index} holds a flat tensor of {p.numel()} elements in place of its parameters, as under "
                 f"DeepSpeed's ZeRO (stages 1 to 3, its BF16_Optimizer) and others, {_LOST}"

@@ -1,10 +1,10 @@
 """The paper's general strategy: any update, rescaled layer by layer to the layer's own norm."""
 
 import math
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 import torch
@@ -27,14 +27,18 @@ class Seen:
         layers: names of the layers of the last step taken.
         columns: weight norm, update norm, ratio and whether a bound acted, shape (4, layers).
         skipped_steps, nonfinite_layers: see `NativeOptimizer`.
-        params: of each group, those that were checked.
+        params: of each group, those that were checked, with their shapes. Held weakly, since whoever shards a model in
+            place wants the whole parameters gone; not copied or pickled.
     """
 
     layers: list[str] = field(default_factory=list)
     columns: Tensor | None = None
     skipped_steps: int = 0
     nonfinite_layers: list[str] = field(default_factory=list)
-    params: list[list[Tensor]] = field(default_factory=list)
+    params: list[list[tuple[weakref.ref[Tensor], torch.Size]]] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "params": []}
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -166,13 +170,17 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for index, group in enumerate(self.param_groups):
             if index == len(seen):
                 self._check_group(index)
-            elif len(seen[index]) != len(group["params"]) or not all(map(is_, seen[index], group["params"])):
-                known, here = {id(p) for params in seen for p in params}, set(map(id, group["params"]))
-                gone = [p for p in seen[index] if id(p) not in here]
-                come = [p for p in group["params"] if id(p) not in known]
-                if come:
-                    check_replaced(index, gone, come)
-                    self._check_group(index)
+                continue
+            params = group["params"]
+            if len(seen[index]) == len(params) and all(
+                p is ref() for p, (ref, _) in zip(params, seen[index], strict=True)
+            ):
+                continue
+            known, here = {id(ref()) for several in seen for ref, _ in several}, set(map(id, params))
+            come = [p for p in params if id(p) not in known]
+            if come:
+                check_replaced(index, [shape for ref, shape in seen[index] if id(ref()) not in here], come)
+                self._check_group(index)
 
     def _check_group(self, index: int) -> None:
         group = self.param_groups[index]
@@ -186,7 +194,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
                     "models names of their own, as param_groups(torch.nn.ModuleDict({'first': ..., 'second': ...})) has"
                 )
             others.add(name)
-        self._seen.params[index:] = [list(group["params"]), *self._seen.params[index + 1 :]]
+        known = [(weakref.ref(p), p.shape) for p in group["params"]]
+        self._seen.params[index:] = [known, *self._seen.params[index + 1 :]]
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         """Raises ValueError where a saved group cannot be stepped."""
