@@ -1,6 +1,7 @@
-"""A process among others: what asks it to end, and with which exit code."""
+"""A process among others: what asks it to end, with which exit code, and what it says to the world."""
 
 import os
+import re
 import signal
 import sys
 import termios
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote
 
 # Ctrl-C, a scheduler's or an administrator's end, a terminal that was closed, a scheduler's warning.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -55,12 +57,47 @@ def listening(heard: Heard) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+# Where a URL, or what looks like one, holds a password: to the last @ of the word, and in its query.
+_PASSWORDS = (
+    (re.compile(r"(:/+[^\s:/@]*:)\S*@"), r"\1***@"),
+    (re.compile(r"((?:password|passwd|pwd)\s*=\s*)[^\s&;'\"]+", re.I), r"\1***"),
+)
+_secrets: set[str] = set()
+
+
+def keep_secret(url: str) -> None:
+    """The password in `url` is masked from now on, also where it stands by itself or in part."""
+    found = re.search(r":/+[^:/@]*:(.*)@", url) or re.search(r"password=([^&]+)", url)
+    if found:
+        whole = {found[1], unquote(found[1])}
+        _secrets.update(part for secret in whole for part in (secret, *secret.split("@")) if len(part) > 2)
+
+
+def masked(text: str) -> str:
+    """`text` without the passwords that are in it."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    for pattern, shown in _PASSWORDS:
+        text = pattern.sub(shown, text)
+    return text
+
+
 _decided: list[int] = []
 
 
 def decide(code: int) -> None:
     """The command is over and ends with `code`, whatever it is sent from now on."""
     _decided.append(code)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """A block in which what asks for an end waits; a process that is started in it goes on being deaf."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_at_once(number: int) -> None:
@@ -74,7 +111,7 @@ def leave_at_once(number: int) -> None:
 def say_error(message: str) -> None:
     """One line on standard error, where there is still somebody to read it."""
     with suppress(OSError, ValueError):
-        print(f"anybatch: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"anybatch: error: {masked(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def _let_go_of_terminal() -> None:

@@ -30,6 +30,7 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +171,9 @@ class InUse(InputError):
     """Another process holds the run folder: the run is alive."""
 
 
+_LOCK_TRIES = 10
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process; InputError where another process has it."""
@@ -178,10 +182,16 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --run") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run") from None
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt + 1 < _LOCK_TRIES:
+                    # It may only be looked at by `in_use`.
+                    time.sleep(0.02)
+        else:
+            raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run")
         yield
 
 

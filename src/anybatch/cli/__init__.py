@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -20,7 +21,7 @@ from anybatch.cli import running, data, deciding, machine
 from anybatch.cli.app import app, command_of
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
 from anybatch.files import named_errors, told
-from anybatch.process import decide, end_of, is_rank, listening, say_error
+from anybatch.process import decide, end_of, is_rank, listening, masked, say_error
 
 __all__ = ["app", "data", "deciding", "machine", "main", "running"]
 
@@ -90,11 +91,13 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 
 def _end(error: BaseException, signals: _Signals) -> tuple[int, str]:
-    """The exit code that `error` means, and what is said; a defect of the program, which has none, is raised."""
+    """The exit code that `error` means, and what is said; of a defect of the program, its traceback."""
     if isinstance(error, Stopped):
         return 75, str(error)
     if isinstance(error, Elsewhere):
         return error.code, ""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None), ""
     if signals.first is not None or isinstance(error, typer.Abort | KeyboardInterrupt):
         return end_of(signals.first or signal.SIGINT)
     if isinstance(error, typer.TyperException):
@@ -108,7 +111,9 @@ def _end(error: BaseException, signals: _Signals) -> tuple[int, str]:
         return 1, ""
     if isinstance(error, OSError):
         return 1, told(error) + _advice(error)
-    raise error
+    # A defect of the program. Nothing that it says holds a password.
+    sys.stderr.write(masked("".join(traceback.format_exception(error))))
+    return 1, ""
 
 
 def _advice(error: OSError) -> str:

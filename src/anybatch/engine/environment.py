@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from anybatch.process import masked
+
 _PACKAGES = ("anybatch", "torch", "numpy", "transformers", "tokenizers", "safetensors")
 
 
@@ -18,7 +20,7 @@ def describe_environment() -> dict[str, Any]:
     """What somebody needs to know to repeat the run; JSON values only."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])],
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),

@@ -32,7 +32,7 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
         f"held_out_part={trial.part}",
     ]
     recipe = with_shared_text(change(recipe, settings), out)
-    folder = out / "runs" / trial.key
+    folder = run_folder(out, trial)
     run = Run(folder)
     watched = WatchedProgress(progress, lambda: check_course(run))
     diverged = False
@@ -45,6 +45,11 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
     diverged = diverged or not curve or curve[-1][2] is None or _above_start(events)
     ratios = _ratios(run) if trial.part == "reported" and trial.seed == study.seeds[0] else ()
     return Outcome(curve, diverged, run.metrics("train")[-1]["step"], ratios)
+
+
+def run_folder(out: Path, trial: Trial) -> Path:
+    """Where the trial is run in the study's folder `out`."""
+    return out / "runs" / trial.key
 
 
 def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:

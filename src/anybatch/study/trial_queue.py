@@ -4,19 +4,24 @@ A trial of the declaration is known in the storage by its key. Of several that h
 declared or took over at the same moment, the one with the lowest number that is alive counts, and every other is given
 up by whoever took it. That a trial is taken once rests on the storage: Optuna reads its state and then writes it, with
 the row locked in between, and SQLite, which has no such locks, is made to give each transaction the whole file.
+
+A worker counts its signs of life in the trial that it runs. Who sees the count stand still for three of them, by the
+clock of its own process alone, takes the worker for lost, unless the trial's run folder is locked.
 """
 
 import contextlib
 import logging
+import re
 import threading
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anybatch.errors import InputError
+from anybatch.engine import stop_requests
+from anybatch.errors import Failed, InputError, Stopped
+from anybatch.process import keep_secret, masked
 from anybatch.study.declaration import Outcome, Settings, Study, Trial
 
 try:
@@ -32,12 +37,17 @@ Value = TypeVar("Value")
 
 # Workers that a trial may outlive; one that loses so many is not taken again.
 MOST_LOST_WORKERS = 3
-# What a storage raises that may answer the next time, and any that does not answer; Optuna wraps some of it.
-_BUSY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError, optuna.exceptions.StorageInternalError)
+# What a storage raises that does not answer; Optuna wraps some of it.
 _AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+# What workers that write at the same moment, or make the tables, do to each other.
+_CONTENDED = re.compile(r"locked|busy|already exists|duplicate|deadlock|serializ|IntegrityError", re.I)
+# What stays wrong however often it is asked.
+_LASTING = re.compile(r"password|authenti|denied|does not exist|unknown database|no such|doesn't exist", re.I)
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
-# A heartbeat is compared in whole seconds, and may wait for a busy storage.
+# A sign of life may wait for a busy storage.
 _MISSED_BEATS = 3
+# A storage that was restarted is back within that.
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,31 @@ class Taken:
 class TrialQueue:
     """The trials of `study` in the database at `url`, made where there is none.
 
+    Args:
+        heartbeat_s: seconds between this worker's signs of life.
+        busy: whether another process of this machine holds a trial's run folder; it is alive, then.
+        say: is told where the storage is away.
+
     Raises:
         InputError: the database cannot be opened, or holds a study of this name that is declared otherwise.
+        Failed: of every method: the storage has been away for minutes, or for good.
     """
 
-    def __init__(self, study: Study, url: str, heartbeat_s: int) -> None:
+    def __init__(
+        self,
+        study: Study,
+        url: str,
+        heartbeat_s: int,
+        busy: Callable[[Trial], bool] = lambda trial: False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
-        self.study, self.heartbeat_s = study, heartbeat_s
+        self.study, self.heartbeat_s, self._busy, self._say = study, heartbeat_s, busy, say
         self._trials = study.trials
-        self._storage = _open(url, heartbeat_s)
-        self._study = _retried(
+        # The last sign of life of every trial under way, and when this process saw it.
+        self._beats: dict[int, tuple[Any, float]] = {}
+        self._storage = _open(url)
+        self._study = self._asked(
             lambda: optuna.create_study(
                 storage=self._storage,
                 study_name=study.name,
@@ -78,23 +103,22 @@ class TrialQueue:
                 load_if_exists=True,
             )
         )
-        self._id = self._storage.get_study_id_from_name(study.name)
-        found = self._study.user_attrs.get("fingerprint")
+        self._id = self._asked(lambda: self._storage.get_study_id_from_name(study.name))
+        found = self._asked(lambda: self._study.user_attrs.get("fingerprint"))
         if found is None:
-            self._study.set_user_attr("fingerprint", study.fingerprint())
-            self._study.set_user_attr("declaration", study.declaration())
+            self._asked(lambda: self._study.set_user_attr("fingerprint", study.fingerprint()))
+            self._asked(lambda: self._study.set_user_attr("declaration", study.declaration()))
         elif found != study.fingerprint():
             raise InputError(
-                f"{url}: holds a study called {study.name!r} that is declared otherwise; "
+                f"{masked(url)}: holds a study called {study.name!r} that is declared otherwise; "
                 "choose another --out or --storage, or give this one another name"
             )
 
     def take(self) -> Taken | None:
         """The next trial that can be run, now this worker's; None where there is none at the moment."""
-        with contextlib.suppress(*_AWAY), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            optuna.storages.fail_stale_trials(self._study)
         by_key = self._by_key()
+        if self._give_up_lost(by_key):
+            by_key = self._by_key()
         results = _results(by_key)
         for trial in self._trials:
             if trial.key in results:
@@ -102,11 +126,29 @@ class TrialQueue:
             live = [one for one in by_key[trial.key] if one.state in _LIVE]
             if not live:
                 self._declare(trial, by_key[trial.key])
-            elif live[0].state is TrialState.WAITING and self._ready(trial, results):
+            elif live[0].state is TrialState.WAITING and self._ready(trial, results) and not self._busy(trial):
                 storage_id = self._claim(live[0], trial)
                 if storage_id is not None:
                     return Taken(trial, storage_id, results)
         return None
+
+    def _give_up_lost(self, by_key: Mapping[str, list[FrozenTrial]]) -> bool:
+        """Fails the trials whose workers have given no sign of life for too long; returns whether there was one."""
+        now, lost = time.monotonic(), False
+        for trial in self._trials:
+            for one in by_key.get(trial.key, ()):
+                if one.state is not TrialState.RUNNING:
+                    continue
+                beat = one.user_attrs.get("beat")
+                before, since = self._beats.get(one.number, (None, now))
+                if one.number not in self._beats or beat != before:
+                    self._beats[one.number] = beat, now
+                    continue
+                period = max(self.heartbeat_s, beat["every_s"] if beat else 0)
+                if now - since > _MISSED_BEATS * period and not self._busy(trial):
+                    lost = True
+                    self._set_state(self._storage_id(one), TrialState.FAIL)
+        return lost
 
     def declare_all(self) -> None:
         """Puts every declared trial that is not there yet into the storage."""
@@ -130,10 +172,14 @@ class TrialQueue:
         done = threading.Event()
 
         def beat() -> None:
-            while not done.wait(self.heartbeat_s):
+            count = 0
+            while not done.wait(self.heartbeat_s if count else 0):
+                count += 1
                 # A storage that is busy or away for a moment must not end the run; one that stays away ends it later.
-                with contextlib.suppress(*_AWAY):
-                    self._storage.record_heartbeat(taken.storage_id)
+                # A trial that was taken for lost has an end already.
+                with contextlib.suppress(RuntimeError, *_AWAY):
+                    beat = {"count": count, "every_s": self.heartbeat_s}
+                    self._storage.set_trial_user_attr(taken.storage_id, "beat", beat)
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -146,7 +192,7 @@ class TrialQueue:
     def succeed(self, taken: Taken, outcome: Outcome, settings: Settings) -> None:
         """Records an outcome; one that diverged is recorded as pruned."""
         self._end(
-            taken.storage_id,
+            taken,
             {"outcome": [list(point) for point in outcome.curve], "num_steps": outcome.num_steps,
              "diverged": outcome.diverged, "settings": dict(settings), "ratios": outcome.ratios},
             TrialState.COMPLETE if outcome.final is not None else TrialState.PRUNED,
@@ -155,19 +201,27 @@ class TrialQueue:
 
     def fail(self, taken: Taken, error: str) -> None:
         """Records that the trial cannot be run, which is final."""
-        self._end(taken.storage_id, {"error": error}, TrialState.FAIL)
+        self._end(taken, {"error": masked(error)}, TrialState.FAIL)
 
     def release(self, taken: Taken) -> None:
         """Gives the trial back, for any worker to go on with."""
-        self._end(taken.storage_id, {"released": True}, TrialState.FAIL)
+        self._end(taken, {"released": True}, TrialState.FAIL)
 
-    def _end(self, storage_id: int, values: Mapping[str, Any], state: TrialState, metric: float | None = None) -> None:
-        # Where this worker was slow enough to be taken for lost, another one's result stands.
+    def _end(self, taken: Taken, values: Mapping[str, Any], state: TrialState, metric: float | None = None) -> None:
+        try:
+            self._asked(lambda: self._storage.set_trial_user_attr(taken.storage_id, "result", dict(values)))
+        except RuntimeError:
+            # Where this worker was slow enough to be taken for lost, its result is one all the same.
+            if state in (TrialState.COMPLETE, TrialState.PRUNED) and taken.trial.key not in self.results():
+                self._add(taken.trial, state, {"result": dict(values)}, metric)
+            return
+        self._set_state(taken.storage_id, state, metric)
+
+    def _set_state(self, storage_id: int, state: TrialState, metric: float | None = None) -> None:
+        # Another worker may have ended it meanwhile.
         with contextlib.suppress(RuntimeError):
-            _retried(lambda: self._storage.set_trial_user_attr(storage_id, "result", dict(values)))
-            _retried(
-                lambda: self._storage.set_trial_state_values(storage_id, state, None if metric is None else [metric])
-            )
+            values = None if metric is None else [metric]
+            self._asked(lambda: self._storage.set_trial_state_values(storage_id, state, values))
 
     def _ready(self, trial: Trial, results: Mapping[str, Result]) -> bool:
         return trial.settings is not None or all(one.key in results for one in self.study.tuning_of(trial))
@@ -180,15 +234,18 @@ class TrialQueue:
             error = f"{len(lost)} workers ended while they ran it; the machine may lack the memory for it"
             self._add(trial, TrialState.FAIL, {"result": {"error": error}})
 
-    def _add(self, trial: Trial, state: TrialState, values: Mapping[str, Any] | None = None) -> None:
+    def _add(
+        self, trial: Trial, state: TrialState, values: Mapping[str, Any] | None = None, metric: float | None = None
+    ) -> None:
         attributes = {"key": trial.key, **(values or {})}
-        _retried(lambda: self._study.add_trial(create_trial(state=state, user_attrs=attributes)))
+        self._asked(lambda: self._study.add_trial(create_trial(state=state, value=metric, user_attrs=attributes)))
+
+    def _storage_id(self, one: FrozenTrial) -> int:
+        return self._asked(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._id, one.number))
 
     def _claim(self, found: FrozenTrial, trial: Trial) -> int | None:
-        storage_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, found.number)
+        storage_id = self._storage_id(found)
         try:
-            # Alive before it runs: a worker killed in between must leave a trial that can be missed.
-            self._storage.record_heartbeat(storage_id)
             if not self._storage.set_trial_state_values(storage_id, TrialState.RUNNING):
                 return None
         except (RuntimeError, *_AWAY):
@@ -196,14 +253,39 @@ class TrialQueue:
         now = self._by_key()[trial.key]
         earlier = [one for one in now if one.number < found.number and (one.state in _LIVE or _result(one))]
         if earlier:
-            self._end(storage_id, {"duplicate": earlier[0].number}, TrialState.FAIL)
+            self._asked(
+                lambda: self._storage.set_trial_user_attr(storage_id, "result", {"duplicate": earlier[0].number})
+            )
+            self._set_state(storage_id, TrialState.FAIL)
             return None
         return storage_id
+
+    def _asked(self, call: Callable[[], Value]) -> Value:
+        """What `call` returns; a storage that is away is asked again for as long as other workers would wait."""
+        patience_s = max(_PATIENCE_S, _MISSED_BEATS * self.heartbeat_s)
+        began, pause_s = time.monotonic(), 0.1
+        while True:
+            try:
+                return call()
+            except _AWAY as error:
+                contended, waited = _CONTENDED.search(_reason(error)), time.monotonic() - began
+                if not contended and (not _comes_back(error) or waited > patience_s):
+                    lost = f"the storage is lost: {_reason(error)}; the same command goes on once it is back"
+                    raise Failed(lost) from None
+                if contended and waited > patience_s:
+                    raise Failed(f"the storage is busy: {_reason(error)}; the same command goes on") from None
+                if not contended and pause_s == 0.1:
+                    self._say(f"the storage is away; asking again for {patience_s:.0f} s: {_reason(error)}")
+            with stop_requests() as request:
+                time.sleep(pause_s)
+                if request.reason:
+                    raise Stopped(f"{request.reason} while the storage was away; the same command goes on from there")
+            pause_s = min(2 * pause_s, 2.0)
 
     def _by_key(self) -> dict[str, list[FrozenTrial]]:
         by_key: dict[str, list[FrozenTrial]] = defaultdict(list)
         # The study, unlike the bare storage, keeps finished trials and reads the others alone.
-        for one in _retried(lambda: self._study.get_trials(deepcopy=False)):
+        for one in self._asked(lambda: self._study.get_trials(deepcopy=False)):
             by_key[one.user_attrs["key"]].append(one)
         return by_key
 
@@ -228,18 +310,19 @@ def _result(one: FrozenTrial) -> Result | None:
     return Result(None, {}, values["error"]) if "error" in values else None
 
 
-def _open(url: str, heartbeat_s: int) -> RDBStorage:
-    # A worker waits as long for the others' transactions.
-    options = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {}
-    beats: dict[str, Any] = {"heartbeat_interval": heartbeat_s, "grace_period": _MISSED_BEATS * heartbeat_s}
-    try:
-        with warnings.catch_warnings():
-            # Optuna marks its heartbeats as experimental.
-            warnings.simplefilter("ignore")
-            storage = _retried(lambda: RDBStorage(url, engine_kwargs=options, **beats))
-    except (*_AWAY, ImportError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise InputError(f"--storage {url}: cannot be opened: {reason}") from None
+def _open(url: str) -> RDBStorage:
+    keep_secret(url)
+    sqlite = url.startswith("sqlite")
+    # A worker waits as long for the others' transactions; a connection to a server that was restarted is made anew.
+    options: dict[str, Any] = {"connect_args": {"timeout": 120}} if sqlite else {"pool_pre_ping": True}
+    for attempt in range(8):
+        try:
+            storage = RDBStorage(url, engine_kwargs=options)
+            break
+        except (*_AWAY, ImportError, RuntimeError, ValueError) as error:
+            if attempt == 7 or not _CONTENDED.search(_reason(error)):
+                raise InputError(f"--storage {masked(url)}: cannot be opened: {_reason(error)}") from None
+            time.sleep(0.1 * 2**attempt)
     if storage.engine.dialect.name == "sqlite":
         # By default a transaction of Python's sqlite3 begins with its first write, so that two workers may both read
         # that a trial waits before either writes that it runs.
@@ -249,13 +332,17 @@ def _open(url: str, heartbeat_s: int) -> RDBStorage:
     return storage
 
 
-def _retried(call: Callable[[], Value]) -> Value:
-    """What `call` returns; workers that write or make the tables at the same moment are in each other's way."""
-    for attempt in range(8):
-        try:
-            return call()
-        except _BUSY:
-            if attempt == 7:
-                raise
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError
+def _comes_back(error: BaseException) -> bool:
+    """Whether the storage may answer later: a server that is away, not a wrong password, a lost table, a full disk."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    if not isinstance(
+        cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError | sqlalchemy.exc.InternalError
+    ):
+        return False
+    return "sqlite" not in type(cause.orig).__module__ and not _LASTING.search(str(cause))
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong, without passwords."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ else error
+    return masked(" ".join(str(cause).split("\n")[0].split()))

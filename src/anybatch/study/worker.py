@@ -11,8 +11,10 @@ import torch
 
 from anybatch.engine import Progress, stop_requests
 from anybatch.errors import Stopped
+from anybatch.process import masked
+from anybatch.runs import InUse, in_use
 from anybatch.study.declaration import Outcome, Settings, Study, Trial
-from anybatch.study.execution import train_trial
+from anybatch.study.execution import run_folder, train_trial
 from anybatch.study.trial_queue import Result, Taken, TrialQueue
 from anybatch.study.workers import run_side_by_side
 
@@ -44,7 +46,7 @@ def run_study(
     """
     out.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{(out / 'study.sqlite').resolve()}"
-    queue = TrialQueue(make(), url, heartbeat_s)
+    queue = TrialQueue(make(), url, heartbeat_s, say=progress.say)
     queue.declare_all()
     if not queue.finished() and num_workers > 1:
         work_here = partial(work, make, url, out, heartbeat_s)
@@ -59,7 +61,7 @@ def run_study(
 def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progress: Progress) -> None:
     """Takes trials until every one is over, those of other workers too."""
     study = make()
-    queue = TrialQueue(study, url, heartbeat_s)
+    queue = TrialQueue(study, url, heartbeat_s, partial(_running, study, out), progress.say)
     # One thread: the same sums in the same order on whatever machine, so that the table is the same.
     torch.set_num_threads(1)
     waiting = False
@@ -82,6 +84,11 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
                 time.sleep(_POLL_S)
 
 
+def _running(study: Study, out: Path, trial: Trial) -> bool:
+    """Whether another process that shares the folder is at work on the trial, however slow it is."""
+    return study.run is None and in_use(run_folder(out, trial))
+
+
 def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress: Progress) -> None:
     """Runs a trial that was taken and records what came of it."""
     trial = taken.trial
@@ -96,6 +103,10 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
     except (Stopped, KeyboardInterrupt):
         queue.release(taken)
         raise
+    except InUse:
+        queue.release(taken)
+        progress.say(f"{trial.key}: another process is at work on it")
+        return
     except OSError:
         # A full disk or a lost file system is this machine's trouble, and not the trial's.
         queue.release(taken)
@@ -103,7 +114,7 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
     # One trial that cannot be run must not end a study of hundreds: the report lists it.
     except Exception as error:
         queue.fail(taken, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        progress.say(f"{trial.key}: failed: {error}")
+        progress.say(masked(f"{trial.key}: failed: {error}"))
         return
     queue.succeed(taken, outcome, settings)
     shown = "diverged" if outcome.final is None else f"{study.metric} {outcome.final:.4f}"

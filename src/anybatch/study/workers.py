@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, suppress
 from itertools import count
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
@@ -17,6 +18,7 @@ import torch
 
 from anybatch.engine import Progress, Task, stop_requests
 from anybatch.errors import Stopped
+from anybatch.process import ENDING, deaf
 
 Result = TypeVar("Result")
 Message = tuple[Any, ...]
@@ -43,14 +45,18 @@ def run_side_by_side(
     with (
         stop_requests() as request,
         ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages, asked)) as pool,
+        ExitStack() as held,
     ):
         # No more than the workers can take at once: a pool starts what it holds, asked to stop or not.
         waiting = list(reversed(calls))
         futures: list[Future[Result]] = []
         pending: set[Future[Result]] = set()
+        held.callback(shown.end_workers)
         while pending or (waiting and not asked.is_set()):
             while waiting and not asked.is_set() and len(pending) < num_workers:
-                futures.append(pool.submit(_call, waiting.pop()))
+                # A new process is deaf until it is set up: what is sent to the whole group is this one's business.
+                with deaf():
+                    futures.append(pool.submit(_call, waiting.pop()))
                 pending.add(futures[-1])
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
             shown.update(messages)
@@ -60,11 +66,12 @@ def run_side_by_side(
             while asked.is_set() and shown.workers:
                 with suppress(ProcessLookupError):
                     os.kill(shown.workers.pop(), signal.SIGTERM)
+        held.pop_all()
     # A result can overtake the last messages; with the workers gone, all have arrived.
     shown.update(messages)
     errors = [error for future in futures if (error := future.exception())]
     causes = [error for error in errors if not isinstance(error, Stopped)]
-    if causes:
+    if causes and not (request.reason and all(isinstance(error, BrokenProcessPool) for error in causes)):
         raise causes[0]
     if request.reason:
         raise Stopped(f"{request.reason}; what was under way is saved, and the same command goes on from there")
@@ -78,6 +85,13 @@ class _Shown:
         self._progress = progress
         self._tasks: dict[object, Task] = {}
         self.workers: list[int] = []
+        self._all: list[int] = []
+
+    def end_workers(self) -> None:
+        """Ends all at once, as a second Ctrl-C asks."""
+        for worker in self._all:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     def update(self, messages: "Queue[Message]") -> None:
         while True:
@@ -87,6 +101,7 @@ class _Shown:
                 return
             if kind == "worker":
                 self.workers.append(values[0])
+                self._all.append(values[0])
             elif kind == "say":
                 self._progress.say(*values)
             elif kind == "task":
@@ -135,7 +150,9 @@ def _start_worker(messages: "Queue[Message]", asked: Event) -> None:
     global _progress, _asked
     # Ctrl-C in a terminal goes to a whole process group: out of it, the workers stop when they are asked, once.
     os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _progress, _asked = _SentProgress(messages), asked
