@@ -1,12 +1,14 @@
 """Kinds of input that hold text: documents, vocabularies, models, questions, and what runs and clusters are told in."""
 
 import gzip
+import importlib
 import json
 import lzma
 import random
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +32,10 @@ from anybatch.planner.clusters import find_cluster
 from anybatch.recipes.recipe import from_json
 from anybatch.report.load import load
 from anybatch.runs import Run
+
+# The definition of the official scores is the tests'.
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+official_scores = importlib.import_module("squad_oracle").official_scores
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -180,6 +186,11 @@ def _scores(folder: Path) -> dict[str, float]:
     return {name: round(value, 9) for name, value in found.items() if name in ("exact_match", "f1")}
 
 
+def _reference_scores(folder: Path) -> dict[str, float]:
+    value, answers = (json.loads((folder / name).read_text("utf-8-sig")) for name in ("dev.json", "answers.json"))
+    return {name: round(value, 9) for name, value in official_scores(value, answers).items()}
+
+
 def _write_run(folder: Path) -> None:
     from anybatch.recipes import find_recipe
 
@@ -213,7 +224,7 @@ def _write_cluster(folder: Path) -> None:
 
 def _read_cluster(folder: Path) -> list[Any]:
     found = find_cluster(str(folder / "mine.toml"))
-    return [found.price, found.between.bytes_per_s, found.accelerator.achieved["transformer"]]
+    return [found.price, found.between.bytes_per_s, found.accelerator.achieved["transformer"].share]
 
 
 def _reference_cluster(folder: Path) -> list[Any]:
@@ -224,7 +235,7 @@ def _reference_cluster(folder: Path) -> list[Any]:
     return [
         written.get("price", known.price),
         between.get("bytes_per_s", known.between.bytes_per_s),
-        accelerator.get("achieved", {}).get("transformer", known.accelerator.achieved["transformer"]),
+        accelerator.get("achieved", {}).get("transformer", known.accelerator.achieved["transformer"].share),
     ]
 
 
@@ -257,7 +268,7 @@ KINDS = [
         partial(_encoder, partial(question_answering_model, seed=0)),
         _reference_encoder,
     ),
-    Kind("squad", _write_questions, _scores),
+    Kind("squad", _write_questions, _scores, _reference_scores),
     Kind("run", _write_run, _read_run, files=("*.jsonl", "*.json")),
     Kind("cluster", _write_cluster, _read_cluster, _reference_cluster),
 ]

@@ -1,11 +1,14 @@
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from squad_oracle import official_scores
 
-from anybatch.data.squad import Answer, Question, read_questions
+from anybatch.data.squad import Answer, Question, parse_questions, read_questions
 from anybatch.data.squad_score import exact_match, f1, normalize, read_predictions, score
 from anybatch.errors import InputError
 
@@ -87,6 +90,71 @@ def test_questions_without_an_answer_are_scored_as_v2_does() -> None:
         "no_answer_exact_match", "no_answer_f1", "no_answer_total", "no_answer_missing",
     }  # fmt: skip
     assert score({}, [question("x")])["no_answer_missing"] == 1, "a missing prediction is not an empty one"
+
+
+def random_file(draw: random.Random, version: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A file of SQuAD's layout with odd answers, and predictions that are near them."""
+    letters = [
+        "a",
+        "an",
+        "the",
+        "The",
+        " ",
+        " ",
+        "\t",
+        "\u00a0",
+        ".",
+        "-",
+        "_",
+        "’",
+        "é",
+        "e\u0301",
+        "a\u0301",
+        "1990s",
+        "Ⅷ",
+        "中",
+        "x",
+    ]
+    texts = ["".join(draw.choices(letters, k=draw.randint(1, 5))) for _ in range(8)] + ["the", "A.", "...", "an x"]
+    texts = [text for text in texts if text.strip()]
+    context = " | ".join(texts)
+    items, predictions = [], {}
+    for number in range(6):
+        golds = draw.sample(texts, k=draw.randint(0 if version == "v2.0" else 1, 3))
+        item: dict[str, Any] = {"id": str(number), "question": "?"}
+        item["answers"] = [{"text": text, "answer_start": context.index(text)} for text in golds]
+        if version == "v2.0":
+            item["is_impossible"] = not golds
+        items.append(item)
+        if draw.random() < 0.9:
+            predictions[str(number)] = draw.choice([*golds, *texts, "", " ", "the " + "".join(golds).upper()])
+    return {"version": version, "data": [{"paragraphs": [{"context": context, "qas": items}]}]}, predictions
+
+
+@pytest.mark.parametrize("version", ["1.1", "v2.0"])
+def test_odd_records_are_scored_as_the_official_scripts_do(version: str) -> None:
+    draw = random.Random(version)
+    for _ in range(300):
+        value, predictions = random_file(draw, version)
+        found = score(predictions, parse_questions(value, "a.json"))
+        assert {name: found[name] for name in ("exact_match", "f1")} == pytest.approx(
+            official_scores(value, predictions)
+        )
+
+
+def test_a_file_of_v2_is_known_without_a_question_that_has_no_answer() -> None:
+    context, answer = "The cat sat.", [{"text": "The", "answer_start": 0}]
+    item = {"id": "a", "question": "?", "answers": answer}
+    for version, more, expected in (
+        ("v2.0", {"is_impossible": False}, 100.0),
+        ("v2.0", {}, 100.0),
+        (None, {"is_impossible": False}, 100.0),
+        ("1.1", {}, 0.0),
+        (None, {}, 0.0),
+    ):
+        value = {"version": version, "data": [{"paragraphs": [{"context": context, "qas": [{**item, **more}]}]}]}
+        assert score({"a": ""}, parse_questions(value, "a.json"))["f1"] == expected
+        assert official_scores(value, {"a": ""})["f1"] == expected
 
 
 @given(TEXT, TEXT)

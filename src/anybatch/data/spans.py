@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -122,7 +123,8 @@ class QuestionSource:
         asked = tokenizer.encode_batch([question.question for question in self.questions], add_special_tokens=False)
         context_begins = np.cumsum([0, *(len(encoding.ids) for encoding in encoded)])
         place = {context: number for number, context in enumerate(contexts)}
-        self._offsets = np.array([pair for encoding in encoded for pair in encoding.offsets], dtype=np.int64)
+        pairs = [_with_marks(text, encoding.offsets) for text, encoding in zip(contexts, encoded, strict=True)]
+        self._offsets = np.array([pair for part in pairs for pair in part], dtype=np.int64)
         tokens = [np.array(encoding.ids, dtype=np.int64) for encoding in (*encoded, *asked)]
         begins = np.cumsum([0, *map(len, tokens)])
         self._tokens = Tokens([np.concatenate(tokens)])
@@ -162,6 +164,19 @@ def _inputs(pairs: Pairs) -> dict[str, torch.Tensor]:
         "token_type_ids": torch.from_numpy(pairs.token_type_ids),
         "attention_mask": torch.from_numpy((~pairs.is_padding).astype(np.int64)),
     }
+
+
+def _with_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The offsets of tokens, with the combining marks behind them that the normalizer has dropped: 'cafe\u0301'."""
+    if text.isascii():
+        return offsets
+    found, following = [], len(text)
+    for begin, end in reversed(offsets):
+        while end < following and category(text[end]) == "Mn":
+            end += 1
+        found.append((begin, end))
+        following = begin
+    return found[::-1]
 
 
 def _tokens_under(offsets: NDArray[np.int64], begin: int, end: int) -> tuple[int, int]:

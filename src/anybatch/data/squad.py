@@ -5,7 +5,7 @@ the passage leaves some questions unanswered).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Answer:
 class Question:
     """A question, the passage it is about, and the answers that count as right; `title` is the article's.
 
-    No answers: the passage does not answer it.
+    No answers: the passage does not answer it. `of_v2`: its file is of SQuAD v2.0, where a question may have none.
     """
 
     id: str
@@ -34,10 +34,13 @@ class Question:
     context: str
     answers: tuple[Answer, ...]
     title: str
+    of_v2: bool = False
 
 
 def read_questions(path: Path) -> list[Question]:
     """The questions in a file, in order. "is_impossible": true, as in v2.0, marks one without an answer.
+
+    A file is of v2.0 if its "version" says so, or a question in it has "is_impossible", true or false.
 
     Raises:
         InputError: broken JSON, a missing field, an empty passage or question, no answers without that mark or some
@@ -73,7 +76,8 @@ def parse_questions(value: Any, where: str) -> list[Question]:
                 questions.append(question)
     if not questions:
         raise InputError(f"{where}: there is no question in it")
-    return questions
+    of_v2 = "2.0" in str(value.get("version")) or any(question.of_v2 for question in questions)
+    return [replace(question, of_v2=True) for question in questions] if of_v2 else questions
 
 
 def split_by_article(questions: Sequence[Question], every: int) -> tuple[list[Question], list[Question]]:
@@ -111,7 +115,7 @@ def _question(item: Any, context: str, title: str, place: str, where: str) -> Qu
         raise InputError(f"{place}: is marked is_impossible, and yet has {len(answers)} answers; drop one or the other")
     if not answers and not impossible:
         raise InputError(f'{place}: has no answer; give one, or mark it "is_impossible": true as SQuAD v2.0 does')
-    return Question(identifier, question, context, tuple(answers), title)
+    return Question(identifier, question, context, tuple(answers), title, "is_impossible" in item)
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Both sides are lower-cased, stripped of punctuation and of the articles a, an, the, and split at white space; each
 question takes the best of its reference answers; a question without a prediction counts 0; scores are percentages.
 
-Where some question has no answer, the rules of v2.0 hold: it is right to leave that one unanswered (""), and an answer
-with no word left counts as none, on either side.
+In a file of v2.0 (see squad.py), or where some question has no answer, the rules of v2.0 hold: it is right to leave
+such a question unanswered (""), and an answer with no word left counts as none, on either side.
 
 Sources: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1; Rajpurkar, Jia, Liang 2018, arXiv 1806.03822, and the
 official evaluate-v2.0.py.
@@ -53,12 +53,12 @@ def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> Scor
     """The scores of `predictions`, question id to text; predictions for other ids are not looked at.
 
     Returns:
-        exact_match and f1, in percent of all `total` questions, `missing` of which have no prediction. Where some have
-        no answer, the same of those that have one and of those that have none, as has_answer_* and no_answer_*.
+        exact_match and f1, in percent of all `total` questions, `missing` of which have no prediction. By the rules of
+        v2.0, the same of those that have an answer and of those that have none, as has_answer_* and no_answer_*.
     """
     if not questions:
         raise InputError("there is no question to score")
-    if all(question.answers for question in questions):
+    if all(question.answers and not question.of_v2 for question in questions):
         return _summary(predictions, questions, _by_v1)
     parts = {
         "has_answer": [question for question in questions if question.answers],

@@ -188,7 +188,9 @@ def _fitting(questions: list[Question], recipe: QuestionsRecipe, where: str) -> 
 
 
 def _fingerprint(asked: list[Question]) -> str:
-    return hashlib.sha256(json.dumps([asdict(question) for question in asked]).encode()).hexdigest()
+    # By which rules they are scored changes nothing of what is learned.
+    values = [{name: value for name, value in asdict(each).items() if name != "of_v2"} for each in asked]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _source(
