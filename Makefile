@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 help:   ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(VENV)/train   ## train BERT at small and large batches on text that every Python has, and show whether quality held
+demo: $(VENV)/train   ## train a GPT at small and large batches on text that every Python has, and show whether quality held
 	$(BIN)/anybatch demo
 
 test: $(VENV)/dev   ## every test that a CPU can run

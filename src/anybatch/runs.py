@@ -7,6 +7,7 @@ RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
 RUN/skipped-images.txt  of a run on images: which could not be read, and why
 RUN/classification.json of a run on images: its confusion matrix and worst mistakes; see recipes/classification.py
+RUN/sample.json         of a GPT: how the finished model goes on from the start of a held-out text
 RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it
@@ -62,6 +63,10 @@ class Run:
     @property
     def result_file(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def sample_file(self) -> Path:
+        return self.path / "sample.json"
 
     @property
     def status_file(self) -> Path:

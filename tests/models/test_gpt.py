@@ -23,3 +23,19 @@ def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
     assert causal_model(GptSettings(40, 16, 2, 2, 32), seed=0).gpt.lm_head.weight.equal(model.gpt.lm_head.weight)
     with pytest.raises(ValueError, match="num_heads = 3 does not divide"):
         causal_model(GptSettings(40, 16, 2, 3, 32), seed=0)
+
+
+def test_text_is_gone_on_from_with_the_same_draws_for_the_same_seed() -> None:
+    model = causal_model(GptSettings(40, 16, 2, 2, 8), seed=0).eval()
+    first = model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=3)
+    assert first == model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=3)
+    assert first != model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=4)
+    assert len(first) == 30
+    assert set(first) <= set(range(10, 40))
+    # Only the last tokens count, and what the model thinks likely is drawn.
+    assert model.continued([9, 5, 6], 9, 2, range(10, 40), 3) == model.continued([5, 6], 9, 2, range(10, 40), 3)
+    with torch.no_grad():
+        model.gpt.lm_head.weight.zero_()
+        model.gpt.transformer.ln_f.bias.fill_(1.0)
+        model.gpt.lm_head.weight[12] = 10.0
+    assert model.continued([5], 5, window=7, allowed=range(10, 40), seed=0) == [12] * 5

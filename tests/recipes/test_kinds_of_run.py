@@ -56,6 +56,9 @@ def test_gpt_trains_on_the_same_shards(shards: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "model.hidden_size=16", "phases.0.sequence_length=32", f"data.path={shards}"]
     result = train_recipe(change(find_recipe("gpt2-tiny"), settings), tmp_path / "run")
     assert result["final"]["perplexity"] == pytest.approx(math.exp(result["final"]["loss"]))
+    sample = json.loads((tmp_path / "run" / "sample.json").read_text())
+    assert sample["start"]
+    assert len(sample["text"].split()) > 20
     assert evaluate_run(tmp_path / "run") == pytest.approx(result["final"], rel=1e-5)
     with pytest.raises(InputError, match="a pretraining run cannot answer questions"):
         evaluate_run(tmp_path / "run", tmp_path / "dev.json")

@@ -247,8 +247,8 @@ def test_what_was_learned_beyond_word_frequencies_is_the_measure_of_a_gap(record
     runs = runs_of(record, "lamb", {8: 4.0, 32: 4.2, 256: 5.1}, context_free_loss=5.0)
     _, points = say(runs)
     assert (
-        "Word frequencies alone give 5.00; LAMB at its reference gained 1.00 on them; of that, 80 % at ×4 and 0 % at "
-        "×32 was learned." in points
+        "Word frequencies alone give 5.00; LAMB at its reference gained 1.00 on them; of that, 80.0 % at ×4 and 0.0 % "
+        "at ×32 was learned." in points
     )
 
 
@@ -259,3 +259,38 @@ def test_a_reference_that_learned_nothing_is_said_to(record: Make) -> None:
 
 def test_without_a_frequency_loss_nothing_is_said_of_it(record: Make) -> None:
     assert "frequencies" not in say(runs_of(record, "lamb", {8: 4.0, 32: 4.2}))[1]
+
+
+def test_where_frequencies_are_known_the_share_of_the_learning_is_the_measure(record: Make) -> None:
+    lamb = [
+        run for seed, less in ((0, 0.0), (1, 0.1)) for run in runs_of(
+            record, "lamb", {2: 1.5 - less, 8: 1.52 - less, 32: 1.55 - less, 128: 1.75}, context_free_loss=3.0,
+            task="causal", seed=seed, reference=Reference(2, 0.01),
+        )
+    ]  # fmt: skip
+    adamw = runs_of(
+        record,
+        "adamw",
+        {2: 1.5, 8: 1.5, 32: 1.5751},
+        context_free_loss=3.0,
+        task="causal",
+        reference=Reference(2, 0.01),
+    )
+    headline, points = say([*lamb, *adamw])
+    assert headline == (
+        "LAMB kept at least 95 % of what its own batch-2 run learned, up to ×16 (batch 32, 96.8 % kept), with nothing "
+        "tuned there; under the same rule, AdamW did so up to ×4 (batch 8, 100.0 % kept)."
+    )
+    assert "Token frequencies alone give 3.00; LAMB at its reference gained 1.55 on them" in points
+    assert "96.8 % (96.7 % to 96.9 %) at ×16" in points
+    assert "LAMB does not hold at ×64 (batch 128), 80.7 % kept: either" in points
+    assert "AdamW no longer holds at ×16 (batch 32), 94.99 % kept, where LAMB does" in points
+    first = build([*lamb, *adamw])[0]
+    assert first.bound == pytest.approx(1.45 + 0.05 * 1.55)
+
+
+def test_a_reference_that_learned_nothing_is_judged_by_its_gap(record: Make) -> None:
+    (one,) = build(runs_of(record, "lamb", {8: 5.0, 32: 5.1}, context_free_loss=5.0))
+    assert not one.by_share
+    assert one.bound == pytest.approx(5.25)
+    assert [cell.held for cell in one.cells] == [True, True]

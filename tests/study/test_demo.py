@@ -1,14 +1,17 @@
-"""The demo's grid: nothing in it is tuned but the references."""
+"""The demo's grid: nothing in it is tuned but the references; and what it makes of its runs."""
 
+import json
 import math
 from pathlib import Path
 
-from anybatch.study.demo import FACTORS, RECIPES, cells
+import pytest
+
+from anybatch.study.demo import Cell, cells, declared, rows
 
 
 def test_every_cell_follows_from_its_reference(tmp_path: Path) -> None:
     grid = cells(tmp_path, seed=3)
-    assert len(grid) == len(FACTORS) * len(RECIPES)
+    assert [cell.factor for cell in grid] == [1, 1, 4, 4, 16, 16, 64, 64]
     for cell in grid:
         recipe, (phase,) = cell.recipe, cell.recipe.phases
         assert recipe.seed == 3
@@ -17,6 +20,7 @@ def test_every_cell_follows_from_its_reference(tmp_path: Path) -> None:
         assert phase.batch_size == cell.factor * recipe.reference.batch_size
         scaled = recipe.reference.at(phase.batch_size, phase.share, 10_000)
         assert math.isclose(scaled.lr, recipe.reference.lr * math.sqrt(cell.factor))
+        assert scaled.warmup_steps == 64
         assert scaled.num_steps * phase.batch_size == recipe.reference.num_examples
 
 
@@ -29,4 +33,39 @@ def test_the_optimizers_differ_in_optimizer_and_rate_alone(tmp_path: Path) -> No
 
 def test_folders_are_told_apart(tmp_path: Path) -> None:
     grid = cells(tmp_path, seed=0)
-    assert len({cell.pretraining for cell in grid} | {cell.questions for cell in grid}) == 2 * len(grid)
+    assert len({cell.folder for cell in grid}) == len(grid)
+
+
+def test_the_grid_is_declared_once_as_an_untuned_study() -> None:
+    study = declared(seeds=(0, 1))
+    assert study.protocol == "untuned"
+    assert len(study.trials) == 2 * len(cells(Path(), seed=0))
+    assert {trial.part for trial in study.trials} == {"reported"}
+
+
+def test_a_row_a_run_says_how_much_of_the_learning_was_kept(tmp_path: Path) -> None:
+    losses: dict[tuple[str, int], float | None] = {
+        ("lamb", 1): 1.5, ("lamb", 4): 1.53, ("lamb", 16): 1.575, ("lamb", 64): 3.5,
+        ("adamw", 1): 1.4, ("adamw", 4): 1.4, ("adamw", 16): None, ("adamw", 64): 2.2,
+    }  # fmt: skip
+    grid = cells(tmp_path, seed=7)
+    for cell in grid:
+        _finish(cell, losses[cell.recipe.optimizer.name, cell.factor])
+    found = {(row["optimizer"], row["factor"]): row for row in rows(grid)}
+    assert [row["kept"] for (name, _), row in found.items() if name == "lamb"] == pytest.approx(
+        [1.0, 0.98, 0.95, -1 / 3]
+    )
+    assert [row["kept"] for (name, _), row in found.items() if name == "adamw"] == [
+        1.0, 1.0, None, pytest.approx(0.5),
+    ]  # fmt: skip
+    assert found["lamb", 16] | {"batch": 32, "seed": 7, "loss": 1.575} == found["lamb", 16]
+
+
+def _finish(cell: Cell, loss: float | None) -> None:
+    cell.folder.mkdir(parents=True)
+    result = {
+        "optimizer": cell.recipe.optimizer.name, "global_batch_size": cell.recipe.phases[0].batch_size, "seed": 7,
+        "context_free_loss": 3.0, "num_steps": 1, "lr": 0.1, "wall_s": 1.0,
+        "final": {"loss": loss, "lm_accuracy": 0.5},
+    }  # fmt: skip
+    (cell.folder / "result.json").write_text(json.dumps(result))

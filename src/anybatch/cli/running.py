@@ -12,12 +12,12 @@ from anybatch.errors import InputError
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder for the data, the runs and report.html.")] = Path(
+    out: Annotated[Path, typer.Option(help="The folder for the data, the runs, findings.json and report.html.")] = Path(
         "anybatch-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Of weights, order, masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
 ) -> None:
-    """Train BERT at small and large batches on text that every Python has, and show whether quality held.
+    """Train a GPT at small and large batches on text that every Python has, and show whether quality held.
 
     \b
     Examples:

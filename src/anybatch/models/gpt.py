@@ -1,15 +1,20 @@
 """GPT-2, which predicts each token from those before it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.models.bert import Sums
 from anybatch.models.building import check_heads, quiet_transformers, seeded
 from anybatch.models.pretrained import read_config, read_model
+
+# Below 1, likely tokens are drawn more often than they are likely, as is usual for text to be read.
+_TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,25 @@ class CausalModel(nn.Module):
         targets = input_ids[:, 1:].flatten()
         losses = {"lm": cross_entropy(logits.float(), targets, reduction="sum")}
         return losses, {} if self.training else {"lm": (logits.argmax(-1) == targets).sum()}
+
+    @torch.no_grad()
+    def continued(self, start: Sequence[int], count: int, window: int, allowed: Sequence[int], seed: int) -> list[int]:
+        """`count` tokens, each drawn from the probabilities that the `window` tokens before it give.
+
+        Args:
+            start: at least one token, which the first is drawn after.
+            allowed: the tokens that may be drawn.
+            seed: the same draws for the same seed, whatever the device.
+        """
+        device = next(self.parameters()).device
+        draws = torch.Generator().manual_seed(seed)
+        choices = torch.tensor(allowed)
+        ids = list(start)
+        for _ in range(count):
+            logits = self.gpt(input_ids=torch.tensor([ids[-window:]], device=device), use_cache=False).logits[0, -1]
+            weights = (logits.float().cpu()[choices] / _TEMPERATURE).softmax(-1)
+            ids.append(int(choices[torch.multinomial(weights, 1, generator=draws)]))
+        return ids[len(start) :]
 
     def save(self, folder: Path) -> None:
         """Writes a Hugging Face folder: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""

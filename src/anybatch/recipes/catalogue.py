@@ -6,7 +6,7 @@ from collections.abc import Callable
 from anybatch.errors import InputError
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
 from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
-from anybatch.recipes.gpt import gpt2_medium, gpt2_small, gpt2_tiny
+from anybatch.recipes.gpt import gpt2_medium, gpt2_small, gpt2_tiny, gpt_demo, gpt_demo_adamw
 from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.resnet50 import (
     resnet50_author,
@@ -29,6 +29,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bert-large-paper": bert_large_paper,
     "bert-large-mixed": bert_large_mixed,
     "bert-large-nvidia": bert_large_nvidia,
+    "gpt-demo": gpt_demo,
+    "gpt-demo-adamw": gpt_demo_adamw,
     "gpt2-tiny": gpt2_tiny,
     "gpt2-small": gpt2_small,
     "gpt2-medium": gpt2_medium,

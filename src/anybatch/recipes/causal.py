@@ -13,13 +13,16 @@ from anybatch.data.frequencies import causal_frequency_loss
 from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.job import Scores
-from anybatch.files import sha256
+from anybatch.files import sha256, write_json
 from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model, save_tokenizer
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
 from anybatch.recipes.recipe import CausalRecipe
 from anybatch.recipes.run_text import data_folder, open_text
 from anybatch.runs import Run
+
+_START_TOKENS = 31
+_SAMPLE_TOKENS = 160
 
 
 def build(recipe: CausalRecipe, run: Run) -> Job:
@@ -53,7 +56,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
         ),
-        score=lambda finished: _scores(evaluate(finished, batches)),
+        score=lambda finished: _judged(finished, batches, tokenizer, recipe, run),
         export=export,
         summary={
             **summarise(recipe, phases, model),
@@ -72,6 +75,18 @@ def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
 def _held_out(recipe: CausalRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
     source = CausalSource(open_shards(folder / prepare.HELD_OUT), tokenizer, recipe.phases[-1].sequence_length)
     return held_out_batches(source, recipe.data.num_held_out, recipe.engine.evaluation_batch_size)
+
+
+def _judged(finished: nn.Module, batches: list[Batch], tokenizer: Tokenizer, recipe: CausalRecipe, run: Run) -> Scores:
+    """The scores; writes RUN/sample.json: {"start": held-out text, "text": how the model goes on from it}."""
+    assert isinstance(finished, CausalModel)
+    window = recipe.phases[-1].sequence_length - 1
+    start = batches[0].inputs["input_ids"][0, : min(window, _START_TOKENS)].tolist()
+    allowed = vocabulary.ordinary_ids(tokenizer).tolist()
+    text = finished.continued(start, _SAMPLE_TOKENS, window, allowed, recipe.seed)
+    words = {"start": tokenizer.decode(start), "text": tokenizer.decode([*start, *text])}
+    write_json(run.sample_file, {**words, "text": words["text"].removeprefix(words["start"])})
+    return _scores(evaluate(finished, batches))
 
 
 def _scores(evaluation: Evaluation) -> Scores:

@@ -4,10 +4,41 @@ from anybatch.recipes.recipe import (
     CausalRecipe,
     CorpusSettings,
     DecoderSettings,
+    EngineSettings,
     OptimizerSettings,
     PhaseSettings,
     ReferenceSettings,
 )
+
+
+def gpt_demo() -> CausalRecipe:
+    """GPT, 2 layers of 64, on characters, windows of 32, LAMB: what `anybatch demo` trains.
+
+    The reference's rate is the best of a grid at batch 2 (benchmarks/tune_references.py); other batch sizes follow
+    from it by the square-root rule and are not tuned.
+    """
+    return CausalRecipe(
+        name="gpt-demo",
+        optimizer=OptimizerSettings(name="lamb"),
+        reference=ReferenceSettings(batch_size=2, lr=0.005, warmup_ratio=1 / 256, num_examples=32_768),
+        phases=(PhaseSettings(batch_size=2, sequence_length=32),),
+        data=CorpusSettings(tokenizer="characters"),
+        # Reading takes less than handing over to a thread.
+        engine=EngineSettings(prefetch=False),
+        model=DecoderSettings(hidden_size=64, num_layers=2, num_heads=2, max_positions=32),
+    )
+
+
+def gpt_demo_adamw() -> CausalRecipe:
+    """The same model, data and rule with AdamW, from a reference tuned for AdamW on a grid of the same size."""
+    lamb = gpt_demo()
+    return lamb.model_copy(
+        update={
+            "name": "gpt-demo-adamw",
+            "optimizer": OptimizerSettings(name="adamw"),
+            "reference": lamb.reference.model_copy(update={"lr": 0.0028}),
+        }
+    )
 
 
 def gpt2_tiny() -> CausalRecipe:

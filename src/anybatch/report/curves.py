@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from anybatch.report.layout import Grid, accents, cell_label, write_title
 from anybatch.report.load import Point, Record
 from anybatch.report.phases import switches
-from anybatch.report.series import TOLERANCE, Series
+from anybatch.report.series import Series
 from anybatch.report.svg import ACCENTS, INK, MUTED, PAPER, Frame, canvas, panel, render, spread
 from anybatch.report.wording import rate, short
 
@@ -36,10 +36,8 @@ def curves(series: Sequence[Series], frame: Frame, value: Callable[[Point], floa
                 axes = panel(figure, *grid.box(2 * number + column))
                 axes.set_ylim(low, high)
                 colour = ACCENTS[colours[id(one)]]
-                if band and one.judged and one.reference and one.reference.loss is not None:
-                    axes.axhspan(
-                        one.reference.loss, one.reference.loss * (1 + TOLERANCE), color=colour, alpha=0.14, linewidth=0
-                    )
+                if band and one.judged and one.reference and one.reference.loss is not None and one.bound is not None:
+                    axes.axhspan(one.reference.loss, one.bound, color=colour, alpha=0.14, linewidth=0)
                 _lines(axes, one, colour, attribute, value)
                 if not band:
                     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))

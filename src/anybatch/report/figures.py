@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from anybatch.report.layout import Grid, accents, cell_label, write_title
 from anybatch.report.scores import Score
-from anybatch.report.series import TOLERANCE, Cell, Series
+from anybatch.report.series import Cell, Series
 from anybatch.report.svg import ACCENTS, GRID, INK, MARKERS, MUTED, PAPER, Frame, accent, canvas, panel, render
-from anybatch.report.wording import gap, loss, score, short
+from anybatch.report.wording import gap, kept, loss, score, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +27,7 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
     low = min(losses)
     # A loss far off would press everything else flat: it is drawn at the upper edge, as a diverged run is.
     high = max(value for value in losses if value <= 2.5 * low)
-    bands = [one.reference.loss for one in shown if one.reference and one.reference.loss]
-    high = max([high, *(base * (1 + TOLERANCE) for base in bands if base <= 2.5 * low)])
+    high = max([high, *(one.bound for one in shown if one.bound is not None and one.bound <= 2.5 * low)])
     frequencies = [one.context_free_loss for one in shown if one.context_free_loss is not None]
     high = max([high, *(value for value in frequencies if value <= 1.25 * high)])
     room = (high - low) or abs(high) or 1.0
@@ -48,16 +47,16 @@ def main_picture(series: Sequence[Series], frame: Frame) -> str:
                 if other is not one:
                     _ghost(axes, other, one, limits[1])
             if one.context_free_loss is not None and one.context_free_loss <= limits[1]:
-                _frequency_line(axes, one.context_free_loss)
+                _frequency_line(axes, one.frequencies, one.context_free_loss)
             _main_line(axes, one, ACCENTS[colours[id(one)]], MARKERS[colours[id(one)]], limits[1])
             write_title(axes, one.label, ACCENTS[colours[id(one)]], "held-out loss")
         return render(figure, frame)
 
 
-def _frequency_line(axes: "Axes", value: float) -> None:
+def _frequency_line(axes: "Axes", name: str, value: float) -> None:
     axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
     axes.annotate(
-        f"word frequencies {loss(value)}", (0, value), (4, -3), xycoords=("axes fraction", "data"),
+        f"{name} {loss(value)}", (0, value), (4, -3), xycoords=("axes fraction", "data"),
         textcoords="offset points", color=MUTED, size=11, va="top",
     )  # fmt: skip
 
@@ -88,12 +87,12 @@ def _line(axes: "Axes", one: Series, high: float, colour: str, width: float, alp
 
 def _main_line(axes: "Axes", one: Series, colour: str, marker: str, high: float) -> None:
     reference = one.reference
-    if reference and reference.loss is not None and one.judged:
-        bound = reference.loss * (1 + TOLERANCE)
+    bound = one.bound
+    if reference and reference.loss is not None and bound is not None and one.judged:
         axes.axhspan(reference.loss, bound, color=colour, alpha=0.14, linewidth=0)
         axes.annotate(
-            "within 5\u202f%", (1, bound), (-4, -3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=colour, size=11, ha="right", va="top",
+            "95\u202f% kept" if one.by_share else "within 5\u202f%", (1, bound), (-4, -3), color=colour, size=11,
+            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top",
         )  # fmt: skip
     shown = _line(axes, one, high, colour, 2, alpha=1, zorder=3)
     before: float | None = None
@@ -116,6 +115,8 @@ def _main_line(axes: "Axes", one: Series, colour: str, marker: str, high: float)
         )  # fmt: skip
         rising = before is None or value >= before
         text = loss(value) if cell is reference or cell.gap is None else gap(cell.gap)
+        if cell.share is not None and cell is not reference:
+            text = kept(cell.share)
         # Beside the line that comes in from the left: above it where it rises, below where it falls.
         axes.annotate(
             text, (cell.batch, value), (0 if before is None else -8, 8 if rising else -8), zorder=5,

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from anybatch.report.load import Record
 from anybatch.report.series import TOLERANCE, Cell, Series, build
-from anybatch.report.wording import count, gap, listed, loss, plural, rate, times
+from anybatch.report.wording import count, gap, kept, listed, loss, plural, rate, times
 
 _LEVEL = 0.01
 _BOUND = f"{TOLERANCE:.0%}".replace("%", "\u202f%")
+_KEPT = f"{1 - TOLERANCE:.0%}".replace("%", "\u202f%")
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,31 @@ def _verdict(one: Series, first: Series) -> str:
     if not any(cell.gap is not None and not cell.diverged for cell in one.judged):
         share = "" if all(len(cell.finished) == cell.diverged for cell in one.judged) else ", in some runs,"
         return f"{one.label} diverged{share} at every larger batch"
-    spelled = one is first or not first.judged or first.main is None
-    bound = f" within {_BOUND} of its own batch-{count(reference.batch)} run" if spelled else ""
+    spelled = one is first or not first.judged or first.main is None or one.by_share != first.by_share
+    own = f"its own batch-{count(reference.batch)} run"
+    if one.by_share:
+        did, short = f" kept at least {_KEPT} of what {own} learned", " did so"
+    else:
+        did, short = f"'s held-out loss stayed within {_BOUND} of {own}", "'s did so"
+    verb = did if spelled else short
     if one.main is None:
         known = [cell for cell in one.judged if cell.gap is not None and not cell.diverged]
-        nearest = min(known, key=lambda cell: cell.gap or 0.0)
-        verb = "'s held-out loss stayed" + bound if spelled else "'s did so"
+        nearest = min(known, key=lambda cell: cell.loss or 0.0)
         return f"{one.label}{verb} at no larger batch (nearest: {_far(nearest)})"
     missed = [times(cell.factor or 0) for cell in one.judged if not cell.held and cell.batch < one.main.batch]
     every = "at every larger batch tried, " if len(one.held) == len(one.judged) else ""
-    verb = "'s held-out loss stayed" + bound if spelled else "'s did so"
-    sentence = f"{one.label}{verb} {every}up to {_far(one.main)}"
+    apart = "," if one.by_share and spelled and not every else ""
+    sentence = f"{one.label}{verb}{apart} {every}up to {_far(one.main)}"
     return sentence + (f", though not at {listed(missed)}" if missed else "")
 
 
 def _far(cell: Cell) -> str:
-    return f"{times(cell.factor or 1)} (batch {count(cell.batch)}, {gap(cell.gap)})"
+    return f"{times(cell.factor or 1)} (batch {count(cell.batch)}, {distance(cell)})"
+
+
+def distance(cell: Cell) -> str:
+    """How near a cell comes to its reference: the share of the learning that it kept, or else its gap."""
+    return gap(cell.gap) if cell.share is None else f"{kept(cell.share)} kept"
 
 
 def cell_loss(cell: Cell, spread: bool = True) -> str:
@@ -105,6 +115,11 @@ def cell_loss(cell: Cell, spread: bool = True) -> str:
 def _gap(cell: Cell) -> str:
     spread = f" ({gap(min(cell.gaps))} to {gap(max(cell.gaps))})" if len(cell.gaps) > 1 else ""
     return f"{gap(cell.gap)}{spread}"
+
+
+def _share(cell: Cell) -> str:
+    spread = f" ({kept(min(cell.kept))} to {kept(max(cell.kept))})" if len(cell.kept) > 1 else ""
+    return f"{kept(cell.share or 0.0)}{spread}"
 
 
 def _measured(one: Series) -> str:
@@ -123,20 +138,16 @@ def _measured(one: Series) -> str:
 
 
 def _gain(one: Series) -> str:
-    """What was learned beyond word frequencies, and how much of it each larger batch kept: what a gap is a part of."""
+    """What was learned beyond token frequencies, and how much of it each larger batch kept."""
     frequencies, reference = one.context_free_loss, one.reference
     if frequencies is None or reference is None or reference.loss is None or reference.diverged:
         return ""
-    start = f"Word frequencies alone give {loss(frequencies)}"
+    start = f"{one.frequencies.capitalize()} alone give {loss(frequencies)}"
     gained = frequencies - reference.loss
     if gained <= 0:
         return f"{start}: {one.label} learned no more than these at its reference batch."
-    kept = [
-        f"{max(0.0, (frequencies - cell.loss) / gained):.0%} at {times(cell.factor or 1)}".replace("%", "\u202f%")
-        for cell in one.judged
-        if cell.loss is not None and not cell.diverged
-    ]
-    rest = f"; of that, {listed(kept)} was learned" if kept else ""
+    shares = [f"{_share(cell)} at {times(cell.factor or 1)}" for cell in one.judged if cell.kept and not cell.diverged]
+    rest = f"; of that, {listed(shares)} was learned" if shares else ""
     return f"{start}; {one.label} at its reference gained {loss(gained)} on them{rest}."
 
 
@@ -153,13 +164,13 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     holder = next((other for other in series if other is not one and any(_reaches(c, cell) for c in other.held)), None)
     if holder is not None:
         return (
-            f"{one.label} no longer holds at {place(cell)}, {gap(cell.gap)}, where {holder.label} does: not the number "
-            f"of steps but the untuned settings fall short for {one.label}."
+            f"{one.label} no longer holds at {place(cell)}, {distance(cell)}, where {holder.label} does: not the "
+            f"number of steps but the untuned settings fall short for {one.label}."
         )
     small = "even " if one.main is None else ""
     last = one.lost_beyond[-1]
     sentence = (
-        f"{one.label} does not hold {small}at {place(cell)}, {gap(cell.gap)}: either this is past the critical batch, "
+        f"{one.label} does not hold {small}at {place(cell)}, {distance(cell)}: either this is past the critical batch, "
         "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry "
         "over; these runs cannot tell which."
     )
@@ -169,8 +180,8 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     if reference is None or reference.loss is None or reference.loss >= frequencies:
         return sentence  # the reference learned no more than that, either
     return (
-        f"{sentence} At {place(last)} the steps have run out: {plural(last.steps, 'step')} teach no more than word "
-        "frequencies, which is past the critical batch."
+        f"{sentence} At {place(last)} the steps have run out: {plural(last.steps, 'step')} teach no more than "
+        f"{one.frequencies}, which is past the critical batch."
     )
 
 

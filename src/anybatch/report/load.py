@@ -15,6 +15,8 @@ from anybatch.report.numbers import finite, whole
 from anybatch.runs import Run
 
 _MAX_TEXT = 160
+_MAX_SAMPLE = 1000
+_ACCURACIES = ("top1", "mlm_accuracy", "lm_accuracy", "accuracy")
 
 
 Ratios = tuple[int, Mapping[str, float | None]]
@@ -45,7 +47,8 @@ class Point:
 class Record:
     """What the report knows of one run. `state` is the run's outcome, 'finished' where it has a result.
 
-    `context_free_loss` is what a model reaches that knows how frequent each word is and nothing else.
+    `sample`: the start of a text, and how the model goes on from it. `context_free_loss` is what a model reaches that
+    knows how frequent each token is and nothing else.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class Record:
     ratios: Sequence[Ratios] = ()
     health: Health | None = None
     noise: Sequence[Stretch] = ()
+    sample: tuple[str, str] | None = None
 
     @property
     def finished(self) -> bool:
@@ -93,7 +97,7 @@ class Record:
 
     @property
     def accuracy(self) -> float | None:
-        return self.final.get("top1", self.final.get("mlm_accuracy", self.final.get("accuracy")))
+        return next((self.final[name] for name in _ACCURACIES if name in self.final), None)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -178,6 +182,7 @@ def _record(run: Run, name: str) -> Record:
         trains=trains,
         health=observe(events),
         noise=stretches(events),
+        sample=_sample(run),
         ratios=_adapted(
             [
                 (whole(e.get("step")) or 0, {text(key): finite(value) for key, value in e["ratios"].items()})
@@ -186,6 +191,13 @@ def _record(run: Run, name: str) -> Record:
             ]
         ),
     )
+
+
+def _sample(run: Run) -> tuple[str, str] | None:
+    """The start of a held-out text, and how the finished model goes on from it."""
+    sample = read_object(run.sample_file) if run.sample_file.is_file() else {}
+    start, words = (text(sample.get(name) or "", _MAX_SAMPLE) for name in ("start", "text"))
+    return (start, words) if words else None
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, str]:
@@ -208,7 +220,7 @@ def _adapted(samples: Sequence[Ratios]) -> list[Ratios]:
 def _point(event: Mapping[str, Any]) -> Point:
     accuracy = event.get("accuracy")
     if isinstance(accuracy, dict):
-        accuracy = accuracy.get("label", accuracy.get("mlm"))
+        accuracy = next((accuracy[name] for name in ("label", "mlm", "lm") if name in accuracy), None)
     return Point(
         step=whole(event.get("step")) or 0,
         examples=whole(event.get("examples")) or 0,
@@ -227,7 +239,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def text(value: Any) -> str:
+def text(value: Any, most: int = _MAX_TEXT) -> str:
     """`value` as one printable line of bounded length; HTML escaping is left to the page."""
     line = "".join(letter if letter.isprintable() else " " for letter in str(value))
-    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"

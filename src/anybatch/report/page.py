@@ -20,7 +20,7 @@ from anybatch.report.phases import phases_table
 from anybatch.report.scores import Score, by_cell, children
 from anybatch.report.series import Cell, Series
 from anybatch.report.table import provenance, runs_table
-from anybatch.report.wording import count, listed, percent, plural, rate, score, short
+from anybatch.report.wording import GUESSED, count, listed, percent, plural, rate, score, short
 
 _TINY = 20_000_000
 _TITLE = "Does quality hold at larger batches?"
@@ -59,6 +59,7 @@ def _page(records: Sequence[Record], title: str, quoted: Sequence[str]) -> str:
     sections = [
         _head(findings, records, title, quoted),
         *_curves(findings.series),
+        _samples(findings.series),
         _scores(by_cell(findings.series, links), findings.series),
         _mistakes(findings.series),
         _rates(findings.series),
@@ -88,10 +89,13 @@ def _head(findings: Findings, records: Sequence[Record], title: str, quoted: Seq
         )
         caption = "No reference run has finished, so there is no band to hold a loss to."
         if any(cell.held is not None for one in series for cell in one.cells):
-            caption = (
-                "Filled points end at most 5 % above the optimizer's own reference loss, the shaded band; hollow "
-                "points do not. A cross at the upper edge lies beyond the scale."
-            )
+            held = "end at most 5 % above the optimizer's own reference loss, the shaded band"
+            if any(one.by_share for one in series):
+                held = (
+                    "keep at least 95 % of what the optimizer's own reference learned beyond "
+                    f"{series[0].frequencies}: they end in the shaded band"
+                )
+            caption = f"Filled points {held}; hollow points do not. A cross at the upper edge lies beyond the scale."
         picture = _figure(
             "main", "Final held-out loss against global batch size", described, caption,
             lambda frame: figures.main_picture(series, frame),
@@ -113,7 +117,7 @@ def _curves(series: Sequence[Series]) -> list[str]:
                 f" The larger the batch, the fewer the steps: {count(steps[-1])} at most, {count(steps[0])} at least."
             )
         if any(one.judged for one in series):
-            caption += " The shaded band lies up to 5 % above the reference's final loss."
+            caption += " The shaded band is where quality holds."
         if any(not run.finished for one in series for run in one.records):
             caption += " Dotted lines are runs that have not finished."
         figure = _figure(
@@ -125,19 +129,30 @@ def _curves(series: Sequence[Series]) -> list[str]:
         final = [run.accuracy for one in series for run in one.records if run.accuracy is not None]
         low, high = (percent(each) for each in (min(final, default=None), max(final, default=None)))
         ends = "" if not final else f" It ends at {low}." if low == high else f" They end between {low} and {high}."
-        images = all(run.task == "images" for one in series for run in one.records)
-        heading = "Images told right" if images else "Masked words guessed right"
-        caption = (
-            f"The share of held-out images whose class comes first (top-1).{ends}"
-            if images
-            else f"The share of masked words that are guessed right in held-out text.{ends}"
-        )
+        tasks = {run.task for one in series for run in one.records}
+        _, heading, guessed = GUESSED[tasks.pop() if len(tasks) == 1 else "pretraining"]
+        caption = f"The share of {guessed}.{ends}"
         figure = _figure(
             "accuracy", f"{heading}, against examples and steps", f"One row an optimizer. {caption}", caption,
             lambda frame: curves.curves(series, frame, value=lambda point: point.accuracy, band=False),
         )  # fmt: skip
         sections.append(_section("accuracy", heading, figure))
     return sections
+
+
+def _samples(series: Sequence[Series]) -> str:
+    """How one run of each cell goes on from the same start of a held-out text."""
+    found = [
+        (f"{one.label} {cell_label(cell)}", *run.sample) for one in series for cell in one.cells
+        for run in [next((run for run in cell.runs if run.sample), None)] if run is not None and run.sample is not None
+    ]  # fmt: skip
+    if not found:
+        return ""
+    lines = "".join(
+        f"<dt>{escape(label)}</dt><dd><mark>{escape(start)}</mark>{escape(words)}</dd>" for label, start, words in found
+    )
+    note = "Each finished model goes on from the marked start of a held-out text, token by token."
+    return _section("samples", "What the models write", f'<p>{note}</p><dl class="samples">{lines}</dl>')
 
 
 def _scores(found: Sequence[Score], series: Sequence[Series]) -> str:

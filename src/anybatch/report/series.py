@@ -9,17 +9,22 @@ from anybatch.report.load import Record
 from anybatch.report.wording import count, optimizer_name, rate
 
 TOLERANCE = 0.05
-"""Quality held: the held-out loss is at most this share above that of the optimizer's own reference run."""
+"""Quality held: of what the optimizer's own reference run learned beyond token frequencies, all but this share is
+learned; where frequencies are not known, the held-out loss is at most this share above the reference's."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one batch size; several where several seeds ran. `factor` is None where there is no reference."""
+    """The runs of one batch size; several where several seeds ran. `factor` is None where there is no reference.
+
+    `kept`: of each run, its gain over token frequencies as a share of the reference's gain.
+    """
 
     batch: int
     runs: Sequence[Record]
     factor: float | None = None
     gaps: Sequence[float] = ()
+    kept: Sequence[float] = ()
 
     @property
     def finished(self) -> list[Record]:
@@ -42,11 +47,16 @@ class Cell:
         return fmean(self.gaps) if self.gaps else None
 
     @property
+    def share(self) -> float | None:
+        return fmean(self.kept) if self.kept else None
+
+    @property
     def held(self) -> bool | None:
         """None where nothing can be judged: no finished run, or nothing to compare with."""
         if self.factor is None or not self.finished or (self.gap is None and not self.diverged):
             return None
-        return not self.diverged and self.gap is not None and self.gap <= TOLERANCE + 1e-9
+        lost = self.gap if self.share is None else 1 - self.share
+        return not self.diverged and lost is not None and lost <= TOLERANCE + 1e-9
 
     @property
     def steps(self) -> int | None:
@@ -78,9 +88,26 @@ class Series:
 
     @property
     def context_free_loss(self) -> float | None:
-        """What word frequencies alone give on the held-out text."""
-        known = [run.context_free_loss for run in self.records if run.context_free_loss is not None]
-        return fmean(known) if known else None
+        """What token frequencies alone give on the held-out text."""
+        return _frequencies(self.records)
+
+    @property
+    def frequencies(self) -> str:
+        """What `context_free_loss` rests on, in words."""
+        return "token frequencies" if self.records[0].task == "causal" else "word frequencies"
+
+    @property
+    def by_share(self) -> bool:
+        """Whether quality is judged by the share of the learning that is kept, not by the gap."""
+        return any(cell.kept for cell in self.cells)
+
+    @property
+    def bound(self) -> float | None:
+        """The highest loss at which quality held."""
+        base, frequencies = self.reference.loss if self.reference else None, self.context_free_loss
+        if base is None:
+            return None
+        return base + TOLERANCE * (frequencies - base if self.by_share and frequencies is not None else base)
 
     @property
     def judged(self) -> list[Cell]:
@@ -186,17 +213,36 @@ def _series(label: str, runs: list[Record]) -> Series:
         for batch in sorted({run.batch for run in runs})
     }
     base = by_batch.get(reference_batch, [])
+    frequencies = _frequencies(runs)
     cells = [
-        Cell(batch, cell, batch / reference_batch if base else None, _gaps(cell, base))
+        Cell(batch, cell, batch / reference_batch if base else None, _gaps(cell, base), _kept(cell, base, frequencies))
         for batch, cell in by_batch.items()
     ]
     return Series(_optimizer(runs[0]), label, cells, reference_batch)
 
 
 def _gaps(cell: Sequence[Record], base: Sequence[Record]) -> list[float]:
-    """Each run's distance to the reference run of its own seed, or to the mean where its seed has none."""
+    """Each run's distance to its reference, as a share of the reference's loss."""
+    return [loss / reference - 1 for loss, reference in _pairs(cell, base)]
+
+
+def _kept(cell: Sequence[Record], base: Sequence[Record], frequencies: float | None) -> list[float]:
+    """Each run's share of what its reference gained; nothing where a reference gained nothing."""
+    pairs = _pairs(cell, base)
+    if frequencies is None or any(reference >= frequencies for _, reference in pairs):
+        return []
+    return [(frequencies - loss) / (frequencies - reference) for loss, reference in pairs]
+
+
+def _pairs(cell: Sequence[Record], base: Sequence[Record]) -> list[tuple[float, float]]:
+    """The loss of each run, and that of the reference run of its seed, or the mean where its seed has none."""
     losses = {run.seed: run.loss for run in base if run.finished and run.loss}
     known = [run.loss for run in base if run.finished and run.loss]
     if not known or any(run.diverged for run in base):
         return []
-    return [run.loss / (losses.get(run.seed) or fmean(known)) - 1 for run in cell if run.finished and run.loss]
+    return [(run.loss, losses.get(run.seed) or fmean(known)) for run in cell if run.finished and run.loss]
+
+
+def _frequencies(runs: Sequence[Record]) -> float | None:
+    known = [run.context_free_loss for run in runs if run.context_free_loss is not None]
+    return fmean(known) if known else None

@@ -11,10 +11,12 @@ from anybatch.report.scores import mean
 from anybatch.report.series import Cell, Series
 from anybatch.report.svg import accent
 from anybatch.report.wording import (
+    GUESSED,
     UNKNOWN,
     count,
     duration,
     gap,
+    kept,
     listed,
     loss,
     optimizer_name,
@@ -25,7 +27,7 @@ from anybatch.report.wording import (
 )
 
 _COLUMNS = (
-    "optimizer", "batch", "factor", "steps", "learning rate", "warm-up", "held-out loss", "gap", "right", "F1",
+    "optimizer", "batch", "factor", "steps", "learning rate", "warm-up", "held-out loss", "gap", "kept", "right", "F1",
     "exact match", "wall time", "examples a second", "skipped steps", "run",
 )  # fmt: skip
 
@@ -42,8 +44,9 @@ def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mappi
     linked = {child.path for group in links.values() for child in group}
     for run in records:
         if run.task == "questions" and run.path not in linked:
-            rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", ""), [run]))
-    right = "top-1" if records and all(run.task == "images" for run in records) else "masked words"
+            rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", "", ""), [run]))
+    tasks = {run.task for run in records}
+    right = GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
     head = "".join(f'<th scope="col">{right if name == "right" else name}</th>' for name in _COLUMNS)
     return (
         '<div class="scroll" role="region" aria-label="All runs" tabindex="0"><table>'
@@ -51,23 +54,25 @@ def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mappi
     )
 
 
-def _of_series(run: Record, one: Series, cell: Cell) -> tuple[str, str]:
+def _of_series(run: Record, one: Series, cell: Cell) -> tuple[str, str, str]:
+    """The run's multiple of the reference batch, its gap, and the share of the learning that it kept."""
     factor = "" if cell.factor is None else times(cell.factor)
     if cell is one.reference:
-        return factor, "reference"
+        return factor, "reference", ""
     index = [other.path for other in cell.finished if other.loss is not None]
     if not cell.gaps or run.path not in index:
-        return factor, UNKNOWN
-    return factor, gap(cell.gaps[index.index(run.path)])
+        return factor, UNKNOWN, UNKNOWN
+    place = index.index(run.path)
+    return factor, gap(cell.gaps[place]), kept(cell.kept[place]) if cell.kept else UNKNOWN
 
 
-def _row(run: Record, label: str, number: int | None, placing: tuple[str, str], scored: Sequence[Record]) -> str:
-    factor, distance = placing
+def _row(run: Record, label: str, number: int | None, placing: tuple[str, str, str], scored: Sequence[Record]) -> str:
+    factor, distance, share = placing
     f1, exact_match = (mean([child.final.get(name) for child in scored]) for name in ("f1", "exact_match"))
     outcome = run.state if not run.finished else "diverged" if run.diverged else loss(run.loss)
     dot = "" if number is None else f'<span class="dot accent-{number}"></span>'
     cells = (
-        count(run.batch), factor, count(run.num_steps), rate(run.lr), count(run.warmup_steps), outcome, distance,
+        count(run.batch), factor, count(run.num_steps), rate(run.lr), count(run.warmup_steps), outcome, distance, share,
         percent(run.accuracy), score(f1), score(exact_match), duration(run.wall_s), count(run.examples_per_s),
         count(run.skipped_steps),
     )  # fmt: skip

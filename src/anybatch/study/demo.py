@@ -1,4 +1,4 @@
-"""The demo: BERT pretrained at a tuned reference batch and, untuned, at larger ones; then asked questions."""
+"""The demo: a GPT on characters, trained at a tuned reference batch and, untuned, at larger ones."""
 
 import json
 import os
@@ -10,85 +10,120 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.engine import Progress
-from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
+from anybatch.files import write_json
+from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
+from anybatch.recipes.recipe import CausalRecipe
+from anybatch.runs import Run
+from anybatch.study.declaration import Entrant, Study
 from anybatch.study.workers import run_side_by_side
 
-# Factors of the reference batch: one that should hold, one that may, and one at which the steps run out.
-FACTORS = (1, 4, 16, 64)
-RECIPES = ("bert-demo", "bert-demo-adamw")
-_NAMES = {"lamb": "LAMB", "adamw": "AdamW"}
-# A worker takes some 700 MB; four of them serve the grid well, and keep within a laptop's memory.
+# A worker takes some 500 MB; four of them serve the grid well, and keep within a laptop's memory.
 MOST_WORKERS = 4
+
+
+def declared(seeds: Sequence[int] = (0, 1, 2)) -> Study:
+    """LAMB and AdamW with a GPT on characters: a tuned reference at batch 2; batches 8, 32 and 128 follow by rule."""
+    return Study(
+        name="scaling",
+        question="How much of what a model learns at its tuned batch does it learn at larger ones, with nothing tuned?",
+        entrants=(Entrant("LAMB", find_recipe("gpt-demo")), Entrant("AdamW", find_recipe("gpt-demo-adamw"))),
+        batch_sizes=(2, 8, 32, 128),
+        seeds=tuple(seeds),
+    )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One optimizer at one batch size: a pretraining run, and the fine-tuning run that starts from it."""
+    """One optimizer at one batch size: a run."""
 
+    name: str
     recipe: Recipe
     factor: int
-    pretraining: Path
-    questions: Path
+    folder: Path
 
     @property
     def title(self) -> str:
-        name = self.recipe.optimizer.name
-        return f"{_NAMES.get(name, name)}, batch {self.recipe.phases[0].batch_size} (x{self.factor})"
+        return f"{self.name}, batch {self.recipe.phases[0].batch_size} (\u00d7{self.factor})"
 
 
-def cells(out: Path, seed: int, factors: Sequence[int] = FACTORS) -> list[Cell]:
-    """The demo's grid, the smallest batches (the longest runs) first."""
-    grid = []
-    for factor in factors:
-        for name in RECIPES:
-            # A watched step is cut in two, whose other rounding would hide whether a demo repeats an earlier one.
-            settings = [f"seed={seed}", f"data.path={json.dumps(str(out / 'data'))}", "engine.noise_every=0"]
-            recipe = change(find_recipe(name), settings)
-            recipe = with_batch_size(recipe, recipe.reference.batch_size * factor)
-            place = f"{recipe.optimizer.name}-{recipe.phases[0].batch_size:04d}"
-            grid.append(Cell(recipe, factor, out / "pretraining" / place, out / "questions" / place))
-    return grid
+def cells(out: Path, seed: int) -> list[Cell]:
+    """The demo's grid for one seed, the smallest batches (the longest runs) first."""
+    found = []
+    for trial in declared((seed,)).trials:
+        # A watched step is cut in two, whose other rounding would hide whether a demo repeats an earlier one.
+        settings = [f"data.path={json.dumps(str(out / 'data'))}", "engine.noise_every=0"]
+        recipe = change(trial.recipe({}), settings)
+        place = f"{recipe.optimizer.name}-{trial.batch_size:04d}"
+        found.append(
+            Cell(trial.entrant.name, recipe, trial.batch_size // recipe.reference.batch_size, out / "runs" / place)
+        )
+    return found
 
 
 def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None = None) -> list[Path]:
-    """Prepares the text, pretrains and fine-tunes every cell, and returns the run folders.
+    """Prepares the text, trains every cell, writes OUT/findings.json, and returns the run folders.
 
     A demo that was stopped goes on where it was: finished runs are not repeated.
 
     Args:
         num_workers: runs side by side; by default one a core, at most four.
     """
+    grid = cells(out, seed)
     if not (out / "data").exists():
         progress.say("preparing the text: Python's language reference and the docstrings of its library")
-        summary = prepare_builtin_text(out / "data")
+        recipe = grid[0].recipe
+        assert isinstance(recipe, CausalRecipe)
+        assert recipe.data.tokenizer is not None
+        summary = prepare_builtin_text(out / "data", recipe.data.tokenizer)
         progress.say(
-            f"{summary.train.documents} documents, {summary.train.tokens:,} tokens to train on, "
+            f"{summary.train.documents} documents, {summary.train.tokens:,} characters to train on, "
             f"{summary.held_out.tokens:,} held out, a vocabulary of {summary.vocabulary_size:,}"
         )
-    grid = cells(out, seed)
     calls = [partial(run_cell, cell, f"[{number}/{len(grid)}]") for number, cell in enumerate(grid, start=1)]
     run_side_by_side(calls, num_workers or min(os.cpu_count() or 1, MOST_WORKERS), progress)
-    return [folder for cell in grid for folder in (cell.pretraining, cell.questions)]
+    write_json(out / "findings.json", rows(grid))
+    return [cell.folder for cell in grid]
 
 
 def run_cell(cell: Cell, place: str, progress: Progress) -> None:
-    """Pretrains and fine-tunes one cell; says its scores."""
+    """Trains one cell; says its scores."""
     title = f"{place} {cell.title}"
-    text = train_recipe(cell.recipe, cell.pretraining, resume=True, progress=progress, title=f"{title}: pretraining")
-    recipe = change(
-        find_recipe("squad-demo"),
-        [
-            f"seed={cell.recipe.seed}",
-            f"model.path={json.dumps(str(cell.pretraining))}",
-            "engine.noise_every=0",
-        ],
-    )
-    answers = train_recipe(recipe, cell.questions, resume=True, progress=progress, title=f"{title}: questions")
+    result = train_recipe(cell.recipe, cell.folder, resume=True, progress=progress, title=title)
+    final = result["final"]
     progress.say(
-        f"{title}: {text['num_steps']} steps, held-out loss {text['final']['loss']:.3f}, "
-        f"F1 {answers['final']['f1']:.1f}"
+        f"{title}: {result['num_steps']:,} steps, held-out loss {final['loss']:.3f}, "
+        f"{final['lm_accuracy']:.0%} of the characters right"
     )
+
+
+def rows(grid: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What finished runs gave, a row each.
+
+    `kept`: the gain over what the frequencies of characters give, as a share of the gain of the same optimizer at its
+    reference batch; None where one of the two has no finite loss.
+    """
+    results = [Run(cell.folder).result() for cell in grid]
+    gains = [
+        None if (loss := result["final"]["loss"]) is None else result["context_free_loss"] - loss for result in results
+    ]
+    references = {cell.name: gain for cell, gain in zip(grid, gains, strict=True) if cell.factor == 1}
+    return [
+        {
+            "optimizer": result["optimizer"],
+            "batch": result["global_batch_size"],
+            "factor": cell.factor,
+            "seed": result["seed"],
+            "loss": result["final"]["loss"],
+            "kept": gain / references[cell.name] if gain is not None and references[cell.name] else None,
+            "accuracy": result["final"]["lm_accuracy"],
+            "context_free_loss": result["context_free_loss"],
+            "num_steps": result["num_steps"],
+            "lr": result["lr"],
+            "wall_s": result["wall_s"],
+        }
+        for cell, result, gain in zip(grid, results, gains, strict=True)
+    ]
 
 
 def measured_before() -> dict[str, list[str]] | None:
@@ -100,23 +135,21 @@ def measured_before() -> dict[str, list[str]] | None:
     seeds = ", ".join(map(str, measured["seeds"]))
     about = measured["environment"]
     sentences = [f"The same demo with seeds {seeds} on {about['processor']}, {about['started'][:10]}:"]
-    for name in dict.fromkeys(cell["optimizer"] for cell in measured["cells"]):
-        gaps = [
-            f"{_range(cell['gap_percent'])} at ×{cell['factor']}"
-            for cell in measured["cells"]
-            if cell["optimizer"] == name and cell["factor"] > 1
-        ]
-        held = [
-            f"\u00d7{cell['factor']}"
-            for cell in measured["cells"]
-            if cell["optimizer"] == name and cell["factor"] > 1 and cell["gap_percent"]["mean"] <= 5
-        ]
-        extent = f"held at {', '.join(held)}" if held else "held at no larger batch"
-        sentences.append(f"On the mean {_NAMES.get(name, name)} {extent}.")
-        sentences.append(f"{_NAMES.get(name, name)} ended above its own reference by {', '.join(gaps)}.")
+    for name in dict.fromkeys(row["optimizer"] for row in measured["rows"]):
+        mine = [row for row in measured["rows"] if row["optimizer"] == name and row["factor"] > 1]
+        by_factor = {factor: [row["kept"] for row in mine if row["factor"] == factor] for factor in _factors(mine)}
+        shares = [f"{_range(kept)} at \u00d7{factor}" for factor, kept in by_factor.items()]
+        label = next(entrant.name for entrant in declared().entrants if entrant.recipe.optimizer.name == name)
+        sentences.append(f"{label} kept {', '.join(shares)} of what its own reference learned.")
     return {"sentences": sentences}
 
 
-def _range(gap: dict[str, Any]) -> str:
-    mean, low, high = (f"{value:+.1f}\u202f%" for value in (gap["mean"], min(gap["each"]), max(gap["each"])))
+def _factors(found: Sequence[dict[str, Any]]) -> list[int]:
+    return list(dict.fromkeys(row["factor"] for row in found))
+
+
+def _range(kept: Sequence[float]) -> str:
+    mean, low, high = (
+        f"{value:.1%}".replace("%", "\u202f%") for value in (sum(kept) / len(kept), min(kept), max(kept))
+    )
     return f"{mean} ({low} to {high})"
