@@ -120,8 +120,21 @@ def test_the_table_tells_every_run(page: str) -> None:
     assert len(cells) == 9
     assert len({len(row) for row in cells}) == 1
     assert cells[3][:8] == ["LAMB", "64", "×8", "375", "0.0283", "90", "4.44", "+4.0\u202f%"]
+    assert cells[3][8] == "–"  # nothing is known of frequencies
     assert cells[1][7] == "reference"
-    assert cells[3][9:] == ["12.8", "7.7", "36\u202fs", "664", "0", "lamb-64"]
+    assert cells[3][10:] == ["12.8", "7.7", "36\u202fs", "664", "0", "lamb-64"]
+
+
+def test_what_models_write_and_keep_stands_on_the_page(write_run: Write, tmp_path: Path) -> None:
+    for batch in (8, 64):
+        run = write_run(tmp_path / "runs" / f"b{batch}", "lamb", batch)
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({**result, "context_free_loss": 6.0}))
+        (run / "sample.json").write_text(json.dumps({"start": "the <b>", "text": f"cat & {batch}"}))
+    page = report(tmp_path / "runs")
+    assert "<dt>LAMB ×8</dt><dd><mark>the &lt;b&gt;</mark>cat &amp; 64</dd>" in page
+    assert "Filled points keep at least 95 % of what the optimizer&#x27;s own reference learned" in page
+    assert "<td>90.2\u202f%</td>" in page
 
 
 def test_what_a_run_folder_says_is_never_markup(write_run: Write, write_questions: Write, tmp_path: Path) -> None:
