@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import struct
 import tarfile
 from pathlib import Path
@@ -103,7 +104,9 @@ def test_parquet_without_names_goes_by_numbers(tmp_path: Path) -> None:
     training, held_out = find_images(tmp_path)
     assert held_out is not None
     assert training.classes.names == ("0", "1", "2")
-    assert held_out.classes.names == ("0", "1"), "a class that nothing is held out of is no contradiction"
+    assert held_out.classes.names == ("0", "1", "2")
+    assert held_out.classes.labels.tolist() == [1]
+    assert held_out.classes.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as 0",)
 
 
 def test_parquet_with_names_of_classes_for_labels(tmp_path: Path) -> None:
@@ -150,6 +153,67 @@ def test_tar_shards(tmp_path: Path) -> None:
 def test_tar_shards_of_folders(tmp_path: Path) -> None:
     write_tar(tmp_path / "one.tar", {"x/dog/0.png": PNGS[0], "x/cat/1.png": PNGS[1]})
     assert content(find_images(tmp_path)[0]) == expected(["dog", "cat"])
+
+
+@pytest.mark.parametrize(("training", "held_out"), [("Train", "Val"), ("TRAIN", "TEST"), ("Training", "Validation")])
+def test_parts_may_be_in_capitals(tmp_path: Path, training: str, held_out: str) -> None:
+    for part in (training, held_out):
+        for seed, name in enumerate(("cat", "dog")):
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "0.png").write_bytes(PNGS[seed])
+    for found in find_images(tmp_path):
+        assert found is not None
+        assert content(found) == expected(["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("Train", "train", "val"), "Train and train are of one part"),
+        (("train_images", "Test-Images"), "train_images, Test-Images: called like a part of the images"),
+        (("val", "cat"), "val: called like a part of the images"),
+    ],
+)
+def test_folders_called_like_parts_are_no_classes(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    for name in folders:
+        (tmp_path / name / "cat").mkdir(parents=True)
+        (tmp_path / name / "cat" / "0.png").write_bytes(PNGS[0])
+    with pytest.raises(InputError, match=message):
+        find_images(tmp_path)
+
+
+def test_a_class_may_have_a_name_that_only_begins_like_a_part(tmp_path: Path) -> None:
+    for seed, name in enumerate(("evaluation", "trainer", "model train")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(PNGS[seed])
+    assert find_images(tmp_path)[0].classes.names == ("evaluation", "model train", "trainer")
+
+
+def test_classes_that_are_not_held_out_are_noted(tmp_path: Path) -> None:
+    for place, name in enumerate(("train/cat", "train/dog", "train/emu", "val/emu")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").write_bytes(PNGS[place])
+    training, held_out = find_images(tmp_path)
+    assert held_out is not None
+    assert held_out.classes.names == training.classes.names
+    assert content(held_out) == [("emu", noise(6, 6, seed=3).tobytes())]
+    assert held_out.classes.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as cat",)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["train.tar", "train.parquet", "train-images-idx3-ubyte"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="called like a file of images, but is none"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize("end", [".tar.gz", ".tgz", ".tar.zst"])
+def test_a_packed_tar_is_refused_also_beside_others(tmp_path: Path, end: str) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a/0.png": PNGS[0]})
+    (tmp_path / f"train-1{end}").write_bytes(b"")
+    with pytest.raises(InputError, match=f"train-1{end}: unpack it to a .tar"):
+        find_images(tmp_path)
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
@@ -240,7 +304,7 @@ WRONG = {
         lambda path: write_labels(path / "train.parquet", [0, 10**12]),
         "labels from 0 to 1000000000000; must be numbers from 0 on, below 1,000,000",
     ),
-    "labels of two kinds": (mixed_labels, "its files have columns of different types"),
+    "labels of two kinds": (mixed_labels, "labels are names of classes in some of its files, numbers in others"),
     "no parquet": (lambda path: (path / "train.parquet").write_bytes(b"PAR1"), "not readable as parquet"),
     "no tar": (lambda path: (path / "train.tar").write_bytes(b"x" * 2000), "not an uncompressed tar file"),
     "no class": (lambda path: write_tar(path / "a.tar", {"0.png": PNGS[0]}), "has no class"),

@@ -7,13 +7,15 @@ from pathlib import Path
 from anybatch.data.images.folder import FolderImages
 from anybatch.data.images.idx import read_idx
 from anybatch.data.images.parquet import ParquetImages
-from anybatch.data.images.sets import ImageSet, check_same_classes
+from anybatch.data.images.sets import ImageSet, printable, with_classes_of
 from anybatch.data.images.tar import TarImages
 from anybatch.errors import InputError
 
 _TRAINING = ("train", "training")
 _HELD_OUT = ("val", "valid", "validation", "test", "testing", "t10k")
 _IDX_IMAGES = ("*-images-idx3-ubyte", "*-images-idx3-ubyte.gz", "*-images.idx3-ubyte", "*-images.idx3-ubyte.gz")
+
+_PACKED = ("*.tgz", "*.tar.gz", "*.tar.bz2", "*.tar.xz", "*.tar.zst")
 
 
 def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
@@ -40,9 +42,7 @@ def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
         parts = find(path)
         if parts is not None:
             training, held_out = parts
-            if held_out is not None:
-                check_same_classes(training, held_out, path)
-            return training, held_out
+            return training, held_out and with_classes_of(training, held_out, path)
     raise InputError(
         f"{path}: no images in a layout that is known: train/CLASS/*.jpg, train*.parquet, train*.tar or "
         "train-images-idx3-ubyte"
@@ -62,24 +62,44 @@ def _parquet(path: Path) -> Parts | None:
 
 
 def _tar(path: Path) -> Parts | None:
+    packed = [file for kind in _PACKED for file in sorted(path.glob(kind))]
+    if packed:
+        raise InputError(
+            f"{packed[0]}: unpack it to a .tar (gunzip, xz -d, zstd -d): images are read at any place of it"
+        )
     return _parted(path, sorted(path.glob("*.tar")), TarImages.of)
 
 
 def _folders(path: Path) -> Parts | None:
+    """Folders called like parts, in letters of any case; where none is, each is a class."""
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+    if not names:
+        return None
     training, held_out = (
-        next((path / name for name in names if (path / name).is_dir()), None) for names in (_TRAINING, _HELD_OUT)
+        [name for part in parts for name in names if name.lower() == part] for parts in (_TRAINING, _HELD_OUT)
     )
-    if training is not None:
-        return FolderImages.of(training), FolderImages.of(held_out) if held_out else None
-    if any(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir()):
-        return FolderImages.of(path), None
-    return None
+    for one, two in zip(training + held_out, (training + held_out)[1:], strict=False):
+        if one.lower() == two.lower():
+            raise InputError(f"{path}: {one} and {two} are of one part; put them into one folder")
+    if training:
+        return FolderImages.of(path / training[0]), FolderImages.of(path / held_out[0]) if held_out else None
+    called = [[name for name in names if _words(name) & set(parts)] for parts in (_TRAINING, _HELD_OUT)]
+    if held_out or all(called):
+        parts_of_it = ", ".join(printable(name) for some in called for name in some[:1])
+        raise InputError(
+            f"{path}: {parts_of_it}: called like a part of the images, not like a class; call the folders of the parts "
+            "train and val, or give classes other names"
+        )
+    return FolderImages.of(path), None
 
 
 def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], ImageSet]) -> Parts | None:
     """Files called after the part that they belong to; where none is, all are one set."""
     if not files:
         return None
+    if odd := next((file for file in files if not file.is_file()), None):
+        # A pipe would be waited for.
+        raise InputError(f"{odd}: is called like a file of images, but is none; move it away")
     training = [file for file in files if _is_part(file, "train")]
     held_out: list[Path] = []
     for name in _HELD_OUT:
@@ -97,7 +117,11 @@ def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], 
 
 def _is_part(file: Path, part: str) -> bool:
     """Whether a word of the file's name begins with the part's: 'imagenet1k-validation-00.tar' is of 'val'."""
-    return any(word.startswith(part) for word in re.split(r"[^a-z0-9]+", file.name.lower()))
+    return any(word.startswith(part) for word in _words(file.name))
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def _one_idx(path: Path, files: Sequence[Path]) -> ImageSet:

@@ -57,11 +57,12 @@ class Part:
 
     whole: ImageSet
     chosen: NDArray[np.int64]
+    classes: Classes
 
-    @property
-    def classes(self) -> Classes:
-        whole = self.whole.classes
-        return Classes(whole.labels[self.chosen], whole.names, whole.notes)
+    @classmethod
+    def of(cls, whole: ImageSet, chosen: NDArray[np.int64]) -> "Part":
+        classes = whole.classes
+        return cls(whole, chosen, Classes(classes.labels[chosen], classes.names, classes.notes))
 
     def name(self, index: int) -> str:
         return self.whole.name(int(self.chosen[index]))
@@ -105,18 +106,27 @@ def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
     shuffled = np.argsort(random_words(0, "fold", [0], [0], len(labels))[0], kind="stable")
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = np.sort(by_class[fold::folds])
-    return Part(images, np.setdiff1d(np.arange(len(labels)), held)), Part(images, held)
+    return Part.of(images, np.setdiff1d(np.arange(len(labels)), held)), Part.of(images, held)
 
 
-def check_same_classes(training: ImageSet, held_out: ImageSet, where: object) -> None:
-    """InputError where two parts of one set number their classes differently; the last may be missing in one."""
+def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> ImageSet:
+    """The held-out part of a set, its classes numbered as those for training; one without images there is noted.
+
+    Raises:
+        InputError: it has a class that is none of those for training.
+    """
     mine, theirs = training.classes.names, held_out.classes.names
-    if theirs != mine[: len(theirs)]:
-        differing = sorted(set(mine) ^ set(theirs)) or list(theirs)
+    if unknown := sorted(set(theirs) - set(mine)):
         raise InputError(
-            f"{where}: the held-out images have other classes than those for training, such as {differing[0]!r}; "
+            f"{where}: the held-out images have other classes than those for training, such as {unknown[0]!r}; "
             "both parts need the same classes"
         )
+    number = {name: place for place, name in enumerate(mine)}
+    labels = np.array([number[name] for name in theirs], dtype=np.int64)[held_out.classes.labels]
+    notes = held_out.classes.notes
+    if missing := [mine[place] for place in np.setdiff1d(training.classes.labels, labels)]:
+        notes += (f"{where}: {len(missing):,} of {len(mine):,} classes are not held out, such as {missing[0]}",)
+    return Part(held_out, np.arange(len(labels)), Classes(labels, mine, notes))
 
 
 def printable(name: str) -> str:
