@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from anybatch.data.prepare import Kind, prepare, tokenizer_of
 from anybatch.data.squad import Question, load_builtin, read_questions
 from anybatch.data.squad_score import normalize, read_predictions, score
 from anybatch.data.text import Document
 from anybatch.errors import InputError
-from anybatch.recipes import change, evaluate_run, find_recipe, train_recipe
+from anybatch.recipes import causal, change, evaluate_run, find_recipe, images, pretraining, questions, train_recipe
 
 SMALL = ["reference.num_examples=32", "engine.num_evals=1", "data.num_held_out=16"]
 TINY_BERT = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "phases.0.sequence_length=32"]
@@ -40,6 +41,24 @@ def test_objectives_and_packing(shards: Path, tmp_path: Path, settings: list[str
     assert {name.removesuffix("_loss") for name in result["final"] if name.endswith("_loss")} == losses
     again = evaluate_run(tmp_path / "run")
     assert again == pytest.approx(result["final"], rel=1e-5)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that computes no numbers, in the place of a GPU."""
+    for module in (causal, images, pretraining, questions):
+        monkeypatch.setattr(module, "local_device", lambda: torch.device("meta"))
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "gpt2-tiny", "digits-lenet"])
+def test_a_finished_run_is_evaluated_on_the_device_that_is_there(
+    shards: Path, tmp_path: Path, elsewhere: None, name: str
+) -> None:
+    small = [*SMALL[:-1], "model.hidden_size=16", "phases.0.sequence_length=32", f"data.path={shards}", SMALL[-1]]
+    settings = ["reference.num_epochs=1", "engine.num_evals=1"] if name == "digits-lenet" else small
+    train_recipe(change(find_recipe(name), settings), tmp_path / "run")
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        evaluate_run(tmp_path / "run")
 
 
 def test_packing_changes_no_result(shards: Path, tmp_path: Path) -> None:

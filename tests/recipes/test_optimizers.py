@@ -13,9 +13,11 @@ from anybatch.optim import Layerwise
 from anybatch.optim.muon import MuonAdamW
 from anybatch.recipes import change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
+from anybatch.recipes.execute import build
 from anybatch.recipes.optimizers import OPTIMIZERS, build_optimizer, find_optimizer
 from anybatch.recipes.phases import scaled_phase
 from anybatch.recipes.recipe import OptimizerSettings
+from anybatch.runs import Run
 
 SETTINGS = {"lr": 0.01, "weight_decay": 0.1}
 
@@ -185,3 +187,13 @@ def test_a_rule_that_does_not_fit_is_one_line(assignments: list[str], message: s
 def test_a_field_out_of_its_bounds_is_named(assignment: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         change(find_recipe("bert-tiny"), [assignment])
+
+
+def test_an_optimizer_is_built_where_its_model_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """fused=True then asks for the kernels of that device, and not for the CPU's."""
+    monkeypatch.setattr("anybatch.recipes.job.local_device", lambda: torch.device("meta"))
+    recipe = find_recipe("digits-lenet")
+    job = build(recipe, Run(tmp_path))
+    assert {p.device.type for group in job.optimizer.param_groups for p in group["params"]} == {"meta"}
+    with pytest.raises(InputError, match="there are no fused kernels for meta"):
+        build(change(recipe, ["optimizer.name=lamb", "optimizer.options.fused=true"]), Run(tmp_path))

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from anybatch.engine import Progress, stop_requests
 from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
-from anybatch.study.workers import run_side_by_side
+from anybatch.study.workers import _take_gpu, run_side_by_side
 
 
 class Heard(SilentProgress):
@@ -73,3 +74,14 @@ def test_an_interrupt_stops_all_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="SIGINT"):
         run_side_by_side(calls, 2, SilentProgress())
     assert (tmp_path / "a.SIGTERM").exists()
+
+
+def test_workers_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    taken = []
+    for number in range(5):
+        _take_gpu(number)
+        taken.append(os.environ["LOCAL_RANK"])
+    assert taken == ["0", "1", "2", "0", "1"]

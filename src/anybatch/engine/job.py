@@ -85,7 +85,8 @@ class Execution:
     """How a job is cut and watched; none of it changes the result beyond rounding.
 
     `parallel`: "auto" is "none" on one process and "ddp" beyond. `precision`: what the forward pass computes in.
-    `gradient_dtype`: what gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss.
+    `gradient_dtype`: what gradients are summed over ranks in. `deterministic`: on a GPU the same bits for the same run,
+    with slower kernels; a CPU gives them in any case. `keep_best`: checkpoints kept for their held-out loss.
     `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
     so long without progress every rank shows where it stands, and the run ends. `noise_every`: every so many steps the
@@ -104,6 +105,7 @@ class Execution:
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
     fsdp: Fsdp = Fsdp()
     prefetch: bool = True
     max_skipped_steps: int = 20

@@ -10,6 +10,7 @@ import torch
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.course import Place, carry_over, enter, evenly, place, seed_generator
+from anybatch.engine.devices import repeatable
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
 from anybatch.engine.health import Health
@@ -50,7 +51,7 @@ def train(
     ranks.watch.on_failure = lambda message: run.set_status("failed", _last_step(run), message)
     try:
         # Asked to stop once the last step is taken, a run does what is left: less than resuming would cost.
-        with stop_requests() as request:
+        with stop_requests() as request, repeatable(job.execution.deterministic, ranks.device):
             parallel = parallelise(job, ranks)
             micro_batch_sizes = choose_micro_batch_sizes(job, parallel, progress)
             step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, ranks)
@@ -264,6 +265,7 @@ class _Course:
             "micro_batch_sizes": self.micro_batch_sizes,
             "precision": execution.precision,
             "gradient_dtype": execution.gradient_dtype,
+            "deterministic": execution.deterministic,
             "threads": torch.get_num_threads(),
             "device": str(self.ranks.device.type),
         }

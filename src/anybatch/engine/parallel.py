@@ -34,6 +34,8 @@ class Parallel(ABC):
         self._skeleton = _skeleton(module)
         self._autocast = execution.precision == "bf16"
         self._compiled = execution.compile
+        if ranks.device.type == "cuda":
+            torch.cuda.set_device(ranks.device)
         module.to(ranks.device)
         if ranks.size > 1:
             for tensor in [*module.parameters(), *module.buffers()]:

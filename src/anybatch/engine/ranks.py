@@ -6,6 +6,7 @@ it a run has one rank, and agreeing costs nothing.
 
 import atexit
 import json
+import math
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from anybatch.engine import outcomes
+from anybatch.engine.devices import local_device
 from anybatch.engine.interruption import stop_requests
 from anybatch.engine.watch import Cause, Watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
@@ -30,7 +32,15 @@ Result = TypeVar("Result")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # How torch, gloo and NCCL speak of a connection whose other end is gone; they have no exception of their own for it.
-_LOST = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe|connection refused|socket|timed out", re.I)
+_LOST = re.compile(
+    "gloo|ncclRemoteError|ncclSystemError|NCCL communicator was aborted|closed by peer|reset by peer|broken pipe|"
+    "connection refused|socket|timed out",
+    re.I,
+)
+# What NCCL says of this rank's own fault, in texts that name sockets, too.
+_OWN_FAULT = re.compile("ncclInvalidUsage|ncclInvalidArgument|ncclInternalError|Duplicate GPU|out of memory", re.I)
+# NCCL, cuBLAS and CUDA itself take memory beside torch's allocator.
+_FULL = re.compile("CUDA error: out of memory|Cuda failure.*out of memory|CUBLAS_STATUS_ALLOC_FAILED", re.S)
 
 
 class Ranks:
@@ -40,8 +50,7 @@ class Ranks:
         self.rank, self.size = rank, size
         self.watch = watch or Watch()
         self._group: dist.ProcessGroup | None = None
-        cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+        self.device = local_device()
 
     def aside(self) -> "Ranks":
         """The same ranks for another thread: agreements on a group of their own, which the watch does not see."""
@@ -155,6 +164,13 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
         url: where the ranks meet: torchrun's environment, or file:///PATH?rank=R&world_size=N.
     """
     alone = url == "env://" and (not all(map(os.environ.get, _VARIABLES)) or os.environ["WORLD_SIZE"] == "1")
+    try:
+        local_device()
+    except InputError as error:
+        if outcomes.supervised():
+            outcomes.write(int(os.environ.get("RANK", "0")), exit_code(error), str(error))
+            raise Elsewhere(exit_code(error)) from None
+        raise
     ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
     with ExitStack() as held:
         if not alone:
@@ -205,7 +221,9 @@ def is_lost(error: BaseException) -> bool:
     """Whether `error` says no more than that another rank is gone."""
     if isinstance(error, LostContact):
         return True
-    return isinstance(error, RuntimeError) and dist.is_initialized() and bool(_LOST.search(str(error)))
+    text = str(error)
+    spoken = isinstance(error, RuntimeError) and dist.is_initialized()
+    return spoken and bool(_LOST.search(text)) and not _OWN_FAULT.search(text)
 
 
 def exit_code(error: BaseException) -> int:
@@ -220,7 +238,8 @@ def _connect(url: str, hang_timeout_s: float) -> Ranks:
     store, rank, size = next(rendezvous(url, timeout=timedelta(minutes=10)))
     store.set_timeout(timedelta(minutes=10))
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(local_device())
+        _leave_endings_to_the_watch(hang_timeout_s)
     # Small agreements are made in the CPU's memory, so that no GPU is waited for. Who waits too long is ended by the
     # watch, which knows what for: the group's own limit must be out of the way.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -229,8 +248,19 @@ def _connect(url: str, hang_timeout_s: float) -> Ranks:
     return Ranks(rank, size, Watch(rank, size, store.clone(), hang_timeout_s))
 
 
+def _leave_endings_to_the_watch(hang_timeout_s: float) -> None:
+    """Keeps NCCL's own watchdogs from aborting a process before the reason is written.
+
+    One ends the process as soon as a peer's socket closes, the other after a time without progress.
+    """
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(math.ceil(hang_timeout_s) + 120))
+
+
 def _message(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
+    if "Duplicate GPU" in str(error):
+        return f"two processes compute on one GPU, which NCCL refuses: give each a GPU of its own ({error})"
+    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and _FULL.search(str(error))):
         return f"out of memory; choose a smaller engine.micro_batch_size, or auto ({error})"
     if isinstance(error, OSError):
         return told(error)

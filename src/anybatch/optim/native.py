@@ -253,7 +253,14 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _meeting_place(self) -> torch.device:
         """Where a rank that has no gradient, or no parameter at all, takes part in the look."""
         device = next((p.device for group in self.param_groups for p in group["params"]), None)
-        if device is None and self.process_group is not None and dist.get_backend(self.process_group) == "nccl":
+        # Of a group for all devices, `get_backend` does not name NCCL.
+        group = self.process_group
+        if (
+            device is None
+            and group is not None
+            and "nccl" in dist.get_backend_config(group)
+            and torch.cuda.is_available()
+        ):
             device = torch.device("cuda", torch.cuda.current_device())
         return device or torch.device("cpu")
 

@@ -12,6 +12,7 @@ from anybatch.data.causal import CausalSource
 from anybatch.data.frequencies import causal_frequency_loss
 from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Job, evaluate
+from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.files import sha256, write_json
 from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model, save_tokenizer
@@ -69,7 +70,9 @@ def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
     """Held-out loss, accuracy and perplexity of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = prepare.tokenizer_of(folder)
-    return _scores(evaluate(CausalModel.load(run.sound_model()), _held_out(recipe, folder, tokenizer)))
+    return _scores(
+        evaluate(CausalModel.load(run.sound_model()).to(local_device()), _held_out(recipe, folder, tokenizer))
+    )
 
 
 def _held_out(recipe: CausalRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:

@@ -23,6 +23,7 @@ from anybatch.data.images.views import (
     half_of_memory,
 )
 from anybatch.engine import Job
+from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
@@ -109,7 +110,8 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
 def score_finished(recipe: ImageRecipe, run: Run) -> Scores:
     """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
     source, names = _held_out(recipe, run)
-    return judge(ImageClassifier.load(run.sound_model()), source, names, (), None, recipe.engine.evaluation_batch_size)
+    model = ImageClassifier.load(run.sound_model()).to(local_device())
+    return judge(model, source, names, (), None, recipe.engine.evaluation_batch_size)
 
 
 def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:

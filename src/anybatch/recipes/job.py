@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from anybatch.engine import Job, Phase
+from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.recipes.optimizers import build_optimizer
@@ -29,7 +30,9 @@ def job_of(
     export: Callable[[nn.Module, Path], None],
     summary: dict[str, Any],
 ) -> Job:
-    """The job; arguments as the fields of `Job`."""
+    """The job, its model where this process computes; arguments as the fields of `Job`."""
+    # An optimizer asks for the kernels of the device that its parameters are on.
+    model.to(local_device())
     return Job(
         model=model,
         optimizer=build_optimizer(model, recipe.optimizer, phases[0].hyperparameters),

@@ -12,6 +12,7 @@ from anybatch.data.frequencies import masked_frequency_loss
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.shards import Shards, open_shards
 from anybatch.engine import Evaluation, Job, evaluate
+from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import sha256
@@ -76,9 +77,8 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
     folder = data_folder(recipe, run)
     tokenizer = prepare.tokenizer_of(folder)
-    return _scores(
-        evaluate(PretrainingModel.load(run.sound_model(), _relation(recipe)), _held_out(recipe, folder, tokenizer))
-    )
+    model = PretrainingModel.load(run.sound_model(), _relation(recipe)).to(local_device())
+    return _scores(evaluate(model, _held_out(recipe, folder, tokenizer)))
 
 
 def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:

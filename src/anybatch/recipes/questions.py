@@ -18,6 +18,7 @@ from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question, load_builtin, read_questions, split_by_article
 from anybatch.data.squad_score import score
 from anybatch.engine import Job, evaluate
+from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.files import write_json
@@ -116,7 +117,7 @@ def score_finished(
     else:
         questions = _fitting(read_questions(squad_file), recipe, str(squad_file))
     source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0, where=squad_file)
-    model = question_answering_model(folder)
+    model = question_answering_model(folder).to(local_device())
     found = predict(model, source, recipe, count=1 if squad_file is None else recipe.data.n_best)
     answers = _chosen(found, recipe)
     if squad_file is not None:

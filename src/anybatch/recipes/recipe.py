@@ -145,7 +145,8 @@ class EngineSettings(Settings):
 
     `micro_batch_size`: examples in one forward pass on one rank, or auto: what fits on the GPU, 32 on a CPU.
     `parallel`: auto is none on one process, ddp beyond. `precision`: of the forward pass. `gradient_dtype`: what
-    gradients are summed over ranks in. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
+    gradients are summed over ranks in. `deterministic`: on a GPU the same bits for the same run, with slower kernels; a
+    CPU gives them in any case. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
     `async_checkpoints`: written while the run goes on, from a copy in the host's memory.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
     long a rank may stand still. `noise_every`: steps between measurements of the gradient noise; 0: none.
@@ -163,6 +164,7 @@ class EngineSettings(Settings):
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
     compile: bool = False
+    deterministic: bool = False
     fsdp: FsdpSettings = FsdpSettings()
     prefetch: bool = True
     max_skipped_steps: int = Field(default=20, ge=1)

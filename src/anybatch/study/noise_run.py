@@ -13,6 +13,7 @@ from torch import nn
 
 from anybatch.engine import Job
 from anybatch.engine.job import Batch, Examples
+from anybatch.engine.loading import on_device
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe
 from anybatch.recipes.execute import build
@@ -86,7 +87,7 @@ def backward(
             counts[name] = counts.get(name, 0) + count
     total = 0.0
     for batch, size in zip(batches, sizes, strict=True):
-        sums, _ = model(**batch.inputs)
+        sums, _ = model(**on_device(batch.inputs, next(model.parameters()).device))
         loss = torch.stack([value / counts[name] for name, value in sums.items()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         if noise is not None:

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from itertools import count
 from multiprocessing import get_context, parent_process
+from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from queue import Empty, Queue
 from typing import Any, TypeVar
@@ -41,10 +42,13 @@ def run_side_by_side(
     context = get_context("spawn")
     messages: Queue[Message] = context.Queue()  # type: ignore[assignment]
     asked = context.Event()
+    numbers = context.Value("i", 0)
     shown = _Shown(progress)
     with (
         stop_requests() as request,
-        ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(messages, asked)) as pool,
+        ProcessPoolExecutor(
+            num_workers, context, initializer=_start_worker, initargs=(messages, asked, numbers)
+        ) as pool,
         ExitStack() as held,
     ):
         # No more than the workers can take at once: a pool starts what it holds, asked to stop or not.
@@ -146,17 +150,27 @@ _progress: Progress
 _asked: Event
 
 
-def _start_worker(messages: "Queue[Message]", asked: Event) -> None:
+def _start_worker(messages: "Queue[Message]", asked: Event, numbers: "Synchronized[int]") -> None:
     global _progress, _asked
+    with numbers.get_lock():
+        number = numbers.value
+        numbers.value += 1
+    _take_gpu(number)
     # Ctrl-C in a terminal goes to a whole process group: out of it, the workers stop when they are asked, once.
     os.setpgid(0, 0)
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _progress, _asked = _SentProgress(messages), asked
     messages.put(("worker", os.getpid()))
+
+
+def _take_gpu(number: int) -> None:
+    """The GPU of worker `number`, in turn."""
+    if torch.cuda.is_available():
+        os.environ["LOCAL_RANK"] = str(number % torch.cuda.device_count())
 
 
 def _end_with_parent() -> None:

@@ -1,5 +1,7 @@
 """From the parts of a step to Triton launches and back; parts that compile alike share one."""
 
+import os
+import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
 
 from anybatch.optim.kernels.triton import (
     FusedTensors,
@@ -18,10 +21,13 @@ from anybatch.optim.kernels.triton import (
     lars_kind,
     lars_settings,
 )
+from anybatch.optim.kernels.triton_lamb import lamb_apply
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.sharding import add_over_mesh, cut_of, local
 
 State = dict[str, Tensor]
+
+_CAPABILITY = (7, 5)
 
 
 class Rule(NamedTuple):
@@ -40,6 +46,16 @@ ALGORITHMS = {
 
 def unavailable() -> str | None:
     """Why there are no fused kernels on this machine's GPU."""
+    if isinstance(lamb_apply, InterpretedFunction):
+        return None
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton finds no C compiler, which it starts its kernels with: install gcc, or set CC"
+    if torch.version.hip is None and torch.cuda.is_available():
+        found = torch.cuda.get_device_capability()
+        if found < _CAPABILITY:
+            return "Triton needs compute capability {}.{}, {} has {}.{}".format(
+                *_CAPABILITY, torch.cuda.get_device_name(), *found
+            )
     return None
 
 
