@@ -30,8 +30,8 @@ class OptimizerSettings(Settings):
     weight_decay: float | None = Field(default=None, ge=0)
     adapt_excluded: bool = False
     decay_biases: bool = False
-    blocks: dict[str, Annotated[int, Field(ge=1)]] = {}
-    options: dict[str, Any] = {}
+    blocks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class ReferenceSettings(Settings):
