@@ -1,8 +1,8 @@
 """BERT recipes: pretraining on text, and fine-tuning on questions."""
 
+from anybatch.recipes.engine_settings import EngineSettings
 from anybatch.recipes.recipe import (
     EncoderSettings,
-    EngineSettings,
     OptimizerSettings,
     PhaseSettings,
     PretrainingRecipe,

@@ -1,10 +1,10 @@
 """GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
 
+from anybatch.recipes.engine_settings import EngineSettings
 from anybatch.recipes.recipe import (
     CausalRecipe,
     CorpusSettings,
     DecoderSettings,
-    EngineSettings,
     OptimizerSettings,
     PhaseSettings,
     ReferenceSettings,

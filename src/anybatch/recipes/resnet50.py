@@ -6,8 +6,8 @@ All see random rectangles of at least 8 % of a picture, flipped or not, at 224 p
 
 from typing import Any
 
+from anybatch.recipes.engine_settings import EngineSettings
 from anybatch.recipes.recipe import (
-    EngineSettings,
     ImagePhaseSettings,
     ImageRecipe,
     ImageSettings,

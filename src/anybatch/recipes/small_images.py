@@ -1,7 +1,7 @@
 """Recipes for small images: digits that come with the package, MNIST, CIFAR-10."""
 
+from anybatch.recipes.engine_settings import EngineSettings
 from anybatch.recipes.recipe import (
-    EngineSettings,
     ImagePhaseSettings,
     ImageRecipe,
     ImageSettings,

@@ -1,7 +1,7 @@
 """Fine-tuning on SQuAD at full length."""
 
+from anybatch.recipes.engine_settings import EngineSettings
 from anybatch.recipes.recipe import (
-    EngineSettings,
     OptimizerSettings,
     PhaseSettings,
     QuestionSettings,
