@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import os
+import random
 import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,50 @@ def test_idx(tmp_path: Path, end: str) -> None:
     assert held_out is not None
     assert training.classes.labels.tolist() == [0, 1, 1, 0]
     assert np.array_equal(np.asarray(held_out.image(1)), pixels[1])
+
+
+@pytest.mark.timeout(30)
+def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path: Path) -> None:
+    images, labels = tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "train-labels-idx1-ubyte.gz"
+    write_idx(labels, np.zeros(10, dtype=np.uint8))
+    with gzip.open(images, "wb", compresslevel=1) as file:
+        file.write(struct.pack(">4I", 0x803, 10, 28, 28))
+        for _ in range(300):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="more than 7,840 bytes of content; a shape of"):
+        find_images(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    images.write_bytes(gzip.compress(struct.pack(">4I", 0x803, *[2**32 - 1] * 3)))
+    with pytest.raises(InputError, match=r"a shape of \(4294967295, 4294967295, 4294967295\) needs"):
+        find_images(tmp_path)
+
+
+def test_a_mutated_idx_file_is_what_its_header_says_or_refused(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5), dtype=np.uint8)
+    images = tmp_path / "train-images-idx3-ubyte"
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 1, 1, 0], dtype=np.uint8))
+    write_idx(images, pixels)
+    sound = images.read_bytes()
+    accepted = refused = 0
+    for _ in range(100):
+        data = bytearray(sound)
+        data[draw.randrange(len(data) if draw.random() < 0.5 else 16)] ^= 1 << draw.randrange(8)
+        if draw.random() < 0.1:
+            del data[draw.randrange(len(data)) :]
+        images.write_bytes(data)
+        try:
+            found = find_images(tmp_path)[0]
+        except InputError:
+            refused += 1
+            continue
+        accepted += 1
+        expected = np.frombuffer(data, np.uint8, offset=16).reshape(4, 5, 5)
+        assert all(np.array_equal(found.image(place), expected[place]) for place in range(4))
+    assert accepted > 10
+    assert refused > 10
 
 
 def damaged_idx(path: Path) -> None:

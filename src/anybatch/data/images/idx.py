@@ -14,6 +14,8 @@ from anybatch.data.images.sets import Classes, Pixels
 from anybatch.errors import InputError
 
 _UNSIGNED_BYTES = 0x08
+# Bytes that a byte of gzip stands for at most, by deflate's format.
+_MOST_RATIO = 1032
 _DIGITS = Path(__file__).with_name("digits")
 
 
@@ -53,17 +55,25 @@ def digits() -> ArrayImages:
 
 
 def _array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not readable: {error}") from None
+    """What the file's header promises, and not a byte more: a few megabytes of gzip can hold gigabytes of zeros."""
     header = 4 + 4 * dimensions
-    expected = bytes([0, 0, _UNSIGNED_BYTES, dimensions])
-    if data[:4] != expected or len(data) < header:
-        raise InputError(
-            f"{path}: not an IDX file of bytes in {dimensions} dimensions (it begins with {data[:4].hex()})"
-        )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
-    if len(data) - header != math.prod(shape):
-        raise InputError(f"{path}: {len(data) - header} bytes of content; a shape of {shape} needs {math.prod(shape)}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    size = path.stat().st_size
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            begin = file.read(header)
+            if begin[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]) or len(begin) < header:
+                raise InputError(
+                    f"{path}: not an IDX file of bytes in {dimensions} dimensions (it begins with {begin[:4].hex()})"
+                )
+            shape = tuple(int(length) for length in np.frombuffer(begin, ">u4", dimensions, 4))
+            promised = math.prod(shape)
+            if promised > size * (_MOST_RATIO if path.suffix == ".gz" else 1):
+                raise InputError(f"{path}: {size:,} bytes; a shape of {shape} needs {promised:,}")
+            content = np.empty(promised, np.uint8)
+            found, more = file.readinto(content.data), file.read(1)
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        raise InputError(f"{path}: not readable: {error}") from None
+    if found < promised or more:
+        had = f"more than {found:,}" if more else f"{found:,}"
+        raise InputError(f"{path}: {had} bytes of content; a shape of {shape} needs {promised:,}")
+    return content.reshape(shape)
