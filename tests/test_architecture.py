@@ -20,7 +20,7 @@ LEVELS = (
     {"study", "planner", "report", "machine", "integrations"},
     {"recipes"},
     {"engine", "data", "models", "optim", "scaling"},
-    {"accelerators", "runs"},
+    {"accelerators", "elsewhere", "runs"},
     {"files", "process"},
     {"errors"},
 )

@@ -129,7 +129,9 @@ def understand(arguments: list[str], where: str) -> None:
         if path == ["train"] and values.get("batch_size"):
             with_batch_size(chosen, values["batch_size"])
     elif recipe != "1":
-        assert path not in (["train"], ["advise"]), f"{where}: no recipe is called {recipe}"
+        # What has a slash is a folder of logs.
+        assert path != ["train"], f"{where}: no recipe is called {recipe}"
+        assert path != ["advise"] or "/" in recipe, f"{where}: no recipe is called {recipe}"
         assert path != ["plan"] or recipe in NAMED, f"{where}: nothing to plan is called {recipe}"
     if path == ["plan"] and values["cluster"] not in ("1", "this-machine"):
         find_cluster(values["cluster"])

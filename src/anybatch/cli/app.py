@@ -68,10 +68,13 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in RECIPES if name.startswith(incomplete)]
 
 
-Recipe = Annotated[str, typer.Argument(help="A name from `anybatch recipes`.", autocompletion=complete_recipe)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field: --set optimizer.lr=2e-3")
+]
+LogBatchSizes = Annotated[
+    list[str] | None,
+    typer.Option("--batch-size", metavar="FOLDER=N", help="The global batch of a log that does not say; repeat it."),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; rate, warm-up and steps follow.")]
 

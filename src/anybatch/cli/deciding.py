@@ -1,11 +1,12 @@
 """Commands that help to decide: study, advise, plan."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, Recipe, app, complete_recipe, print_values, show
+from anybatch.cli.app import AsJson, Assignments, BatchSize, LogBatchSizes, app, complete_recipe, print_values, show
 
 
 def _complete_study(incomplete: str) -> list[str]:
@@ -99,18 +100,32 @@ def study(
 
 @app.command()
 def advise(
-    recipe: Recipe,
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe, or a folder with other trainers' logs.", autocompletion=complete_recipe),
+    ],
     steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
     assignments: Assignments = None,
+    batch_sizes: LogBatchSizes = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the gradient noise over a short run, and say which batch is worth it.
+
+    Of a folder with runs of a Hugging Face Trainer, or TensorBoard's event files, say it from what they logged.
 
     \b
     Examples:
       anybatch advise bert-demo
       anybatch advise bert-tiny --set data.path=shards --steps 512 --json
+      anybatch advise trainer/runs --batch-size adamw-32=32 --batch-size lamb-512=512
     """
+    if Path(recipe).is_dir():
+        from anybatch.elsewhere import batch_sizes as read
+        from anybatch.study.own_runs import advise_on_logs, own_text, to_values
+
+        found = advise_on_logs(Path(recipe), read(batch_sizes or []))
+        show(json.dumps(to_values(found), indent=1) if as_json else own_text(found))
+        return
     from anybatch.engine import progress_display
     from anybatch.recipes import change, find_recipe
     from anybatch.study.advise import advise as measure

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, app, complete_recipe, print_values, show
+from anybatch.cli.app import AsJson, Assignments, BatchSize, LogBatchSizes, app, complete_recipe, print_values, show
 from anybatch.errors import InputError
 
 
@@ -157,17 +157,22 @@ def evaluate(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Run folders, other trainers' logs, or folders that hold some.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+    batch_sizes: LogBatchSizes = None,
 ) -> None:
-    """Make one self-contained HTML page of run folders.
+    """Make one self-contained HTML page of run folders, of ours or of a Hugging Face Trainer, or of TensorBoard logs.
 
     \b
     Examples:
       anybatch report runs
       anybatch report runs/small runs/large -o report.html
+      anybatch report adamw-32 lamb-512 --batch-size adamw-32=32
     """
+    from anybatch.elsewhere import batch_sizes as read
     from anybatch.report import write_report
 
-    write_report(folders, out)
+    write_report(folders, out, batch_sizes=read(batch_sizes or []))
     show(f"The report is in {out}")

@@ -1,4 +1,4 @@
-"""Run folders as plain records: found at any depth, read once, every number finite or None."""
+"""Run folders and other trainers' logs as plain records: found at any depth, read once, every number finite or None."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anybatch.elsewhere import batch_of, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.files import read_object
 from anybatch.report.health import Health, observe
@@ -17,6 +18,8 @@ from anybatch.runs import Run
 _MAX_TEXT = 160
 _MAX_SAMPLE = 1000
 _ACCURACIES = ("top1", "mlm_accuracy", "lm_accuracy", "accuracy")
+ELSEWHERE = "elsewhere"
+"""The task of a run that another trainer has logged."""
 
 
 Ratios = tuple[int, Mapping[str, float | None]]
@@ -112,7 +115,10 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         found.update(dict.fromkeys(_under(path)))
     if not found:
         where = ", ".join(str(path) for path in paths) or "no folder given"
-        raise InputError(f"{where}: no run found (a run folder has a recipe.json); `anybatch train` makes one")
+        raise InputError(
+            f"{where}: no run found (a run folder has a recipe.json; a Hugging Face Trainer's a trainer_state.json; or "
+            "event files of TensorBoard); `anybatch train` makes one"
+        )
     return sorted(found, key=_natural)
 
 
@@ -124,18 +130,71 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 def _under(path: Path) -> Iterator[Path]:
     for folder, children, files in os.walk(path):
-        if "recipe.json" in files:
+        if "recipe.json" in files or is_log(Path(folder)):
             yield Path(folder).resolve()
             children.clear()
         # A hidden folder is one that `files.new_folder` has not finished.
         children[:] = sorted(child for child in children if not child.startswith("."))
 
 
-def load(paths: Sequence[Path]) -> list[Record]:
-    """All runs at or under `paths`. Raises InputError for a run whose files cannot be read."""
+def load(paths: Sequence[Path], batch_sizes: Mapping[str, int] | None = None) -> list[Record]:
+    """All runs at or under `paths`. Raises InputError for a run whose files cannot be read.
+
+    Args:
+        batch_sizes: global batches by folder, of logs that do not say.
+    """
     folders = find_runs(paths)
     top = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return [_record(Run(folder), str(folder.relative_to(top))) for folder in folders]
+    return [
+        _record(Run(folder), str(folder.relative_to(top)))
+        if (folder / "recipe.json").is_file()
+        else _of_log(folder, str(folder.relative_to(top)), batch_of(folder, batch_sizes or {}))
+        for folder in folders
+    ]
+
+
+def _of_log(folder: Path, name: str, batch: int | None) -> Record:
+    """What another trainer's log tells; its last held-out loss is its final one, and without one it has not finished.
+
+    All such runs are one series, whose reference is the smallest batch: their logs do not say what was tuned where.
+    """
+    log = read_log(folder, batch)
+    scores, losses = dict(log.of("accuracy")), log.of("eval_loss")
+    rates = dict(log.of("lr"))
+    squares, traces = dict(log.of("square")), dict(log.of("trace"))
+    measured = [
+        {"event": "noise", "examples": step * log.batch, "gradient_square": square, "noise_trace": traces[step]}
+        for step, square in squares.items()
+        if step in traces
+    ]
+    finished = bool(losses) and log.finished is not False
+    seconds = finite(log.of("runtime")[-1][1]) if log.of("runtime") else None
+    final = {"loss": finite(losses[-1][1])} if losses else {}
+    return Record(
+        path=folder,
+        name=text(name),
+        state="finished" if finished else "unfinished",
+        message="" if losses else "no held-out loss was logged",
+        task=ELSEWHERE,
+        recipe_name="other trainers",
+        optimizer="Trainer",
+        batch=log.batch,
+        seed=None,
+        reference=None,
+        recipe={},
+        environment={},
+        lr=max(filter(None, map(finite, rates.values())), default=None),
+        num_steps=log.num_steps,
+        num_examples=log.num_steps * log.batch,
+        wall_s=seconds,
+        examples_per_s=log.num_steps * log.batch / seconds if seconds else None,
+        final={**final, "accuracy": finite(scores[max(scores)])} if scores else final,
+        evals=[Point(step, step * log.batch, finite(loss), finite(scores.get(step)), None) for step, loss in losses],
+        trains=[
+            Point(step, step * log.batch, finite(loss), None, finite(rates.get(step))) for step, loss in log.of("loss")
+        ],
+        noise=stretches(measured),
+    )
 
 
 def _record(run: Run, name: str) -> Record:

@@ -27,21 +27,28 @@ _TITLE = "Does quality hold at larger batches?"
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, *, title: str | None = None, background: Mapping[str, Any] | None = None
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    title: str | None = None,
+    background: Mapping[str, Any] | None = None,
+    batch_sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Writes one HTML page about `runs` to `out`; it loads nothing else and is the same for the same runs.
 
     Args:
-        runs: run folders, or folders that hold run folders at any depth.
+        runs: run folders, output folders of a Hugging Face Trainer, folders of TensorBoard's event files; or folders
+            that hold some at any depth.
         title: the heading; by default the question that the page answers.
         background: an earlier measurement to quote beside the findings: {"sentences": [...]}, or that under "seeds".
+        batch_sizes: global batches by folder, of other trainers' logs that do not say.
 
     Raises:
         InputError: no run found, a run that cannot be read, or `out` is a folder.
     """
     if out.is_dir():
         raise InputError(f"{out}: is a folder; give the name of a file, such as {out / 'report.html'}")
-    page = _page(load(runs), title or _TITLE, _sentences(background))
+    page = _page(load(runs, batch_sizes), title or _TITLE, _sentences(background))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page)
 

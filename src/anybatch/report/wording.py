@@ -17,6 +17,7 @@ GUESSED = {
     "images": ("top-1", "Images told right", "held-out images whose class comes first (top-1)"),
     "causal": ("next tokens", "Next tokens guessed right", "held-out tokens that are guessed right from those before"),
     "pretraining": ("masked words", "Masked words guessed right", "masked words guessed right in held-out text"),
+    "elsewhere": ("accuracy", "Accuracy on held-out data", "held-out examples told right, as the log has it"),
 }
 UNKNOWN = "–"
 THIN = "\u202f"

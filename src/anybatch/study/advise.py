@@ -106,7 +106,7 @@ def advise(recipe: Recipe, num_steps: int, progress: Progress, settings: Sequenc
 def to_json(advice: Advice) -> str:
     """JSON text; null for what has no bound."""
     return json.dumps(
-        _finite(
+        bounded(
             {
                 "recipe": advice.recipe,
                 "optimizer": advice.optimizer,
@@ -218,9 +218,10 @@ def _largest_micro_batch(recipe: Recipe) -> int:
     return size if isinstance(size, int) else 32
 
 
-def _finite(value: Any) -> Any:
+def bounded(value: Any) -> Any:
+    """`value` with None for NaN and infinity, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: bounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [bounded(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,148 @@
+"""Runs of other trainers, as far as their logs tell: Hugging Face's trainer_state.json, and TensorBoard's event files.
+
+A step's examples are its number times the global batch. The log says the batch if an integration of anybatch wrote it
+(`global_batch_size`); otherwise the user does.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import InputError
+from anybatch.files import read_object
+
+STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+# What trainers call the same number: the Trainer's log, TensorBoard's tags of the Trainer, Lightning, and ours.
+_NAMES = {
+    "loss": re.compile(r"(train[/_])?loss(_step)?"),
+    "lr": re.compile(r"(train/)?(learning_rate|lr)|lr-.+"),
+    "eval_loss": re.compile(r"(eval|val|valid|validation)[/_]loss(_epoch)?"),
+    "accuracy": re.compile(r"(eval|val|valid|validation)[/_](accuracy|acc|top1)(_epoch)?"),
+    "batch": re.compile(r"(train/)?global_batch_size"),
+    "square": re.compile(r"((train/)?noise|noise)/gradient_square"),
+    "trace": re.compile(r"((train/)?noise|noise)/(noise_)?trace"),
+    "runtime": re.compile(r"(train/)?train_runtime"),
+}
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a log holds; each number with its step, in order. `finished` is None if the log does not say."""
+
+    path: Path
+    batch: int
+    num_steps: int
+    finished: bool | None
+    values: Mapping[str, Sequence[tuple[int, float]]]
+
+    def of(self, name: str) -> Sequence[tuple[int, float]]:
+        """loss, lr, eval_loss, accuracy, square and trace (of the gradient noise), runtime in seconds."""
+        return self.values.get(name, ())
+
+
+def is_log(folder: Path) -> bool:
+    """Whether the folder itself holds one run's log."""
+    return _state(folder) is not None or bool(_events(folder))
+
+
+def read_log(folder: Path, batch: int | None = None) -> Log:
+    """The run in `folder`: an output_dir or a checkpoint of the Trainer, or a folder of event files.
+
+    Args:
+        batch: the global batch, if the log does not say.
+
+    Raises:
+        InputError: the log cannot be read, has no step, or no batch is known; TensorBoard is not installed.
+    """
+    state = _state(folder)
+    found, finished = _of_state(state) if state is not None else (_of_events(folder), None)
+    batches = [round(value) for _, value in found.get("batch", [])]
+    known = batches[-1] if batches else batch
+    if batch is not None and batches and batch != batches[-1]:
+        raise InputError(f"{folder}: the log says a global batch of {batches[-1]}, --batch-size {batch}; leave it out")
+    if known is None or known < 1:
+        raise InputError(
+            f"{folder}: the log does not say the global batch (devices x per-device batch x accumulation): give it as "
+            f"--batch-size {folder.name}=N"
+        )
+    steps = [step for points in found.values() for step, _ in points]
+    if not steps:
+        raise InputError(f"{state or folder}: has no step in it yet")
+    return Log(folder, known, max(steps), finished, found)
+
+
+def batch_sizes(given: Sequence[str]) -> dict[str, int]:
+    """FOLDER=N, by the folder's path or name. Raises InputError for anything else."""
+    found = {}
+    for each in given:
+        name, _, number = each.rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1:
+            raise InputError(f"--batch-size {each}: is not FOLDER=N, a folder and the examples of one step")
+        found[name.rstrip("/")] = int(number)
+    return found
+
+
+def batch_of(folder: Path, given: Mapping[str, int]) -> int | None:
+    """What the user said of this folder."""
+    names = [folder.name, str(folder), *(str(Path(name)) for name in given if Path(name).resolve() == folder.resolve())]
+    return next((given[name] for name in names if name in given), None)
+
+
+def _state(folder: Path) -> Path | None:
+    """The newest trainer_state.json of an output_dir."""
+    saved = {int(m[1]): p for p in folder.glob(f"checkpoint-*/{STATE}") if (m := _CHECKPOINT.search(p.parent.name))}
+    own = folder / STATE
+    return own if own.is_file() else saved[max(saved)] if saved else None
+
+
+def _of_state(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
+    state = read_object(path)
+    history = state.get("log_history")
+    if not isinstance(history, list):
+        raise InputError(f"{path}: is not the state of a Hugging Face Trainer: it has no log_history")
+    entries = [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    # The summary at the end has a train_loss of its own kind: the mean over the whole run.
+    found = _sorted_out(
+        (name, entry["step"], value)
+        for entry in entries
+        for name, value in entry.items()
+        if name != "train_loss" or "train_runtime" not in entry
+    )
+    step, last = state.get("global_step"), state.get("max_steps")
+    return found, isinstance(step, int) and isinstance(last, int) and 0 < last <= step
+
+
+def _events(folder: Path) -> list[Path]:
+    return sorted(folder.glob("events.out.tfevents.*")) if folder.is_dir() else []
+
+
+def _of_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        raise InputError(
+            f"{folder}: event files are read by TensorBoard: pip install 'anybatch[tensorboard]'"
+        ) from None
+    # 0: every event, none left out.
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    try:
+        board.Reload()
+        tags = board.Tags()["scalars"]
+        return _sorted_out((tag, event.step, event.value) for tag in tags for event in board.Scalars(tag))
+    # What TensorBoard raises for a damaged file is not one kind of error.
+    except Exception as error:
+        raise InputError(f"{folder}: TensorBoard cannot read its event files ({type(error).__name__})") from None
+
+
+def _sorted_out(numbers: Iterable[tuple[str, int, Any]]) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, dict[int, float]] = {}
+    for name, step, value in numbers:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            for known, pattern in _NAMES.items():
+                if pattern.fullmatch(name):
+                    # Resumed runs log a step twice; the later one counts.
+                    found.setdefault(known, {})[step] = float(value)
+    return {name: sorted(points.items()) for name, points in found.items()}

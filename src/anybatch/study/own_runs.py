@@ -1,0 +1,189 @@
+"""What runs of other trainers say about batches: the noise scale that they logged, and two batches side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anybatch.elsewhere import Log, batch_of, is_log, read_log
+from anybatch.errors import InputError
+from anybatch.recipes.preview import aligned
+from anybatch.scaling import NoiseScale, Reference, examples_at, noise_scale
+from anybatch.study.advice import nearly_free_batch
+from anybatch.study.advise import bounded
+
+# Entries of a log that a noise scale needs.
+_FEWEST = 4
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """One run: its noise scale, if it logged one; examples to the loss that all runs reach, if they reach one."""
+
+    name: str
+    batch_size: int
+    lr: float | None
+    num_steps: int
+    final_loss: float | None
+    noise: NoiseScale | None
+    examples_to_loss: float | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the square-root rule makes of the smallest batch's run at another, and the examples that it costs."""
+
+    batch_size: int
+    lr: float
+    warmup_steps: int
+    num_steps: int
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class OwnAdvice:
+    """`critical_batch`: at which examples double; infinite if nothing was lost. `source` says by what it is known."""
+
+    runs: Sequence[OwnRun]
+    loss: float | None
+    critical_batch: float
+    source: str
+    nearly_free_batch: int | None
+    settings: Sequence[Settings]
+
+
+def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
+    """Reads every log in `folder` or directly below it.
+
+    From two batches, E1 examples at B1 and E2 at B2 to one loss: E(B) = E_min (1 + B/B_crit) gives
+    B_crit = (E1 B2 - E2 B1) / (E2 - E1). A logged noise scale is preferred: it needs one run, and has an interval.
+
+    Raises:
+        InputError: no log, one that cannot be read, or neither noise nor two batches with held-out losses.
+    """
+    folders = (
+        [folder] if is_log(folder) else sorted(path for path in folder.iterdir() if path.is_dir() and is_log(path))
+    )
+    if not folders:
+        raise InputError(f"{folder}: holds no trainer_state.json and no event files of TensorBoard, nor do its folders")
+    logs = sorted((read_log(path, batch_of(path, batch_sizes)) for path in folders), key=lambda log: log.batch)
+    finals = [log.of("eval_loss")[-1][1] for log in logs if log.of("eval_loss")]
+    loss = max(finals) if len(finals) == len(logs) > 1 else None
+    runs = [
+        OwnRun(
+            name=log.path.name,
+            batch_size=log.batch,
+            lr=max((rate for _, rate in log.of("lr")), default=None),
+            num_steps=log.num_steps,
+            final_loss=log.of("eval_loss")[-1][1] if log.of("eval_loss") else None,
+            noise=_noise(log),
+            examples_to_loss=None if loss is None else _steps_to(log.of("eval_loss"), loss) * log.batch,
+        )
+        for log in logs
+    ]
+    critical, source, free = _critical(runs)
+    return OwnAdvice(runs, loss, critical, source, free, _settings(logs[0], critical))
+
+
+def to_values(advice: OwnAdvice) -> dict[str, Any]:
+    """For JSON; None for what has no bound."""
+    return bounded(asdict(advice))  # type: ignore[no-any-return]
+
+
+def own_text(advice: OwnAdvice) -> str:
+    """The advice in words and tables."""
+    head = ["run", "batch", "rate", "steps", "final loss", "noise scale", f"examples to {_number(advice.loss, '.4g')}"]
+    rows = [
+        [
+            run.name, f"{run.batch_size:,}", _number(run.lr, ".3g"), f"{run.num_steps:,}",
+            _number(run.final_loss, ".4g"), _interval(run.noise), _number(run.examples_to_loss, ",.0f"),
+        ]
+        for run in advice.runs
+    ]  # fmt: skip
+    lines = [line.rstrip() for line in aligned([head, *rows])]
+    bound = "no batch tried" if math.isinf(advice.critical_batch) else f"batch {advice.critical_batch:,.0f}"
+    lines += ["", f"examples double at {bound}, by {advice.source}"]
+    if advice.nearly_free_batch is not None:
+        lines.append(f"nearly free up to batch {advice.nearly_free_batch:,}: at most a quarter more examples")
+    if advice.settings:
+        table = [["batch", "rate", "warm-up", "steps", "examples, times"]]
+        table += [
+            [f"{s.batch_size:,}", f"{s.lr:.3g}", f"{s.warmup_steps:,}", f"{s.num_steps:,}", f"{s.multiplier:.2f}"]
+            for s in advice.settings
+        ]
+        lines += [
+            "",
+            f"from {advice.runs[0].name}, by the square-root rule:",
+            *(row.rstrip() for row in aligned(table)),
+        ]
+    return "\n".join(lines)
+
+
+def _noise(log: Log) -> NoiseScale | None:
+    traces = dict(log.of("trace"))
+    # The first quarter of a run, in which a model changes most, is not counted.
+    known = [(square, traces[step]) for step, square in log.of("square") if step in traces and step > log.num_steps / 4]
+    return noise_scale(*map(list, zip(*known, strict=True))) if len(known) >= _FEWEST else None
+
+
+def _steps_to(losses: Sequence[tuple[int, float]], target: float) -> float:
+    """The step at which the loss first is at most the target, on straight lines between evaluations."""
+    before: tuple[int, float] | None = None
+    for step, loss in losses:
+        if loss <= target:
+            if before is None or before[1] == loss:
+                return float(step)
+            return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
+        before = (step, loss)
+    return math.inf
+
+
+def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
+    smallest = next((run for run in runs if run.noise is not None and 0 < run.noise.low < math.inf), None)
+    if smallest is not None and smallest.noise is not None:
+        scale = smallest.noise.value if math.isfinite(smallest.noise.value) else smallest.noise.low
+        return scale, f"the noise scale of {smallest.name}", nearly_free_batch(smallest.noise, smallest.batch_size)
+    first, last = runs[0], runs[-1]
+    if first.batch_size == last.batch_size or first.examples_to_loss is None or last.examples_to_loss is None:
+        raise InputError(
+            "neither a gradient noise scale (integrations.trainer.prepare logs it) nor two runs at different batches "
+            "with held-out losses: there is nothing to advise from"
+        )
+    few, many = first.examples_to_loss, last.examples_to_loss
+    critical = math.inf if many <= few else (few * last.batch_size - many * first.batch_size) / (many - few)
+    return max(critical, 1.0), f"the examples of {first.name} and {last.name} to the same loss", None
+
+
+def _settings(log: Log, critical: float) -> list[Settings]:
+    rates = log.of("lr")
+    if not rates:
+        return []
+    peak = max(rate for _, rate in rates)
+    warmup = next(step for step, rate in rates if rate == peak)
+    # The first entry has the peak if there was no warm-up, or one shorter than the log can show.
+    ratio = 0.0 if warmup == rates[0][0] else min(warmup / log.num_steps, 0.99)
+    if not peak > 0:
+        return []
+    reference = Reference(log.batch, lr=peak, warmup_ratio=ratio, num_examples=log.num_steps * log.batch)
+    found = []
+    for exponent in range(-2, 7):
+        batch = round(log.batch * 2.0**exponent)
+        try:
+            run = reference.at(batch)
+        # Fewer than one example, more than the run has, or nothing but warm-up.
+        except ValueError:
+            continue
+        multiplier = examples_at(1.0, log.batch, batch, critical)
+        found.append(Settings(batch, run.lr, run.warmup_steps, run.num_steps, multiplier))
+    return found
+
+
+def _interval(noise: NoiseScale | None) -> str:
+    if noise is None:
+        return "-"
+    return f"{_number(noise.value, ',.3g')} ({_number(noise.low, ',.3g')} to {_number(noise.high, ',.3g')})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form) if math.isfinite(value) else "unbounded"

@@ -1,0 +1,176 @@
+"""Other trainers' logs, as they are on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anybatch.elsewhere import batch_of, batch_sizes, is_log, read_log
+from anybatch.errors import InputError
+from anybatch.report import write_report
+from anybatch.report.load import load
+from anybatch.study.own_runs import advise_on_logs, own_text, to_values
+
+
+def state(
+    folder: Path, batch: int | None, *, steps: int, losses: list[float], max_steps: int = 0, **extra: Any
+) -> Path:
+    """A Trainer's state as it writes it: a log entry and an evaluation at each of some equal distances."""
+    folder.mkdir(parents=True)
+    history: list[dict[str, Any]] = []
+    for index, loss in enumerate(losses, start=1):
+        step = steps * index // len(losses)
+        own = {} if batch is None else {"global_batch_size": batch}
+        history.append({"loss": loss + 0.1, "learning_rate": 0.01 / index, "step": step, "epoch": 1.0, **own, **extra})
+        history.append({"eval_loss": loss, "eval_accuracy": 1 / (1 + loss), "step": step})
+    history.append({"train_runtime": 10.0, "train_loss": 9.0, "step": steps})
+    value = {"global_step": steps, "max_steps": max_steps or steps, "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(value))
+    return folder
+
+
+def events(folder: Path, tags: dict[str, list[tuple[int, float]]]) -> Path:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as board:
+        for tag, points in tags.items():
+            for step, value in points:
+                board.add_scalar(tag, value, step)
+    return folder
+
+
+def test_a_trainers_state_is_read(tmp_path: Path) -> None:
+    log = read_log(state(tmp_path / "a", 32, steps=100, losses=[2.0, 1.0]))
+    assert (log.batch, log.num_steps, log.finished) == (32, 100, True)
+    assert log.of("eval_loss") == [(50, 2.0), (100, 1.0)]
+    assert log.of("loss") == [(50, 2.1), (100, 1.1)], "the summary's train_loss is no step's"
+    assert log.of("lr") == [(50, 0.01), (100, 0.005)]
+
+
+def test_of_checkpoints_the_newest_counts_and_the_folder_is_one_run(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        state(tmp_path / "run" / f"checkpoint-{step}", 32, steps=step, losses=[1.0], max_steps=200)
+    log = read_log(tmp_path / "run")
+    assert (log.num_steps, log.finished) == (100, False)
+    (record,) = load([tmp_path])
+    assert (record.name, record.state) == ("run", "unfinished")
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "rate"),
+    [
+        ("train/loss", "eval/loss", "train/learning_rate"),
+        ("train_loss", "val_loss", "lr-LAMB"),
+        ("loss", "val/loss", "lr"),
+    ],
+)
+def test_event_files_are_read_by_the_names_that_trainers_use(
+    train: str, held_out: str, rate: str, tmp_path: Path
+) -> None:
+    folder = events(
+        tmp_path / "log",
+        {
+            train: [(1, 3.0), (8, 2.0)],
+            held_out: [(8, 1.5)],
+            rate: [(1, 0.5), (8, 0.25)],
+            "global_batch_size": [(8, 64)],
+        },
+    )
+    log = read_log(folder)
+    assert (log.batch, log.num_steps, log.finished) == (64, 8, None)
+    assert log.of("loss") == [(1, 3.0), (8, 2.0)]
+    assert log.of("eval_loss") == [(8, 1.5)]
+    assert log.of("lr") == [(1, 0.5), (8, 0.25)]
+
+
+def test_the_report_compares_two_batches_of_one_trainer(tmp_path: Path) -> None:
+    state(tmp_path / "runs" / "small", 32, steps=64, losses=[2.0, 1.0])
+    state(tmp_path / "runs" / "large", None, steps=16, losses=[2.0, 1.02])
+    write_report([tmp_path / "runs"], tmp_path / "page.html", batch_sizes={"large": 128})
+    page = (tmp_path / "page.html").read_text()
+    assert "stayed within 5\u202f% of its own batch-32 run" in page
+    assert "×4 (batch 128, +2.0\u202f%)" in page
+    assert "Accuracy on held-out data" in page
+
+
+def test_noise_and_time_reach_the_record(tmp_path: Path) -> None:
+    extra = {"noise/gradient_square": 1.0, "noise/trace": 50.0}
+    state(tmp_path / "a", 32, steps=80, losses=[2.0, 1.5, 1.2, 1.0, 0.9], **extra)
+    (record,) = load([tmp_path])
+    assert record.noise[-1].noise.value == pytest.approx(50.0)
+    assert (record.wall_s, record.examples_per_s) == (10.0, 256.0)
+    assert (record.accuracy, record.loss) == (pytest.approx(1 / 1.9), 0.9)
+
+
+def test_without_a_held_out_loss_a_run_has_not_finished(tmp_path: Path) -> None:
+    folder = state(tmp_path / "a", 32, steps=8, losses=[1.0])
+    content = json.loads((folder / "trainer_state.json").read_text())
+    content["log_history"] = [entry for entry in content["log_history"] if "eval_loss" not in entry]
+    (folder / "trainer_state.json").write_text(json.dumps(content))
+    (record,) = load([tmp_path])
+    assert (record.state, record.message, record.diverged) == ("unfinished", "no held-out loss was logged", False)
+
+
+def test_advice_comes_from_the_noise_that_was_logged(tmp_path: Path) -> None:
+    state(tmp_path / "a", 8, steps=80, losses=[1.0] * 10, **{"noise/gradient_square": 1.0, "noise/trace": 400.0})
+    advice = advise_on_logs(tmp_path, {})
+    assert advice.critical_batch == pytest.approx(400)
+    assert advice.nearly_free_batch == 64, "a quarter of the noise scale, in halvings and doublings of the batch"
+    own = next(each for each in advice.settings if each.batch_size == 8)
+    assert (own.lr, own.num_steps, own.multiplier) == (0.01, 80, 1.0)
+    text = own_text(advice)
+    assert "examples double at batch 400, by the noise scale of a" in text
+    assert json.loads(json.dumps(to_values(advice)))["runs"][0]["noise"]["value"] == pytest.approx(400)
+
+
+def test_advice_comes_from_two_batches(tmp_path: Path) -> None:
+    """At E(B) = E_min (1 + B/64), 32 needs 1.5 and 128 needs 3 times the least."""
+    state(tmp_path / "small", 32, steps=64, losses=[2.0, 1.0])
+    state(tmp_path / "large", 128, steps=32, losses=[2.0, 1.0])
+    advice = advise_on_logs(tmp_path, {})
+    assert [run.examples_to_loss for run in advice.runs] == [2048, 4096]
+    assert advice.critical_batch == pytest.approx(64)
+    assert "by the examples of small and large to the same loss" in own_text(advice)
+
+
+def test_no_loss_of_examples_is_no_bound(tmp_path: Path) -> None:
+    state(tmp_path / "small", 32, steps=64, losses=[2.0, 1.0])
+    state(tmp_path / "large", 128, steps=16, losses=[2.0, 1.0])
+    advice = advise_on_logs(tmp_path, {})
+    assert to_values(advice)["critical_batch"] is None
+    assert "examples double at no batch tried" in own_text(advice)
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
+    folder = state(tmp_path / "a", None, steps=8, losses=[1.0])
+    with pytest.raises(InputError, match=r"does not say the global batch .*: give it as --batch-size a=N"):
+        read_log(folder)
+    with pytest.raises(InputError, match="neither a gradient noise scale"):
+        advise_on_logs(tmp_path, {"a": 8})
+    with pytest.raises(InputError, match=r"holds no trainer_state.json"):
+        advise_on_logs(state(tmp_path / "b" / "c" / "d", 8, steps=8, losses=[1.0]).parents[1], {})
+    (folder / "trainer_state.json").write_text('{"log_history": 3}')
+    with pytest.raises(InputError, match="is not the state of a Hugging Face Trainer"):
+        read_log(folder, 8)
+    said = state(tmp_path / "said", 16, steps=8, losses=[1.0])
+    with pytest.raises(InputError, match="the log says a global batch of 16, --batch-size 8; leave it out"):
+        read_log(said, 8)
+    with pytest.raises(InputError, match="--batch-size 8: is not FOLDER=N"):
+        batch_sizes(["8"])
+
+
+def test_a_damaged_event_file_is_one_line_or_an_empty_log(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"not an event file at all")
+    assert is_log(tmp_path)
+    with pytest.raises(InputError, match=r"has no step in it yet|cannot read its event files"):
+        read_log(tmp_path, 8)
+
+
+def test_a_batch_is_found_by_name_or_path(tmp_path: Path) -> None:
+    given = batch_sizes(["a=32", f"{tmp_path / 'b'}/=64"])
+    assert batch_of(tmp_path / "a", given) == 32
+    assert batch_of(tmp_path / "b", given) == 64
+    assert batch_of(tmp_path / "c", given) is None
