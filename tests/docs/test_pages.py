@@ -128,7 +128,8 @@ def understand(arguments: list[str], where: str) -> None:
         chosen = change(find_recipe(recipe), fields)
         if path == ["train"] and values.get("batch_size"):
             with_batch_size(chosen, values["batch_size"])
-    elif recipe != "1":
+    # A run that goes on knows its recipe.
+    elif recipe not in ("1", None):
         # What has a slash is a folder of logs.
         assert path != ["train"], f"{where}: no recipe is called {recipe}"
         assert path != ["advise"] or "/" in recipe, f"{where}: no recipe is called {recipe}"
