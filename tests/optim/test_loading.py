@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anybatch.optim import LAMB, LARS, kernels
+from anybatch.optim.loading import laid_out_like
 
 
 def P(values, **kwargs):  # noqa: N802
@@ -275,6 +276,59 @@ def test_half_a_state_is_named_before_anything_moves():
     with pytest.raises(RuntimeError, match="the state of w lacks exp_avg: clear it to begin anew; no parameter"):
         optimizer.step()
     assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("state", [None, 3, torch.ones(2), [1]], ids=repr)
+def test_a_state_that_is_no_dict_is_named(native, state):
+    optimizer, saved = stepped(native)
+    saved["state"][0] = state
+    refused(optimizer, saved, r"the state of w is .*, not a dict")
+
+
+def test_a_state_of_nothing_in_the_groups_is_kept_as_it_is(native):
+    optimizer, saved = stepped(native)
+    saved["state"].update({"clock": 7, 99: [1, 2], "table": {"step": 3}})
+    optimizer.load_state_dict(saved)
+    assert (optimizer.state["clock"], optimizer.state[99], optimizer.state["table"]) == (7, [1, 2], {"step": 3})
+    optimizer.step()
+
+
+def test_a_state_is_copied_only_if_it_lies_otherwise_than_a_new_one():
+    """A new state of a parameter with gaps has none; a state that has the parameter's own gaps is as good."""
+    whole, gaps = torch.randn(2, 3, 4, 4), torch.randn(6, 8)[:, ::2]
+    last = whole.to(memory_format=torch.channels_last)
+    for parameter, state, stays in [
+        (whole, torch.randn(2, 3, 4, 4), True),
+        (last, torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), True),
+        (last, torch.randn(2, 3, 4, 4), False),
+        (whole, torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), False),
+        (gaps, torch.randn(6, 4), True),
+        (gaps, torch.randn(6, 8)[:, ::2], True),
+        (gaps, torch.randn(4, 6).t(), False),
+    ]:
+        laid = laid_out_like(parameter, state)
+        assert (laid is state) == stays
+        assert torch.equal(laid, state)
+        assert laid.stride() in (parameter.stride(), torch.zeros_like(parameter).stride())
+
+
+@pytest.mark.parametrize("way", [lambda x: x, lambda x: x.to(memory_format=torch.channels_last)], ids=["", "last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_loaded_state_lies_as_its_parameter(native, way, dtype):
+    x = torch.linspace(-1, 2, 96).view(2, 3, 4, 4)
+    p, q = (torch.nn.Parameter(way(x).to(dtype)) for _ in range(2))
+    old, new = (native.make([t], lr=0.1, master_weights=True) for t in (p, q))
+    p.grad = torch.ones_like(p)
+    old.step()
+    for other in (torch.contiguous_format, torch.channels_last):
+        saved = copy.deepcopy(old.state_dict())
+        for name, value in saved["state"][0].items():
+            if value.ndim:
+                saved["state"][0][name] = value.contiguous(memory_format=other)
+        new.load_state_dict(saved)
+        for name, value in new.state[q].items():
+            assert torch.equal(value, old.state[p][name])
+            assert value.stride() == (q.stride() if value.ndim else ()), name
 
 
 # ------------------------------------------------------------------------------------------- whose state it is

@@ -1,6 +1,7 @@
 """Saving, loading, copying, hooks, schedulers: the manners of a torch.optim.Optimizer."""
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -8,7 +9,8 @@ import pickle
 import pytest
 import torch
 
-from anybatch.optim import LAMB, LARS, Layerwise
+from anybatch import GradientNoiseScale
+from anybatch.optim import LAMB, LARS, Layerwise, param_groups
 from anybatch.scaling import schedule
 
 
@@ -59,6 +61,44 @@ def test_loading_runs_the_users_hooks_around_the_exact_state(problem):
     assert torch.equal(seen[0]["exp_avg"], optimizer.state[params[0]]["exp_avg"] * 2)
     resumed.load_state_dict(saved(optimizer))
     assert len(seen) == 2
+
+
+PINNED = {
+    LAMB: {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "bias_correction": True,
+        "nesterov": None,
+    },
+    LARS: {
+        "lr": None,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "form": "lamb-paper",
+        "trust_coefficient": 1.0,
+        "joint_norm": False,
+        "eps": 0.0,
+        "nesterov": False,
+    },
+    Layerwise: {},
+    param_groups: {"weight_decay": 0.01, "adapt_excluded": False},
+    schedule: {"warmup_steps": 0, "decay": "polynomial", "power": 1.0, "join": "continuous"},
+    GradientNoiseScale: {"optimizer": None, "every": 1, "window": 1000, "ranks": None, "scaler": None},
+}
+BOUNDED = {"norm": "l2", "phi": (0.0, math.inf), "trust_clip": (0.0, math.inf)}
+GATED = {"max_grad_norm": None, "nonfinite": "propagate", "process_group": None}
+FAST = {"maximize": False, "foreach": None, "fused": None, "capturable": False, "master_weights": False}
+MORE = {LAMB: {**BOUNDED, **GATED, **FAST}, LARS: {**BOUNDED, **GATED, **FAST}, Layerwise: BOUNDED}
+
+
+@pytest.mark.parametrize("public", PINNED, ids=lambda public: public.__name__)
+def test_defaults_of_public_names_are_a_promise(public):
+    parameters = inspect.signature(public).parameters.values()
+    found = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    assert found == {**PINNED[public], **MORE.get(public, {})}
+    assert all(type(found[name]) is type(value) for name, value in PINNED[public].items())
 
 
 def test_state_dict_is_pytorchs(kind, problem):

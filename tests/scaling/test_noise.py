@@ -47,6 +47,25 @@ def test_the_interval_narrows_with_the_square_root_of_the_steps():
     assert 3 < width(50) / width(800) < 5.5
 
 
+@pytest.mark.parametrize("squares", [[1.0, 1.2, 0.8, 1.1, 0.7], [0.3, -0.2, 0.4, 0.1, 0.0]])
+def test_the_interval_by_hand(squares):
+    """Half a reach beyond the jackknife's on the upper side, as the docstring says; 2.776 is t(0.975, 4)."""
+    traces = [50.0, 52.0, 48.0, 51.0, 49.0]
+    reciprocal = sum(squares) / sum(traces)
+    without = [(sum(squares) - s) / (sum(traces) - t) for s, t in zip(squares, traces, strict=True)]
+    reach = 2.776445 * math.sqrt(4 / 5 * sum((value - sum(without) / 5) ** 2 for value in without))
+    found = noise_scale(squares, traces)
+    assert found.value == pytest.approx(1 / reciprocal, rel=1e-12)
+    assert 1 / found.low == pytest.approx(reciprocal + reach + reach**2 / (4 * max(reciprocal, reach)), rel=2e-3)
+    assert found.high == (pytest.approx(1 / (reciprocal - reach), rel=2e-3) if reciprocal > reach else math.inf)
+    assert (found.gradient_square, found.noise_trace) == pytest.approx((sum(squares) / 5, 50.0))
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062047362), (2, 4.30265272975)])
+def test_student_quantiles_of_few_steps_are_exact(degrees, quantile):
+    assert student_t(degrees) == pytest.approx(quantile, rel=1e-10)
+
+
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (30, 2.042)])
 def test_student_quantiles(degrees, quantile):
     assert student_t(degrees) == pytest.approx(quantile, rel=0.01)

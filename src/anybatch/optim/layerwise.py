@@ -86,7 +86,7 @@ class Layerwise(LayerwiseOptimizer):
             raise ValueError(f"base={type(base).__name__} has groups without lr, so there is no step at lr = 1")
         # The keys become the base's, so that groups added or loaded later have them, too.
         keys = {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}
-        check_strategy({"lr": 0.0, **keys})
+        check_strategy({**base.param_groups[0], **keys})
         for key, value in keys.items():
             if base.defaults.get(key, value) != value:
                 raise ValueError(

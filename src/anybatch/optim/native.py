@@ -289,6 +289,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
                 # Others may keep something of a parameter that was never stepped. If all is theirs, it is not for us.
+                if not isinstance(states.get(key, {}), Mapping):
+                    raise ValueError(f"the state of {name} is {states[key]!r}, not a dict")
                 theirs = bool(known and states.get(key) and not names & states[key].keys())
                 if key in states and not theirs:
                     check_state(name, p, states[key], self._state_names)

@@ -27,7 +27,8 @@ class Recall:
         self.layers = [name for part in parts for name in part.layer_names()]
         self._groups = [(group, list(group["params"]), group.get("param_names"), _settings(group)) for group in groups]
         self._states = list(states.values())
-        self._sizes = list(map(len, self._states))
+        self._dicts = [state for state in self._states if isinstance(state, dict)]  # others keep anything there
+        self._sizes = list(map(len, self._dicts))
         self._params = [p for group in groups for p in group["params"]]
         self._absent = [p.grad is None for p in self._params]
         where = {id(p): i for i, p in enumerate(self._params)}
@@ -37,7 +38,7 @@ class Recall:
         """The parts with the gradients of now; None where anything else is not as it was."""
         if len(groups) != len(self._groups) or not _same(states.values(), self._states):
             return None
-        if list(map(len, self._states)) != self._sizes:
+        if list(map(len, self._dicts)) != self._sizes:
             return None
         for group, (known, params, names, settings) in zip(groups, self._groups, strict=True):
             if group is not known or not _same(group["params"], params):
