@@ -3,7 +3,7 @@
     python benchmarks/planner_against_the_world.py DATA [--write docs/planner.md]
 
 DATA holds time_to_train.csv and convergence.csv with MLPerf Training v4.0 figures (docs/planner.md says where from).
-Fits the achieved shares, the TPUv3 pod's jitter and the knots of the examples' curves, compares each with the constant
+Fits the MFUs, the TPUv3 pod's jitter and the knots of the examples' curves, compares each with the constant
 that the package ships, and writes the tables between the page's markers.
 """
 
@@ -12,13 +12,14 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 
-from anybatch.planner import NAMED, Cluster, Prediction, find_cluster, predict
-from anybatch.planner.accelerators import Achieved
-from anybatch.planner.calibrate import with_share
-from anybatch.planner.examples import IMAGENET_IMAGES, Curve, fit_curve
+from anybatch.planner import PUBLISHED, Cluster, Prediction, Workload, find_cluster, predict
+from anybatch.planner.cluster import Mfu
+from anybatch.planner.examples import Curve, fit_curve
+from anybatch.recipes.resnet50 import IMAGENET_EXAMPLES
 
 CLUSTER_OF = {
     "H100-PCIe": "h100-pcie-node",
@@ -28,18 +29,18 @@ CLUSTER_OF = {
     "RTX 4090": "rtx4090-box",
     "RX 7900": "rx7900xtx-box",
 }
-WORKLOAD_OF = {"bert": "bert-large-mlperf", "resnet": "resnet50-mlperf"}
+WORKLOAD_OF = {"bert": "published-bert-large-mlperf", "resnet": "published-resnet50-mlperf"}
 # You et al. 2020, arXiv 1904.00962: optimizer, batch, TPUv3 chips, minutes.
 PAPER = (
-    ("bert-large", "lamb", 512, 16, 82.8 * 60),
-    ("bert-large", "adamw", 512, 16, 81.4 * 60),
-    ("bert-large", "lamb", 1024, 32, 43.2 * 60),
-    ("bert-large", "lamb", 2048, 64, 21.4 * 60),
-    ("bert-large", "lamb", 4096, 128, 693.6),
-    ("bert-large", "lamb", 8192, 256, 390.5),
-    ("bert-large", "lamb", 16384, 512, 200.0),
-    ("bert-large", "lamb", 32768, 1024, 101.2),
-    ("bert-large-mixed", "lamb", 65536, 1024, 76.19),
+    ("published-bert-large", "lamb", 512, 16, 82.8 * 60),
+    ("published-bert-large", "adamw", 512, 16, 81.4 * 60),
+    ("published-bert-large", "lamb", 1024, 32, 43.2 * 60),
+    ("published-bert-large", "lamb", 2048, 64, 21.4 * 60),
+    ("published-bert-large", "lamb", 4096, 128, 693.6),
+    ("published-bert-large", "lamb", 8192, 256, 390.5),
+    ("published-bert-large", "lamb", 16384, 512, 200.0),
+    ("published-bert-large", "lamb", 32768, 1024, 101.2),
+    ("published-bert-large-mixed", "lamb", 65536, 1024, 76.19),
 )
 SMALL_PODS = [row for row in PAPER if row[1] == "lamb" and row[3] <= 64]
 # NVIDIA DeepLearningExamples, BERT-large, phase 1 at a global batch of 65,536 on 256 A100: sequences a second.
@@ -48,6 +49,12 @@ _WORTH_A_LINE = 0.05
 # NVIDIA, MLPerf Training v4.0: BERT on eight H200, sequences a second over the whole run.
 H200_RATE = 7_990
 KNOTS = {"bert": [256.0, 4608.0, 8448.0, 16384.0], "resnet": [1632.0, 67840.0]}
+
+
+@cache
+def workload_on(name: str, cluster: str) -> Workload:
+    """The published run called `name`, counted once."""
+    return PUBLISHED[name](find_cluster(cluster))
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,10 @@ class Row:
     minutes: float
 
     def predicted(self, share: float | None = None) -> Prediction:
-        workload, cluster = NAMED[WORKLOAD_OF[self.benchmark]](), find_cluster(self.cluster)
+        cluster = find_cluster(self.cluster)
+        workload = workload_on(WORKLOAD_OF[self.benchmark], self.cluster)
         if share is not None:
-            cluster = with_share(cluster, workload.family, Achieved(share, ""))
+            cluster = cluster.with_mfu(workload.family, workload.precision, Mfu(share, ""))
         return predict(workload, cluster, self.devices, self.batch_size)
 
     def log_error(self, share: float | None = None) -> float:
@@ -101,20 +109,27 @@ def fitted_share(rows: Sequence[Row]) -> float:
     return high
 
 
+def shipped_mfu(benchmark: str, name: str) -> tuple[str, float]:
+    """(precision, MFU) that the package plans the benchmark's runs with."""
+    cluster = find_cluster(name)
+    workload = workload_on(WORKLOAD_OF[benchmark], name)
+    return workload.precision, cluster.mfu_of(workload.family, workload.precision).share
+
+
 def paper_cluster(share: float | None = None, jitter: float | None = None) -> Cluster:
     cluster = find_cluster("tpu-v3-pod")
     if share is not None and jitter is not None:
-        cluster = replace(with_share(cluster, "transformer", Achieved(share, "")), jitter=jitter)
+        cluster = replace(cluster.with_mfu("transformer", "bf16", Mfu(share, "")), jitter=jitter)
     return cluster
 
 
 def paper_minutes(row: tuple[str, str, int, int, float], cluster: Cluster) -> float:
     name, optimizer, batch_size, devices, _ = row
-    return predict(NAMED[name]().with_optimizer(optimizer), cluster, devices, batch_size).total_s / 60
+    return predict(workload_on(name, "tpu-v3-pod").with_optimizer(optimizer), cluster, devices, batch_size).total_s / 60
 
 
 def fitted_pod() -> tuple[float, float]:
-    """(achieved share, jitter) with the least squared log error on the rows of up to 64 chips, on a grid."""
+    """(MFU, jitter) with the least squared log error on the rows of up to 64 chips, on a grid."""
     grid = [(0.3 + 0.005 * i, 0.01 * j) for i in range(20) for j in range(16)]
     return min(
         grid,
@@ -125,7 +140,7 @@ def fitted_pod() -> tuple[float, float]:
 def read_convergence(folder: Path, benchmark: str) -> tuple[list[float], list[float]]:
     """(batches, examples), ImageNet's epochs turned into images."""
     lines = [line for line in _lines(folder / "convergence.csv") if line["benchmark"] == benchmark]
-    scale = IMAGENET_IMAGES if benchmark == "resnet" else 1
+    scale = IMAGENET_EXAMPLES if benchmark == "resnet" else 1
     return [float(line["global_batch_size"]) for line in lines], [float(line["mean"]) * scale for line in lines]
 
 
@@ -136,23 +151,22 @@ def tables(folder: Path) -> Iterator[str]:
     single = {group: [r for r in rows if (r.benchmark, r.cluster) == group and r.nodes == 1] for group in groups}
     yield "### Constants fitted, and those that the package ships"
     yield ""
-    yield "| benchmark | cluster | single-node rows | fitted share of the peak | shipped |"
-    yield "|---|---|---|---|---|"
+    yield "| benchmark | cluster | precision | single-node rows | fitted MFU | shipped |"
+    yield "|---|---|---|---|---|---|"
     for benchmark, cluster in groups:
         found = single[benchmark, cluster]
-        family = NAMED[WORKLOAD_OF[benchmark]]().family
-        shipped = find_cluster(cluster).accelerator.achieved[family].share
-        yield f"| {benchmark} | {cluster} | {len(found)} | {fitted_share(found):.4f} | {shipped:.4f} |"
-    anchor = Row(
-        "NVIDIA", "bert", "h200-node", 1, 8, 768, NAMED["bert-large-mlperf"]().examples.at(768) / H200_RATE / 60
-    )
-    shipped = find_cluster("h200-node").accelerator.achieved["transformer"].share
-    yield f"| bert | h200-node | its {H200_RATE:,} sequences/s | {fitted_share([anchor]):.4f} | {shipped:.4f} |"
+        precision, shipped = shipped_mfu(benchmark, cluster)
+        yield f"| {benchmark} | {cluster} | {precision} | {len(found)} | {fitted_share(found):.4f} | {shipped:.4f} |"
+    examples = workload_on(WORKLOAD_OF["bert"], "h200-node").examples.at(768)
+    anchor = Row("NVIDIA", "bert", "h200-node", 1, 8, 768, examples / H200_RATE / 60)
+    precision, shipped = shipped_mfu("bert", "h200-node")
+    fitted = fitted_share([anchor])
+    yield f"| bert | h200-node | {precision} | its {H200_RATE:,} sequences/s | {fitted:.4f} | {shipped:.4f} |"
     share, jitter = fitted_pod()
     pod = paper_cluster()
     yield (
-        f"| the paper | tpu-v3-pod, {len(SMALL_PODS)} rows of up to 64 chips | | {share:.4f}, jitter {jitter:.2f} | "
-        f"{pod.accelerator.achieved['transformer'].share:.4f}, jitter {pod.jitter:.2f} |"
+        f"| the paper | tpu-v3-pod | bf16 | {len(SMALL_PODS)} of up to 64 chips | {share:.4f}, jitter {jitter:.2f} | "
+        f"{pod.mfu['transformer'].share:.4f}, jitter {pod.jitter:.2f} |"
     )
     yield ""
     yield "### The paper's table"
@@ -183,9 +197,9 @@ def tables(folder: Path) -> Iterator[str]:
         "minutes",
     )
     yield ""
-    phase = predict(
-        replace(NAMED["bert-large-mixed"](), gradient_bytes=2), find_cluster("a100-node"), A100_DEVICES, A100_BATCH
-    ).phases[0]
+    a100 = find_cluster("a100-node")
+    mixed = replace(workload_on("published-bert-large-mixed", "a100-node"), gradient_bytes=2)
+    phase = predict(mixed, a100, A100_DEVICES, A100_BATCH).phases[0]
     yield from _table(
         [(f"BERT-large, sequence 128, {A100_DEVICES} A100", "test", A100_RATE, A100_BATCH / phase.step.total)],
         "sequences/s",
@@ -221,7 +235,7 @@ def _examples_table(folder: Path, benchmark: str) -> Iterator[str]:
     batches, examples = read_convergence(folder, benchmark)
     knots = KNOTS[benchmark]
     fitted = fit_curve(batches, examples, knots, "")
-    shipped = NAMED[WORKLOAD_OF[benchmark]]().examples
+    shipped = workload_on(WORKLOAD_OF[benchmark], "h100-node").examples
     assert isinstance(shipped, Curve)
     points = ", ".join(f"{batch:,.0f}: {count:.4g}" for batch, count in fitted.points)
     stored = ", ".join(f"{batch:,.0f}: {count:.4g}" for batch, count in shipped.points)

@@ -13,7 +13,7 @@ from documented import NAMES, PAGES, ROOT, anchors, commands, links, python_bloc
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from anybatch.cli import app
-from anybatch.planner import NAMED, find_cluster
+from anybatch.planner import PUBLISHED, find_cluster
 from anybatch.recipes import RECIPES, change, find_recipe, with_batch_size
 
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
@@ -133,7 +133,7 @@ def understand(arguments: list[str], where: str) -> None:
         # What has a slash is a folder of logs.
         assert path != ["train"], f"{where}: no recipe is called {recipe}"
         assert path != ["advise"] or "/" in recipe, f"{where}: no recipe is called {recipe}"
-        assert path != ["plan"] or recipe in NAMED, f"{where}: nothing to plan is called {recipe}"
+        assert path != ["plan"] or recipe in PUBLISHED, f"{where}: nothing to plan is called {recipe}"
     if path == ["plan"] and values["cluster"] not in ("1", "this-machine"):
         find_cluster(values["cluster"])
 

@@ -17,7 +17,7 @@ price = 2.1
 bytes_per_s = 12.5e9
 [accelerator]
 memory_bytes = 64e9
-[accelerator.achieved]
+[mfu]
 transformer = 0.3
 """
 
@@ -29,10 +29,10 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert (ours.name, ours.devices_a_node, ours.price, ours.price_source) == ("ours", 4, 2.1, "given in ours.toml")
     assert (ours.between.bytes_per_s, ours.between.latency_s) == (12.5e9, known.between.latency_s)
     assert ours.inside == known.inside
-    assert ours.accelerator.achieved["transformer"].share == 0.3
-    assert ours.accelerator.achieved["convolution"] == known.accelerator.achieved["convolution"]
+    assert ours.mfu["transformer"].share == 0.3
+    assert ours.mfu["convolution"] == known.mfu["convolution"]
     slower, fast = (
-        json.loads(plan("bert-large", name, devices=8, as_json=True))["chosen"]["training_s"]
+        json.loads(plan("published-bert-large", name, devices=8, as_json=True))["chosen"]["training_s"]
         for name in (str(file), "h100-node")
     )
     assert slower > fast
@@ -60,11 +60,16 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
             "like = 'h100-node'\n[between]\ntopology = 'ring'",
             "between.topology = 'ring': must be one of switched, torus",
         ),
-        ("like = 'h100-node'\n[accelerator.achieved]\nmamba = 0.3", "mamba: must be one of transformer, convolution"),
+        ("like = 'h100-node'\n[mfu]\nmamba = 0.3", "mamba: must be one of transformer, convolution"),
         (
-            "like = 'h100-node'\n[accelerator.achieved]\ntransformer = 3",
+            "like = 'h100-node'\n[mfu]\ntransformer = 3",
             "transformer = 3: must be a number from 1e-06 to 1",
         ),
+        (
+            "like = 'h100-node'\n[accelerator.peak_flops]\nfp4 = 1e15",
+            "peak_flops.fp4: must be one of fp32, tf32, fp16, bf16",
+        ),
+        ("like = 'h100-node'\nauto_precision = 'fp4'", "auto_precision = 'fp4': must be one of fp32, tf32"),
         ("like = ", "is not TOML"),
         pytest.param(
             f"like = 'h100-node'\nprice = {'9' * 400}", r"price = 9{10,}\.\.\.: must be a number", id="400 digits"
@@ -76,7 +81,10 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
             id="5,000 hexadecimal digits",
         ),
         ("like = 'h100-node'\n[between]\nlatency_s = 1e308", r"latency_s = 1e\+308: must be a number from 0 to 100"),
-        ("like = 'h100-node'\n[accelerator]\npeak_flops = 5e-324", "peak_flops = 5e-324: must be a number from 1 to"),
+        (
+            "like = 'h100-node'\n[accelerator.peak_flops]\nbf16 = 5e-324",
+            "peak_flops.bf16 = 5e-324: must be a number from 1 to",
+        ),
         pytest.param("title = " + "[" * 3000, "brackets are nested too deeply", id="3,000 brackets"),
         pytest.param("#" * (2**20 + 1), "is longer than 1,048,576 bytes", id="a long file"),
         ("like = 'wrong.toml'", "like = 'wrong.toml': name the cluster that it starts from"),
@@ -88,7 +96,7 @@ def test_nonsense_is_one_clear_line(tmp_path: Path, text: str, message: str) -> 
     file = tmp_path / "wrong.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
-        plan("bert-large", str(file))
+        find_cluster(str(file))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 800
 
@@ -96,16 +104,19 @@ def test_nonsense_is_one_clear_line(tmp_path: Path, text: str, message: str) -> 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_cluster_at_every_bound_is_planned(tmp_path: Path, side: int) -> None:
     rate, small, devices = (1, 1e24)[side], (0, 100)[side], (1, 10**9)[side]
-    link = f"bytes_per_s = {rate}\nlatency_s = {small}\nachieved = {(1e-6, 1)[side]}\n"
+    link = f"bytes_per_s = {rate}\nlatency_s = {small}\nefficiency = {(1e-6, 1)[side]}\n"
     file = tmp_path / "bounds.toml"
     file.write_text(
         f"like = 'h100-node'\ndevices_a_node = {devices}\nmost_devices = {devices}\njitter = {small}\n"
-        f"overlap = {side}\nprice = {(0, 1e9)[side]}\nhost_bytes_per_s = {rate}\nstorage_bytes_per_s = {rate}\n"
-        f"[inside]\n{link}[between]\n{link}[accelerator]\npeak_flops = {rate}\nmemory_bytes = 80e9\n"
-        f"memory_bytes_per_s = {rate}\nkernel_s = {small}\n[accelerator.achieved]\ntransformer = {(1e-6, 1)[side]}\n"
+        f"overlap = {side}\nlaunch_s = {small}\nprice = {(0, 1e9)[side]}\nhost_bytes_per_s = {rate}\n"
+        f"storage_bytes_per_s = {rate}\n"
+        f"[inside]\n{link}[between]\n{link}[accelerator]\nmemory_bytes = 80e9\n"
+        f"memory_bytes_per_s = {rate}\n[accelerator.peak_flops]\nbf16 = {rate}\n"
+        f"[mfu]\ntransformer = {(1e-6, 1)[side]}\n"
     )
-    assert "bert-large" in plan("bert-large", str(file), devices=1)
-    assert "bert-large" in plan("bert-large", str(file))
+    name = "published-bert-large"
+    assert name in plan(name, str(file), devices=1)
+    assert name in plan(name, str(file))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ def _complete_study(incomplete: str) -> list[str]:
 
 
 def _complete_planned(incomplete: str) -> list[str]:
-    from anybatch.planner import NAMED
+    from anybatch.planner import PUBLISHED
 
-    return [name for name in NAMED if name.startswith(incomplete)] + complete_recipe(incomplete)
+    return [name for name in PUBLISHED if name.startswith(incomplete)] + complete_recipe(incomplete)
 
 
 def _complete_cluster(incomplete: str) -> list[str]:
@@ -141,7 +141,7 @@ def plan(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe, or a published run: bert-large, resnet50, ...", autocompletion=_complete_planned
+            help="A recipe, or a published run: published-bert-large, ...", autocompletion=_complete_planned
         ),
     ],
     cluster: Annotated[
@@ -165,8 +165,8 @@ def plan(
 
     \b
     Examples:
-      anybatch plan bert-large --cluster h100-node --devices 8
-      anybatch plan bert-large --cluster a100-node --deadline 2h
+      anybatch plan bert-large-paper --cluster h100-node --devices 8
+      anybatch plan resnet50-paper --cluster a100-node --deadline 12h
       anybatch plan bert-mini --cluster this-machine --plot plan.svg
       anybatch plan bert-tiny --cluster this-machine --calibrate runs/small
     """

@@ -13,7 +13,8 @@ from anybatch.files import write_json
 @app.command()
 def bench(
     shapes: Annotated[
-        list[str] | None, typer.Option(help="bert-large, bert-base, resnet-50, many-small; default all.")
+        list[str] | None,
+        typer.Option(help="bert-large, bert-base, resnet-50, many-small (default: these), or a recipe. Repeat it."),
     ] = None,
     algorithm: Annotated[str, typer.Option(help="lamb or lars.")] = "lamb",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -29,7 +30,7 @@ def bench(
 
     \b
     Examples:
-      anybatch bench --shapes resnet-50
+      anybatch bench --shapes resnet-50 --shapes gpt2-small
       anybatch bench --shapes bert-base --threads 1 --out step.json
       anybatch bench --algorithm lars --shapes resnet-50 --busy 1
     """

@@ -41,7 +41,7 @@ class Parallel(ABC):
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
         self.statistics = RunningStatistics(module)
-        blocks = _blocks(module)
+        blocks = repeated_blocks(module)
         if execution.activation_checkpointing:
             for block in blocks or [module]:
                 block.forward = MethodType(_recomputing, block)
@@ -132,7 +132,7 @@ class Sharded(Parallel):
             param_dtype=None if execution.fsdp.param_dtype == "fp32" else torch.bfloat16,
             reduce_dtype=_DTYPES[execution.gradient_dtype] if _reduces_otherwise(execution) else None,
         )
-        for unit in [*_blocks(module), module]:
+        for unit in [*repeated_blocks(module), module]:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
         self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
         for unit in self._units:
@@ -215,7 +215,7 @@ def _recomputing(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return recomputed(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 
-def _blocks(module: nn.Module) -> Sequence[nn.Module]:
+def repeated_blocks(module: nn.Module) -> Sequence[nn.Module]:
     """The repeated layers of a model: the members of its lists of modules, the outermost ones."""
     blocks: list[nn.Module] = []
     inside: set[nn.Module] = set()

@@ -16,7 +16,7 @@ from anybatch.machine.busy import busy_processes
 from anybatch.machine.contenders import Contender, contenders
 from anybatch.machine.installed import versions
 from anybatch.machine.problem import Problem
-from anybatch.machine.shapes import SETS
+from anybatch.machine.shapes import SETS, find_shapes
 from anybatch.machine.traffic import CountBytes
 from anybatch.machine.unavailable import Unavailable
 
@@ -30,7 +30,7 @@ class Conditions:
 
     Args:
         algorithm: "lamb" or "lars".
-        sets: names from `SETS`.
+        sets: names from `SETS`, or of recipes.
         device: "cpu" or "cuda".
         threads: of torch; None: as torch chooses.
         busy: processes that compute beside the measurement, each keeping a core busy.
@@ -55,8 +55,7 @@ class Conditions:
         if self.algorithm not in ("lamb", "lars"):
             raise InputError(f"algorithm {self.algorithm!r}: must be lamb or lars")
         for name in self.sets:
-            if name not in SETS:
-                raise InputError(f"no set of shapes is called {name!r}; there are {', '.join(SETS)}")
+            find_shapes(name)
         for name, value, bound in (("threads", self.threads, 1), ("busy", self.busy, 0), ("repeats", self.repeats, 7)):
             if value is not None and value < bound:
                 raise InputError(f"{name} {value}: must be at least {bound}")
@@ -92,7 +91,7 @@ def measure(conditions: Conditions, progress: Progress | None = None) -> dict[st
 
 
 def _set(name: str, conditions: Conditions, progress: Progress) -> dict[str, Any]:
-    shapes = SETS[name]()
+    shapes = find_shapes(name)
     numel = sum(math.prod(shape) for shape in shapes)
     found: dict[str, Any] = {"name": name, "tensors": len(shapes), "parameters": numel}
     try:

@@ -1,36 +1,18 @@
-"""The parameters of known models as data, so that a step can be measured without building the models."""
+"""The parameters of models as shapes: of a recipe's own model, so that a step can be measured without its data."""
 
 from collections.abc import Callable
+from functools import partial
+
+from anybatch.errors import InputError
+from anybatch.recipes import RECIPES, find_recipe
+from anybatch.recipes.outline import outline
 
 Shape = tuple[int, ...]
 
 
-def bert(hidden: int, layers: int, vocabulary: int = 30_522, positions: int = 512) -> list[Shape]:
-    """BERT with both pretraining heads, the output words tied to the embedding (Devlin et al. 2019)."""
-    square, wide, bias = (hidden, hidden), (4 * hidden, hidden), (hidden,)
-    embeddings = [(vocabulary, hidden), (positions, hidden), (2, hidden), bias, bias]
-    attention = [*[square, bias] * 4, bias, bias]
-    feed_forward = [wide, (4 * hidden,), (hidden, 4 * hidden), bias, bias, bias]
-    heads = [square, bias, (vocabulary,), square, bias, bias, bias, (2, hidden), (2,)]
-    return [*embeddings, *(attention + feed_forward) * layers, *heads]
-
-
-def resnet50(classes: int = 1000) -> list[Shape]:
-    """ResNet-50 for images of any size (He et al. 2016): bottleneck blocks, a normalisation after each convolution."""
-    shapes: list[Shape] = _convolution(3, 64, 7)
-    channels = 64
-    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for block in range(blocks):
-            shapes += _convolution(channels, width, 1) + _convolution(width, width, 3)
-            shapes += _convolution(width, 4 * width, 1)
-            if block == 0:
-                shapes += _convolution(channels, 4 * width, 1)
-            channels = 4 * width
-    return [*shapes, (classes, channels), (classes,)]
-
-
-def _convolution(inputs: int, outputs: int, size: int) -> list[Shape]:
-    return [(outputs, inputs, size, size), (outputs,), (outputs,)]
+def recipe_shapes(name: str) -> list[Shape]:
+    """The parameters of the model of the recipe called `name`."""
+    return [tuple(p.shape) for p in outline(find_recipe(name)).model.parameters()]
 
 
 def many_small() -> list[Shape]:
@@ -38,9 +20,19 @@ def many_small() -> list[Shape]:
     return [(1_000,)] * 10_000
 
 
+# What is measured by default.
 SETS: dict[str, Callable[[], list[Shape]]] = {
-    "bert-large": lambda: bert(1_024, 24),
-    "bert-base": lambda: bert(768, 12),
-    "resnet-50": resnet50,
+    "bert-large": partial(recipe_shapes, "bert-large-paper"),
+    "bert-base": partial(recipe_shapes, "bert-base"),
+    "resnet-50": partial(recipe_shapes, "resnet50-paper"),
     "many-small": many_small,
 }
+
+
+def find_shapes(name: str) -> list[Shape]:
+    """The shapes of the set or of the recipe called `name`; InputError if there is neither."""
+    if name in SETS:
+        return SETS[name]()
+    if name not in RECIPES:
+        raise InputError(f"no set of shapes is called {name!r}; there are {', '.join(SETS)}, and every recipe's name")
+    return recipe_shapes(name)

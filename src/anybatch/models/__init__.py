@@ -11,7 +11,11 @@ from anybatch.models.classifier import (
 )
 from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.models.pretrained import fingerprint as weights_fingerprint
-from anybatch.models.question_answering import QuestionAnsweringModel, question_answering_model
+from anybatch.models.question_answering import (
+    QuestionAnsweringModel,
+    question_answering_model,
+    untrained_question_answering_model,
+)
 from anybatch.models.tokenizer import save_tokenizer
 
 __all__ = [
@@ -32,5 +36,6 @@ __all__ = [
     "pretraining_model",
     "question_answering_model",
     "save_tokenizer",
+    "untrained_question_answering_model",
     "weights_fingerprint",
 ]

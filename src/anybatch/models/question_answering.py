@@ -74,13 +74,24 @@ def question_answering_model(folder: Path, seed: int | None = None) -> QuestionA
         InputError: the folder holds no encoder that transformers can read, or one of whose tensors is missing or
             surplus.
     """
-    from transformers import BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
-
     quiet_transformers()
     config = read_encoder_config(folder)
     check_segments(folder, config)
     # A folder of a classifier has as many labels as it has classes; a span has two ends.
     config.num_labels = 2
-    kind = RobertaPreLayerNormForQuestionAnswering if config.model_type == PRE_NORM else BertForQuestionAnswering
     with seeded(seed or 0):
-        return QuestionAnsweringModel(read_model(kind, folder, config, () if seed is None else ("qa_outputs.",)))
+        return QuestionAnsweringModel(
+            read_model(_kind(config), folder, config, () if seed is None else ("qa_outputs.",))
+        )
+
+
+def untrained_question_answering_model(config: Any) -> QuestionAnsweringModel:
+    """The model of the shape that transformers' `config` of a BERT describes, with new weights."""
+    return QuestionAnsweringModel(_kind(config)(config))
+
+
+def _kind(config: Any) -> Any:
+    """The class of transformers for such an encoder."""
+    from transformers import BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
+
+    return RobertaPreLayerNormForQuestionAnswering if config.model_type == PRE_NORM else BertForQuestionAnswering

@@ -2,8 +2,8 @@
 
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import CLUSTERS, find_cluster
-from anybatch.planner.named import NAMED
 from anybatch.planner.prediction import Prediction, predict
-from anybatch.planner.workload import Workload
+from anybatch.planner.published import PUBLISHED
+from anybatch.planner.workload import Workload, workload_of
 
-__all__ = ["CLUSTERS", "NAMED", "Cluster", "Prediction", "Workload", "find_cluster", "predict"]
+__all__ = ["CLUSTERS", "PUBLISHED", "Cluster", "Prediction", "Workload", "find_cluster", "predict", "workload_of"]

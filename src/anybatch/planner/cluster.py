@@ -1,10 +1,49 @@
-"""What a cluster is: an accelerator, how many a node, and what connects them."""
+"""What a cluster is: an accelerator, how many a node, what connects them, and which share of their peak is reached."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from anybatch.accelerators import Accelerator, Precision
 from anybatch.errors import InputError
-from anybatch.planner.accelerators import Accelerator
-from anybatch.planner.collectives import Link
+
+# What kind of arithmetic dominates a model; accelerators reach different shares of their peak on each.
+Family = Literal["transformer", "convolution"]
+
+# Without tensor cores products take most of a step, which reaches this share; but elementwise work on fp32 moves twice
+# the bytes of 16 bits, so that a step takes at least twice as long.
+_FP32_MFU = 0.7
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one device sends through: bytes/s in one direction and seconds a hop.
+
+    `efficiency` is the share of the bandwidth that large collectives reach. On a "torus" all devices are neighbors in a
+    square of two dimensions, and `bytes_per_s` is that of all links of a device together; "switched" links connect any
+    two.
+    """
+
+    bytes_per_s: float
+    latency_s: float
+    efficiency: float = 0.75
+    topology: Literal["switched", "torus"] = "switched"
+
+    @property
+    def rate(self) -> float:
+        return self.bytes_per_s * self.efficiency
+
+
+@dataclass(frozen=True)
+class Mfu:
+    """Model FLOPs utilization: the share of the dense peak that a model's own FLOPs reach at a large micro-batch.
+
+    `source`: where it is from. `measured` is False if it was carried over from other hardware, or assumed.
+    """
+
+    share: float
+    source: str
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -14,11 +53,14 @@ class Cluster:
     Args:
         devices_a_node: beyond one node, whole nodes only.
         inside, between: the links of one device, within its node and to other nodes.
-        overlap: the share of the backward pass behind which an all-reduce can hide.
+        mfu: of 16-bit runs by family; of another precision as in "transformer-fp8".
+        overlap: the share of the backward pass that an all-reduce can hide behind.
         jitter: standard deviation of a device's step over its mean; all wait for the slowest.
+        launch_s: the least time of a kernel, however little it computes: what keeps small batches from being fast.
         host_bytes_per_s: what a node can read and send to its devices.
         storage_bytes_per_s: what a checkpoint is written at.
-        price: of a device an hour, in US dollars; None where no price was read. `price_source` says where.
+        price: of a device an hour, in US dollars; None if no price was read. `price_source` says where.
+        auto_precision: what engine.precision=auto chooses.
     """
 
     name: str
@@ -28,15 +70,18 @@ class Cluster:
     most_devices: int
     inside: Link
     between: Link
+    mfu: Mapping[str, Mfu]
     overlap: float = 0.8
     jitter: float = 0.02
+    launch_s: float = 4e-6
     host_bytes_per_s: float = 20e9
     storage_bytes_per_s: float = 2e9
     price: float | None = None
     price_source: str = ""
+    auto_precision: str = "bf16"
 
     def check_devices(self, num_devices: int) -> int:
-        """`num_devices`, where this cluster comes in that number.
+        """`num_devices`, if this cluster comes in that number.
 
         Raises:
             InputError: below 1, above `most_devices`, or a part of a node beyond the first.
@@ -54,3 +99,41 @@ class Cluster:
 
     def nodes(self, num_devices: int) -> int:
         return -(-num_devices // self.devices_a_node)
+
+    def arithmetic(self, asked: str, family: Family) -> Precision:
+        """What a run with engine.precision=`asked` computes in: torch takes fp32 convolutions through TF32 units.
+
+        Submissions in fp8 are planned in 16 bits if none is known for this accelerator.
+
+        Raises:
+            InputError: the accelerator has no units for it.
+        """
+        peaks = self.accelerator.peak_flops
+        if asked == "auto" or (asked == "fp8" and f"{family}-fp8" not in self.mfu):
+            asked = self.auto_precision
+        if asked == "fp32" and family == "convolution" and "tf32" in peaks:
+            return "tf32"
+        for precision in peaks:
+            if precision == asked:
+                return precision
+        raise InputError(f"engine.precision = {asked}: {self.accelerator.name} has units for {', '.join(peaks)} only")
+
+    def mfu_of(self, family: Family, precision: Precision) -> Mfu:
+        """The share of the peak in `precision`; fp32 and TF32 follow from 16 bits if nothing else is known."""
+        found = self.mfu.get(f"{family}-{precision}", self.mfu[family])
+        if precision in ("bf16", "fp16", "fp8") or f"{family}-{precision}" in self.mfu:
+            return found
+        peaks = self.accelerator.peak_flops
+        half = max(peaks.get("bf16", 0.0), peaks.get("fp16", 0.0)) * found.share / 2
+        most = 1.0 if precision == "tf32" else _FP32_MFU
+        share = min(most, half / peaks[precision]) if half else found.share
+        bound = f"at most {most:.0%} of the peak, and half as fast as 16 bits" if half else "that of other precisions"
+        return Mfu(share, f"assumed for {precision}: {bound} ({found.source})", measured=False)
+
+    def flops(self, family: Family, precision: Precision) -> float:
+        """FLOP/s that a model of `family` gets."""
+        return self.accelerator.peak_flops[precision] * self.mfu_of(family, precision).share
+
+    def with_mfu(self, family: Family, precision: Precision, mfu: Mfu) -> "Cluster":
+        """The same cluster with another share."""
+        return replace(self, mfu={**self.mfu, f"{family}-{precision}": mfu})

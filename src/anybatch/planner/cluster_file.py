@@ -7,24 +7,31 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from anybatch.accelerators import Precision
 from anybatch.errors import InputError
-from anybatch.planner.accelerators import Achieved, Family
-from anybatch.planner.cluster import Cluster
+from anybatch.planner.cluster import Cluster, Family, Mfu
 
 # The least and the most that a number may be, far outside of all hardware: beyond, a plan's arithmetic overflows.
 # Other fields are rates and sizes, from one FLOP or byte a second on. A topology is one of two words.
 _BOUNDS = {
     "overlap": (0, 1),
-    "achieved": (1e-6, 1),
+    "efficiency": (1e-6, 1),
+    "mfu": (1e-6, 1),
     "latency_s": (0, 100),
-    "kernel_s": (0, 100),
+    "launch_s": (0, 100),
     "jitter": (0, 100),
     "price": (0, 1e9),
     "devices_a_node": (1, 10**9),
     "most_devices": (1, 10**9),
 }
 _RATES_AND_SIZES = (1, 1e24)
-_TOPOLOGIES = ("switched", "torus")
+_PRECISIONS = get_args(Precision)
+_WORDS = {"topology": ("switched", "torus"), "auto_precision": _PRECISIONS}
+# Of the fields that are tables of numbers.
+_KEYS = {
+    "mfu": (*get_args(Family), *(f"{family}-{precision}" for family in get_args(Family) for precision in _PRECISIONS)),
+    "peak_flops": _PRECISIONS,
+}
 _MOST_BYTES = 2**20
 
 
@@ -53,7 +60,7 @@ def changed(known: Cluster, values: Mapping[str, Any], path: Path) -> Cluster:
         price = 2.1
         [between]
         bytes_per_s = 12.5e9
-        [accelerator.achieved]
+        [mfu]
         transformer = 0.42
 
     Raises:
@@ -76,11 +83,11 @@ def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> A
             raise InputError(f"{label}: no such field; nearest: {', '.join(near)}")
         old = getattr(known, name)
         if isinstance(old, Mapping):
-            changes[name] = _shares(old, _table(value, label), label)
+            changes[name] = {**old, **_numbers(name, _table(value, label), label)}
         elif is_dataclass(old):
             changes[name] = _changed(old, _table(value, label), path, f"{where}{name}.")
-        elif name == "topology" and value not in _TOPOLOGIES:
-            raise InputError(f"{label} = {shown(value)}: must be one of {', '.join(_TOPOLOGIES)}")
+        elif name in _WORDS and value not in _WORDS[name]:
+            raise InputError(f"{label} = {shown(value)}: must be one of {', '.join(_WORDS[name])}")
         elif isinstance(old, str):
             if not isinstance(value, str) or not value.isprintable() or len(value) > 200:
                 raise InputError(f"{label} = {shown(value)}: must be a string of at most 200 printable characters")
@@ -96,12 +103,13 @@ def _table(value: Any, label: str) -> dict[str, Any]:
     return value
 
 
-def _shares(known: Mapping[Family, Achieved], values: Mapping[str, Any], label: str) -> dict[Family, Achieved]:
-    found = dict(known)
-    for name, value in values.items():
-        if name not in get_args(Family):
-            raise InputError(f"{label}.{shown(name, str)}: must be one of {', '.join(get_args(Family))}")
-        found[name] = Achieved(_number("achieved", value, f"{label}.{name}"), "given")  # type: ignore[index]
+def _numbers(field: str, values: Mapping[str, Any], label: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in _KEYS[field]:
+            raise InputError(f"{label}.{shown(key, str)}: must be one of {', '.join(_KEYS[field])}")
+        number = _number(field, value, f"{label}.{key}")
+        found[key] = Mfu(number, "given") if field == "mfu" else number
     return found
 
 

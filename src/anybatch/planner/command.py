@@ -1,18 +1,21 @@
 """What `anybatch plan` does."""
 
+import difflib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import read_object
-from anybatch.planner.calibrate import calibrate
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
-from anybatch.planner.figure import draw
-from anybatch.planner.from_recipe import find_workload, with_critical_batch
+from anybatch.planner.measure import calibrate
 from anybatch.planner.plan import make_plan, parse_duration
-from anybatch.planner.tell import to_json, to_text
+from anybatch.planner.published import PUBLISHED
+from anybatch.planner.tell import draw, to_json, to_text
+from anybatch.planner.workload import Workload, with_critical_batch, workload_of
+from anybatch.recipes import RECIPES, change, find_recipe
+from anybatch.recipes.change import as_another_optimizer
 
 
 def plan(
@@ -33,13 +36,15 @@ def plan(
     as_json: bool = False,
 ) -> str:
     """The plan, as text or as JSON; the picture is written to `plot`."""
-    workload = find_workload(name, assignments or [])
     cluster = find_cluster(cluster_name)
-    if optimizer is not None:
+    settings = tuple(assignments or [])
+    if optimizer is not None and name in RECIPES:
+        settings = (*settings, *as_another_optimizer(optimizer))
+    workload = find_workload(name, settings, cluster)
+    if optimizer is not None and workload.recipe is None:
         workload = workload.with_optimizer(optimizer)
     if advice is not None:
-        found = read_object(advice)
-        workload = with_critical_batch(workload, *_critical_batch(advice, found))
+        workload = with_critical_batch(workload, *_critical_batch(advice))
     if critical_batch is not None:
         workload = with_critical_batch(workload, critical_batch)
     if price is not None:
@@ -61,16 +66,31 @@ def plan(
     )
     if plot is not None:
         draw(made, plot)
-    settings = tuple(assignments or [])
-    if optimizer is not None and workload.recipe is not None:
-        settings = (*settings, f"optimizer.name={optimizer}")
     if as_json:
         return json.dumps(to_json(made, calibration, settings), indent=1)
     return to_text(made, calibration, settings)
 
 
-def _critical_batch(path: Path, found: dict[str, Any]) -> tuple[float, int]:
+def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> Workload:
+    """The published run called `name`, or that of the recipe called so, with fields set as `anybatch train --set` does.
+
+    Raises:
+        InputError: neither; or fields of a published run.
+    """
+    if name in PUBLISHED:
+        if assignments:
+            raise InputError(f"--set {assignments[0]}: {name} is a published run, not a recipe; its fields are fixed")
+        return PUBLISHED[name](cluster)
+    if name not in RECIPES:
+        known = [*RECIPES, *PUBLISHED]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        raise InputError(f"neither a recipe nor a published run is called {name!r}; nearest: {', '.join(near)}")
+    return workload_of(change(find_recipe(name), assignments), cluster)
+
+
+def _critical_batch(path: Path) -> tuple[float, int]:
     """B_crit and the batch whose examples are known, as `anybatch advise --json` writes them."""
+    found = read_object(path)
     value, reference = found.get("critical_batch"), found.get("reference_batch_size")
     if not isinstance(value, int | float) or not isinstance(reference, int):
         raise InputError(

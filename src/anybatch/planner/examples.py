@@ -59,8 +59,6 @@ class Curve:
 
 Examples = Fixed | Law | Curve
 
-IMAGENET_IMAGES = 1_281_167
-
 
 def fit_curve(batches: list[float], examples: list[float], knots: list[float], source: str) -> Curve:
     """The Curve with its points at the batches `knots` that has the least squared relative error.
@@ -79,11 +77,6 @@ def fit_curve(batches: list[float], examples: list[float], knots: list[float], s
     weighted = design / np.asarray(examples)[:, None]
     values, *_ = np.linalg.lstsq(weighted, np.ones(len(batches)), rcond=None)
     return Curve(tuple(zip(knots, map(float, values), strict=True)), source)
-
-
-def speed_up(examples: Examples, reference_batch: float, batch_size: float) -> float:
-    """Steps saved: how many times fewer steps a run needs at `batch_size` than at `reference_batch`."""
-    return examples.at(reference_batch) / reference_batch * batch_size / examples.at(batch_size)
 
 
 def whole_steps(num_examples: float, batch_size: int) -> int:

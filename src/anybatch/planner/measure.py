@@ -1,14 +1,27 @@
-"""This machine as a cluster, measured in about two seconds."""
+"""This hardware in place of an assumption: a machine measured in about two seconds, or the steps of a short run."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 
-from anybatch.planner.accelerators import Accelerator, Achieved
-from anybatch.planner.cluster import Cluster
-from anybatch.planner.collectives import Link
+from anybatch.accelerators import Accelerator, Precision
+from anybatch.errors import InputError
+from anybatch.planner.cluster import Cluster, Link, Mfu
+from anybatch.planner.memory import Layout
+from anybatch.planner.step_time import step_time
+from anybatch.planner.workload import workload_of
+from anybatch.recipes import from_json
+from anybatch.runs import open_run
+
+# The first steps load libraries, compile and fill caches.
+_WARMING_UP = 3
+_FEWEST_STEPS = 5
 
 
 def measure_this_machine() -> Cluster:
@@ -19,18 +32,14 @@ def measure_this_machine() -> Cluster:
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     devices = torch.cuda.device_count() if gpu else 1
-    size = 4096 if gpu else 768
-    assumed = Achieved(0.6, "of a measured matrix product; assumed", measured=False)
     accelerator = Accelerator(
         name=torch.cuda.get_device_name() if gpu else f"this CPU on {torch.get_num_threads()} threads",
-        peak_flops=_product_rate(size, torch.bfloat16, device),
-        peak_flops_fp32=_product_rate(size, torch.float32, device),
+        peak_flops=_peaks(device),
         memory_bytes=torch.cuda.get_device_properties(0).total_memory if gpu else _physical_memory(),
         memory_bytes_per_s=_copy_rate(2**28 if gpu else 2**26, device),
-        power_w=None,
-        achieved={"transformer": assumed, "convolution": assumed},
-        kernel_s=4e-6 if gpu else 1e-5,
     )
+    assumed = Mfu(0.6, "of a measured matrix product; assumed", measured=False)
+    families = ("transformer", "convolution")
     link = Link(bytes_per_s=16e9 if gpu else 2e9, latency_s=1e-5 if gpu else 1e-3)
     return Cluster(
         name="this-machine",
@@ -40,9 +49,81 @@ def measure_this_machine() -> Cluster:
         most_devices=devices,
         inside=link,
         between=link,
+        mfu={**dict.fromkeys(families, assumed), **{f"{family}-fp32": assumed for family in families}},
+        launch_s=4e-6 if gpu else 1e-5,
         host_bytes_per_s=2e9,
         storage_bytes_per_s=0.5e9,
+        auto_precision="fp32" if not gpu else "bf16" if "bf16" in accelerator.peak_flops else "fp16",
     )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a run showed: `step_s` is the median of its steps; `mfu` replaces `before` in the cluster."""
+
+    run: str
+    num_steps: int
+    step_s: float
+    mfu: float
+    before: float
+
+
+def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
+    """`cluster` with the MFU that makes the planned step of the run in `folder` as long as it was.
+
+    Raises:
+        InputError: not a run that can be planned, too few steps, other hardware, or steps too short for the model.
+    """
+    run = open_run(folder)
+    start = next(iter(run.metrics("start")), {})
+    recipe = from_json(run.recipe())
+    workload = workload_of(recipe, cluster, start.get("precision"))
+    family, precision = workload.family, workload.precision
+    events = run.metrics("train")
+    # Only the first phase: all its steps have one batch and one length of examples.
+    steps = [event["step_s"] for event in events if event.get("phase", 0) == 0 and "step_s" in event]
+    if len(steps) < _WARMING_UP + _FEWEST_STEPS:
+        raise InputError(f"{folder}: {len(steps)} steps: calibration needs at least {_WARMING_UP + _FEWEST_STEPS}")
+    step_s = median(steps[_WARMING_UP:])
+    _check_hardware(folder, cluster, start)
+    num_devices = int(start.get("ranks", 1))
+    layout = Layout(
+        fsdp=start.get("parallel") == "fsdp",
+        checkpointing=recipe.engine.activation_checkpointing,
+        micro_batch_size=int(next(iter(start.get("micro_batch_sizes", [])), 0)) or recipe.engine.evaluation_batch_size,
+    )
+
+    def planned_s(share: float) -> float:
+        changed = cluster.with_mfu(family, precision, Mfu(share, ""))
+        return step_time(workload, workload.phases[0], changed, num_devices, workload.batch_size, layout).total
+
+    if planned_s(1.0) > step_s:
+        raise InputError(
+            f"{folder}: its steps took {step_s:.4g} s, and {planned_s(1.0):.4g} s is the least that {cluster.name} "
+            f"could; it ran on other hardware"
+        )
+    low, high = 1e-6, 1.0
+    while high / low > 1 + 1e-9:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if planned_s(middle) > step_s else (low, middle)
+    before = cluster.mfu_of(family, precision).share
+    changed = cluster.with_mfu(family, precision, Mfu(high, f"calibrated by {folder}"))
+    return changed, Calibration(str(folder), len(steps), step_s, high, before)
+
+
+def _check_hardware(folder: Path, cluster: Cluster, start: Mapping[str, Any]) -> None:
+    device = start.get("device", "cpu")
+    if device == "cpu" and cluster.name != "this-machine":
+        raise InputError(f"{folder}: the run was computed on a CPU and says nothing of {cluster.name}")
+
+
+def _peaks(device: torch.device) -> dict[Precision, float]:
+    if device.type == "cpu":
+        return {"fp32": _product_rate(768, torch.float32, device), "bf16": _product_rate(768, torch.bfloat16, device)}
+    rate = {"fp32": torch.float32, "fp16": torch.float16}
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        rate["bf16"] = torch.bfloat16
+    return {name: _product_rate(4096, dtype, device) for name, dtype in rate.items()}  # type: ignore[misc]
 
 
 def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:

@@ -40,18 +40,21 @@ class Memory:
 def memory(workload: Workload, phase: WorkPhase, layout: Layout, num_devices: int) -> Memory:
     """fp32 parameters, gradients and states, and a 16-bit copy to compute with; FSDP shards all but what it gathers.
 
-    What FSDP gathers is the largest layer, twice: the next one comes while one computes.
+    What FSDP gathers is the largest unit, twice: the next one comes while one computes.
     """
     sharded = num_devices if layout.fsdp else 1
-    copy_bytes = 2 if workload.precision == "bf16" else 0
-    gathered = 2 * workload.largest_layer * (copy_bytes or 4) if layout.fsdp else 0
-    each = phase.checkpointed_bytes if layout.checkpointing else phase.activation_bytes
+    copy_bytes = 2 if workload.value_bytes == 2 else 0
+    gathered = 2 * workload.largest_unit * workload.value_bytes if layout.fsdp else 0
     return Memory(
         parameters=workload.parameters * (4 + (0 if layout.fsdp else copy_bytes)) / sharded + gathered,
         gradients=workload.parameters * 4 / sharded,
         states=workload.parameters * STATE_BYTES[workload.optimizer] / sharded,
-        activations=each * layout.micro_batch_size,
+        activations=_an_example(phase, layout) * layout.micro_batch_size,
     )
+
+
+def _an_example(phase: WorkPhase, layout: Layout) -> float:
+    return phase.cost.checkpointed_bytes if layout.checkpointing else phase.cost.activation_bytes
 
 
 def room(cluster: Cluster) -> float:
@@ -63,17 +66,19 @@ def room(cluster: Cluster) -> float:
 def choose_layout(
     workload: Workload, phase: WorkPhase, cluster: Cluster, num_devices: int, most_a_device: int
 ) -> Layout | None:
-    """The plainest layout that fits, with the largest micro-batch of at most `most_a_device`; None where none does.
+    """The plainest layout that fits, with the largest micro-batch of at most `most_a_device`; None if none does.
 
-    Plain copies before shards, kept activations before recomputed ones. The share of a device is cut into equal parts.
+    Plain copies before shards, kept activations before recomputed ones. The share of a device is cut into equal parts,
+    or into groups that the model looks at together.
     """
+    if workload.group_size is not None:
+        most_a_device = min(most_a_device, workload.group_size)
     for fsdp in (False, True) if num_devices > 1 else (False,):
         for checkpointing in (False, True):
             layout = Layout(fsdp, checkpointing)
             fixed = memory(workload, phase, replace(layout, micro_batch_size=0), num_devices).total
-            each = phase.checkpointed_bytes if checkpointing else phase.activation_bytes
-            largest = int((room(cluster) - fixed) // each)
-            if largest >= 1:
+            largest = int((room(cluster) - fixed) // _an_example(phase, layout))
+            if largest >= (1 if workload.group_size is None else most_a_device):
                 parts = -(-most_a_device // min(largest, most_a_device))
                 return replace(layout, micro_batch_size=-(-most_a_device // parts))
     return None

@@ -129,8 +129,8 @@ def _evaluation_s(
         return 0.0
     count = max(1.0, total / (evaluation.every_examples + evaluation.every_batches * batch_size))
     phase, planned = workload.phases[-1], phases[-1]
-    forward = replace(workload, num_kernels=workload.num_kernels // 3)
     layout = replace(planned.layout, checkpointing=False)
     batch = max(num_devices, evaluation.num_examples)
-    step = step_time(forward, replace(phase, flops=phase.flops / 3), cluster, num_devices, batch, layout)
-    return count * (step.compute + step.kernels + step.stragglers)
+    forward = replace(phase, cost=phase.cost.forward())
+    step = step_time(workload, forward, cluster, num_devices, batch, layout)
+    return count * (step.compute + step.launches + step.stragglers)

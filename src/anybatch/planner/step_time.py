@@ -1,13 +1,12 @@
-"""How long one step takes, part by part."""
+"""How long one step takes, part by part: computing, launches, messages, the optimizer, waiting."""
 
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from anybatch.planner.cluster import Cluster
-from anybatch.planner.collectives import all_reduce_s
+from anybatch.planner.cluster import Cluster, Link
 from anybatch.planner.memory import Layout
-from anybatch.planner.workload import OPTIMIZER_BYTES, Workload, WorkPhase
+from anybatch.planner.workload import STEP_BYTES, Workload, WorkPhase
 
 # PyTorch's DDP sends gradients in buckets of this size.
 _BUCKET_BYTES = 25e6
@@ -21,10 +20,10 @@ _RECOMPUTED = 4 / 3
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step; what is hidden behind computing is not in it."""
+    """Seconds of one optimizer step; what hides behind computing is not in it."""
 
     compute: float
-    kernels: float
+    launches: float
     all_reduce: float
     optimizer: float
     norms: float
@@ -34,7 +33,7 @@ class StepTime:
     @property
     def total(self) -> float:
         return (
-            self.compute + self.kernels + self.all_reduce + self.optimizer + self.norms + self.stragglers + self.input
+            self.compute + self.launches + self.all_reduce + self.optimizer + self.norms + self.stragglers + self.input
         )
 
 
@@ -43,34 +42,30 @@ def step_time(
 ) -> StepTime:
     """One step of `batch_size` examples over all devices.
 
-    compute     n F / (peak * achieved share), n the examples of the device that has most
-    kernels     micro-batches * kernels * least time of one
+    compute     n F / (peak * MFU), n the examples of the device that has most
+    launches    micro-batches * kernels * least time of one
     all-reduce  what the last backward pass does not hide, at least its last bucket; under FSDP half as much again,
                 and parameters gathered twice a micro-batch
-    optimizer   bytes / memory bandwidth; a shard's under FSDP
+    optimizer   bytes / memory bandwidth, and Muon's products / (peak * MFU); a shard's under FSDP
     norms       small all-reduces: two to agree on the step, one more for the packed norms of shards
-    stragglers  jitter * (compute + kernels) * E[max of D standard normals]
-    input       reading and sending the next batch, where that takes longer than all the rest
+    stragglers  jitter * (compute + launches) * E[max of D standard normals]
+    input       reading and sending the next batch, if that takes longer than all the rest
     """
     a_device = math.ceil(batch_size / num_devices)
     micro_batches = math.ceil(a_device / layout.micro_batch_size)
-    accelerator = cluster.accelerator
-    flops = phase.flops * (_RECOMPUTED if layout.checkpointing else 1.0)
-    compute = a_device * flops / accelerator.flops(workload.family, workload.precision)
-    kernels = micro_batches * workload.num_kernels * accelerator.kernel_s
-    sharded = num_devices if layout.fsdp else 1
-    optimizer = (
-        OPTIMIZER_BYTES[workload.optimizer]
-        * workload.parameters
-        / sharded
-        / (accelerator.memory_bytes_per_s * _STREAMING)
+    rate = cluster.flops(workload.family, workload.precision)
+    compute = a_device * phase.cost.flops * (_RECOMPUTED if layout.checkpointing else 1.0) / rate
+    launches = micro_batches * phase.cost.launches * cluster.launch_s
+    moved_s = (
+        STEP_BYTES[workload.optimizer] * workload.parameters / (cluster.accelerator.memory_bytes_per_s * _STREAMING)
     )
+    optimizer = (moved_s + workload.optimizer_flops / rate) / (num_devices if layout.fsdp else 1)
     norms = (_AGREEMENTS + int(layout.fsdp)) * _all_reduce(cluster, num_devices, workload.num_tensors * 16)
-    stragglers = cluster.jitter * (compute + kernels) * expected_slowest(num_devices)
+    stragglers = cluster.jitter * (compute + launches) * expected_slowest(num_devices)
     messages = _messages(workload, cluster, num_devices, layout, micro_batches, compute / micro_batches)
-    spent = compute + kernels + messages + optimizer + norms + stragglers
-    reading = batch_size * phase.input_bytes / cluster.nodes(num_devices) / cluster.host_bytes_per_s
-    return StepTime(compute, kernels, messages, optimizer, norms, stragglers, max(0.0, reading - spent))
+    spent = compute + launches + messages + optimizer + norms + stragglers
+    reading = batch_size * phase.cost.input_bytes / cluster.nodes(num_devices) / cluster.host_bytes_per_s
+    return StepTime(compute, launches, messages, optimizer, norms, stragglers, max(0.0, reading - spent))
 
 
 def expected_slowest(count: int) -> float:
@@ -98,8 +93,7 @@ def _messages(
     pieces = max(1, math.ceil(gradient / _BUCKET_BYTES))
     seconds = _all_reduce(cluster, num_devices, gradient, pieces)
     if layout.fsdp:
-        value_bytes = 2 if workload.precision == "bf16" else 4
-        gathering = _all_reduce(cluster, num_devices, workload.parameters * value_bytes, pieces) / 2
+        gathering = _all_reduce(cluster, num_devices, workload.parameters * workload.value_bytes, pieces) / 2
         hidden = cluster.overlap * micro_batch_s
         each = 2 * gathering
         return max(each - hidden, each / pieces) * (micro_batches - 1) + max(
@@ -110,3 +104,35 @@ def _messages(
 
 def _all_reduce(cluster: Cluster, num_devices: int, num_bytes: float, num_messages: int = 1) -> float:
     return all_reduce_s(num_bytes, num_devices, cluster.devices_a_node, cluster.inside, cluster.between, num_messages)
+
+
+def all_reduce_s(
+    num_bytes: float, num_devices: int, devices_a_node: int, inside: Link, between: Link, num_messages: int = 1
+) -> float:
+    """Seconds to sum `num_bytes` over `num_devices`, sent in `num_messages` pieces.
+
+        inside a node of g    reduce-scatter and all-gather: 2 (g-1)/g n / rate + 2 (g-1) latency
+        between N nodes       on n/g bytes a device, the better of
+            ring              2 (N-1)/N n/g / rate + 2 (N-1) latency
+            tree              2 n/g / rate + 2 log2(N) latency
+        on a torus            2 (D-1)/D n / rate + 4 (sqrt(D)-1) latency
+
+    Source: Thakur et al. 2005, Optimization of Collective Communication Operations in MPICH; NCCL's double binary
+    trees have the tree's latency at the ring's bandwidth.
+    """
+    if num_devices == 1:
+        return 0.0
+    if inside.topology == "torus":
+        share = 2 * (num_devices - 1) / num_devices
+        return share * num_bytes / inside.rate + num_messages * 4 * (math.sqrt(num_devices) - 1) * inside.latency_s
+    local = min(num_devices, devices_a_node)
+    nodes = math.ceil(num_devices / devices_a_node)
+    total = 0.0
+    if local > 1:
+        total += 2 * (local - 1) / local * num_bytes / inside.rate + num_messages * 2 * (local - 1) * inside.latency_s
+    if nodes > 1:
+        part = num_bytes / local
+        ring = 2 * (nodes - 1) / nodes * part / between.rate + num_messages * 2 * (nodes - 1) * between.latency_s
+        tree = 2 * part / between.rate + num_messages * 2 * math.log2(nodes) * between.latency_s
+        total += min(ring, tree)
+    return total

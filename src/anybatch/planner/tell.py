@@ -1,26 +1,32 @@
-"""A plan in words, as a table and as JSON."""
+"""A plan as text, as JSON, as a picture, and as the commands that start it."""
 
+from pathlib import Path
 from typing import Any
 
-from anybatch.planner.calibrate import Calibration
+from anybatch.errors import InputError
 from anybatch.planner.examples import Law
-from anybatch.planner.launch import commands
+from anybatch.planner.measure import Calibration
 from anybatch.planner.plan import Plan, spoken
 from anybatch.planner.prediction import Prediction
+from anybatch.recipes.change import as_options
 from anybatch.recipes.preview import aligned
+
+FORMATS = ("svg", "png", "pdf")
 
 
 def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
     """Everything a plan holds; times in seconds, cost in US dollars."""
     workload, cluster = plan.workload, plan.cluster
-    achieved = cluster.accelerator.achieved[workload.family]
+    mfu = cluster.mfu_of(workload.family, workload.precision)
     return {
         "workload": workload.name,
         "optimizer": workload.optimizer,
         "cluster": cluster.name,
         "accelerator": cluster.accelerator.name,
-        "achieved_share": achieved.share,
-        "achieved_source": achieved.source,
+        "precision": workload.precision,
+        "mfu": mfu.share,
+        "mfu_source": mfu.source,
+        "supposed": list(workload.supposed),
         "price": cluster.price,
         "calibration": None if calibration is None else vars(calibration),
         "chosen": {"why": plan.why, **_option(plan, plan.chosen)},
@@ -28,7 +34,7 @@ def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[
         if plan.knee is None
         else {"devices": plan.knee.num_devices, "batch_size": plan.knee.batch_size},
         "options": [_option(plan, option) for option in plan.options],
-        "commands": commands(workload, cluster, plan.chosen, _settings(plan, settings)),
+        "commands": commands(plan, settings),
     }
 
 
@@ -67,12 +73,14 @@ def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
 def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> str:
     """The table, the choice, where its time goes, and how to start it."""
     workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
-    achieved = cluster.accelerator.achieved[workload.family]
+    mfu = cluster.mfu_of(workload.family, workload.precision)
+    peak = cluster.accelerator.peak_flops[workload.precision]
     devices = "1 device" if chosen.num_devices == 1 else f"{chosen.num_devices} devices"
     lines = [
         f"{workload.name} ({workload.optimizer}, {workload.precision}) on {cluster.name}: {cluster.title}",
-        f"{achieved.share:.1%} of the peak, {achieved.source}"
+        f"MFU {mfu.share:.1%} of {peak / 1e12:.3g} TFLOP/s in {workload.precision}: {mfu.source}"
         + (f"; before: {calibration.before:.1%}" if calibration else ""),
+        *(f"supposed: {each}" for each in workload.supposed),
         "",
         *_table(plan),
         "",
@@ -93,7 +101,7 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
     )
     if cluster.price is not None:
         lines.append(f"  price: {cluster.price:g} US dollars a device an hour; {cluster.price_source}")
-    started = commands(workload, cluster, chosen, _settings(plan, settings))
+    started = commands(plan, settings)
     if workload.recipe is None:
         lines += ["", f"{workload.name} is a published run, which has no command here; a plan of a recipe has one"]
     if started:
@@ -130,8 +138,76 @@ def _table(plan: Plan) -> list[str]:
     return aligned(list(zip(*kept, strict=True)))
 
 
-def _settings(plan: Plan, settings: tuple[str, ...]) -> tuple[str, ...]:
-    """A run whose examples grow with its batch has to be told."""
-    if isinstance(plan.workload.examples, Law):
-        return (*settings, f"reference.num_examples={round(plan.chosen.num_examples)}")
-    return settings
+def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:
+    """What to type on the machine, or on each of several, so that the run is the one that was planned.
+
+    None for a published run, and for hardware that PyTorch does not start processes on.
+
+    Args:
+        settings: FIELD=VALUE that the recipe was planned with.
+    """
+    workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
+    if workload.recipe is None or cluster.name.startswith("tpu"):
+        return []
+    layouts = [phase.layout for phase in chosen.phases]
+    # TF32 is how torch computes fp32 convolutions.
+    wanted = ["engine.precision=" + workload.precision.replace("tf32", "fp32")]
+    if workload.group_size is None:
+        # One micro-batch size serves all phases: the one that fits everywhere.
+        wanted.append(f"engine.micro_batch_size={min(layout.micro_batch_size for layout in layouts)}")
+    if any(layout.fsdp for layout in layouts):
+        wanted += ["engine.parallel=fsdp"] + ["engine.fsdp.param_dtype=bf16"] * (workload.precision == "bf16")
+    if any(layout.checkpointing for layout in layouts):
+        wanted.append("engine.activation_checkpointing=true")
+    if isinstance(workload.examples, Law):
+        # A run whose examples grow with its batch has to be told.
+        wanted.append(f"reference.num_examples={round(chosen.num_examples)}")
+    given = {setting.partition("=")[0] for setting in wanted}
+    kept = [setting for setting in settings if setting.partition("=")[0].strip() not in given]
+    name = f"runs/{workload.recipe}-b{chosen.batch_size}"
+    train = f"train {workload.recipe} --batch-size {chosen.batch_size}{as_options([*wanted, *kept])} --run {name}"
+    nodes = cluster.nodes(chosen.num_devices)
+    if nodes == 1:
+        return [f"anybatch {train}" + (f" --nproc {chosen.num_devices}" if chosen.num_devices > 1 else "")]
+    return [
+        f"torchrun --nnodes={nodes} --nproc-per-node={cluster.devices_a_node} --node-rank=$NODE_RANK "
+        f"--master-addr=$MASTER_ADDR --master-port=29500 -m -- anybatch {train}"
+    ]
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Writes the picture of `plan`: hours, and dollars or device-hours, against devices; the choice is marked.
+
+    Raises:
+        InputError: a format that is not drawn.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InputError(f"--plot {path}: the name must end in .{', .'.join(FORMATS)}")
+    from matplotlib.figure import Figure
+
+    priced = plan.cluster.price is not None
+    # At one number of devices the options are batches.
+    by_batch = plan.knee is None and len({option.num_devices for option in plan.options}) == 1
+    positions = [option.batch_size if by_batch else option.num_devices for option in plan.options]
+    chosen = plan.options.index(plan.chosen)
+    hours = [option.total_s / 3600 for option in plan.options]
+    costs = [
+        option.cost if option.cost is not None else option.num_devices * option.total_s / 3600
+        for option in plan.options
+    ]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, values, label in zip(
+        figure.subplots(1, 2), (hours, costs), ("hours", "US dollars" if priced else "device-hours"), strict=True
+    ):
+        axes.plot(positions, values, marker="o", color="#1f5fa8")
+        axes.plot(positions[chosen], values[chosen], marker="o", markersize=12, color="#d1495b", fillstyle="none")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("global batch" if by_batch else f"{plan.cluster.accelerator.name}: devices")
+        axes.set_ylabel(label)
+        axes.set_xticks(positions, [f"{position:,}" for position in positions], rotation=45)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{plan.workload.name} on {plan.cluster.name}; circled: {plan.why.split(':')[0]}", fontsize=10)
+    figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -1,44 +1,58 @@
-"""What a run asks of any hardware: parameters, FLOPs, activations and messages, phase by phase."""
+"""What a run asks of any hardware: parameters, FLOPs, activations and messages, read from the recipe's own model."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache, partial
 
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anybatch.accelerators import Precision
+from anybatch.engine.parallel import repeated_blocks
 from anybatch.errors import InputError
-from anybatch.models import BertSettings, pretraining_flops
-from anybatch.planner.accelerators import Family, Precision
-from anybatch.planner.examples import Examples
+from anybatch.optim import param_groups
+from anybatch.optim.muon import MuonAdamW, muon_groups
+from anybatch.planner.cluster import Cluster, Family
+from anybatch.planner.examples import Examples, Fixed, Law
+from anybatch.planner.model_cost import ModelCost, model_cost
+from anybatch.recipes import Recipe, from_json
+from anybatch.recipes.outline import Outline, outline
+from anybatch.recipes.phases import scaled_phase
 
-Optimizer = Literal["lamb", "lars", "adamw", "adam", "adagrad", "momentum"]
-
-# Bytes a parameter a step in fp32, each tensor counted as often as it must be read or written: LAMB reads g, p, m, v
-# and writes m, v, u, then reads p, u and writes p.
-OPTIMIZER_BYTES: Mapping[str, int] = {"lamb": 40, "lars": 28, "adamw": 28, "adam": 28, "adagrad": 20, "momentum": 20}
-# Bytes a parameter of what the optimizer keeps.
-STATE_BYTES: Mapping[str, int] = {"lamb": 8, "lars": 4, "adamw": 8, "adam": 8, "adagrad": 4, "momentum": 4}
+# Bytes a parameter of an optimizer, in fp32: what a step reads and writes, each tensor as often as it must be, and what
+# is kept from step to step. LAMB reads g, p, m, v and writes m, v, u, then reads p, u and writes p. Muon's share of a
+# model keeps less than AdamW's, which stands here for both.
+STEP_BYTES: Mapping[str, int] = {
+    "lamb": 40, "lars": 28, "adamw": 28, "adam": 28, "adagrad": 20, "momentum": 20, "nesterov": 20, "muon": 28,
+    "layerwise-adamw": 40, "layerwise-muon": 40, "layerwise-sgd": 32,
+}  # fmt: skip
+STATE_BYTES: Mapping[str, int] = {
+    "lamb": 8, "lars": 4, "adamw": 8, "adam": 8, "adagrad": 4, "momentum": 4, "nesterov": 4, "muon": 8,
+    "layerwise-adamw": 8, "layerwise-muon": 8, "layerwise-sgd": 4,
+}  # fmt: skip
+# The largest share of its steps that warms up in the paper's table of untuned LAMB, at 32K; beyond, nobody has tried.
+_LARGEST_WARMUP = 1 / 5
+_SIZES = {"sequence_length": "sequence", "image_size": "images of"}
 
 
 @dataclass(frozen=True)
 class WorkPhase:
-    """A stretch of a run. All figures are for one example.
+    """A stretch of a run.
 
     Args:
         title: what a user calls it, such as "sequence 128".
         share: of the run's examples.
         batch_ratio: its global batch over the first phase's.
-        flops: forward and backward pass.
-        activation_bytes: what the forward pass keeps for the backward pass.
-        checkpointed_bytes: the same where only the inputs of the layers are kept, and one layer is recomputed.
-        input_bytes: what is read and sent to the device.
+        cost: of one example.
     """
 
     title: str
     share: float
     batch_ratio: float
-    flops: float
-    activation_bytes: float
-    checkpointed_bytes: float
-    input_bytes: float
+    cost: ModelCost
 
 
 @dataclass(frozen=True)
@@ -52,38 +66,47 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Workload:
-    """A run, apart from batch and hardware.
+    """A run, apart from batch and hardware, in the precision that it has on that hardware.
 
     Args:
         parameters, num_tensors: of the model; a tensor is one layer to the optimizer.
-        num_kernels: of one forward and backward pass, however few examples.
+        largest_unit: parameters of the largest part that FSDP gathers at once.
         examples: what the run needs, by global batch.
-        epoch_examples: of the data, where epochs mean something.
+        batch_size: the batch of the run as it is published or tuned.
+        optimizer_flops: of a step's matrix products, as Muon has.
         gradient_bytes: a parameter, as sent between devices.
+        epoch_examples: of the data, if epochs mean something.
+        group_size: examples of every micro-batch, if the model looks at them together; else they are cut as fits.
         start_s: from the launch to the first step.
         num_checkpoints: over the run.
-        largest_layer: parameters of the largest unit that FSDP gathers.
-        recipe: the name of the recipe that it describes, for the command line; None where there is none.
-        batch_size: the batch of the run as it is published or tuned.
+        recipe: the name of the recipe that it describes, for the command line; None for a published run.
+        supposed: in words, what stands in for what the recipe leaves open.
     """
 
     name: str
     family: Family
     precision: Precision
     parameters: int
-    largest_layer: int
     num_tensors: int
-    num_kernels: int
+    largest_unit: int
     phases: tuple[WorkPhase, ...]
-    optimizer: Optimizer
+    optimizer: str
     examples: Examples
     batch_size: int
+    optimizer_flops: float = 0.0
     gradient_bytes: int = 4
     epoch_examples: int | None = None
     evaluation: Evaluation | None = None
+    group_size: int | None = None
     start_s: float = 60.0
     num_checkpoints: int = 10
     recipe: str | None = None
+    supposed: tuple[str, ...] = ()
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a parameter as it is computed with."""
+        return 4 if self.precision in ("fp32", "tf32") else 2
 
     def with_optimizer(self, name: str) -> "Workload":
         """The same run with another optimizer: its bytes change, its examples do not.
@@ -91,52 +114,143 @@ class Workload:
         Raises:
             InputError: the planner does not know it.
         """
-        if name not in OPTIMIZER_BYTES:
-            raise InputError(f"optimizer {name!r}: must be one of {', '.join(OPTIMIZER_BYTES)}")
-        return replace(self, optimizer=name)  # type: ignore[arg-type]
+        if name not in STEP_BYTES:
+            raise InputError(f"optimizer {name!r}: must be one of {', '.join(STEP_BYTES)}")
+        return replace(self, optimizer=name)
 
     def batch_of(self, phase: WorkPhase, batch_size: int) -> int:
-        """The phase's batch where the first phase's is `batch_size`."""
+        """The phase's batch if the first phase's is `batch_size`."""
         return max(1, round(batch_size * phase.batch_ratio))
 
 
-def bert_parameters(vocabulary_size: int, hidden_size: int, num_layers: int, max_positions: int) -> int:
-    """Of BERT for pretraining: embeddings, layers with an inner size of 4 H, pooler, both heads; tied words once."""
-    h = hidden_size
-    embeddings = (vocabulary_size + max_positions + 2) * h + 2 * h
-    heads = (h * h + h) + (h * h + 3 * h + vocabulary_size) + (2 * h + 2)
-    return embeddings + num_layers * (12 * h * h + 13 * h) + heads
+def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) -> Workload:
+    """What `recipe` asks of `cluster`; `precision` in place of the recipe's.
 
-
-def bert_phase(
-    title: str,
-    *,
-    vocabulary_size: int,
-    hidden_size: int,
-    num_layers: int,
-    sequence_length: int,
-    num_masked: float,
-    value_bytes: int = 2,
-    share: float = 1.0,
-    batch_ratio: float = 1.0,
-) -> WorkPhase:
-    """A phase of BERT pretraining on sequences of S tokens, M of which are masked, with L layers of H.
-
-    FLOPs are those of `models.pretraining_flops`. Activations are 34 S H bytes a layer at 16 bits, as attention is
-    recomputed and never stored (Korthikanti et al. 2022, arXiv 2205.05198, equation 2 without its S^2 term), and the
-    logits with their gradient.
+    Raises:
+        InputError: the recipe's model, data or precision are impossible, or its length is in epochs of text.
     """
-    s, h = sequence_length, hidden_size
-    # Neither heads nor the table of positions cost matrix products.
-    shape = BertSettings(vocabulary_size, hidden_size, num_layers, num_heads=1, max_positions=s)
-    scale = value_bytes / 2
-    logits = num_masked * vocabulary_size * (value_bytes + 8)
-    return WorkPhase(
-        title=title,
-        share=share,
-        batch_ratio=batch_ratio,
-        flops=pretraining_flops(shape, s, num_masked / s),
-        activation_bytes=num_layers * 34 * s * h * scale + logits,
-        checkpointed_bytes=(num_layers * 2 + 34) * s * h * scale + logits,
-        input_bytes=s * 24,
+    # A model is counted once, whatever of the plan changes.
+    counted = _counted(json.dumps(recipe.model_dump(mode="json")))
+    plan, model = counted.plan, counted.plan.model
+    arithmetic = cluster.arithmetic(precision or recipe.engine.precision, counted.family)
+    num_examples = _num_examples(recipe, plan.epoch_examples)
+    first = recipe.phases[0].batch_size
+    sizes = [next((words, getattr(phase, name)) for name, words in _SIZES.items() if hasattr(phase, name))
+             for phase in recipe.phases]  # fmt: skip
+    phases = tuple(
+        WorkPhase(f"{words} {size}", phase.share, phase.batch_size / first, counted.cost(number, arithmetic))
+        for number, (phase, (words, size)) in enumerate(zip(recipe.phases, sizes, strict=True))
     )
+    known = recipe.optimizer.name in STEP_BYTES
+    own = () if known else (f"a step of {recipe.optimizer.name} costs as much as AdamW's",)
+    return Workload(
+        name=recipe.name,
+        family=counted.family,
+        precision=arithmetic,
+        parameters=sum(p.numel() for p in model.parameters()),
+        num_tensors=len(list(model.parameters())),
+        largest_unit=_largest_unit(model),
+        phases=phases,
+        optimizer=recipe.optimizer.name if known else "adamw",
+        examples=Fixed(
+            num_examples,
+            _largest_batch(recipe, num_examples, plan.epoch_examples, below=1.0),
+            "beyond, its warm-up would take the whole run",
+            _largest_batch(recipe, num_examples, plan.epoch_examples, below=_LARGEST_WARMUP * (1 + 1e-9)),
+        ),
+        batch_size=first,
+        optimizer_flops=_muon_flops(model) if "muon" in recipe.optimizer.name else 0.0,
+        gradient_bytes=2 if recipe.engine.gradient_dtype == "bf16" else 4,
+        epoch_examples=plan.epoch_examples,
+        evaluation=Evaluation(plan.num_held_out, num_examples / recipe.engine.num_evals),
+        group_size=getattr(recipe.model, "batch_norm_group", None),
+        num_checkpoints=1 + num_examples // first // recipe.engine.checkpoint_every_steps,
+        recipe=recipe.name,
+        supposed=(*plan.supposed, *own),
+    )
+
+
+def with_critical_batch(workload: Workload, critical_batch: float, reference_batch: int | None = None) -> Workload:
+    """`workload` whose examples follow E = E_min (1 + B / B_crit) from those of its own batch.
+
+    Raises:
+        InputError: the workload has a fitted curve already, or `critical_batch` is not above 0.
+    """
+    if not isinstance(workload.examples, Fixed):
+        raise InputError(f"{workload.name} has its own curve of examples; leave --critical-batch and --advice out")
+    if not critical_batch > 0 or math.isinf(critical_batch):
+        raise InputError(f"--critical-batch {critical_batch}: must be a finite number above 0")
+    law = Law(workload.examples.num_examples, reference_batch or workload.batch_size, critical_batch)
+    return replace(workload, examples=law)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A recipe's model, and what an example costs it in a phase and a precision."""
+
+    plan: Outline
+    family: Family
+    cost: Callable[[int, Precision], ModelCost]
+
+
+@lru_cache(maxsize=32)
+def _counted(recipe_json: str) -> _Counted:
+    recipe = from_json(json.loads(recipe_json))
+    plan = outline(recipe)
+
+    @lru_cache
+    def cost(number: int, precision: Precision) -> ModelCost:
+        inputs = partial(plan.inputs, recipe.phases[number])
+        return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile)
+
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in plan.model.modules())
+    return _Counted(plan, "convolution" if convolves else "transformer", cost)
+
+
+def _num_examples(recipe: Recipe, epoch_examples: int | None) -> int:
+    if recipe.reference.num_examples is not None:
+        return recipe.reference.num_examples
+    if epoch_examples is None:
+        raise InputError("reference.num_epochs: give reference.num_examples for a plan, and set num_epochs to null")
+    assert recipe.reference.num_epochs is not None
+    return round(recipe.reference.num_epochs * epoch_examples)
+
+
+def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None, below: float) -> int:
+    """The largest batch that the recipe's rule allows, and that warms up for less than this share of its steps.
+
+    It is at least 1, and at least the recipe's own if the whole run may warm up.
+    """
+
+    first = recipe.phases[0]
+
+    def allowed(batch_size: int) -> bool:
+        phases = (first.model_copy(update={"batch_size": batch_size}), *recipe.phases[1:])
+        try:
+            scaled = scaled_phase(recipe.model_copy(update={"phases": phases}), 0, epoch_examples or 1)
+        except InputError:
+            return False
+        return scaled.warmup_ratio <= below
+
+    low, high = 1, num_examples + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return max(low, first.batch_size) if below == 1 else low
+
+
+def _largest_unit(model: nn.Module) -> int:
+    """FSDP gathers a repeated block, or all that is in none."""
+    blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(model)]
+    return max([*blocks, sum(p.numel() for p in model.parameters()) - sum(blocks)])
+
+
+def _muon_flops(model: nn.Module) -> float:
+    """Of the matrix products of a step of Muon."""
+    optimizer = MuonAdamW(muon_groups(model, param_groups(model, weight_decay=0.01)))
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())

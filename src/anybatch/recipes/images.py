@@ -57,7 +57,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
     _check(recipe)
     keep_freed_memory()
     skipped = Skipped(run.path / "skipped-images.txt")
-    training, held_out = _images(recipe)
+    training, held_out = open_images(recipe)
     for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes, *_unused(recipe, training))):
         skipped.note(note)
     sides: dict[int, Side] = {}
@@ -70,14 +70,14 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
 
     size = recipe.phases[-1].image_size
     try:
-        model = image_classifier(_network(recipe, training, size), recipe.seed)
+        model = image_classifier(network_settings(recipe, training, size), recipe.seed)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     try:
         phases = plan_phases(
             recipe,
             source,
-            lambda phase: classifier_flops(_network(recipe, training, phase.image_size)),
+            lambda phase: classifier_flops(network_settings(recipe, training, phase.image_size)),
             recipe.model.batch_norm_group,
         )
     except InputError as error:
@@ -121,7 +121,7 @@ def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:
 
 def _held_out(recipe: ImageRecipe, run: Run) -> tuple[ImageSource, Side]:
     skipped = Skipped(run.path / "skipped-images.txt")
-    test = _side(recipe, _images(recipe)[1], recipe.phases[-1].image_size, False, skipped)
+    test = _side(recipe, open_images(recipe)[1], recipe.phases[-1].image_size, False, skipped)
     return _source(recipe, test, 0, training=False), test
 
 
@@ -179,7 +179,8 @@ def _unused(recipe: ImageRecipe, training: ImageSet) -> list[str]:
     return [f"{len(names):,} classes, {empty:,} of them without an image to train on{known}"] if empty else []
 
 
-def _images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
+def open_images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
+    """The images to train on, and those held out."""
     data = recipe.data
     if data.path is not None:
         training, held_out = find_images(Path(data.path))
@@ -219,7 +220,8 @@ def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> Im
     return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole)
 
 
-def _network(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
+def network_settings(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
+    """The network for the classes of `images`."""
     return ClassifierSettings(
         architecture=recipe.model.architecture,
         channels=len(recipe.data.mean),

@@ -94,10 +94,14 @@ def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
 
 
 def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
+    return encoder_settings(recipe, tokenizer.get_vocab_size(), vocabulary.special_ids(tokenizer)["[PAD]"])
+
+
+def encoder_settings(recipe: PretrainingRecipe, vocabulary_size: int, padding: int = 0) -> BertSettings:
+    """The shape of the recipe's model for a vocabulary; `padding` is the number of [PAD]."""
     shape = recipe.model.model_dump(exclude={"path"})
     relation = recipe.data.objective != "full_sentences"
-    padding = vocabulary.special_ids(tokenizer)["[PAD]"]
-    return BertSettings(vocabulary_size=tokenizer.get_vocab_size(), relation=relation, padding=padding, **shape)
+    return BertSettings(vocabulary_size=vocabulary_size, relation=relation, padding=padding, **shape)
 
 
 def _relation(recipe: PretrainingRecipe) -> str:

@@ -33,7 +33,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     """
     stands_in = stand_in(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(_with_stand_in(recipe) if stands_in else recipe), Run(Path(scratch)))
+        job = build(with_absolute_paths(with_stand_in(recipe) if stands_in else recipe), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
@@ -85,7 +85,8 @@ def stand_in(recipe: Recipe) -> str | None:
     return None
 
 
-def _with_stand_in(recipe: Recipe) -> Recipe:
+def with_stand_in(recipe: Recipe) -> Recipe:
+    """`recipe` on the data that stand in for its own."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"builtin": "blank"})})
 
 

@@ -47,9 +47,9 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
     Raises:
         InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the data.
     """
-    pretrained = _pretrained(recipe)
+    pretrained = find_pretrained(recipe)
     tokenizer = vocabulary.load(vocabulary.in_folder(pretrained.model))
-    training, held_out = split_by_article(_questions(recipe), recipe.data.held_out_every)
+    training, held_out = split_by_article(open_questions(recipe), recipe.data.held_out_every)
     phases = plan_phases(recipe, lambda phase: _source(recipe, training, tokenizer, phase.sequence_length, recipe.seed))
     window = recipe.phases[-1].sequence_length
     held_out_source = _source(recipe, held_out, tokenizer, window, seed=0)
@@ -113,7 +113,7 @@ def score_finished(
     folder = run.sound_model()
     tokenizer = vocabulary.load(folder / TOKENIZER)
     if squad_file is None:
-        questions = split_by_article(_questions(recipe), recipe.data.held_out_every)[1]
+        questions = split_by_article(open_questions(recipe), recipe.data.held_out_every)[1]
     else:
         questions = _fitting(read_questions(squad_file), recipe, str(squad_file))
     source = _source(recipe, questions, tokenizer, recipe.phases[-1].sequence_length, seed=0, where=squad_file)
@@ -157,7 +157,8 @@ def _scores(answers: dict[str, str], questions: list[Question]) -> Scores:
     return {name: value for name, value in score(answers, questions).items() if name.endswith(("exact_match", "f1"))}
 
 
-def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
+def find_pretrained(recipe: QuestionsRecipe) -> Pretrained:
+    """The model that the run starts from; InputError if `model.path` holds none."""
     if recipe.model.path is None:
         raise InputError("model.path is not set: name a pretrained run, --set model.path=RUN")
     path = Path(recipe.model.path)
@@ -171,7 +172,8 @@ def _pretrained(recipe: QuestionsRecipe) -> Pretrained:
     return Pretrained(sound_model(path), None)
 
 
-def _questions(recipe: QuestionsRecipe) -> list[Question]:
+def open_questions(recipe: QuestionsRecipe) -> list[Question]:
+    """All questions of the run, for training and held out."""
     if recipe.data.path is None:
         return load_builtin()
     return _fitting(read_questions(Path(recipe.data.path)), recipe, recipe.data.path)
