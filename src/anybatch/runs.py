@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_object, sha256, write_json
+from anybatch.files import json_kind, read_object, sha256, write_json
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,16 @@ class Run:
     def sound_model(self) -> Path:
         """`model` of a finished run; InputError where a file of it is not as the run wrote it."""
         written = self.result().get("model_files", {})
+        if not isinstance(written, dict):
+            raise InputError(f"{self.result_file}: damaged: model_files must be an object, not {json_kind(written)}")
+        found = self.sums() if self.model.is_dir() else {}
         for name in written:
-            if not (self.model / name).is_file():
+            if found.get(name) != written[name]:
+                why = "damaged: its SHA-256 is not the one" if name in found else "no such file, but it is listed"
                 raise InputError(
-                    f"{self.model / name}: no such file, but {self.result_file.name} lists it; copy it again"
+                    f"{self.model / name}: {why} in {self.result_file.name}; copy it again, or remove model/ and "
+                    "result.json and --resume the run"
                 )
-        found = self.sums() if written else {}
-        if differing := sorted(name for name in written if found[name] != written[name]):
-            raise InputError(
-                f"{self.model / differing[0]}: damaged: its SHA-256 is not the one in {self.result_file}; copy it "
-                "again, or remove model/ and result.json and --resume the run"
-            )
         return self.model
 
     def metrics(self, event: str | None = None) -> list[dict[str, Any]]:

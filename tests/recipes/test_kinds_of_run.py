@@ -208,7 +208,10 @@ def test_a_damaged_model_of_a_run_is_refused_by_all_who_read_it(shards: Path, tm
     content = bytearray(whole)
     content[-1000] ^= 1
     squad = find_recipe("squad-demo")
-    for damage, message in ((bytes(content), "model.safetensors: damaged: its SHA-256"), (None, "no such file")):
+    for damage, message in (
+        (bytes(content), "model.safetensors: damaged: its SHA-256"),
+        (None, "no such file"),
+    ):
         file.unlink() if damage is None else file.write_bytes(damage)
         with pytest.raises(InputError, match=message):
             evaluate_run(tmp_path / "run")
@@ -217,3 +220,7 @@ def test_a_damaged_model_of_a_run_is_refused_by_all_who_read_it(shards: Path, tm
                 train_recipe(change(recipe, [f"model.path={tmp_path / path}"]), tmp_path / "next")
     file.write_bytes(whole)
     evaluate_run(tmp_path / "run")
+    result = tmp_path / "run" / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_text()), "model_files": ["model.safetensors"]}))
+    with pytest.raises(InputError, match=r"result.json: damaged: model_files must be an object"):
+        evaluate_run(tmp_path / "run")
