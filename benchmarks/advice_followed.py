@@ -23,6 +23,7 @@ from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_bat
 from anybatch.runs import Run
 from anybatch.study.advise import advise
 from anybatch.study.execution import with_shared_text
+from anybatch.study.measuring import Trainer
 from anybatch.study.statistics import mean_interval
 from anybatch.study.table import crossing
 
@@ -63,7 +64,7 @@ def main() -> None:
 
 def follow(recipe: Recipe, target: float, steps: int, scratch: Path) -> dict[str, Any]:
     """One seed's advice and its three runs."""
-    advice = advise(recipe, steps, SilentProgress())
+    advice = advise(recipe, steps, Trainer(SilentProgress()))
     free = advice.nearly_free
     examples = recipe.reference.num_examples
     assert examples is not None, "give the length in examples: --set reference.num_examples=N"

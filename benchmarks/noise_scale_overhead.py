@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from anybatch.engine.noise import WatchedNoise
 from anybatch.engine.parallel import parallelise
 from anybatch.engine.step import train_step
 from anybatch.recipes import find_recipe
-from anybatch.study.noise_run import built
+from anybatch.recipes.execute import build
+from anybatch.runs import Run
 
 EVERY = 100
 
@@ -46,7 +48,8 @@ def main() -> None:
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Steps of a recipe at its own batch and micro-batch."""
     recipe = find_recipe(name)
-    with built(recipe) as job:
+    with TemporaryDirectory() as scratch:
+        job = build(recipe, Run(Path(scratch)))
         job = replace(job, execution=replace(job.execution, noise_every=2))
         parallel = parallelise(job, Ranks())
         noise, phase = WatchedNoise(job, parallel), job.phases[0]

@@ -12,6 +12,10 @@ class Stopped(Exception):
     """A run was asked to stop; its state is saved and `--resume` goes on from there (exit code 75)."""
 
 
+class Reached(Stopped):
+    """A run came to the step at which `engine.stop_after_steps` ends it; its state is saved."""
+
+
 class Failed(Exception):
     """A run could not go on, for a reason that is no defect of the program, such as a lost machine (exit code 1)."""
 

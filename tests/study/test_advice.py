@@ -11,12 +11,13 @@ from anybatch.data.prepare import prepare
 from anybatch.data.text import read_documents
 from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError
-from anybatch.recipes import change, find_recipe
+from anybatch.recipes import change, find_recipe, train_recipe
+from anybatch.recipes.recipe import from_json
+from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Growth, candidates, nearly_free_batch
 from anybatch.study.advise import advise, to_json, to_text
-from anybatch.study.noise_run import built, micro_batch_sizes
-from anybatch.study.rate_range import rate_range
+from anybatch.study.measuring import Trainer
 
 RECIPE = find_recipe("bert-demo")
 NOISE = NoiseScale(256.0, 128.0, 512.0, 1.0, 256.0, 100)
@@ -83,18 +84,6 @@ def test_growth_needs_intervals_that_are_apart():
     assert not Growth(NOISE, NoiseScale(600.0, 500.0, 700.0, 1.0, 1.0, 10)).grows
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "largest", "sizes"), [(16, 32, [4] * 4), (6, 32, [1, 2, 1, 2]), (2, 32, [1, 1]), (100, 20, [20] * 5)]
-)
-def test_a_step_is_cut_in_at_least_two(batch_size, largest, sizes):
-    assert micro_batch_sizes(batch_size, largest) == sizes
-
-
-def test_one_example_cannot_be_cut():
-    with pytest.raises(InputError, match="at least two examples a step"):
-        micro_batch_sizes(1, 32)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A recipe whose training takes moments."""
@@ -119,7 +108,7 @@ def small(tmp_path_factory):
 
 
 def test_a_short_run_becomes_advice(small):
-    advice = advise(small, 40, SilentProgress())
+    advice = advise(small, 40, Trainer(SilentProgress()))
     assert advice.noise.num_steps == 30, "the first quarter is not measured"
     assert advice.noise.low < advice.noise.value < advice.noise.high
     assert advice.preconditioned is not None
@@ -135,19 +124,48 @@ def test_a_short_run_becomes_advice(small):
 
 
 def test_a_rate_far_too_high_is_lost(small):
-    """Plain momentum at a rate of thousands diverges within the test; at a tiny one it does not."""
-    recipe = change(small, ["optimizer.name=momentum", "max_grad_norm=null"])
-    with built(recipe) as job:
-        gentle = rate_range(job, 1e-6, 16, 32, 0, 12)
-        assert gentle.lost_at is None
-        assert gentle.margin == math.inf
-        wild = rate_range(job, 1e4, 16, 32, 1000, 12)
-    assert wild.lost_at is not None
-    assert wild.margin < 16
+    """Plain momentum at sixteen times a rate of 3 diverges within the test; at one of 300 it does so before."""
+    recipe = change(small, ["optimizer.name=momentum", "max_grad_norm=null", "reference.lr=3"])
+    advice = advise(recipe, 16, Trainer(SilentProgress()))
+    assert advice.rates.lost_at is not None
+    assert advice.rates.margin < 16
+    with pytest.raises(InputError, match="the loss was lost at the reference's own rate"):
+        advise(change(recipe, ["reference.lr=300"]), 16, Trainer(SilentProgress()))
+
+
+def test_the_network_that_is_measured_is_the_one_that_the_run_trains(tmp_path):
+    """BatchNorm sees the run's groups, and the runs that measure are ordinary ones, which are continued."""
+    recipe = change(
+        find_recipe("digits-lenet"),
+        ["model.architecture=resnet20", "model.width=4", "model.batch_norm_group=32", "reference.num_epochs=null",
+         "reference.num_examples=2048"],
+    )  # fmt: skip
+    advice = advise(recipe, 16, Trainer(SilentProgress()), folder=tmp_path)
+    assert (advice.reference_batch, advice.measured_batch) == (32, 64), "one group of 32 has no second gradient"
+    run = Run(tmp_path / "noise")
+    assert from_json(run.recipe()).model.batch_norm_group == 32
+    assert len(run.metrics("noise")) == 16
+    before = run.metrics_file.read_text(encoding="utf-8")
+    assert advise(recipe, 16, Trainer(SilentProgress()), folder=tmp_path) == advice
+    assert run.metrics_file.read_text(encoding="utf-8") == before
+
+
+def test_a_measured_run_is_the_recipe_s_own_first_steps(small, tmp_path):
+    advise(small, 16, Trainer(SilentProgress()), folder=tmp_path / "advice")
+    train_recipe(small, tmp_path / "run")
+    watched = [event["loss"] for event in Run(tmp_path / "advice" / "noise").metrics("train")]
+    whole = [event["loss"] for event in Run(tmp_path / "run").metrics("train")]
+    assert watched == pytest.approx(whole[:16], rel=1e-5)
+
+
+def test_one_example_cannot_be_cut(small):
+    recipe = change(small, ["reference.batch_size=1"])
+    with pytest.raises(InputError, match="at least two examples a step"):
+        advise(recipe, 16, Trainer(SilentProgress()))
 
 
 def test_too_few_steps_are_refused(small):
     with pytest.raises(InputError, match="--steps 3: must be at least 16"):
-        advise(small, 3, SilentProgress())
-    with pytest.raises(InputError, match="has 4 steps at its reference batch: 16 are needed"):
-        advise(change(small, ["reference.num_examples=64"]), 40, SilentProgress())
+        advise(small, 3, Trainer(SilentProgress()))
+    with pytest.raises(InputError, match="has 4 steps at batch 16: 16 are needed"):
+        advise(change(small, ["reference.num_examples=64"]), 40, Trainer(SilentProgress()))

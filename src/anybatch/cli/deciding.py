@@ -1,12 +1,16 @@
 """Commands that help to decide: study, advise, plan."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from anybatch.cli.app import AsJson, Assignments, BatchSize, LogBatchSizes, app, complete_recipe, print_values, show
+from anybatch.errors import InputError
+
+T = TypeVar("T")
 
 
 def _complete_study(incomplete: str) -> list[str]:
@@ -102,14 +106,28 @@ def study(
 def advise(
     recipe: Annotated[
         str,
-        typer.Argument(help="A recipe, or a folder with other trainers' logs.", autocompletion=complete_recipe),
+        typer.Argument(
+            help="A recipe, a run's folder, or a folder with other trainers' logs.", autocompletion=complete_recipe
+        ),
     ],
     steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
+    branch: Annotated[
+        bool, typer.Option("--branch", help="Measure the critical batch over training, by branches of the run.")
+    ] = False,
+    points: Annotated[str, typer.Option(help="--branch: shares of the run at which it is branched.")] = "0.05,0.2,0.5",
+    factors: Annotated[str, typer.Option(help="--branch: multiples of the batch that are tried.")] = "1,2,4,8,16",
+    tolerance: Annotated[float, typer.Option(help="--branch: a loss this much higher still counts as equal.")] = 0.01,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the measuring runs here; the same command continues them.")
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes of this machine to measure on, by torchrun.")
+    ] = None,
     assignments: Assignments = None,
     batch_sizes: LogBatchSizes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the gradient noise over a short run, and say which batch is worth it.
+    """Measure which batch is worth it: by the gradient noise of a short run, or by branches of a run.
 
     Of a folder with runs of a Hugging Face Trainer, or TensorBoard's event files, say it from what they logged.
 
@@ -117,23 +135,52 @@ def advise(
     Examples:
       anybatch advise bert-demo
       anybatch advise bert-tiny --set data.path=shards --steps 512 --json
+      anybatch advise bert-demo --branch --points 0.1,0.4
+      anybatch advise runs/first --branch --out branches
       anybatch advise trainer/runs --batch-size adamw-32=32 --batch-size lamb-512=512
     """
-    if Path(recipe).is_dir():
+    if Path(recipe).is_dir() and not (Path(recipe) / "recipe.json").is_file():
         from anybatch.elsewhere import batch_sizes as read
         from anybatch.study.own_runs import advise_on_logs, own_text, to_values
 
-        found = advise_on_logs(Path(recipe), read(batch_sizes or []))
-        show(json.dumps(to_values(found), indent=1) if as_json else own_text(found))
+        logged = advise_on_logs(Path(recipe), read(batch_sizes or []))
+        show(json.dumps(to_values(logged), indent=1) if as_json else own_text(logged))
         return
     from anybatch.engine import progress_display
-    from anybatch.recipes import change, find_recipe
-    from anybatch.study.advise import advise as measure
-    from anybatch.study.advise import to_json, to_text
+    from anybatch.recipes import RECIPES, change, find_recipe
+    from anybatch.recipes.change import as_options, differences
+    from anybatch.recipes.recipe import from_json
+    from anybatch.runs import open_run
+    from anybatch.study import advise as noise
+    from anybatch.study import branching
+    from anybatch.study.measuring import Trainer
 
+    if recipe not in RECIPES and Path(recipe).is_dir():
+        measured = change(from_json(open_run(Path(recipe)).recipe()), assignments or [])
+        name = measured.name
+        settings = differences(measured, find_recipe(name)) if name in RECIPES else assignments or []
+    else:
+        name, settings = recipe, assignments or []
+        measured = change(find_recipe(recipe), settings)
     with progress_display() as progress:
-        advice = measure(change(find_recipe(recipe), assignments or []), steps, progress, assignments or [])
-    show(to_json(advice) if as_json else to_text(advice))
+        trainer = Trainer(progress, nproc)
+        if not branch:
+            advice = noise.advise(measured, steps, trainer, settings, out)
+            show(noise.to_json(advice) if as_json else noise.to_text(advice))
+            return
+        command = f"anybatch train {name}{as_options(settings)}"
+        found = branching.advise(
+            measured, _numbers("points", points, float), _numbers("factors", factors, int), tolerance, command, out,
+            trainer,
+        )  # fmt: skip
+    show(json.dumps(found, indent=1) if as_json else branching.to_text(found))
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
+    try:
+        return [kind(each) for each in text.split(",")]
+    except ValueError:
+        raise InputError(f"--{option} {text}: expected numbers separated by commas") from None
 
 
 @app.command()

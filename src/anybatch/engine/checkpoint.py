@@ -158,6 +158,31 @@ def load_newest(
     return 0, problems
 
 
+def adopt(checkpoint: Path, folder: Path, inputs: Mapping[str, str]) -> int:
+    """Copies a checkpoint into the checkpoints `folder` of another run, which goes on from there by its own recipe.
+
+    Args:
+        inputs: the fingerprints of the other run, by name; those not given stay.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        InputError: the checkpoint is damaged.
+    """
+    try:
+        state = _read_state(checkpoint)
+        target = folder / checkpoint.name
+        scratch = _make_scratch(target)
+        shutil.copytree(checkpoint, scratch, dirs_exist_ok=True)
+        state = {**state, "inputs": {**state["inputs"], **inputs}}
+        write_json(scratch / "state.json", {**state, "sha256": _fingerprint(state)})
+        reveal(scratch, target)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{checkpoint}: damaged: {_one_line(error)}") from None
+    return int(state["step"])
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, and the buffers that belong to the state, by name; tied ones once."""
     persistent = model.state_dict().keys()

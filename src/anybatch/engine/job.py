@@ -41,6 +41,7 @@ class NoiseMeter(Protocol):
     def micro_batch(self, num_examples: int) -> None: ...
     def step(self) -> None: ...
     def history(self) -> tuple[list[float], list[float]]: ...
+    def last_step(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,16 @@ class Execution:
     `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
     so long without progress every rank shows where it stands, and the run ends. `noise_every`: every so many steps the
-    gradient noise is measured; 0: never.
+    gradient noise is measured; 0: never. `noise_detail`: it is recorded of each layer, and preconditioned, too.
+    `evaluate_at`: steps after which the run is evaluated, beside `num_evals` evenly spread ones. `stop_after_steps`:
+    the run saves itself and stops after this step of all phases; None: it runs to its end.
     """
 
     micro_batch_size: int | Literal["auto"]
     num_evals: int
     num_trust_ratios: int
     checkpoint_every_steps: int
+    evaluate_at: Sequence[int] = ()
     keep_last: int = 2
     keep_best: int = 0
     async_checkpoints: bool = False
@@ -111,6 +115,8 @@ class Execution:
     max_skipped_steps: int = 20
     hang_timeout_s: float = 600.0
     noise_every: int = 100
+    noise_detail: bool = False
+    stop_after_steps: int | None = None
 
 
 @dataclass(frozen=True)

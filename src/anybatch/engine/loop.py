@@ -25,7 +25,7 @@ from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import NoRecords, Records
 from anybatch.engine.step import StepResult, train_step
-from anybatch.errors import Stopped
+from anybatch.errors import Reached, Stopped
 from anybatch.files import told
 from anybatch.runs import Run
 
@@ -100,7 +100,7 @@ class _Course:
     ) -> None:
         self.job, self.run, self.parallel, self.ranks = job, run, parallel, parallel.ranks
         self.micro_batch_sizes, self.records, self.progress, self.task = micro_batch_sizes, records, progress, task
-        self.eval_steps = evenly(job.num_steps, job.execution.num_evals)
+        self.eval_steps = evenly(job.num_steps, job.execution.num_evals) | set(job.execution.evaluate_at)
         self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
         self.noise = WatchedNoise(job, parallel)
         self.peak = peak_flops(self.ranks.device, job.execution.precision, job.model)
@@ -120,6 +120,8 @@ class _Course:
         """Takes the steps from `step` on."""
         job, execution = self.job, self.job.execution
         self.last_saved = step
+        if execution.stop_after_steps is not None and execution.stop_after_steps <= step < job.num_steps:
+            raise Reached(f"engine.stop_after_steps = {execution.stop_after_steps}; the run is at step {step}")
         enter(job.optimizer, place(job, step).phase)
         self.record("start", step, place(job, step).start, self.cut_described())
         if step == 0:
@@ -140,15 +142,18 @@ class _Course:
                 self.record_step(step, examples, here, result, step_s)
                 held_out_loss = self.evaluate(step, examples) if step in self.eval_steps else None
                 reason = reason_in(result.flags[:-1])
+                reached = step == execution.stop_after_steps
                 if self.writer is not None and self.writer.done:
                     self.collect_save()
                 done = step == job.num_steps
                 best = held_out_loss is not None and execution.keep_best > 0
-                if done or reason or best or step % execution.checkpoint_every_steps == 0:
-                    self.save(step, here.number, held_out_loss, needed=done or bool(reason))
+                if done or reason or reached or best or step % execution.checkpoint_every_steps == 0:
+                    self.save(step, here.number, held_out_loss, needed=done or reached or bool(reason))
                 self.health.check_skipped(result.skipped, step, self.last_saved)
                 if reason and not done:
                     raise Stopped(f"{reason} at step {step} of {job.num_steps}; saved, --resume goes on from there")
+                if reached and not done:
+                    raise Reached(f"engine.stop_after_steps = {step} of {job.num_steps}; saved")
 
     def read(self, step: int) -> Share:
         """This rank's share of step `step`."""
@@ -201,7 +206,7 @@ class _Course:
         self.record("train", step, examples, values)
         self.task.advance(examples, f"loss {loss:.3f}")
         meter = self.noise.meter(step - 1, here.phase)
-        if meter is not None and (noise := measured(meter)) is not None:
+        if meter is not None and (noise := measured(meter, self.job.execution.noise_detail)) is not None:
             self.record("noise", step, examples, noise)
         if self.trust_ratios is not None and step in self.trust_ratio_steps:
             ratios = {name: layer.ratio for name, layer in self.trust_ratios().items()}

@@ -1,6 +1,7 @@
 """Which steps are looked at for the gradient noise: every so many, and only what can be seen as two gradients."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from anybatch.engine.job import Job, NoiseMeter, Phase
 from anybatch.engine.parallel import Parallel
@@ -34,7 +35,9 @@ class WatchedNoise:
         return min(chosen, -(-(phase.global_batch_size // self._size) // 2))
 
 
-def measured(meter: NoiseMeter) -> Mapping[str, float] | None:
+def measured(meter: NoiseMeter, detail: bool) -> Mapping[str, Any] | None:
     """What the meter made of the step it has just seen; None where that was not finite."""
     squares, traces = meter.history()
-    return {"gradient_square": squares[-1], "noise_trace": traces[-1]} if squares else None
+    if not squares:
+        return None
+    return {"gradient_square": squares[-1], "noise_trace": traces[-1], **(meter.last_step() if detail else {})}

@@ -108,6 +108,27 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def differences(recipe: Recipe, shipped: Recipe) -> list[str]:
+    """The assignments that make `shipped` into `recipe`; phases are one, where their number differs."""
+    before, now = shipped.model_dump(mode="json"), recipe.model_dump(mode="json")
+    if len(before["phases"]) != len(now["phases"]):
+        before["phases"] = None
+    names = [name for name in field_names(now) if not (before["phases"] is None and name.startswith("phases."))]
+    changed = [name for name in names if value_at(before, name) != value_at(now, name)]
+    found = [f"{name}={json.dumps(value_at(now, name))}" for name in changed]
+    return found + ([f"phases={json.dumps(now['phases'])}"] if before["phases"] is None else [])
+
+
+def value_at(values: Any, name: str) -> Any:
+    """The value under a dotted name; None where there is none."""
+    for part in name.split("."):
+        if isinstance(values, list):
+            values = values[int(part)] if int(part) < len(values) else None
+        elif isinstance(values, dict):
+            values = values.get(part)
+    return values
+
+
 def field_names(values: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of all leaves of nested dicts and lists."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None

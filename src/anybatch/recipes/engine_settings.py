@@ -28,10 +28,14 @@ class EngineSettings(Settings):
     `async_checkpoints`: written while the run goes on, from a copy in the host's memory.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
     long a rank may stand still. `noise_every`: steps between measurements of the gradient noise; 0: none.
+    `noise_detail`: the noise is recorded of each layer, and preconditioned, too.
+    `evaluate_at`: steps after which the run is evaluated, beside `num_evals` evenly spread ones.
+    `stop_after_steps`: the run saves itself and stops after this step of all phases.
     """
 
     micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     num_evals: int = Field(default=10, ge=1)
+    evaluate_at: tuple[int, ...] = ()
     num_trust_ratios: int = Field(default=50, ge=1)
     checkpoint_every_steps: int = Field(default=500, ge=1)
     keep_last: int = Field(default=2, ge=1)
@@ -48,6 +52,8 @@ class EngineSettings(Settings):
     max_skipped_steps: int = Field(default=20, ge=1)
     hang_timeout_s: float = Field(default=600.0, gt=0)
     noise_every: int = Field(default=100, ge=0)
+    noise_detail: bool = False
+    stop_after_steps: int | None = Field(default=None, ge=1)
 
     @field_validator("parallel", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from anybatch.engine.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
 from anybatch.recipes import causal, images, pretraining, questions
-from anybatch.recipes.change import field_names, with_absolute_paths
+from anybatch.recipes.change import field_names, value_at, with_absolute_paths
 from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, QuestionsRecipe, Recipe, from_json
 from anybatch.runs import Run, locked, open_run
 
@@ -164,11 +164,11 @@ def _check_same(recipe: Recipe, run: Run) -> None:
     before, now = run.recipe(), recipe.model_dump(mode="json")
     before.pop("engine", None)
     now.pop("engine")
-    changed = [name for name in _all_names(before, now) if _value(before, name) != _value(now, name)]
+    changed = [name for name in _all_names(before, now) if value_at(before, name) != value_at(now, name)]
     if changed:
         name = changed[0]
         raise InputError(
-            f"{run.path}: the run was started with {name} = {_value(before, name)!r}, not {_value(now, name)!r}; "
+            f"{run.path}: the run was started with {name} = {value_at(before, name)!r}, not {value_at(now, name)!r}; "
             f"resume it with its own settings, or choose another folder with --run"
         )
 
@@ -204,12 +204,3 @@ def _notice_versions(run: Run, say: Callable[[str], None]) -> None:
 
 def _all_names(*values: dict[str, Any]) -> Sequence[str]:
     return list(dict.fromkeys(name for value in values for name in field_names(value)))
-
-
-def _value(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        if isinstance(values, list):
-            values = values[int(part)] if int(part) < len(values) else None
-        elif isinstance(values, dict):
-            values = values.get(part)
-    return values

@@ -33,9 +33,14 @@ def job_of(
     """The job, its model where this process computes; arguments as the fields of `Job`."""
     # An optimizer asks for the kernels of the device that its parameters are on.
     model.to(local_device())
+    optimizer = build_optimizer(model, recipe.optimizer, phases[0].hyperparameters)
+    # Once a step, whose numbers go into the metrics.
+    noise_meter = partial(
+        GradientNoiseScale, optimizer=optimizer if recipe.engine.noise_detail else None, every=None, window=1
+    )
     return Job(
         model=model,
-        optimizer=build_optimizer(model, recipe.optimizer, phases[0].hyperparameters),
+        optimizer=optimizer,
         phases=phases,
         held_out=held_out,
         seed=recipe.seed,
@@ -45,8 +50,7 @@ def job_of(
         score=score,
         export=export,
         summary=summary,
-        # Once a step, whose two numbers go into the metrics.
-        noise_meter=partial(GradientNoiseScale, every=None, window=1),
+        noise_meter=noise_meter,
     )
 
 

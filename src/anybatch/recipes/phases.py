@@ -15,6 +15,7 @@ from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
 from anybatch.scaling import Scaled
+from anybatch.scaling.schedule import Growing
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def plan_phases(
                 num_steps=scaled.num_steps,
                 lr=scaled.lr,
                 warmup_steps=scaled.warmup_steps,
-                schedule=scaled.schedule,
+                schedule=Growing(*settings.lr_range, scaled.num_steps) if settings.lr_range else scaled.schedule,
                 hyperparameters=scaled.optimizer,
                 carry_over=settings.carry_over,
                 flops_per_example=None if flops_of is None else flops_of(settings),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
 from anybatch.errors import InputError
 from anybatch.recipes.engine_settings import EngineSettings, Settings
@@ -104,8 +104,9 @@ class ReferenceSettings(Settings):
 class StretchSettings(Settings):
     """A stretch of the run at one global batch size; `share` of its examples.
 
-    `lr` and `warmup_ratio` act after scaling, before those of `optimizer`. `carry_over`: what the optimizer brings from
-    the phase before: everything, its moments with their steps counted anew, or nothing.
+    `lr` and `warmup_ratio` act after scaling, before those of `optimizer`. `lr_range`: a range test instead of the
+    schedule; the learning rate grows exponentially from the first to the second multiple of lr. `carry_over`: what the
+    optimizer brings from the phase before: everything, its moments with their steps counted anew, or nothing.
     """
 
     batch_size: int = Field(ge=1)
@@ -113,6 +114,7 @@ class StretchSettings(Settings):
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
     carry_over: Literal["keep", "reset_step", "new"] = "keep"
+    lr_range: tuple[PositiveFloat, PositiveFloat] | None = None
 
 
 class PhaseSettings(StretchSettings):

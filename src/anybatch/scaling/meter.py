@@ -180,6 +180,22 @@ class GradientNoiseScale:
         squares, traces = self._measured(preconditioned).sum(2).T.tolist()
         return squares, traces
 
+    def last_step(self) -> dict[str, Any]:
+        """The newest measured step in detail: pairs (|G|^2, tr(Sigma)), JSON values only.
+
+        Returns:
+            "layers": of each parameter, by name; "preconditioned": of all together, if an Adam-like optimizer gives P.
+        """
+        squares, traces = self._measured(False)[-1].tolist()
+        found: dict[str, Any] = {
+            "layers": {
+                name: [square, trace] for name, square, trace in zip(self._parameters, squares, traces, strict=True)
+            }
+        }
+        if self._rows == 2 and len(measured := self._measured(True)):
+            found["preconditioned"] = measured[-1].sum(1).tolist()
+        return found
+
     def _measured(self, preconditioned: bool) -> Tensor:
         """Finite steps: float64[steps, 2, layers]."""
         row = int(preconditioned)

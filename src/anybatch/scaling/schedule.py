@@ -105,6 +105,21 @@ class Stretch:
                         self.decay, self.power)  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Growing:
+    """The multiplier of a range test: it grows exponentially from `first` to `last` over `num_steps` steps.
+
+    Source: Smith 2017, arXiv 1506.01186, section 3.3.
+    """
+
+    first: float
+    last: float
+    num_steps: int
+
+    def __call__(self, t: int) -> float:
+        return float(self.first * (self.last / self.first) ** (t / max(1, self.num_steps - 1)))
+
+
 def check_shape(decay: str, power: float, join: str) -> None:
     """Raises ValueError for a decay, power or join that `schedule` does not know."""
     if decay not in get_args(Decay):

@@ -1,37 +1,56 @@
-"""What `anybatch advise` does: a short watched run of a recipe, turned into advice about batches."""
+"""What `anybatch advise` does: short ordinary runs of a recipe, turned into advice about batches."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
-from anybatch.engine import Progress
-from anybatch.errors import InputError
+from anybatch.errors import Failed, InputError
 from anybatch.recipes import Recipe
-from anybatch.recipes.phases import StreamedExamples
+from anybatch.recipes.phases import scaled_phase
 from anybatch.recipes.preview import aligned
-from anybatch.scaling import GradientNoiseScale, NoiseScale, noise_scale
+from anybatch.recipes.recipe import ImageRecipe
+from anybatch.runs import Run
+from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Candidate, Growth, candidates, nearly_free_batch
-from anybatch.study.noise_run import built, train_watched
-from anybatch.study.rate_range import RateRange, rate_range
+from anybatch.study.measuring import (
+    Stage,
+    Trainer,
+    branch,
+    epoch_examples,
+    events,
+    kept_or_removed,
+    num_examples,
+    staged,
+)
+from anybatch.study.rate_range import RateRange, lost_rate
 
 FEWEST_STEPS = 16
 _RANGE_STEPS = 40
+# The learning rate of the range test, as multiples of the rate that is tested.
+_RANGE = (0.25, 16.0)
+# Micro-batches a step, where the model allows: as many small gradients as make their mean steady, at little cost.
+_MICRO_BATCHES = 4
 # Below this margin the rule's rate is one bad seed away from divergence.
 _CLOSE = 2.0
 # Adam-like optimizers, whose updates are preconditioned by v.
 _PRECONDITIONED = ("lamb", "adamw", "adam")
 _NOISIEST_LAYERS = 5
+_PLAIN = itemgetter("gradient_square", "noise_trace")
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Everything that was measured and made of it."""
+    """Everything that was measured and made of it. `measured_batch`: at which the noise was measured."""
 
     recipe: str
     optimizer: str
     reference_batch: int
+    measured_batch: int
     num_steps: int
     noise: NoiseScale
     preconditioned: NoiseScale | None
@@ -42,65 +61,101 @@ class Advice:
     rates: RateRange
 
 
-def advise(recipe: Recipe, num_steps: int, progress: Progress, settings: Sequence[str] = ()) -> Advice:
+def advise(
+    recipe: Recipe,
+    num_steps: int,
+    trainer: Trainer,
+    settings: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Advice:
     """Trains `recipe` at its reference batch for `num_steps`, measures, and tests the rate at the nearly free batch.
 
-    The first quarter of the steps, in which a fresh model changes most, is not measured.
+    These are ordinary runs of the engine: on its device, in its precision, cut over its ranks. The first quarter of the
+    steps, in which a fresh model changes most, is not measured.
 
     Args:
         settings: FIELD=VALUE that the recipe was changed by, which the commands to paste repeat.
+        folder: where the runs are kept; None: in a folder that is removed.
 
     Raises:
         InputError: too few steps, data or recipe are wrong, or the run diverged.
+        Stopped: a signal asked for it.
     """
     if num_steps < FEWEST_STEPS:
         raise InputError(f"--steps {num_steps}: must be at least {FEWEST_STEPS}")
-    batch_size, largest = recipe.reference.batch_size, _largest_micro_batch(recipe)
-    if recipe.phases[0].batch_size != batch_size:
-        recipe = recipe.model_copy(
-            update={"phases": (recipe.phases[0].model_copy(update={"batch_size": batch_size}), *recipe.phases[1:])}
-        )
-    with built(recipe) as job:
-        phase = job.phases[0]
-        num_steps = min(num_steps, phase.num_steps)
+    reference = recipe.reference.batch_size
+    batch_size = _measured_batch(recipe)
+    with kept_or_removed(folder) as place:
+        epoch = epoch_examples(recipe)
+        length = num_examples(recipe, epoch)
+        num_steps = min(num_steps, length // batch_size)
         if num_steps < FEWEST_STEPS:
-            raise InputError(f"{recipe.name} has {num_steps} steps at its reference batch: {FEWEST_STEPS} are needed")
-        noise = GradientNoiseScale(job.model, job.optimizer, window=num_steps - num_steps // 4)
-        task = progress.task(f"{recipe.name}: measuring at batch {batch_size}", num_steps * batch_size)
-        taken = 0
+            raise InputError(f"{recipe.name} has {num_steps} steps at batch {batch_size}: {FEWEST_STEPS} are needed")
+        stage = Stage(num_steps, batch_size)
+        watched = {"noise_every": 1, "noise_detail": True, "num_evals": 1, "num_trust_ratios": 1}
+        measuring = staged(recipe, [stage], length, **watched, **_cut(recipe, batch_size))
+        title = f"{recipe.name}: measuring at batch {batch_size}"
         try:
-            for step in train_watched(job, num_steps, batch_size, largest, noise):
-                taken += 1
-                task.advance(taken * batch_size, f"loss {step.loss:.3f}")
-        finally:
-            task.end()
-        if taken < num_steps:
-            raise InputError(f"{recipe.name}: the loss was lost at step {taken}, at the reference's own rate")
-        noise.remove()
-        plain = noise.estimate()
-        preconditioned = noise.estimate(preconditioned=True) if recipe.optimizer.name in _PRECONDITIONED else None
-        examples = phase.examples
-        # Recipes stream their data in epochs; any other sequence has no epoch to bound a batch.
-        epoch = examples.stream.num_examples if isinstance(examples, StreamedExamples) else 10**12
+            run = trainer.to(measuring, place / "noise", num_steps, title)
+        except Failed as error:
+            raise InputError(f"{recipe.name}: the loss was lost at the reference's own rate: {error}") from None
+        seen = events(run, "noise")[num_steps // 4 :]
+        if len(seen) < FEWEST_STEPS // 2:
+            raise InputError(f"{recipe.name}: the loss was lost at the reference's own rate: {len(seen)} finite steps")
+        plain = _scale(seen, _PLAIN)
+        known = [event for event in seen if "preconditioned" in event]
+        adam_like = recipe.optimizer.name in _PRECONDITIONED and len(known) >= 3
         found = candidates(recipe, plain, epoch, settings)
-        free = nearly_free_batch(plain, batch_size)
-        tested = next((c for c in found if c.batch_size == free), None)
-        lr = tested.lr if tested is not None else phase.lr
-        progress.say(f"{recipe.name}: range test of the rate at batch {free}")
-        rates = rate_range(job, lr, min(free, epoch), largest, num_steps * batch_size, _RANGE_STEPS)
+        free = nearly_free_batch(plain, reference)
         return Advice(
             recipe=recipe.name,
             optimizer=recipe.optimizer.name,
-            reference_batch=batch_size,
+            reference_batch=reference,
+            measured_batch=batch_size,
             num_steps=num_steps,
             noise=plain,
-            preconditioned=preconditioned,
-            layers=noise.layers(),
-            growth=_growth(noise),
+            preconditioned=_scale(known, itemgetter("preconditioned")) if adam_like else None,
+            layers={name: _scale([event["layers"] for event in seen], itemgetter(name)) for name in seen[0]["layers"]},
+            growth=Growth(_scale(seen[: len(seen) // 2], _PLAIN), _scale(seen[len(seen) // 2 :], _PLAIN)),
             candidates=found,
             nearly_free=free,
-            rates=rates,
+            rates=_range_test(recipe, run, stage, min(free, epoch), place, trainer),
         )
+
+
+def _scale(seen: Sequence[Mapping[str, Any]], pair: Callable[[Mapping[str, Any]], Sequence[float]]) -> NoiseScale:
+    squares, traces = zip(*(pair(event) for event in seen), strict=True)
+    return noise_scale(squares, traces)
+
+
+def _measured_batch(recipe: Recipe) -> int:
+    """The reference's batch, or its least multiple of two groups of BatchNorm: one group has no second gradient."""
+    batch_size = recipe.reference.batch_size
+    if batch_size < 2:
+        raise InputError(f"batch size {batch_size}: the noise scale needs at least two examples a step")
+    group = recipe.model.batch_norm_group if isinstance(recipe, ImageRecipe) else None
+    return batch_size if group is None else batch_size * math.ceil((group + 1) / batch_size)
+
+
+def _cut(recipe: Recipe, batch_size: int) -> dict[str, Any]:
+    """The engine's micro-batches where they are small enough, else a quarter of the batch."""
+    size = recipe.engine.micro_batch_size
+    quarter = max(1, batch_size // _MICRO_BATCHES)
+    return {"micro_batch_size": quarter if size == "auto" else min(size, quarter)}
+
+
+def _range_test(recipe: Recipe, run: Run, stage: Stage, batch_size: int, place: Path, trainer: Trainer) -> RateRange:
+    """Trains on from where `run` stands, the rate growing from a quarter of the rule's to 16 times it."""
+    stages = [stage, Stage(_RANGE_STEPS, batch_size, _RANGE)]
+    testing = staged(recipe, stages, 0, noise_every=0, num_evals=1, num_trust_ratios=1)
+    folder, first = place / "range", stage.num_steps
+    if not Run(folder).recipe_file.exists():
+        branch(run, first, testing, folder)
+    # A loss that is lost for long ends the run. One step short of its end, it is neither scored nor exported.
+    with suppress(Failed):
+        trainer.to(testing, folder, first + _RANGE_STEPS - 1, f"{recipe.name}: range test at batch {batch_size}")
+    points = [(event["lr"], event["loss"]) for event in events(Run(folder), "train")]
+    return lost_rate(points, scaled_phase(testing, 1, 0).lr)
 
 
 def to_json(advice: Advice) -> str:
@@ -111,6 +166,7 @@ def to_json(advice: Advice) -> str:
                 "recipe": advice.recipe,
                 "optimizer": advice.optimizer,
                 "reference_batch_size": advice.reference_batch,
+                "measured_batch_size": advice.measured_batch,
                 "num_steps": advice.num_steps,
                 "critical_batch": advice.noise.value if math.isfinite(advice.noise.value) else advice.noise.low,
                 "nearly_free_batch": advice.nearly_free,
@@ -135,7 +191,7 @@ def to_text(advice: Advice) -> str:
     """The advice in words and a table."""
     noise, rates = advice.noise, advice.rates
     lines = [
-        f"{advice.recipe} ({advice.optimizer}), {advice.num_steps} steps at batch {advice.reference_batch}",
+        f"{advice.recipe} ({advice.optimizer}), {advice.num_steps} steps at batch {advice.measured_batch}",
         "",
         f"gradient noise scale  {_interval(noise)}",
     ]
@@ -181,12 +237,6 @@ def _phases(advice: Advice) -> list[dict[str, Any]]:
     return [{"batch_size": early, "first_steps": round(share)}, {"batch_size": late}]
 
 
-def _growth(noise: GradientNoiseScale) -> Growth:
-    squares, traces = noise.history()
-    half = len(squares) // 2
-    return Growth(noise_scale(squares[:half], traces[:half]), noise_scale(squares[half:], traces[half:]))
-
-
 def _table(advice: Advice) -> list[str]:
     rows = [["batch", "rate", "warm-up", "steps", "examples", "over the reference's", "steps", ""]]
     for c in advice.candidates:
@@ -211,11 +261,6 @@ def _interval(noise: NoiseScale) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "unbounded"
-
-
-def _largest_micro_batch(recipe: Recipe) -> int:
-    size: Any = recipe.engine.micro_batch_size
-    return size if isinstance(size, int) else 32
 
 
 def bounded(value: Any) -> Any:

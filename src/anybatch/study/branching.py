@@ -1,0 +1,199 @@
+"""The critical batch, measured by branching: ordinary runs from the checkpoints of one, at several times the batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anybatch.errors import Failed, InputError
+from anybatch.recipes import Recipe
+from anybatch.recipes.preview import aligned
+from anybatch.runs import Run
+from anybatch.study.critical import TOLERANCE, CriticalBatch, critical_batch, excess, power_law, ramp, table
+from anybatch.study.measuring import (
+    Stage,
+    Trainer,
+    branch,
+    epoch_examples,
+    events,
+    kept_or_removed,
+    num_examples,
+    staged,
+)
+
+FACTORS = (1, 2, 4, 8, 16)
+POINTS = (0.05, 0.2, 0.5)
+# Steps that the largest branch takes; the smaller ones see the same examples.
+_LARGEST_STEPS = 24
+# Branches are compared by their held-out losses at this many places, evenly over the second half of their examples.
+_PLACES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, before anything is: steps at which the run is branched, and what all of it costs."""
+
+    recipe: Recipe
+    batch_size: int
+    num_examples: int
+    steps: tuple[int, ...]
+    factors: tuple[int, ...]
+    window: int
+
+    @property
+    def cost(self) -> int:
+        """Examples that measuring trains on: the run up to its last point, and all branches."""
+        return self.steps[-1] * self.batch_size + len(self.steps) * len(self.factors) * self.window
+
+    def told(self) -> str:
+        """The cost in words."""
+        factors = ", ".join(map(str, self.factors))
+        return (
+            f"branching at {len(self.steps)} points, {factors} times batch {self.batch_size:,}: "
+            f"{len(self.steps) * len(self.factors)} short runs, {self.cost:,} examples in all, "
+            f"{self.cost / self.num_examples:.0%} of the run's {self.num_examples:,}"
+        )
+
+
+def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, factors: Sequence[int] = FACTORS) -> Plan:
+    """Where a run of `num_examples` at its first batch is branched.
+
+    Args:
+        points: shares of the run, above 0 and below 1.
+        factors: of the batch; 1 is added, to compare with.
+
+    Raises:
+        InputError: naming the value and its bound; or the run is too short for its branches.
+    """
+    if len(recipe.phases) > 1 and not recipe.ramp:
+        raise InputError(f"{recipe.name} has {len(recipe.phases)} phases: branching needs a run of one phase")
+    if not points or not all(0 < point < 1 for point in points):
+        raise InputError(f"--points {','.join(map(str, points))}: shares of the run must be above 0 and below 1")
+    if not factors or min(factors) < 1:
+        raise InputError(f"--factors {','.join(map(str, factors))}: must be at least 1")
+    chosen = tuple(sorted({1, *factors}))
+    batch_size = recipe.phases[0].batch_size
+    window = _LARGEST_STEPS * chosen[-1] * batch_size
+    steps = tuple(sorted({max(1, round(point * num_examples / batch_size)) for point in points}))
+    if steps[-1] * batch_size + window > num_examples:
+        raise InputError(
+            f"{recipe.name}: a branch at {chosen[-1]} times batch {batch_size} sees {window:,} examples, which the run "
+            f"of {num_examples:,} does not have after {max(points):.0%}; choose smaller --factors, earlier --points or "
+            "a longer run"
+        )
+    return Plan(recipe, batch_size, num_examples, steps, chosen, window)
+
+
+def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float = TOLERANCE) -> list[CriticalBatch]:
+    """Trains up to each point, branches there, and compares; what is in `folder` already is not run again.
+
+    Raises:
+        Stopped: a signal asked for it; the same call goes on.
+        Failed: the run itself was lost before its last point.
+    """
+    recipe, found = planned.recipe, []
+    settings = {
+        "num_evals": 1,
+        "num_trust_ratios": 1,
+        "noise_every": 0,
+        "keep_last": 1,
+        "checkpoint_every_steps": 10**9,
+    }
+    trunk = staged(recipe, [Stage(planned.steps[-1], planned.batch_size)], planned.num_examples, **settings)
+    for number, step in enumerate(planned.steps, 1):
+        parent = trainer.to(trunk, folder / "trunk", step, f"{recipe.name} up to point {number}")
+        losses: dict[int, list[float]] = {}
+        for factor in planned.factors:
+            batch_size = planned.batch_size * factor
+            num_steps = -(-planned.window // batch_size)
+            places = [step + round(num_steps * (0.5 + 0.5 * place / _PLACES)) for place in range(1, _PLACES + 1)]
+            stages = [Stage(step, planned.batch_size), Stage(num_steps, batch_size)]
+            branched = staged(recipe, stages, planned.num_examples, **settings, evaluate_at=places)
+            run = Run(folder / f"step-{step:08d}" / f"x{factor}")
+            if not run.recipe_file.exists():
+                branch(parent, step, branched, run.path)
+            title = f"point {number} of {len(planned.steps)}, {factor} times the batch"
+            # A branch that is lost ends early, and has no loss at its last places.
+            with suppress(Failed):
+                trainer.to(branched, run.path, step + num_steps, title)
+            seen = {event["step"]: finite(event["loss"]) for event in events(run, "eval")}
+            losses[factor] = [seen.get(place, math.inf) for place in places]
+        excesses = [excess(factor, losses[factor], losses[1]) for factor in planned.factors if factor > 1]
+        base_loss = math.fsum(losses[1]) / _PLACES
+        found.append(critical_batch(step * planned.batch_size, planned.batch_size, base_loss, excesses, tolerance))
+    return found
+
+
+def advise(
+    recipe: Recipe,
+    points: Sequence[float],
+    factors: Sequence[int],
+    tolerance: float,
+    command: str,
+    folder: Path | None,
+    trainer: Trainer,
+) -> dict[str, Any]:
+    """Says what measuring costs, measures, and returns `to_json`'s values.
+
+    Args:
+        command: what starts such a run, without a ramp.
+        folder: where the runs are kept; None: in a folder that is removed.
+    """
+    if not 0 < tolerance < math.inf:
+        raise InputError(f"--tolerance {tolerance}: must be above 0")
+    planned = plan(recipe, num_examples(recipe, epoch_examples(recipe)), points, factors)
+    trainer.progress.say(planned.told())
+    with kept_or_removed(folder) as place:
+        found = measure(planned, place, trainer, tolerance)
+    return to_json(planned, found, tolerance, command)
+
+
+def finite(loss: object) -> float:
+    """A recorded loss; infinite where none was."""
+    return float(loss) if isinstance(loss, int | float) else math.inf
+
+
+def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, command: str) -> dict[str, Any]:
+    """What was measured, its fit, and the ramp that follows; JSON values only."""
+    fit = power_law(found)
+    stages = ramp(found, planned.batch_size, planned.num_examples)
+    return {
+        "recipe": planned.recipe.name,
+        "optimizer": planned.recipe.optimizer.name,
+        "batch_size": planned.batch_size,
+        "num_examples": planned.num_examples,
+        "tolerance": tolerance,
+        "cost_examples": planned.cost,
+        "critical_batch": table(found),
+        "fit": None if fit is None else {"scale": fit[0], "exponent": fit[1]},
+        "ramp": [[share, batch] for share, batch in stages],
+        "command": f"{command} --set ramp={','.join(f'{batch}@{share:.6g}' for share, batch in stages)}",
+    }
+
+
+def to_text(values: Mapping[str, Any]) -> str:
+    """`to_json`'s answer in words and a table."""
+    rows = [["after examples", "loses nothing", "crosses the tolerance", "loses more"]]
+    for point in values["critical_batch"]:
+        crossing = "above the largest" if point["value"] is None else f"{point['value']:,.0f}"
+        high = "none tried" if point["high"] is None else f"{point['high']:,}"
+        rows.append([f"{point['examples']:,}", f"{point['low']:,}", crossing, high])
+    fit, stages = values["fit"], values["ramp"]
+    lines = [
+        f"{values['recipe']} ({values['optimizer']}): the largest batch that ends within {values['tolerance']:g} of "
+        f"batch {values['batch_size']}, by branches of the run",
+        "",
+        *aligned(rows),
+        "",
+        "the critical batch grows as {scale:.3g} x examples^{exponent:.2f}".format(**fit)
+        if fit
+        else "too few points cross the tolerance for a fit over training",
+    ]
+    if len(stages) == 1:
+        return "\n".join([*lines, f"no ramp follows: batch {stages[0][1]:,} throughout"])
+    shown = ", ".join(f"{batch:,} for {share:.0%}" for share, batch in stages)
+    return "\n".join(
+        [*lines, f"the ramp that follows: {shown} of the examples", "", "to paste:", f"  {values['command']}"]
+    )

@@ -1,0 +1,160 @@
+"""Short runs of the engine that measure a recipe: up to a step, or from the checkpoint of another run on."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from anybatch.engine import Progress, checkpoint
+from anybatch.errors import Failed, InputError, Reached, Stopped
+from anybatch.files import write_json
+from anybatch.recipes import Recipe, train_recipe
+from anybatch.recipes.change import with_absolute_paths
+from anybatch.recipes.execute import build
+from anybatch.recipes.phases import StreamedExamples, fingerprints
+from anybatch.recipes.recipe import from_json
+from anybatch.runs import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run: steps at one batch. `lr_range`: a range test of the learning rate, see the recipe's field."""
+
+    num_steps: int
+    batch_size: int
+    lr_range: tuple[float, float] | None = None
+
+    @property
+    def num_examples(self) -> int:
+        return self.num_steps * self.batch_size
+
+
+@contextmanager
+def kept_or_removed(folder: Path | None) -> Iterator[Path]:
+    """`folder`, which is kept and continued, or a temporary one."""
+    if folder is not None:
+        yield folder
+        return
+    with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
+        yield Path(scratch)
+
+
+def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine: Any) -> Recipe:
+    """`recipe` as a run of `stages` under one schedule over `num_examples`; what is left goes on at the last batch.
+
+    The rate of each stage follows from the reference by the recipe's rule; nothing warms up again. A range test is its
+    run's last stage, and ends it.
+
+    Args:
+        engine: settings of the engine in place of the recipe's own.
+    """
+    last, ranged = stages[-1], stages[-1].lr_range is not None
+    if not ranged:
+        left = max(0, num_examples - sum(stage.num_examples for stage in stages))
+        stages = [*stages[:-1], Stage(last.num_steps + -(-left // last.batch_size), last.batch_size)]
+    length = sum(stage.num_examples for stage in stages)
+    first = recipe.phases[0].model_dump()
+    own = {"lr": None, "warmup_ratio": None, "carry_over": "keep"}
+    phases = [
+        {**first, **own, "batch_size": s.batch_size, "share": s.num_examples / length, "lr_range": s.lr_range}
+        for s in stages
+    ]
+    values = recipe.model_dump(mode="json")
+    values["reference"] |= {"num_examples": length, "num_epochs": None}
+    if ranged:
+        # It starts from a checkpoint, and has no schedule that a warm-up could belong to.
+        values["reference"] |= {"warmup_ratio": 0.0, "batch_size": min(values["reference"]["batch_size"], length)}
+    values["optimizer"] |= {"lr": None, "warmup_ratio": None}
+    values["engine"] |= {"async_checkpoints": False, **engine}
+    return from_json({**values, "phases": phases, "ramp": not ranged})
+
+
+def epoch_examples(recipe: Recipe) -> int:
+    """How many examples an epoch of the recipe's data has.
+
+    Raises:
+        InputError: the recipe or its data are wrong.
+    """
+    with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
+        examples = build(with_absolute_paths(recipe), Run(Path(scratch))).phases[0].examples
+    # Recipes stream their data in epochs.
+    assert isinstance(examples, StreamedExamples)
+    return examples.stream.num_examples
+
+
+def num_examples(recipe: Recipe, epoch: int) -> int:
+    """The length of a run of the recipe."""
+    return recipe.reference.num_examples or round((recipe.reference.num_epochs or 1) * epoch)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How measuring runs are trained: in this process, or on `nproc` processes of this machine."""
+
+    progress: Progress
+    nproc: int | None = None
+
+    def to(self, recipe: Recipe, folder: Path, step: int, title: str) -> Run:
+        """Trains `recipe` in `folder` up to `step`, from its newest checkpoint; the run is then saved at that step.
+
+        Raises:
+            Stopped: a signal came first.
+            Failed: the loss was lost for too many steps in a row.
+            InputError: the recipe or its data are wrong.
+        """
+        engine = recipe.engine.model_copy(update={"stop_after_steps": step})
+        recipe = with_absolute_paths(recipe.model_copy(update={"engine": engine}))
+        if self.nproc is None:
+            with suppress(Reached):
+                train_recipe(recipe, folder, resume=True, progress=self.progress, title=title)
+            return Run(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(Run(folder).recipe_file, recipe.model_dump(mode="json"))
+        self.progress.say(f"{title}, on {self.nproc} processes")
+        command = [
+            sys.executable,
+            "-m",
+            "anybatch",
+            "train",
+            "--resume",
+            "--run",
+            str(folder),
+            "--nproc",
+            str(self.nproc),
+        ]
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if (folder / "checkpoints" / f"step-{step:08d}").is_dir():
+            return Run(folder)
+        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("anybatch: ")
+        if ended.returncode == 75:
+            raise Stopped(last)
+        raise InputError(last.removeprefix("error: ")) if ended.returncode == 2 else Failed(last)
+
+
+def branch(parent: Run, step: int, recipe: Recipe, folder: Path) -> None:
+    """Makes `folder` a run of `recipe` that goes on from the checkpoint of `parent` at `step`.
+
+    `recipe` must have taken the same steps up to there, such as a run of stages whose first is the parent's.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is damaged.
+    """
+    source = parent.checkpoints / f"step-{step:08d}"
+    if not source.is_dir():
+        raise InputError(f"{parent.path}: has no checkpoint of step {step}")
+    target = Run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = with_absolute_paths(recipe)
+    checkpoint.adopt(source, target.checkpoints, fingerprints(recipe))
+    write_json(target.environment_file, parent.environment())
+    # Last: a folder with a recipe is one that can be gone on with.
+    write_json(target.recipe_file, recipe.model_dump(mode="json"))
+
+
+def events(run: Run, kind: str) -> list[Mapping[str, Any]]:
+    """The events of a run of one kind, in order."""
+    return [event for event in run.metrics(kind) if isinstance(event, dict)]

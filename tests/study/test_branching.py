@@ -1,0 +1,103 @@
+"""The critical batch of a small run, by branches of it."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from anybatch.engine.progress import SilentProgress
+from anybatch.errors import InputError, Stopped
+from anybatch.recipes import Recipe, change, find_recipe, train_recipe
+from anybatch.recipes.change import differences
+from anybatch.runs import Run
+from anybatch.study import branching
+from anybatch.study.measuring import Trainer
+
+SETTINGS = ["reference.num_epochs=null", "reference.num_examples=3200", "reference.batch_size=8",
+            "phases.0.batch_size=8"]  # fmt: skip
+
+
+def recipe(*others: str) -> Recipe:
+    return change(find_recipe("digits-lenet"), [*SETTINGS, *others])
+
+
+def test_branches_are_ordinary_runs_from_one_trunk(tmp_path: Path) -> None:
+    planned = branching.plan(recipe(), 3200, points=[0.1, 0.5], factors=[1, 4])
+    assert planned.steps == (40, 200)
+    assert planned.window == 24 * 4 * 8
+    assert planned.cost == 200 * 8 + 4 * planned.window
+    assert "4 short runs" in planned.told()
+    found = branching.measure(planned, tmp_path, Trainer(SilentProgress()))
+    assert [point.examples for point in found] == [320, 1600]
+    for point in found:
+        assert point.low <= (point.value or point.low) <= (point.high or 10**9)
+        assert [one.factor for one in point.excesses] == [4]
+    # The trunk is the run itself, and a branch at the run's own batch goes on as it.
+    train_recipe(recipe(), tmp_path / "run")
+    whole = [event["loss"] for event in Run(tmp_path / "run").metrics("train")]
+    trunk = [event["loss"] for event in Run(tmp_path / "trunk").metrics("train")]
+    assert trunk == pytest.approx(whole[:200], rel=1e-4)
+    own = [event["loss"] for event in Run(tmp_path / "step-00000040" / "x1").metrics("train")]
+    assert own == pytest.approx(whole[40 : 40 + len(own)], rel=1e-3)
+    # At four times the batch: twice the rate, and no second warm-up.
+    rates = [event["lr"] for event in Run(tmp_path / "step-00000040" / "x4").metrics("train")]
+    assert rates[0] == pytest.approx(2 * Run(tmp_path / "run").metrics("train")[40]["lr"], rel=1e-2)
+    again = branching.measure(planned, tmp_path, Trainer(SilentProgress()))
+    assert again == found, "what was run is not run again"
+
+
+def test_a_ramp_to_paste_starts(tmp_path: Path) -> None:
+    found = branching.advise(
+        recipe(), [0.2], [2], 5.0, "anybatch train digits-lenet", tmp_path, Trainer(SilentProgress())
+    )
+    assert json.loads(json.dumps(found)) == found
+    assert found["critical_batch"][0].keys() == {"examples", "low", "value", "high", "excess"}
+    assert found["ramp"] == [[0.2, 8], [0.8, 16]], "five nats are any difference"
+    words = shlex.split(found["command"])
+    assert change(recipe(), [words[words.index("--set") + 1]]).ramp
+    assert "16 for 80%" in branching.to_text(found)
+
+
+def test_a_stopped_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = branching.plan(recipe(), 3200, points=[0.1], factors=[2])
+    to = Trainer.to
+
+    def stopped(self: Trainer, branched: Recipe, folder: Path, step: int, title: str) -> Run:
+        if folder.name == "x2":
+            raise Stopped("SIGINT at step 41")
+        return to(self, branched, folder, step, title)
+
+    monkeypatch.setattr(Trainer, "to", stopped)
+    with pytest.raises(Stopped):
+        branching.measure(planned, tmp_path / "a", Trainer(SilentProgress()))
+    monkeypatch.undo()
+    assert branching.measure(planned, tmp_path / "a", Trainer(SilentProgress())) == branching.measure(
+        planned, tmp_path / "b", Trainer(SilentProgress())
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "factors", "message"),
+    [
+        ([0.0], [2], "--points 0.0: .* above 0 and below 1"),
+        ([], [2], "--points"),
+        ([0.5], [0], "--factors 0: must be at least 1"),
+        ([0.99], [2, 16], "choose smaller --factors, earlier --points or a longer run"),
+    ],
+)
+def test_a_wrong_plan_is_one_line(points: list[float], factors: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        branching.plan(recipe(), 3200, points, factors)
+
+
+def test_two_phases_are_refused() -> None:
+    with pytest.raises(InputError, match="has 2 phases"):
+        branching.plan(find_recipe("bert-mixed"), 10**6)
+
+
+def test_a_run_s_own_settings_are_what_differs_from_the_recipe() -> None:
+    found = differences(recipe("reference.rule=sde", "optimizer.name=adamw"), find_recipe("digits-lenet"))
+    assert change(find_recipe("digits-lenet"), found) == recipe("reference.rule=sde", "optimizer.name=adamw")
+    ramped = recipe("ramp=8:32")
+    assert change(find_recipe("digits-lenet"), differences(ramped, find_recipe("digits-lenet"))) == ramped
