@@ -124,7 +124,7 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A finished run folder.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run folder, or a checkpoint's folder in it.")] = None,
     squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 or v2.0 layout.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Answers to score: a JSON object, id to text.")] = None,
     null_threshold: Annotated[
@@ -132,11 +132,14 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a finished run, or a file of answers.
+    """Score a run, one of its checkpoints, or a file of answers.
+
+    A run that has not finished is scored at its newest checkpoint; `step` says which step was scored.
 
     \b
     Examples:
       anybatch eval runs/first
+      anybatch eval runs/first/checkpoints/step-00000100
       anybatch eval runs/answers --squad dev.json
       anybatch eval --predictions answers.json --squad dev.json --json
     """
@@ -150,9 +153,12 @@ def evaluate(
         return
     if run is None:
         raise InputError("name a run folder, or --predictions FILE --squad FILE")
-    from anybatch.recipes import evaluate_run
+    from anybatch.engine import progress_display
+    from anybatch.recipes import evaluate_step
 
-    print_values(evaluate_run(run, squad, null_threshold), as_json)
+    with progress_display() as progress:
+        step, scores = evaluate_step(run, squad, null_threshold, progress)
+    print_values({"step": step, **scores}, as_json)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """How a run runs: the loop, its checkpoints and its records; knows neither BERT nor LAMB."""
 
+from anybatch.engine.checkpoint import load_newest
 from anybatch.engine.evaluate import Evaluation, evaluate
 from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
@@ -23,6 +24,7 @@ __all__ = [
     "Task",
     "evaluate",
     "join_ranks",
+    "load_newest",
     "progress_display",
     "show_passes",
     "stop_requests",

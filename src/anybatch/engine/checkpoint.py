@@ -115,9 +115,16 @@ def saved(folder: Path) -> list[Path]:
 
 
 def load_newest(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Mapping[str, str], ranks: Ranks
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Mapping[str, str],
+    ranks: Ranks,
+    only: str | None = None,
 ) -> tuple[int, list[str]]:
-    """Loads the newest sound checkpoint into `model` and `optimizer`, whichever ranks wrote it.
+    """Loads the newest sound checkpoint, or the one called `only`, into `model` and `optimizer`.
+
+    Any number of ranks may have written it.
 
     Returns:
         (steps done, one line about each damaged checkpoint that was passed over); step 0 where there is none at all.
@@ -126,7 +133,8 @@ def load_newest(
         InputError: there are checkpoints, and all of them are damaged; or the run depends on something else.
     """
     problems: list[str] = []
-    names = ranks.from_leader([path.name for path in saved(folder)] if ranks.leader else [], "finding checkpoints")
+    found = [path.name for path in saved(folder) if only in (None, path.name)] if ranks.leader else []
+    names = ranks.from_leader(found, "finding checkpoints")
     for name in names:
         checkpoint = folder / name
         state: dict[str, Any] = {}

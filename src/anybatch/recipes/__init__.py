@@ -2,7 +2,7 @@
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.change import change, with_batch_size
-from anybatch.recipes.execute import evaluate_run, recipe_of, train_recipe
+from anybatch.recipes.execute import evaluate_run, evaluate_step, recipe_of, train_recipe
 from anybatch.recipes.preview import preview_recipe, preview_text
 from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe, QuestionsRecipe, Recipe, from_json
 
@@ -15,6 +15,7 @@ __all__ = [
     "Recipe",
     "change",
     "evaluate_run",
+    "evaluate_step",
     "find_recipe",
     "from_json",
     "preview_recipe",

@@ -1,9 +1,10 @@
 """A recipe becomes a run folder: built, trained, scored; started, resumed or evaluated again."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,59 @@ def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
     return build(recipe, run)
 
 
-def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
-    """The scores of a run's finished model on its own held-out data, or on a file of questions in SQuAD layout.
+@dataclass(frozen=True)
+class _AtCheckpoint(Run):
+    """A run whose model is that of a checkpoint, exported into a folder of its own."""
 
-    `null_threshold`: of a run that may leave questions unanswered, in place of its recipe's.
+    exported: Path
+
+    @property
+    def model(self) -> Path:
+        return self.exported
+
+    def sound_model(self) -> Path:
+        return self.exported
+
+
+def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
+    """The scores of `evaluate_step`."""
+    return evaluate_step(folder, squad_file, null_threshold)[1]
+
+
+def evaluate_step(
+    folder: Path,
+    squad_file: Path | None = None,
+    null_threshold: float | None = None,
+    progress: engine.Progress | None = None,
+) -> tuple[int, dict[str, float]]:
+    """Scores a run on its own held-out data, or on a file of questions in SQuAD layout; of which step, and the scores.
+
+    Args:
+        folder: a run: its finished model is scored, or, if it has none yet, its newest sound checkpoint; or the folder
+            of one of its checkpoints.
+        null_threshold: of a run that may leave questions unanswered, in place of its recipe's.
+        progress: is told of damaged checkpoints that were passed over.
     """
-    run = open_run(folder)
-    recipe = recipe_of(folder)
-    run.result()
+    checkpoint = folder.resolve() if (folder / "state.json").is_file() else None
+    run = open_run(folder if checkpoint is None else checkpoint.parents[1])
+    recipe = recipe_of(run.path)
+    if checkpoint is None and run.finished:
+        return run.result()["num_steps"], _scores(recipe, run, squad_file, null_threshold)
+    job = build(recipe, run)
+    name = None if checkpoint is None else checkpoint.name
+    step, problems = engine.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, engine.Ranks(), name)
+    for line in problems:
+        (progress or engine.SilentProgress()).say(line)
+    if not step:
+        raise InputError(f"{folder}: has no checkpoint yet; `anybatch train --run {folder} --resume`")
+    with tempfile.TemporaryDirectory(prefix="anybatch-") as exported:
+        job.export(job.model.eval(), Path(exported))
+        at = _AtCheckpoint(run.path, Path(exported))
+        return step, _scores(recipe, at, squad_file, null_threshold)
+
+
+def _scores(recipe: Recipe, run: Run, squad_file: Path | None, null_threshold: float | None) -> dict[str, float]:
+    folder = run.path
     if isinstance(recipe, QuestionsRecipe):
         return questions.score_finished(recipe, run, squad_file, null_threshold)
     if null_threshold is not None:
