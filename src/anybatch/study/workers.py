@@ -148,6 +148,7 @@ class _SentTask:
 
 _progress: Progress
 _asked: Event
+_working, _orphaned = threading.Event(), threading.Event()
 
 
 def _start_worker(messages: "Queue[Message]", asked: Event, numbers: "Synchronized[int]") -> None:
@@ -177,14 +178,22 @@ def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE_S)
+    _orphaned.set()
+    if _working.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_GRACE_S)
     os._exit(1)
 
 
 def _call(call: Callable[[Progress], Result]) -> Result:
     # Listening first: whoever asks sets the flag and then signals each worker once, so no call misses both.
-    with stop_requests():
-        if _asked.is_set():
-            raise Stopped("asked to stop before it began")
-        return call(_progress)
+    _working.set()
+    try:
+        with stop_requests():
+            if _asked.is_set():
+                raise Stopped("asked to stop before it began")
+            return call(_progress)
+    finally:
+        _working.clear()
+        if _orphaned.is_set():
+            os._exit(1)
