@@ -117,7 +117,7 @@ def write_inputs(inputs: Path) -> None:
         for _ in range(3000)
     )
     (inputs / "text.txt").write_text("\n\n\n".join(documents))
-    for seed in range(3):
+    for seed in range(2):
         run = ["train", "digits-lenet", "--set", "reference.num_examples=2048", "--set", "reference.num_epochs=null"]
         command = [
             sys.executable,
@@ -129,7 +129,7 @@ def write_inputs(inputs: Path) -> None:
             "--run",
             inputs / "runs" / str(seed),
         ]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def start(case: Case, out: Path, log: Path) -> "subprocess.Popen[bytes]":
