@@ -2,10 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from anybatch.engine.progress import SilentProgress
+from anybatch.recipes import change
+from anybatch.study import demo
 from anybatch.study.demo import Cell, cells, declared, rows
 
 
@@ -59,6 +63,40 @@ def test_a_row_a_run_says_how_much_of_the_learning_was_kept(tmp_path: Path) -> N
         1.0, 1.0, None, pytest.approx(0.5),
     ]  # fmt: skip
     assert found["lamb", 16] | {"batch": 32, "seed": 7, "loss": 1.575} == found["lamb", 16]
+
+
+@pytest.mark.slow
+def test_a_demo_runs_to_its_page_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole demo on a model and a text that take seconds; the runs are in a process of their own."""
+    from anybatch.data.prepare import prepare
+    from anybatch.data.text import Document
+
+    settings = ["model.hidden_size=8", "reference.num_examples=512", "data.num_held_out=32", "reference.lr=0.02"]
+    entrants = tuple(replace(each, recipe=change(each.recipe, settings)) for each in declared().entrants)
+    tiny = replace(declared((0,)), entrants=entrants, batch_sizes=(2, 8))
+    texts = [
+        Document(f"Document {number} begins here. It has a second sentence, and a third. " * 4, "")
+        for number in range(60)
+    ]
+    monkeypatch.setattr(demo, "declared", lambda seeds: tiny)
+    monkeypatch.setattr(demo, "prepare_builtin_text", lambda out, kind: prepare(lambda: texts, out, tokenizer=kind))
+    out = tmp_path / "demo"
+    folders = demo.run_demo(out, 0, SilentProgress(), num_workers=1)
+    found = json.loads((out / "findings.json").read_text())
+    assert [(row["optimizer"], row["factor"]) for row in found] == [
+        ("lamb", 1),
+        ("adamw", 1),
+        ("lamb", 4),
+        ("adamw", 4),
+    ]
+    assert [row["kept"] for row in found[:2]] == [1.0, 1.0]
+    for small, large in ((found[0], found[2]), (found[1], found[3])):
+        gains = [row["context_free_loss"] - row["loss"] for row in (large, small)]
+        assert large["kept"] == pytest.approx(gains[0] / gains[1])
+    assert all((folder / "sample.json").is_file() for folder in folders)
+    before = [(folder / "result.json").stat().st_mtime_ns for folder in folders]
+    assert demo.run_demo(out, 0, SilentProgress(), num_workers=1) == folders
+    assert [(folder / "result.json").stat().st_mtime_ns for folder in folders] == before
 
 
 def _finish(cell: Cell, loss: float | None) -> None:
