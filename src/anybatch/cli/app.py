@@ -22,7 +22,7 @@ app = typer.Typer(
       anybatch data prepare texts --out shards         your own text
       anybatch train bert-tiny --set data.path=shards --dry-run
       anybatch report runs -o report.html
-      anybatch plan bert-large --cluster h100-node --devices 8
+      anybatch plan bert-large-paper --cluster h100-node --devices 8
     """,
 )
 _asked: list[str] = []
