@@ -97,7 +97,7 @@ def _write_parquet(folder: Path) -> None:
 
 
 def _reference_parquet(folder: Path) -> list[str]:
-    return list(pq.read_table(next(folder.iterdir()))["text"].to_pylist())
+    return list(pq.read_table(next(folder.iterdir()), columns=["text"])["text"].to_pylist())
 
 
 LETTERS = [chr(code) for code in range(33, 127) if not chr(code).isupper()]

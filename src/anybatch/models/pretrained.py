@@ -25,6 +25,15 @@ INDEX = f"{WEIGHTS}.index.json"
 HEADS = ("cls.", "lm_head.", "qa_outputs.", "classifier.", "seq_relationship.", "pooler.")
 # Buffers that older releases wrote.
 _BUFFERS = ("position_ids", "token_type_ids")
+# What a shape is told by, under transformers' common names.
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "type_vocab_size",
+)
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -58,7 +67,13 @@ def read_config(folder: Path, types: tuple[str, ...]) -> Any:
     with _explained(folder, f"{found} model"):
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for name in _COUNTS:
+        if type(value := getattr(config, name, 1)) is not int or value < 1:
+            raise InputError(f"{folder / 'config.json'}: {name} = {value!r}: must be a whole number of at least 1")
+    if not isinstance(config.architectures or [], list):
+        raise InputError(f"{folder / 'config.json'}: architectures = {config.architectures!r}: must be a list of names")
+    return config
 
 
 def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = ()) -> Any:
@@ -73,7 +88,7 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
     weights = read_weights(folder)
     base = f"{kind.base_model_prefix}."
     new = tuple(head for head in new_heads if not _has(weights, base, head))
-    if (layers := getattr(config, "num_hidden_layers", 0)) > len(weights.shapes):
+    if (layers := config.num_hidden_layers) > len(weights.shapes):
         raise InputError(f"{folder}: config.json names {layers} layers, the files hold {len(weights.shapes)} tensors")
     with _explained(folder, f"{config.model_type} model"), torch.device("meta"):
         described = kind(config)
