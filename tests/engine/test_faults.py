@@ -97,5 +97,5 @@ def test_all_ranks_stop_after_the_same_step_and_save(ended: dict[str, Ended]) ->
 def test_a_rank_that_ends_before_its_first_sign_of_life_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch(0, 2, HashStore())
     assert watch._missing() is None
-    monkeypatch.setattr("anybatch.engine.watch._LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("anybatch.engine.watch._LOST_AFTER_S", -1.0)
     assert "rank 1 has given no sign of life" in (watch._missing() or "")
