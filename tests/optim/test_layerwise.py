@@ -123,3 +123,12 @@ def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled, patc
     second = 0.1 if scheduled == "nothing" else 0.05
     assert [(name, rate) for name, rate, _ in seen] == [("Layerwise", rate) for rate in (0.1, 0.1, second, second)]
     assert all(torch.equal(seen[i][2], ends[k]) for i, k in enumerate([0, 1, 1, 2]))
+
+
+@pytest.mark.parametrize("wrong", [{"norm": "l0"}, {"phi": (2.0, 1.0)}, {"trust_clip": 3}])
+def test_a_base_that_was_not_wrapped_is_as_it_was(wrong):
+    base = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    before = copy.deepcopy((base.defaults, base.state_dict()))
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Layerwise(base, **wrong)
+    assert (base.defaults, base.state_dict()) == before

@@ -55,7 +55,9 @@ def test_loading_runs_the_users_hooks_around_the_exact_state(problem):
         return {**state_dict, "state": state}
 
     resumed.register_load_state_dict_pre_hook(doubled)
-    resumed.register_load_state_dict_post_hook(lambda opt: seen.append(opt.state[opt.param_groups[0]["params"][0]]))
+    resumed.register_load_state_dict_post_hook(
+        lambda opt: seen.append(dict(opt.state[opt.param_groups[0]["params"][0]]))  # as it is when the hook runs
+    )
     resumed.load_state_dict(saved(optimizer))
     assert seen[0]["exp_avg"].dtype == torch.float32
     assert torch.equal(seen[0]["exp_avg"], optimizer.state[params[0]]["exp_avg"] * 2)

@@ -1,7 +1,9 @@
 """GradientNoiseScale in training loops of every kind, on problems whose noise scale is known."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +131,30 @@ def test_a_removed_meter_costs_nothing_and_keeps_what_it_saw():
         model.zero_grad()
     assert noise.estimate().num_steps == 5
     assert not model.weight._backward_hooks
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
+def test_a_copy_goes_on_with_the_copy_of_the_model(twin):
+    def go_on(model, noise):
+        random = torch.Generator().manual_seed(1)
+        for _ in range(4):
+            for _ in range(2):
+                model(4, random).backward()
+                noise.micro_batch(4)
+            noise.step()
+            model.zero_grad()
+        return noise.estimate()
+
+    model = LinearRegression(3)
+    noise = GradientNoiseScale(model)
+    go_on(model, noise)
+    other, measured = twin((model, noise))
+    assert go_on(other, measured) == go_on(model, noise)
+    assert measured.estimate().num_steps == 8
+    noise.remove()
+    removed_model, removed = twin((model, noise))
+    assert not removed_model.weight._backward_hooks
+    assert removed.estimate() == noise.estimate()
 
 
 def test_misuse_is_one_clear_error():

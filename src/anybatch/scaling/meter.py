@@ -114,10 +114,20 @@ class GradientNoiseScale:
         self._examples: int = 0
         self._first_examples: int = 0
         self._small = self._given = torch.zeros((), dtype=torch.float64, device="cpu")
-        self._hooks: list[RemovableHandle] = []
         self._start_step()
-        if not self._sharded:
-            self._hooks = [p.register_hook(self._hook(index)) for index, p in enumerate(self._parameters.values())]
+        self._hooks = self._attached()
+
+    def _attached(self) -> list[RemovableHandle]:
+        parameters = enumerate(self._parameters.values())
+        return [] if self._sharded or self._removed else [p.register_hook(self._hook(i)) for i, p in parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hooks": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copy measures the copies of the parameters, which have no hooks.
+        self.__dict__.update(state)
+        self._hooks = self._attached()
 
     def measure(self) -> None:
         """Measures the step that begins, whatever `every` says."""
