@@ -7,6 +7,7 @@ import torch
 
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
+from anybatch.recipes.job import fresh
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.recipe import OptimizerSettings, PhaseSettings
 
@@ -112,3 +113,37 @@ def test_blocks_cut_adapted_parameters_into_layers_of_their_own() -> None:
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             build_optimizer(model, settings, {"lr": 0.1, "weight_decay": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "bound"),
+    [
+        ("digits-lenet", "phases.0.image_size=100000", "2048"),
+        ("digits-lenet", "phases.0.batch_size=999999999999", "16777216"),
+        ("cifar10-resnet20", "data.padding=100000", "4096"),
+        ("cifar10-resnet20", "model.width=1000000", "4096"),
+        ("resnet50-paper", "data.source_examples=10000000000000", "100000000"),
+        ("bert-tiny", "model.hidden_size=100000000", "65536"),
+        ("bert-tiny", "model.num_layers=100000000", "1024"),
+        ("bert-tiny", "phases.0.sequence_length=100000000", "131072"),
+        ("digits-lenet", "engine.hang_timeout_s=1e30", "100000000"),
+        ("digits-lenet", "seed=" + "9" * 30, "18446744073709551616"),
+    ],
+)
+def test_a_setting_of_absurd_size_is_refused_with_its_bound(recipe: str, setting: str, bound: str) -> None:
+    name = re.escape(setting.split("=")[0])
+    with pytest.raises(InputError, match=rf"{name} = \S+: Input should be less than (or equal to )?{bound}"):
+        change(find_recipe(recipe), [setting])
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_made() -> None:
+    made = []
+
+    def make() -> torch.nn.Module:
+        model = torch.nn.Linear(2**21, 2**21)
+        made.append(model.weight.device.type)
+        return model
+
+    with pytest.raises(InputError, match=r"model: its parameters take 16,384\.0 GiB, more than half"):
+        fresh(make)
+    assert made == ["meta"]

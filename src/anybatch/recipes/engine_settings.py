@@ -33,13 +33,13 @@ class EngineSettings(Settings):
     `stop_after_steps`: the run saves itself and stops after this step of all phases.
     """
 
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
-    num_evals: int = Field(default=10, ge=1)
+    micro_batch_size: Annotated[int, Field(ge=1, le=2**24)] | Literal["auto"] = 32
+    num_evals: int = Field(default=10, ge=1, le=10**9)
     evaluate_at: tuple[int, ...] = ()
-    num_trust_ratios: int = Field(default=50, ge=1)
-    checkpoint_every_steps: int = Field(default=500, ge=1)
-    keep_last: int = Field(default=2, ge=1)
-    keep_best: int = Field(default=0, ge=0)
+    num_trust_ratios: int = Field(default=50, ge=1, le=10**9)
+    checkpoint_every_steps: int = Field(default=500, ge=1, le=10**9)
+    keep_last: int = Field(default=2, ge=1, le=10**9)
+    keep_best: int = Field(default=0, ge=0, le=10**9)
     async_checkpoints: bool = False
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -49,9 +49,9 @@ class EngineSettings(Settings):
     deterministic: bool = False
     fsdp: FsdpSettings = FsdpSettings()
     prefetch: bool = True
-    max_skipped_steps: int = Field(default=20, ge=1)
-    hang_timeout_s: float = Field(default=600.0, gt=0)
-    noise_every: int = Field(default=100, ge=0)
+    max_skipped_steps: int = Field(default=20, ge=1, le=10**9)
+    hang_timeout_s: float = Field(default=600.0, gt=0, le=1e8)
+    noise_every: int = Field(default=100, ge=0, le=10**9)
     noise_detail: bool = False
     stop_after_steps: int | None = Field(default=None, ge=1)
 

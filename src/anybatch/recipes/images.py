@@ -28,7 +28,7 @@ from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
 from anybatch.recipes.classification import judge
-from anybatch.recipes.job import job_of
+from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.memory import keep_freed_memory
 from anybatch.recipes.phases import fingerprints, plan_phases, summarise
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
@@ -69,10 +69,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         return _source(recipe, sides[size], recipe.seed, training=True)
 
     size = recipe.phases[-1].image_size
-    try:
-        model = image_classifier(network_settings(recipe, training, size), recipe.seed)
-    except ValueError as error:
-        raise InputError(f"model: {error}") from None
+    model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
     try:
         phases = plan_phases(
             recipe,

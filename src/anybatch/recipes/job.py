@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from anybatch.data.images.views import half_of_memory
 from anybatch.engine import Job, Phase
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
@@ -57,6 +59,14 @@ def job_of(
 def fresh(make: Callable[[], Model]) -> Model:
     """The model that `make` makes; InputError where its shape is impossible, or too large for the memory."""
     try:
+        # The system hands out memory that it does not have, and ends who uses it: first a model without content.
+        with torch.device("meta"):
+            needed = sum(parameter.numel() * parameter.element_size() for parameter in make().parameters())
+        if needed > half_of_memory():
+            raise InputError(
+                f"its parameters take {needed / 2**30:,.1f} GiB, more than half of this machine's memory; choose "
+                "smaller settings of model, or of what its shape follows from, such as phases.0.image_size"
+            )
         return make()
     # torch says with a RuntimeError that there is no room for a model.
     except (ValueError, RuntimeError) as error:

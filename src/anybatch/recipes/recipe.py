@@ -41,7 +41,7 @@ class ReferenceSettings(Settings):
     weight decay and warm-up follow the batch; `lr_rule` and the like: one part of it in place of the preset's.
     """
 
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=2**24)
     lr: float = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)
     num_examples: int | None = Field(default=None, ge=1, le=_MOST_EXAMPLES)
@@ -109,7 +109,7 @@ class StretchSettings(Settings):
     optimizer brings from the phase before: everything, its moments with their steps counted anew, or nothing.
     """
 
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=2**24)
     share: float = Field(default=1.0, gt=0, le=1)
     lr: float | None = Field(default=None, ge=0)
     warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
@@ -120,14 +120,14 @@ class StretchSettings(Settings):
 class PhaseSettings(StretchSettings):
     """Of a run on text: `sequence_length` in tokens."""
 
-    sequence_length: int = Field(ge=16)
-    max_predictions: int | None = Field(default=None, ge=1)
+    sequence_length: int = Field(ge=16, le=2**17)
+    max_predictions: int | None = Field(default=None, ge=1, le=2**17)
 
 
 class ImagePhaseSettings(StretchSettings):
     """Of a run on images: they are `image_size` pixels wide and high."""
 
-    image_size: int = Field(ge=4)
+    image_size: int = Field(ge=4, le=2048)
 
 
 class CorpusSettings(Settings):
@@ -142,8 +142,8 @@ class CorpusSettings(Settings):
     path: str | None = None
     builtin: Literal["python", "blank"] = "python"
     tokenizer: Literal["wordpiece", "characters", "bytes"] | None = None
-    source_vocabulary: int | None = Field(default=None, ge=1)
-    num_held_out: int = Field(default=1024, ge=1)
+    source_vocabulary: int | None = Field(default=None, ge=1, le=2**22)
+    num_held_out: int = Field(default=1024, ge=1, le=10**7)
 
 
 class TextSettings(CorpusSettings):
@@ -163,10 +163,10 @@ class EncoderSettings(Settings):
     """
 
     path: str | None = None
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    max_positions: int = Field(default=512, ge=16)
+    hidden_size: int = Field(ge=1, le=2**16)
+    num_layers: int = Field(ge=1, le=1024)
+    num_heads: int = Field(ge=1, le=2**16)
+    max_positions: int = Field(default=512, ge=16, le=2**17)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     pre_norm: bool = False
 
@@ -179,21 +179,21 @@ class QuestionSettings(Settings):
     """
 
     path: str | None = None
-    held_out_every: int = Field(default=5, ge=2)
-    stride: int = Field(default=80, ge=1)
-    max_answer_length: int = Field(default=12, ge=1)
+    held_out_every: int = Field(default=5, ge=2, le=10**9)
+    stride: int = Field(default=80, ge=1, le=2**17)
+    max_answer_length: int = Field(default=12, ge=1, le=2**17)
     unanswerable: bool = False
     null_threshold: float = 0.0
-    n_best: int = Field(default=20, ge=1)
+    n_best: int = Field(default=20, ge=1, le=10**4)
 
 
 class DecoderSettings(Settings):
     """The shape of a GPT-2."""
 
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    max_positions: int = Field(default=1024, ge=16)
+    hidden_size: int = Field(ge=1, le=2**16)
+    num_layers: int = Field(ge=1, le=1024)
+    num_heads: int = Field(ge=1, le=2**16)
+    max_positions: int = Field(default=1024, ge=16, le=2**17)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -218,21 +218,21 @@ class ImageSettings(Settings):
 
     path: str | None = None
     builtin: Literal["digits", "blank"] | None = None
-    source_examples: int | None = Field(default=None, ge=1)
-    source_classes: int | None = Field(default=None, ge=1)
+    source_examples: int | None = Field(default=None, ge=1, le=10**8)
+    source_classes: int | None = Field(default=None, ge=1, le=10**6)
     mean: tuple[float, ...] = Field(min_length=1, max_length=3)
     std: tuple[float, ...] = Field(min_length=1, max_length=3)
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=5, ge=2, le=10**6)
     fold: int = Field(default=0, ge=0)
     crop: Literal["none", "padded", "resized"] = "none"
-    padding: int = Field(default=0, ge=0)
+    padding: int = Field(default=0, ge=0, le=4096)
     padded_with: Literal["mean", "reflection"] = "mean"
     smallest_area: float = Field(default=0.08, gt=0, le=1)
     centre: float = Field(default=0.875, gt=0, le=1)
     flip: bool = False
-    hole: int = Field(default=0, ge=0)
-    mixup: float = Field(default=0.0, ge=0)
-    cutmix: float = Field(default=0.0, ge=0)
+    hole: int = Field(default=0, ge=0, le=4096)
+    mixup: float = Field(default=0.0, ge=0, le=1000)
+    cutmix: float = Field(default=0.0, ge=0, le=1000)
 
     @model_validator(mode="after")
     def _channels(self) -> "ImageSettings":
@@ -253,8 +253,8 @@ class NetworkSettings(Settings):
     """
 
     architecture: Literal["lenet", "resnet20", "davidnet", "resnet50"]
-    batch_norm_group: int | None = Field(default=None, ge=2)
-    width: int | None = Field(default=None, ge=1)
+    batch_norm_group: int | None = Field(default=None, ge=2, le=2**24)
+    width: int | None = Field(default=None, ge=1, le=4096)
     zero_init: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
@@ -270,7 +270,7 @@ class RecipeSettings(Settings):
 
     name: str
     inferred: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     optimizer: OptimizerSettings
     reference: ReferenceSettings
     phases: tuple[StretchSettings, ...] = Field(min_length=1)
