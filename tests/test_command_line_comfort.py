@@ -18,8 +18,8 @@ from anybatch.cli import app, main
         ("anybatch train --res", "--resume"),
         ("anybatch train bert-ti", "bert-tiny"),
         ("anybatch study reality", "reality-check"),
-        ("anybatch plan bert-large --cluster h100-p", "h100-pcie-node"),
-        ("anybatch plan resnet50-m", "resnet50-mlperf"),
+        ("anybatch plan bert-large-paper --cluster h100-p", "h100-pcie-node"),
+        ("anybatch plan published-resnet50-m", "published-resnet50-mlperf"),
     ],
 )
 def test_a_shell_completes(
@@ -61,7 +61,7 @@ def test_a_pipe_gets_no_colours(tmp_path: Path) -> None:
     [
         ["recipes"],
         ["doctor"],
-        ["plan", "bert-large", "--cluster", "h100-node", "--devices", "8"],
+        ["plan", "bert-large-paper", "--cluster", "h100-node", "--devices", "8"],
         ["train", "digits-lenet", "--dry-run"],
         ["study", "demo", "--dry-run"],
     ],
