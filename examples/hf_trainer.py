@@ -30,6 +30,7 @@ with tempfile.TemporaryDirectory() as folder:
         logging_steps=8,
         save_strategy="no",
         report_to="none",
+        use_cpu=not torch.cuda.is_available(),
     )
     trainer = Trainer(model, arguments, train_dataset=examples, optimizer_cls_and_kwargs=optimizer(LAMB, arguments))
     prepare(trainer)  # a mean over micro-batches; trust ratios and the noise scale, wherever the Trainer logs

@@ -10,6 +10,7 @@ RUN/classification.json of a run on images: its confusion matrix and worst mista
 RUN/sample.json         of a GPT: how the finished model goes on from the start of a held-out text
 RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
+RUN/tracker.json        where --track sent the numbers: tracker, id, url or path; see integrations/trackers.py
 RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it
 
 Every event of the metrics has "event", "step" (steps done), "examples" (seen so far), "elapsed_s" (over all starts).
@@ -71,6 +72,10 @@ class Run:
     @property
     def status_file(self) -> Path:
         return self.path / "status.json"
+
+    @property
+    def tracker_file(self) -> Path:
+        return self.path / "tracker.json"
 
     @property
     def checkpoints(self) -> Path:

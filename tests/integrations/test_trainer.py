@@ -216,6 +216,17 @@ def test_what_does_not_fit_together_is_refused_in_one_line(line: str, tmp_path: 
     assert "\n" not in str(raised.value)
 
 
+def test_processes_that_the_arguments_do_not_see_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an accelerator and use_cpu, TrainingArguments of each of two processes count one."""
+    args = TrainingArguments(str(tmp_path), **QUIET)
+    assert args.world_size == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match="2 processes were launched, but TrainingArguments takes each for the only one"
+    ):
+        scaled_arguments(args, TUNED)
+
+
 def test_a_deepspeed_configuration_in_a_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "zero.json"
     file.write_text(json.dumps({"gradient_accumulation_steps": 7, "train_micro_batch_size_per_gpu": 8}))

@@ -1,6 +1,7 @@
 """Commands around runs: demo, recipes, train, eval, report."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -67,6 +68,9 @@ def train(
         bool, typer.Option("--dry-run", help="Show phases, rates, memory and time; train nothing.")
     ] = False,
     relaunch: Annotated[int, typer.Option(min=0, help="Start again after a crash, at most so often.")] = 0,
+    track: Annotated[
+        str | None, typer.Option(help="wandb, mlflow or tensorboard: send the numbers there, too.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe, at any batch size, into a run folder.
@@ -79,10 +83,12 @@ def train(
       anybatch train bert-tiny --set data.path=shards --dry-run
       anybatch train bert-tiny --set data.path=shards --run runs/a --nproc 2
       anybatch train --resume --run runs/a
+      anybatch train digits-lenet --track wandb              offline without a key
       anybatch train bert-mini --set reference.lr=0.005      before scaling
       anybatch train bert-mini --set optimizer.lr=0.02       after it
     """
     from anybatch.engine import progress_display, supervise
+    from anybatch.integrations.trackers import Tracker, check_tracker
     from anybatch.recipes import (
         change,
         find_recipe,
@@ -102,6 +108,11 @@ def train(
         found = preview_recipe(chosen, nproc or 1)
         show(json.dumps(found, indent=1) if as_json else preview_text(found))
         return
+    if track is not None:
+        try:
+            check_tracker(track)
+        except ValueError as error:
+            raise InputError(str(error)) from None
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     if nproc is not None or relaunch:
         arguments = [
@@ -111,11 +122,14 @@ def train(
             *(f"--set={each}" for each in assignments or []),
         ]
         arguments += [] if batch_size is None else [f"--batch-size={batch_size}"]
+        arguments += [] if track is None else [f"--track={track}"]
         arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
         supervise(arguments, nproc or 1, relaunch)
         return
     with progress_display() as progress:
-        result = train_recipe(chosen, folder, resume=resume, progress=progress)
+        result = train_recipe(
+            chosen, folder, resume=resume, progress=progress, mirror=partial(Tracker, track) if track else None
+        )
     if result:
         print_values(
             {"run": str(folder), **result["final"]} if not as_json else {"run": str(folder), **result}, as_json

@@ -1,8 +1,9 @@
 """The training loop: phases of steps, with evaluations, records, checkpoints, and a clean stop when asked."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from anybatch.engine.noise import WatchedNoise, measured
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.ranks import Ranks
-from anybatch.engine.records import NoRecords, Records
+from anybatch.engine.records import Mirror, NoRecords, Records
 from anybatch.engine.step import StepResult, train_step
 from anybatch.errors import Reached, Stopped
 from anybatch.files import told
@@ -31,11 +32,16 @@ from anybatch.runs import Run
 
 
 def train(
-    job: Job, run: Run, progress: Progress | None = None, title: str = "training", ranks: Ranks | None = None
+    job: Job,
+    run: Run,
+    progress: Progress | None = None,
+    title: str = "training",
+    ranks: Ranks | None = None,
+    mirror: Callable[[Path], Mirror] | None = None,
 ) -> dict[str, Any]:
     """Runs `job` to its end in the folder `run`, from its newest checkpoint where there is one.
 
-    Every one of `ranks` calls, with a job of its own; rank 0 writes the folder.
+    Every one of `ranks` calls, with a job of its own; rank 0 writes the folder, and to the `mirror` of it.
 
     Returns:
         The content of result.json: `job.summary`, times, and the scores of the finished model; {} but on rank 0.
@@ -61,7 +67,7 @@ def train(
                 run.set_status("running", step)
             task = progress.task(title, job.num_examples, place(job, step).start)
             try:
-                with Records(run, step) if ranks.leader else NoRecords() as records:
+                with _records(run, step, mirror) if ranks.leader else NoRecords() as records:
                     course = _Course(job, run, parallel, micro_batch_sizes, records, progress, task)
                     try:
                         course.go(step, request)
@@ -83,6 +89,10 @@ def train(
         run.set_status("finished", job.num_steps)
     ranks.barrier("finishing")
     return result
+
+
+def _records(run: Run, step: int, mirror: Callable[[Path], Mirror] | None) -> Records:
+    return Records(run, step, mirror(run.path) if mirror is not None else None)
 
 
 class _Course:

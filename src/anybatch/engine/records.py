@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from anybatch.files import named_errors, write_text
 from anybatch.runs import Run
@@ -17,13 +17,20 @@ from anybatch.runs import Run
 _WAITING = 1000
 
 
+class Mirror(Protocol):
+    """Where the numbers of a run go besides its folder."""
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
 class Records:
     """Appends events to a run's metrics; those later than `step` are dropped first, so a resumed run repeats none.
 
     Saves that failed stay: they are why a run goes on from an earlier step than it had reached.
     """
 
-    def __init__(self, run: Run, step: int) -> None:
+    def __init__(self, run: Run, step: int, mirror: Mirror | None = None) -> None:
         kept = (
             [event for event in run.metrics() if event["step"] <= step or event["event"] == "save_failed"]
             if step
@@ -33,12 +40,15 @@ class Records:
         self._file = open(run.metrics_file, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed in __exit__)
         self._path = run.metrics_file
         self._board = Board(run.path / "tensorboard", step) if find_spec("tensorboard") else None
+        self._mirror = mirror
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         with named_errors(self._path):
             self._file.write(json.dumps(null_for_nonfinite({"event": event, "step": step, **values})) + "\n")
         if self._board is not None:
             self._board.add(_summary(event, values), step)
+        if self._mirror is not None:
+            self._mirror.write(dict(_numbers(event, values)), step)
 
     def flush(self) -> None:
         """Called before a checkpoint becomes visible: a resumed run finds every event up to its step."""
@@ -53,7 +63,7 @@ class Records:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._file, self._board):
+        for file in (self._file, self._board, self._mirror):
             # What a full disk did not take was said when it was written.
             with suppress(OSError) if error is not None else named_errors(self._path):
                 if file is not None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -179,6 +180,12 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
 
 def _examples_at_once(arguments: Any) -> int:
     """Of one micro-batch on all processes."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and arguments.world_size == 1:
+        raise ValueError(
+            f"{launched} processes were launched, but TrainingArguments takes each for the only one, as it does "
+            "without an accelerator: set use_cpu=True"
+        )
     parallel = getattr(arguments, "parallelism_config", None)
     copies = 1 if parallel is None else parallel.tp_size * parallel.cp_size * getattr(parallel, "sp_size", 1)
     found: int = arguments.train_batch_size * (arguments.world_size // copies)

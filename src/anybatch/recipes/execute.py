@@ -27,11 +27,13 @@ def train_recipe(
     resume: bool = False,
     progress: engine.Progress | None = None,
     title: str | None = None,
+    mirror: Callable[[Path], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains `recipe` in the run folder `folder` and returns its result, {} on ranks other than the first.
 
     Args:
         resume: go on in an existing folder; a finished run is returned as it is.
+        mirror: makes what the run's numbers go to besides its folder; see `engine.records.Mirror`.
 
     Raises:
         InputError: the folder is in use, or holds a run of another recipe; or the recipe or its data are wrong.
@@ -53,7 +55,7 @@ def train_recipe(
         job = ranks.leader_first(lambda: lead() if ranks.leader else _follow(recipe, run), "preparing the run")
         if job is None:
             return run.result() if ranks.leader else {}
-        return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks)
+        return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks, mirror)
 
 
 def recipe_of(folder: Path) -> Recipe:

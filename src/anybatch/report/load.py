@@ -83,6 +83,7 @@ class Record:
     ratios: Sequence[Ratios] = ()
     health: Health | None = None
     noise: Sequence[Stretch] = ()
+    tracker: Mapping[str, Any] = field(default_factory=dict)
     sample: tuple[str, str] | None = None
 
     @property
@@ -241,6 +242,7 @@ def _record(run: Run, name: str) -> Record:
         trains=trains,
         health=observe(events),
         noise=stretches(events),
+        tracker=read_object(run.tracker_file) if run.tracker_file.is_file() else {},
         sample=_sample(run),
         ratios=_adapted(
             [

@@ -127,10 +127,21 @@ def _details(run: Record) -> str:
     command = run.environment.get("command")
     words = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
     line = f'<p class="command"><code>{escape(_printable(words))}</code></p>' if words else ""
+    line += _tracked(run.tracker)
     # A page is made to be passed on: where the study lies on this machine is nobody's business.
     shown = json.dumps(run.recipe, indent=1, ensure_ascii=False).replace(f"{run.path.parents[1]}/", "")
     recipe = escape(_printable(shown))
     return f"<details><summary>{escape(run.name)}</summary>{line}<pre>{recipe}</pre></details>"
+
+
+def _tracked(tracker: Mapping[str, Any]) -> str:
+    """Where else the run is shown: a link to a server, or the name of what lies in the run folder."""
+    if not tracker:
+        return ""
+    url, name = str(tracker.get("url", "")), text(tracker.get("tracker", "tracker"))
+    place = Path(str(tracker.get("path", ""))).name
+    shown = f'<a href="{escape(url)}">{escape(url)}</a>' if url.startswith(("https://", "http://")) else escape(place)
+    return f"<p>{escape(name)}: {shown}</p>"
 
 
 def _printable(words: str) -> str:

@@ -1,0 +1,117 @@
+"""Where `anybatch train --track` sends a run's numbers besides its folder: Weights & Biases, MLflow, TensorBoard.
+
+Offline if nothing else is set up: Weights & Biases writes RUN/wandb unless WANDB_MODE or a key says otherwise, MLflow
+RUN/mlflow.db unless MLFLOW_TRACKING_URI names a server. RUN/tracker.json keeps what the report links: tracker, id, and
+url or path; a resumed run goes on in the same place.
+"""
+
+import json
+import logging
+import netrc
+import os
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_LOG = logging.getLogger(__name__)
+_PROJECT = "anybatch"
+_PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
+
+
+class Tracker:
+    """Sends numbers on; the first error of the tracker's ends that with one warning, and never the run.
+
+    Args:
+        name: "wandb", "mlflow" or "tensorboard", which every run has anyway if it is installed.
+        folder: the run's.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name, folder
+        self._send: Callable[[Mapping[str, float], int], None] | None = None
+        self._end: Callable[[], None] = lambda: None
+        file = folder / "tracker.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        recipe = folder / "recipe.json"
+        settings = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+        kept = before.get("id") if before.get("tracker") == name else None
+        opened = self._guarded(lambda: {"wandb": self._wandb, "mlflow": self._mlflow}[name](kept, settings))
+        described = {"path": str(folder / "tensorboard")} if name == "tensorboard" else opened
+        if described is not None:
+            file.write_text(json.dumps({"tracker": name, **described}, indent=1), encoding="utf-8")
+
+    def write(self, numbers: Mapping[str, float], step: int) -> None:
+        """The numbers of one event."""
+        send = self._send
+        if send is not None and numbers:
+            self._guarded(lambda: send(numbers, step))
+
+    def close(self) -> None:
+        """Waits until all is sent."""
+        self._guarded(self._end)
+
+    def _guarded(self, call: Callable[[], Any]) -> Any:
+        if self._name == "tensorboard":
+            return None
+        try:
+            return call()
+        # Of the tracker's library, its server or the network: whatever it is, the run goes on.
+        except Exception as error:
+            self._send, self._end = None, lambda: None
+            _LOG.warning("anybatch: %s takes no more numbers: %s: %s", self._name, type(error).__name__, error)
+            return None
+
+    def _wandb(self, kept: str | None, settings: Mapping[str, Any]) -> dict[str, str]:
+        import wandb
+
+        options: dict[str, Any] = {"project": _PROJECT, "name": self._folder.name, "dir": str(self._folder)}
+        options |= {"id": kept, "resume": "allow" if kept else None, "config": dict(settings)}
+        if "WANDB_MODE" not in os.environ and not _has_key():
+            options["mode"] = "offline"
+        run = wandb.init(**options)
+        self._send = lambda numbers, step: run.log(dict(numbers), step=step)
+        self._end = run.finish
+        found = {"id": str(run.id), "path": str(Path(run.dir).parent)}
+        return found | ({"url": run.url} if run.url else {})
+
+    def _mlflow(self, kept: str | None, settings: Mapping[str, Any]) -> dict[str, str]:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        client = MlflowClient(tracking_uri=given or f"sqlite:///{(self._folder / 'mlflow.db').resolve()}")
+        known = client.get_experiment_by_name(_PROJECT)
+        experiment = known.experiment_id if known else client.create_experiment(_PROJECT)
+        identity = kept or client.create_run(experiment, run_name=self._folder.name).info.run_id
+        if kept is None:
+            # MLflow takes 6,000 characters of a value at most.
+            params = [Param(name, json.dumps(value)[:6000]) for name, value in settings.items()]
+            client.log_batch(identity, params=params)
+
+        def send(numbers: Mapping[str, float], step: int) -> None:
+            now = round(time.time() * 1000)
+            client.log_batch(identity, metrics=[Metric(name, value, now, step) for name, value in numbers.items()])
+
+        self._send, self._end = send, lambda: client.set_terminated(identity)
+        if given and given.startswith("http"):
+            return {"id": identity, "url": f"{given.rstrip('/')}/#/experiments/{experiment}/runs/{identity}"}
+        return {"id": identity, "path": given or str(self._folder / "mlflow.db")}
+
+
+def check_tracker(name: str) -> None:
+    """Raises ValueError for a name that is not known, or whose library is not installed."""
+    if name not in _PACKAGES:
+        raise ValueError(f"--track {name}: is not one of {', '.join(_PACKAGES)}")
+    if find_spec(_PACKAGES[name]) is None:
+        raise ValueError(f"--track {name}: {name} is not installed: pip install {name}")
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
