@@ -30,6 +30,7 @@ IMPORTS = {
         "class Field:\n    def __set_name__(self, owner, name): send()\n"
         "try:\n    class Model:\n        field = Field()\nexcept BaseException:\n    raise RuntimeError('a field')\n"
     ),
+    "inside an exec": "exec('send()')\n",
     "dropped": "class Held:\n    def __del__(self): send()\nHeld()\ntime.sleep(20)\n",
 }
 

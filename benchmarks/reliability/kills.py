@@ -201,7 +201,8 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
             tell(
                 f"{tally.kills.total()} of {kills}: {name} at {moment_s:.1f} s, code {code}, {len(tally.faults)} faults"
             )
-        if process.returncode == 0:
+        # Killed between its last rename and its end, a command is done, and says so when it is given again.
+        if process.returncode == 0 or (process.returncode == 2 and "already exists" in log.read_text()):
             compare()
         elif process.returncode in (1, 2):
             tally.faults.append(f"exit code {process.returncode}: {log.read_text()[-500:]}")

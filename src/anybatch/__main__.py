@@ -7,6 +7,9 @@ import sys
 
 from anybatch.process import is_rank, leave_at_once, listen
 
+# The exit codes of a command that was asked to end.
+_ASKED = (75, 129, 130, 143)
+
 
 def start() -> None:
     """The command line; where the base installation lacks what it needs, the command that mends it."""
@@ -27,12 +30,16 @@ def start() -> None:
     try:
         main()
     finally:
-        if is_rank():
-            _leave_rank(sys.exc_info()[1])
+        error = sys.exc_info()[1]
+        if is_rank() or (isinstance(error, SystemExit) and error.code in _ASKED):
+            _leave(error)
 
 
-def _leave_rank(error: BaseException | None) -> None:
-    """Ends a rank without taking the interpreter down, whose threads of gloo may abort it: its exit code is told."""
+def _leave(error: BaseException | None) -> None:
+    """Ends the process without taking the interpreter down, which may change the exit code.
+
+    Threads of gloo may abort a rank; and after an interrupt that struck inside an exec(), Python ends itself by SIGINT.
+    """
     if error is not None and not isinstance(error, SystemExit):
         return
     atexit._run_exitfuncs()
