@@ -30,9 +30,9 @@ def start() -> None:
     try:
         main()
     finally:
-        error = sys.exc_info()[1]
-        if is_rank() or (isinstance(error, SystemExit) and error.code in _ASKED):
-            _leave(error)
+        ended = sys.exc_info()[1]
+        if is_rank() or (isinstance(ended, SystemExit) and ended.code in _ASKED):
+            _leave(ended)
 
 
 def _leave(error: BaseException | None) -> None:
