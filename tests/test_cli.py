@@ -81,7 +81,7 @@ def test_bad_text_leaves_nothing_behind(
             "no cluster is called 'h1000-node'; nearest: h100-node",
         ),
         (["plan", "bert-large-paper", "--cluster", "h100-node", "--devices", "0"], "--devices 0: must be at least 1"),
-        (["plan", "squad-demo", "--cluster", "h100-node"], "plans are made for pretraining recipes"),
+        (["plan", "bert-larg", "--cluster", "h100-node"], "neither a recipe nor a published run is called 'bert-larg'"),
         (["plan", "bert-large-paper"], "--cluster"),
         (["advise", "bert-demo", "--steps", "2"], "--steps 2: must be at least 16"),
         (["train", "bert-demo", "--batch-size", "many"], "--batch-size"),
