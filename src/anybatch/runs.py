@@ -16,7 +16,7 @@ RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ende
 Every event of the metrics has "event", "step" (steps done), "examples" (seen so far), "elapsed_s" (over all starts).
 
 "start"         once each time the run is started or resumed: ranks, parallel, micro_batch_sizes (one a phase),
-                precision, gradient_dtype, deterministic, threads, device
+                precision, gradient_dtype, deterministic, compile, channels_last, cudnn_search, threads, device
 "train"         a step: phase (from 0), loss and losses (means over the global batch's targets), lr, grad_norm (before
                 clipping), clipped, skipped (0 or 1; a loss or gradient was not finite), spike (1: the loss is over 6
                 standard deviations above the last 100), step_s, data_wait_s (mean over ranks), examples_per_s,

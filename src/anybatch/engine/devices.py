@@ -1,11 +1,17 @@
 """The device of this process, and how torch computes on it during a run."""
 
+import importlib.util
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import nn
 
+from anybatch.engine.job import Execution
 from anybatch.errors import InputError
 
 
@@ -31,13 +37,74 @@ def local_device() -> torch.device:
     )
 
 
-@contextmanager
-def repeatable(deterministic: bool, device: torch.device) -> Iterator[None]:
-    """A block in which CUDA computes the same bits for the same numbers, if `deterministic`.
+def decided(execution: Execution, device: torch.device, model: nn.Module) -> Execution:
+    """`execution` with what is "auto" decided for the device, but for micro-batch sizes, which are measured.
 
-    On a CPU nothing has to be changed for it. What has no such algorithm raises torch's RuntimeError.
+    On a CPU that is fp32 in PyTorch's own kernels: there the bits of a run must not depend on what is installed.
     """
-    if not deterministic or device.type != "cuda":
+    gpu = device.type == "cuda"
+    convolutions = gpu and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    repeats = any(isinstance(module, nn.ModuleList) for module in model.modules())
+    auto: dict[str, Callable[[], Any]] = {
+        "precision": lambda: _fastest_precision(device) if gpu else "fp32",
+        "compile": lambda: gpu and repeats and _compiles(device),
+        "channels_last": lambda: convolutions,
+        "cudnn_search": lambda: convolutions and not execution.deterministic,
+    }
+    return replace(execution, **{name: decide() for name, decide in auto.items() if getattr(execution, name) == "auto"})
+
+
+def described(execution: Execution, device: torch.device) -> str:
+    """A line about what was decided, for a GPU."""
+    parts: list[str] = [execution.precision]
+    parts += ["compiled layers"] if execution.compile else []
+    parts += ["channels last"] if execution.channels_last else []
+    parts += ["cuDNN's search"] if execution.cudnn_search else []
+    name = torch.cuda.get_device_name(device)
+    return f"{name}: {', '.join(parts)} (engine.precision, compile, channels_last, cudnn_search)"
+
+
+def _fastest_precision(device: torch.device) -> str:
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    # Volta and Turing have units for fp16 alone; what is older is no faster in it.
+    return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "tf32"
+
+
+def _compiles(device: torch.device) -> bool:
+    """Whether inductor can: it wants Triton, a C compiler, and compute capability 7.0."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+@contextmanager
+def computing_on(device: torch.device, execution: Execution) -> Iterator[None]:
+    """A block in which CUDA computes as `execution` says; afterwards as before. Nothing is changed for a CPU.
+
+    What has no deterministic algorithm raises torch's RuntimeError if `execution.deterministic`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul, cuda = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.cuda
+    before = cudnn.benchmark, matmul.allow_tf32, cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    cudnn.benchmark = bool(execution.cudnn_search)
+    # Under autocast, what stays in fp32 is small. Convolutions take TF32 units by torch's own default.
+    matmul.allow_tf32 = execution.precision != "fp32"
+    cuda.enable_cudnn_sdp(execution.cudnn_attention and not execution.deterministic)
+    try:
+        with _repeatable(execution.deterministic):
+            yield
+    finally:
+        cudnn.benchmark, matmul.allow_tf32 = before[:2]
+        cuda.enable_cudnn_sdp(before[2])
+
+
+@contextmanager
+def _repeatable(deterministic: bool) -> Iterator[None]:
+    if not deterministic:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

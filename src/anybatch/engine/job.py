@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 Scores = dict[str, float]
+Squares = Callable[[Sequence[Tensor]], Tensor | None]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Choice = bool | Literal["auto"]
 CarryOver = Literal["keep", "reset_step", "new"]
 
 
@@ -39,6 +42,7 @@ class NoiseMeter(Protocol):
 
     def measure(self) -> None: ...
     def micro_batch(self, num_examples: int) -> None: ...
+    def idle(self) -> None: ...
     def step(self) -> None: ...
     def history(self) -> tuple[list[float], list[float]]: ...
     def last_step(self) -> Mapping[str, Any]: ...
@@ -87,7 +91,8 @@ class Execution:
 
     `parallel`: "auto" is "none" on one process and "ddp" beyond. `precision`: what the forward pass computes in.
     `gradient_dtype`: what gradients are summed over ranks in. `deterministic`: on a GPU the same bits for the same run,
-    with slower kernels; a CPU gives them in any case. `keep_best`: checkpoints kept for their held-out loss.
+    with slower kernels; a CPU gives them in any case. What else is "auto", `devices.decided` decides. `keep_best`:
+    checkpoints kept for their held-out loss.
     `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
     so long without progress every rank shows where it stands, and the run ends. `noise_every`: every so many steps the
@@ -105,11 +110,14 @@ class Execution:
     keep_best: int = 0
     async_checkpoints: bool = False
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision | Literal["auto"] = "auto"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: Choice = "auto"
     deterministic: bool = False
+    channels_last: Choice = "auto"
+    cudnn_search: Choice = "auto"
+    cudnn_attention: bool = False
     fsdp: Fsdp = Fsdp()
     prefetch: bool = True
     max_skipped_steps: int = 20
@@ -126,7 +134,8 @@ class Job:
     The optimizer's groups hold parameters of the model; where those are sharded, their shards take their places.
     `inputs` are fingerprints, by name, of what the run depends on, such as its data: a resumed run must share them.
     `score` and `export` are given the finished model, whole and in eval mode, on rank 0 alone. `noise_meter` is given
-    the model as it is trained.
+    the model as it is trained. `squares` gives the sum of squares of each of several gradients, float64, where it can:
+    None elsewhere, where torch is asked.
     """
 
     model: nn.Module
@@ -141,6 +150,7 @@ class Job:
     export: Callable[[nn.Module, Path], None]
     summary: Mapping[str, Any]
     noise_meter: Callable[[nn.Module], NoiseMeter] | None = None
+    squares: Squares | None = None
 
     @property
     def num_steps(self) -> int:

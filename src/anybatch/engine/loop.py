@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.course import Place, carry_over, enter, evenly, place, seed_generator
-from anybatch.engine.devices import repeatable
+from anybatch.engine.devices import computing_on, decided, described
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
 from anybatch.engine.health import Health
@@ -57,7 +58,10 @@ def train(
     ranks.watch.on_failure = lambda message: run.set_status("failed", _last_step(run), message)
     try:
         # Asked to stop once the last step is taken, a run does what is left: less than resuming would cost.
-        with stop_requests() as request, repeatable(job.execution.deterministic, ranks.device):
+        job = replace(job, execution=decided(job.execution, ranks.device, job.model))
+        if ranks.device.type == "cuda":
+            progress.say(described(job.execution, ranks.device))
+        with stop_requests() as request, computing_on(ranks.device, job.execution):
             parallel = parallelise(job, ranks)
             micro_batch_sizes = choose_micro_batch_sizes(job, parallel, progress)
             step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, ranks)
@@ -113,7 +117,9 @@ class _Course:
         self.eval_steps = evenly(job.num_steps, job.execution.num_evals) | set(job.execution.evaluate_at)
         self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
         self.noise = WatchedNoise(job, parallel)
-        self.peak = peak_flops(self.ranks.device, job.execution.precision, job.model)
+        precision = job.execution.precision
+        assert precision != "auto"
+        self.peak = peak_flops(self.ranks.device, precision, job.model)
         self.trust_ratios = getattr(job.optimizer, "trust_ratios", None)
         events = run.metrics() if self.ranks.leader else []
         self.earlier_s = max((event.get("elapsed_s", 0.0) for event in events), default=0.0)
@@ -281,6 +287,9 @@ class _Course:
             "precision": execution.precision,
             "gradient_dtype": execution.gradient_dtype,
             "deterministic": execution.deterministic,
+            "compile": execution.compile,
+            "channels_last": execution.channels_last,
+            "cudnn_search": execution.cudnn_search,
             "threads": torch.get_num_threads(),
             "device": str(self.ranks.device.type),
         }

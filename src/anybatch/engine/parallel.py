@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from anybatch.engine.devices import decided
 from anybatch.engine.gradient_sum import GradientSum
-from anybatch.engine.job import Execution, Job
+from anybatch.engine.job import Execution, Job, Squares
+from anybatch.engine.loss_scale import LossScale
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.statistics import RunningStatistics
 from anybatch.errors import Failed, InputError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 _RECOMPILE_LIMIT = 64
@@ -32,11 +35,16 @@ class Parallel(ABC):
         self.module = module
         self.ranks = ranks
         self._skeleton = _skeleton(module)
-        self._autocast = execution.precision == "bf16"
-        self._compiled = execution.compile
+        execution = decided(execution, ranks.device, module)
+        self._autocast = _AUTOCAST.get(execution.precision)
+        self._compiled = execution.compile is True
+        self.loss_scale = LossScale() if execution.precision == "fp16" else None
+        self.squares: Squares | None = None
         if ranks.device.type == "cuda":
             torch.cuda.set_device(ranks.device)
         module.to(ranks.device)
+        if execution.channels_last is True:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if ranks.size > 1:
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
@@ -45,7 +53,7 @@ class Parallel(ABC):
         if execution.activation_checkpointing:
             for block in blocks or [module]:
                 block.forward = MethodType(_recomputing, block)
-        if execution.compile:
+        if self._compiled:
             # All blocks share one code object, which is compiled anew for every phase's shapes, with and without masks.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
             for block in blocks or [module]:
@@ -53,7 +61,8 @@ class Parallel(ABC):
 
     def computing(self) -> AbstractContextManager[Any]:
         """The block in which forward passes run."""
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self._autocast)
+        dtype = self._autocast
+        return torch.autocast(self.ranks.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def eagerly(self) -> AbstractContextManager[Any]:
         """A block in which nothing is compiled: for passes of sizes, and in modes, that no step has."""
@@ -75,7 +84,7 @@ class Parallel(ABC):
         """What this rank holds of the gradients, in place."""
 
     @abstractmethod
-    def share(self, square: float) -> float:
+    def share(self, square: Tensor) -> Tensor:
         """This rank's share in the sum over all ranks of the squares of all gradients, where its own is `square`."""
 
     @abstractmethod
@@ -110,8 +119,8 @@ class Replicated(Parallel):
     def gradients(self) -> list[Tensor]:
         return [p.grad for p in self.module.parameters() if p.grad is not None]
 
-    def share(self, square: float) -> float:
-        return square if self.ranks.leader else 0.0
+    def share(self, square: Tensor) -> Tensor:
+        return square if self.ranks.leader else torch.zeros_like(square)
 
     def whole(self) -> nn.Module | None:
         return self._rebuilt(dict(self.module.named_parameters())) if self.ranks.leader else None
@@ -165,7 +174,7 @@ class Sharded(Parallel):
                 grads.append(p.grad._local_tensor)
         return grads
 
-    def share(self, square: float) -> float:
+    def share(self, square: Tensor) -> Tensor:
         return square
 
     def whole(self) -> nn.Module | None:
@@ -191,10 +200,13 @@ def parallelise(job: Job, ranks: Ranks) -> Parallel:
         )
     before = list(job.model.parameters())
     if chosen != "fsdp":
-        return Replicated(job.model, ranks, job.execution)
+        replicated = Replicated(job.model, ranks, job.execution)
+        replicated.squares = job.squares
+        return replicated
     if not dist.is_initialized():
         raise InputError("engine.parallel = 'fsdp' needs several processes: add --nproc N, or start it with torchrun")
     parallel = Sharded(job.model, ranks, job.execution)
+    parallel.squares = job.squares
     shards = dict(zip(before, parallel.module.parameters(), strict=True))
     for group in job.optimizer.param_groups:
         group["params"] = [shards[p] for p in group["params"]]

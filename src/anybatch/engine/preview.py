@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from anybatch.engine.devices import decided
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.loading import cut, read_share
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
@@ -47,8 +48,10 @@ class Preview:
 
 def preview(job: Job, num_ranks: int) -> Preview:
     """Measures `job`, whose model is of no use afterwards, as one of `num_ranks` ranks would run it."""
-    job = replace(job, execution=replace(job.execution, parallel="none"))
-    parallel = parallelise(job, Ranks())
+    ranks = Ranks()
+    execution = decided(replace(job.execution, parallel="none"), ranks.device, job.model)
+    job = replace(job, execution=execution)
+    parallel = parallelise(job, ranks)
     for group in job.optimizer.param_groups:
         group["lr"] = 0.0
     job.model.train()

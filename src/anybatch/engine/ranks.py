@@ -66,7 +66,7 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: Tensor, what: str) -> Tensor:
-        """`values`, a tensor in the CPU's memory, summed over all ranks in place."""
+        """`values`, a tensor in the CPU's memory or on the ranks' devices, summed over all ranks in place."""
         if self.size > 1:
             with self.waiting(what):
                 dist.all_reduce(values, group=self._group)

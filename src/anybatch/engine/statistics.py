@@ -59,9 +59,9 @@ class RunningStatistics:
         """At the end of a step: the same statistics on every rank."""
         if not self._layers:
             return
-        total = torch.cat([self._sum.cpu(), torch.tensor([self._count], dtype=torch.float64)])
-        total = ranks.sum(total, "averaging running statistics")
-        mean = (total[:-1] / total[-1]).to(self._sum.device)
+        count = torch.full((1,), float(self._count), dtype=torch.float64, device=self._sum.device)
+        total = ranks.sum(torch.cat([self._sum, count]), "averaging running statistics")
+        mean = total[:-1] / total[-1]
         for buffer, value in zip(self._buffers, torch.split(mean, [b.numel() for b in self._buffers]), strict=True):
             buffer.copy_(value.view_as(buffer))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anybatch.engine.job import NoiseMeter
+from anybatch.engine.job import NoiseMeter, Squares
 from anybatch.engine.loading import Share, on_device
 from anybatch.engine.parallel import Parallel
 
@@ -46,44 +46,56 @@ def train_step(
         flags: what this rank wants all to know after the step, asked for once its gradient is done.
         meter: sees the gradient of every micro-batch, and that of the whole step before it is clipped.
     """
-    ranks = parallel.ranks
+    ranks, device = parallel.ranks, parallel.ranks.device
     names = list(share.num_targets)
     # int64 sums wrap around, as a checksum may.
-    counts = torch.tensor([*share.num_targets.values(), _signed(share.checksum)])
-    *num_targets, checksum = ranks.sum(counts, "counting targets").tolist()
-    totals = [torch.zeros((), dtype=torch.float64, device=ranks.device) for _ in names]
+    counts = _there(torch.tensor([*share.num_targets.values(), _signed(share.checksum)]), device)
+    ranks.sum(counts, "counting targets")
+    # Where reading a number waits for the device, it is divided by there.
+    num_targets = counts.clamp(min=1).tolist() if device.type == "cpu" else list(counts.clamp(min=1).unbind())
+    totals = torch.zeros(len(names), dtype=torch.float64, device=device)
     last = len(share.micro_batches) - 1
-    statistics = parallel.statistics
+    statistics, scale = parallel.statistics, parallel.loss_scale
     statistics.begin()
     if meter is not None:
         meter.measure()
     for number, micro_batch in enumerate(share.micro_batches):
         ranks.watch.doing(f"computing micro-batch {number + 1} of {last + 1}")
         with parallel.computing(), statistics.watching(micro_batch.weight > 0):
-            sums, _ = parallel.module(**on_device(micro_batch.inputs, ranks.device))
-        means = [
-            sums[name] * micro_batch.weight / max(count, 1) for name, count in zip(names, num_targets, strict=True)
-        ]
+            sums, _ = parallel.module(**on_device(micro_batch.inputs, device))
+        means = torch.stack([
+            sums[name] * micro_batch.weight / count for name, count in zip(names, num_targets, strict=False)
+        ])  # fmt: skip
         # Of shards a meter sees what is summed over the ranks: the first micro-batch by itself, and the whole.
         apart = meter is not None and number == 0 and parallel.sums_in_backward
         parallel.before_backward(number == last or apart)
-        torch.stack(means).sum().backward()  # type: ignore[no-untyped-call]
+        loss = means.sum()
+        (loss if scale is None else loss * scale.value).backward()  # type: ignore[no-untyped-call]
         if meter is not None and micro_batch.weight > 0:
             meter.micro_batch(micro_batch.num_examples)
-        for total, mean in zip(totals, means, strict=True):
-            total += mean.detach()
+        elif meter is not None:
+            meter.idle()
+        totals += means.detach()
     parallel.after_backward()
+    gradients = parallel.gradients()
+    if scale is not None and gradients:
+        torch._foreach_mul_(gradients, 1.0 / scale.value)
     if meter is not None:
         with ranks.waiting("measuring the gradient noise"):
             meter.step()
-    gradients = parallel.gradients()
-    *losses, square = torch.stack([*totals, sum_of_squares(gradients).to(ranks.device)]).tolist()
-    mine = torch.tensor([*losses, parallel.share(square), *flags()], dtype=torch.float64)
-    agreed = ranks.sum(mine, "agreeing on the step").tolist()
-    losses, square, agreed_flags = agreed[: len(names)], agreed[len(names)], agreed[len(names) + 1 :]
-    grad_norm = math.sqrt(square)
+    square = sum_of_squares(gradients, parallel.squares).to(device)
+    own_flags = torch.tensor([*flags()], dtype=torch.float64)
+    agreed = torch.cat([totals, parallel.share(square).view(1), _there(own_flags, device)])
+    ranks.sum(agreed, "agreeing on the step")
+    # The one place of a step where the host waits for the device.
+    with ranks.waiting("agreeing on the step"):
+        here = torch.cat([agreed.view(torch.int64), counts[-1:]]).cpu()
+    losses, (norm_square, *agreed_flags) = _split(here[:-1].view(torch.float64).tolist(), len(names))
+    grad_norm = math.sqrt(norm_square)
     clipped = max_grad_norm is not None and grad_norm > max_grad_norm
     skipped = not all(map(math.isfinite, [grad_norm, *losses]))
+    if scale is not None:
+        scale.update(skipped)
     if skipped:
         statistics.forget()
     else:
@@ -98,17 +110,36 @@ def train_step(
         grad_norm=grad_norm,
         clipped=clipped and not skipped,
         skipped=skipped,
-        checksum=checksum % 2**64,
+        checksum=int(here[-1]) % 2**64,
         flags=[int(flag) for flag in agreed_flags],
     )
 
 
-def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
-    """The squared Euclidean norm of all tensors taken as one vector, accumulated in float64."""
+def sum_of_squares(tensors: Sequence[Tensor], squares: Squares | None = None) -> Tensor:
+    """The squared Euclidean norm of all tensors taken as one vector, accumulated in float64.
+
+    Args:
+        squares: where it can, gives the sum of squares of each tensor on a CPU, faster than torch does.
+    """
+    tensors = [tensor for tensor in tensors if tensor.numel()]
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
+    if tensors[0].is_cuda:
+        return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64)).square().sum()
+    found = squares(tensors) if squares is not None else None
+    if found is not None:
+        return found.sum()
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
     return torch.stack(norms).square().sum()
+
+
+def _there(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on the device; a GPU takes them from pinned memory, so that nobody waits."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+def _split(values: list[float], count: int) -> tuple[list[float], list[float]]:
+    return values[:count], values[count:]
 
 
 def _signed(number: int) -> int:

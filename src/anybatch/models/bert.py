@@ -98,7 +98,7 @@ class PretrainingModel(nn.Module):
             ({"mlm": loss sum over M, "nsp": loss sum over B}, {"mlm": correct of M, "nsp": correct of B}); the second
             is empty in training mode.
         """
-        mask = attention_mask if first_positions is None else block_diagonal(attention_mask)
+        mask = padding_mask(attention_mask) if first_positions is None else block_diagonal(attention_mask)
         if position_ids is not None:
             position_ids = position_ids + first_position(self.bert.config)
         encoder = self.bert.base_model
@@ -232,6 +232,15 @@ def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate
     layers = settings.num_layers * (12 * hidden**2 * length + 2 * hidden * length**2)
     head = masking_rate * length * (hidden**2 + hidden * settings.vocabulary_size)
     return 6.0 * (layers + head)
+
+
+def padding_mask(attention_mask: Tensor) -> Tensor:
+    """What transformers is given for int64[B, S]: on a GPU a finished mask, bool[B, 1, 1, S].
+
+    Of a mask without form, transformers asks whether all of it is set, for which the host would wait in every
+    micro-batch. On a CPU, which has nothing to wait for, a batch without padding then needs none.
+    """
+    return attention_mask if attention_mask.is_cpu else attention_mask[:, None, None, :].bool()
 
 
 def block_diagonal(sequence_numbers: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import PRE_NORM, Sums, check_segments, num_positions, read_encoder_config
+from anybatch.models.bert import PRE_NORM, Sums, check_segments, num_positions, padding_mask, read_encoder_config
 from anybatch.models.building import quiet_transformers, seeded
 from anybatch.models.pretrained import read_model
 
@@ -31,7 +31,8 @@ class QuestionAnsweringModel(nn.Module):
 
     def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end scores, float[B, S] each; positions that are padding score minus infinity."""
-        output = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
+        mask = padding_mask(attention_mask)
+        output = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask)
         padding = attention_mask == 0
         start = output.start_logits.float().masked_fill(padding, -torch.inf)
         end = output.end_logits.float().masked_fill(padding, -torch.inf)

@@ -201,7 +201,7 @@ def _counted(recipe_json: str) -> _Counted:
     @lru_cache
     def cost(number: int, precision: Precision) -> ModelCost:
         inputs = partial(plan.inputs, recipe.phases[number])
-        return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile)
+        return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile is True)
 
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in plan.model.modules())
     return _Counted(plan, "convolution" if convolves else "transformer", cost)

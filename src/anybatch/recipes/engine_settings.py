@@ -21,10 +21,19 @@ class FsdpSettings(Settings):
 class EngineSettings(Settings):
     """How the run is executed and watched; none of it changes the result beyond rounding, so a resumed run may differ.
 
-    `micro_batch_size`: examples in one forward pass on one rank, or auto: what fits on the GPU, 32 on a CPU.
-    `parallel`: auto is none on one process, ddp beyond. `precision`: of the forward pass. `gradient_dtype`: what
-    gradients are summed over ranks in. `deterministic`: on a GPU the same bits for the same run, with slower kernels; a
-    CPU gives them in any case. `keep_best`: checkpoints kept for their held-out loss, beside the newest.
+    What is "auto" is decided by the device, printed, and recorded at the run's start.
+
+    `micro_batch_size`: examples in one forward pass on one rank; auto: what fits on the GPU, 32 on a CPU.
+    `parallel`: auto is none on one process, ddp beyond.
+    `precision`: of the forward pass; auto: on a GPU bf16 if it has units for it, else fp16 with loss scaling if it has
+    those, else tf32; fp32 on a CPU. tf32: fp32 values in products of ten bits.
+    `gradient_dtype`: what gradients are summed over ranks in.
+    `compile`: the repeated layers; auto: on a GPU on which Triton can.
+    `deterministic`: on a GPU the same bits for the same run, with slower kernels; a CPU gives them in any case.
+    `channels_last`: the memory format of convolutions; auto: on a GPU.
+    `cudnn_search`: cuDNN tries its convolutions; auto: on a GPU, if not deterministic.
+    `cudnn_attention`: cuDNN may compute attention, for every new shape of which it makes a plan.
+    `keep_best`: checkpoints kept for their held-out loss, beside the newest.
     `async_checkpoints`: written while the run goes on, from a copy in the host's memory.
     `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: how
     long a rank may stand still. `noise_every`: steps between measurements of the gradient noise; 0: none.
@@ -33,7 +42,7 @@ class EngineSettings(Settings):
     `stop_after_steps`: the run saves itself and stops after this step of all phases.
     """
 
-    micro_batch_size: Annotated[int, Field(ge=1, le=2**24)] | Literal["auto"] = 32
+    micro_batch_size: Annotated[int, Field(ge=1, le=2**24)] | Literal["auto"] = "auto"
     num_evals: int = Field(default=10, ge=1, le=10**9)
     evaluate_at: tuple[int, ...] = ()
     num_trust_ratios: int = Field(default=50, ge=1, le=10**9)
@@ -42,11 +51,14 @@ class EngineSettings(Settings):
     keep_best: int = Field(default=0, ge=0, le=10**9)
     async_checkpoints: bool = False
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     deterministic: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    cudnn_search: bool | Literal["auto"] = "auto"
+    cudnn_attention: bool = False
     fsdp: FsdpSettings = FsdpSettings()
     prefetch: bool = True
     max_skipped_steps: int = Field(default=20, ge=1, le=10**9)

@@ -13,6 +13,7 @@ from anybatch.engine import Job, Phase
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
+from anybatch.optim.kernels.library import squares
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.phases import execution
 from anybatch.recipes.recipe import Recipe
@@ -53,6 +54,7 @@ def job_of(
         export=export,
         summary=summary,
         noise_meter=noise_meter,
+        squares=squares,
     )
 
 

@@ -153,6 +153,11 @@ class GradientNoiseScale:
         self._inverse += 1 / num_examples
         self._current = {}
 
+    def idle(self) -> None:
+        """After a backward pass without examples, which only keeps this rank in step with the others."""
+        if self._measuring and self._sharded:
+            self._given = _sample(self._parameters[self._witness].grad)
+
     def step(self) -> None:
         """Once a step's gradient is whole, and before it is changed or cleared."""
         if self._measuring:

@@ -1,0 +1,25 @@
+"""What fp16 gradients are multiplied with, so that small ones are not lost to 0."""
+
+_FIRST = 2.0**16
+_GROWS_AFTER = 2_000
+
+
+class LossScale:
+    """A power of two, which changes no digit: halved by a step without a finite gradient, doubled after 2,000 with one.
+
+    It is no part of a checkpoint: a resumed run looks for it anew, which takes some skipped steps.
+
+    Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv 1710.03740, section 3.2.
+    """
+
+    def __init__(self) -> None:
+        self.value = _FIRST
+        self._sound = 0
+
+    def update(self, skipped: bool) -> None:
+        """After each step."""
+        self._sound = 0 if skipped else self._sound + 1
+        if skipped:
+            self.value = max(self.value / 2, 1.0)
+        elif self._sound % _GROWS_AFTER == 0:
+            self.value *= 2
