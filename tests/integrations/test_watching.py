@@ -1,8 +1,13 @@
 """What the watch sees of a loop, without any library."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from integrations.loops import BATCH, MICRO_BATCH, Network, by_hand, network
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from anybatch import LAMB, GradientNoiseScale, param_groups
 from anybatch.integrations.watching import Watch, unwrapped
@@ -60,15 +65,16 @@ def test_a_last_step_of_one_micro_batch_is_left_out() -> None:
     optimizer = LAMB(param_groups(model), lr=0.02)
     watch = Watch(model, optimizer, micro_batches=4, noise_every=1)
     followed(watch, model, optimizer, 3)
-    seen = watch.numbers()["noise/scale"]
+    assert "noise/trace" in watch.numbers()
     batch = torch.randn(8, 16), torch.zeros(8, dtype=torch.long)
     watch.saw(batch)
     model(*batch)["loss"].backward()
     watch.backward_done()
     watch.gradient_done()
-    assert watch.numbers()["noise/scale"] == seen
+    model.zero_grad()
+    assert "noise/trace" not in watch.numbers()
     followed(watch, model, optimizer, 1)
-    assert watch.numbers()["noise/scale"] != seen
+    assert "noise/trace" in watch.numbers()
 
 
 def test_by_hooks_it_sees_the_same_and_evaluation_counts_nothing() -> None:
@@ -132,3 +138,55 @@ def test_a_wrapper_is_looked_through() -> None:
     inner = LAMB(param_groups(network()), lr=0.1)
     assert unwrapped(Wrapper(Wrapper(inner))) is inner
     assert BATCH == 4 * MICRO_BATCH
+
+
+@pytest.mark.parametrize("synchronised", [True, False])
+def test_fsdp2_is_measured_if_each_micro_batch_is_synchronised(
+    synchronised: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without, that is said once, and the loop goes on."""
+    plain = network()
+    by = LAMB(param_groups(plain), lr=0.02)
+    expected = Watch(plain, by, micro_batches=4, noise_every=1)
+    followed(expected, plain, by, 4)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        model = fully_shard(network(), mesh=init_device_mesh("cpu", (1,)))
+        optimizer = LAMB(param_groups(model), lr=0.02)
+        passes = iter(range(1, 1000))
+        watch = Watch(
+            model, optimizer, micro_batches=4, noise_every=1, ranks="sum", is_last=lambda: next(passes) % 4 == 0
+        )
+        begun = iter(range(1, 1000))
+
+        def before(*_: torch.Tensor) -> None:
+            model.set_requires_gradient_sync(synchronised or next(begun) % 4 == 0)
+
+        by_hand(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), 4, before=before)
+    finally:
+        dist.destroy_process_group()
+    found = watch.numbers()
+    assert found["trust_ratio/max"] == pytest.approx(expected.numbers()["trust_ratio/max"], rel=1e-5)
+    if synchronised:
+        assert watch.no_noise is None
+        assert found["noise/trace"] > 0
+    else:
+        assert [record.getMessage() for record in caplog.records] == [f"anybatch: {watch.no_noise}"]
+        assert "sync_each_batch=True" in str(watch.no_noise)
+        assert "noise/trace" not in found
+
+
+def test_a_gradient_that_is_not_the_sum_of_its_micro_batches_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    optimizer = LAMB(param_groups(model), lr=0.02)
+    watch = Watch(model, optimizer, micro_batches=4, noise_every=1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+
+    def clipped() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        watch.gradient_done()
+
+    by_hand(model, optimizer, schedule, 4, watch.backward_done, clipped, watch.saw)
+    assert "noise/trace" not in watch.numbers() | watch.numbers()
+    (record,) = caplog.records
+    assert "was not the sum of what the micro-batches gave" in record.getMessage()

@@ -1,5 +1,6 @@
 """Trust ratios and the gradient noise scale of a loop that is not ours, as names and numbers to log."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from anybatch.scaling import GradientNoiseScale, noise_scale
 
+_LOG = logging.getLogger(__name__)
 # Steps that a scheduler may miss before it is known to be stepped once an epoch.
 _STEPS_TO_MOVE = 4
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
@@ -38,7 +40,7 @@ class Watch:
 
     Attributes:
         num_examples: on this rank, of the pass that goes on.
-        no_noise: why the noise scale is not measured; None if it is.
+        no_noise: why the noise scale is not measured; None if it is. Of FSDP2 it may come with the first step.
 
     Raises:
         ValueError: the optimizer has none of the model's parameters; later, if the scheduler stands still.
@@ -65,6 +67,8 @@ class Watch:
                 "the noise scale compares the micro-batches of a step, and a step has one: halve the per-device batch "
                 "and accumulate 2"
             )
+        self._sharded = any(hasattr(p, "placements") for p in model.parameters())
+        self._model = model
         self.num_steps = 0
         self._hooks: list[Any] = []
         self._scheduler, self._turn = scheduler, None
@@ -76,7 +80,12 @@ class Watch:
             self._noise = GradientNoiseScale(model, every=None, window=100, ranks=ranks)
         if is_last is not None:
             self._hooks.append(model.register_forward_pre_hook(self._forward, with_kwargs=True))
-            self._hooks += [p.register_hook(self._backward) for p in model.parameters() if p.requires_grad]  # type: ignore[no-untyped-call]
+            # FSDP2 computes with other tensors than its parameters: what the model returns tells of its backward pass.
+            if self._sharded:
+                self._hooks.append(model.register_forward_hook(self._returned))
+            else:
+                hooked = [p for p in model.parameters() if p.requires_grad]
+                self._hooks += [p.register_hook(self._backward) for p in hooked]  # type: ignore[no-untyped-call]
 
     def saw(self, *inputs: Any) -> None:
         """Before a forward pass in training: the first tensor's first dimension is the number of examples."""
@@ -89,14 +98,15 @@ class Watch:
     def backward_done(self) -> None:
         """After each backward pass."""
         if self._noise is not None and self._measured and self.num_examples:
-            self._noise.micro_batch(self.num_examples)
+            self._measure()
         self._passes += bool(self.num_examples)
         self.num_examples = 0
 
     def gradient_done(self) -> None:
         """Once the gradient of a step is whole, before it is clipped or used."""
         # The last step of an epoch may have too few micro-batches to say anything.
-        if self._noise is not None and self._measured and self._passes * _ranks() >= 2:
+        parts = self._passes * (1 if self._sharded else _ranks())
+        if self._noise is not None and self._measured and parts >= 2:
             self._noise.step()
             self._fresh += 1
         self._passes, self._measured = 0, False
@@ -124,6 +134,19 @@ class Watch:
         if self._noise is not None:
             self._noise.remove()
 
+    def _measure(self) -> None:
+        assert self._noise is not None
+        if self._sharded and all(p.grad is None for p in self._model.parameters()):
+            self._noise.remove()
+            self._noise = None
+            self.no_noise = (
+                "FSDP2 sums its micro-batches unseen before it shards the gradient: measuring needs "
+                "sync_each_batch=True in the gradient accumulation"
+            )
+            _LOG.warning("anybatch: %s", self.no_noise)
+        else:
+            self._noise.micro_batch(self.num_examples)
+
     def _check_schedule(self) -> None:
         if self.num_steps == 1:
             self._turn = self._scheduler.state_dict().get("last_epoch")
@@ -136,8 +159,11 @@ class Watch:
     def _noise_numbers(self) -> dict[str, float]:
         try:
             squares, traces = self._noise.history() if self._noise is not None else ([], [])
-        # Nothing was measured yet.
-        except ValueError:
+        # Nothing was measured yet; or nothing that can be, of which the meter says why.
+        except ValueError as error:
+            if self._fresh and self.no_noise is None:
+                self.no_noise = str(error)
+                _LOG.warning("anybatch: %s", error)
             return {}
         fresh, self._fresh, found = min(self._fresh, len(squares)), 0, {}
         if fresh:
@@ -154,6 +180,11 @@ class Watch:
         if module.training and torch.is_grad_enabled():
             self.saw(args, kwargs)
 
+    def _returned(self, module: nn.Module, args: Any, output: Any) -> None:
+        for tensor in _tensors((output,), scalars=True):
+            if tensor.requires_grad:
+                tensor.register_hook(self._backward)  # type: ignore[no-untyped-call]
+
     def _backward(self, _: Tensor) -> None:
         if not self._queued:
             self._queued = True
@@ -169,13 +200,13 @@ class Watch:
             self.gradient_done()
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of one dimension or more, in the order of the arguments."""
+def _tensors(value: Any, scalars: bool = False) -> Iterator[Tensor]:
+    """The tensors inside, in order; those of one dimension or more, or all."""
     if isinstance(value, Tensor):
-        yield from [value] if value.ndim else []
+        yield from [value] if value.ndim or scalars else []
     elif isinstance(value, Mapping | tuple | list):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
+            yield from _tensors(each, scalars)
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
