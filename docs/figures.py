@@ -1,14 +1,16 @@
 """Draws the figures of how-it-works.md:  python docs/figures.py [FOLDER]
 
 The rates and steps are what `Reference` computes, the layers' movements those of a small network that is trained here,
-and the demo's losses those of benchmarks/results/bert-demo-seeds.json.
+and the demo's shares those of src/anybatch/study/measured.json.
 """
 
 import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,7 +24,6 @@ from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, Frame, canvas, pan
 from anybatch.scaling import examples_at
 from anybatch.scaling.presets import PRESETS
 
-MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "bert-demo-seeds.json"
 WIDTH = 800
 BERT = Reference(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
 
@@ -161,26 +162,29 @@ def moves(make: Callable[[nn.Module], torch.optim.Optimizer], num_steps: int = 6
 
 
 def demo(frame: Frame) -> str:
-    """The demo's held-out losses at four batches, three seeds."""
-    measured: dict[str, Any] = json.loads(MEASURED.read_text("utf-8"))
+    """The share of its learning that the demo's model keeps at larger batches."""
+    measured: dict[str, Any] = json.loads(files("anybatch.study").joinpath("measured.json").read_text("utf-8"))
     grid = Grid(frame.width, 1, 1, 260, left=60, right=90)
     with canvas(frame.width, grid.height) as figure:
         axes = panel(figure, *grid.box(0))
         for number, name in enumerate(("lamb", "adamw")):
-            cells = [cell for cell in measured["cells"] if cell["optimizer"] == name]
-            batches = [cell["batch_size"] for cell in cells]
-            axes.plot(batches, [cell["loss"]["mean"] for cell in cells], color=ACCENTS[number], marker=MARKERS[number])
-            for cell in cells:
-                each = cell["loss"]["each"]
-                axes.plot([cell["batch_size"]] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
+            kept: dict[int, list[float]] = {}
+            for row in measured["rows"]:
+                if row["optimizer"] == name:
+                    kept.setdefault(row["batch"], []).append(100 * row["kept"])
+            batches, means = list(kept), [fmean(each) for each in kept.values()]
+            axes.plot(batches, means, color=ACCENTS[number], marker=MARKERS[number])
+            for batch, each in kept.items():
+                axes.plot([batch] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
             axes.annotate(
-                {"lamb": "LAMB", "adamw": "AdamW"}[name], (batches[1], cells[1]["loss"]["mean"]), (10, -14),
+                {"lamb": "LAMB", "adamw": "AdamW"}[name], (batches[-1], means[-1]), (10, -4),
                 textcoords="offset points", color=ACCENTS[number], weight="bold",
             )  # fmt: skip
+        axes.axhline(95, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
         axes.set_xlabel("batch", color=MUTED)
-        write_title(axes, "Held-out loss after the same 32,768 examples", INK)
+        write_title(axes, "Per cent of the learning kept, after the same 32,768 examples", INK)
         return render(figure, frame)
 
 

@@ -99,6 +99,28 @@ def test_a_demo_runs_to_its_page_and_goes_on_where_it_was(tmp_path: Path, monkey
     assert [(folder / "result.json").stat().st_mtime_ns for folder in folders] == before
 
 
+def test_what_was_measured_before_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {("lamb", 1): 1.0, ("lamb", 4): 0.99, ("lamb", 16): 0.97}
+    found = [
+        {"optimizer": name, "factor": factor, "kept": kept - seed / 100 * (factor > 1)}
+        for seed in (0, 1) for (name, factor), kept in shares.items()
+    ]  # fmt: skip
+    about = {"processor": "a processor", "started": "2026-01-02T03:04"}
+    monkeypatch.setattr(demo, "files", lambda package: tmp_path)
+    assert demo.measured_before() is None
+    for seeds in ((0, 1), (0,)):
+        measured = {"seeds": seeds, "environment": about, "rows": found[: 3 * len(seeds)]}
+        (tmp_path / "measured.json").write_text(json.dumps(measured))
+        quoted = demo.measured_before()
+        assert quoted is not None
+        first, second = (sentence.replace("\u202f", " ") for sentence in quoted["sentences"])
+        assert first == f"The same demo with seed{'s 0, 1' if len(seeds) == 2 else ' 0'} on a processor, 2026-01-02:"
+        at_4, at_16 = (
+            ("98.5 % (98.0 % to 99.0 %)", "96.5 % (96.0 % to 97.0 %)") if len(seeds) == 2 else ("99.0 %", "97.0 %")
+        )
+        assert second == f"LAMB kept {at_4} at ×4, {at_16} at ×16 of what its own reference learned."
+
+
 def _finish(cell: Cell, loss: float | None) -> None:
     cell.folder.mkdir(parents=True)
     result = {

@@ -14,8 +14,8 @@ from anybatch.recipes.recipe import (
 def gpt_demo() -> CausalRecipe:
     """GPT, 2 layers of 64, on characters, windows of 32, LAMB: what `anybatch demo` trains.
 
-    The reference's rate is the best of a grid at batch 2 (benchmarks/tune_references.py); other batch sizes follow
-    from it by the square-root rule and are not tuned.
+    The reference's rate was found at batch 2 (benchmarks/tune_references.py); other batch sizes follow from it by the
+    square-root rule and are not tuned.
     """
     return CausalRecipe(
         name="gpt-demo",

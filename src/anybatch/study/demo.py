@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from anybatch.engine import Progress
@@ -132,9 +133,9 @@ def measured_before() -> dict[str, list[str]] | None:
     if not resource.is_file():
         return None
     measured = json.loads(resource.read_text(encoding="utf-8"))
-    seeds = ", ".join(map(str, measured["seeds"]))
+    seeds = f"seed{'' if len(measured['seeds']) == 1 else 's'} {', '.join(map(str, measured['seeds']))}"
     about = measured["environment"]
-    sentences = [f"The same demo with seeds {seeds} on {about['processor']}, {about['started'][:10]}:"]
+    sentences = [f"The same demo with {seeds} on {about['processor']}, {about['started'][:10]}:"]
     for name in dict.fromkeys(row["optimizer"] for row in measured["rows"]):
         mine = [row for row in measured["rows"] if row["optimizer"] == name and row["factor"] > 1]
         by_factor = {factor: [row["kept"] for row in mine if row["factor"] == factor] for factor in _factors(mine)}
@@ -149,7 +150,5 @@ def _factors(found: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _range(kept: Sequence[float]) -> str:
-    mean, low, high = (
-        f"{value:.1%}".replace("%", "\u202f%") for value in (sum(kept) / len(kept), min(kept), max(kept))
-    )
-    return f"{mean} ({low} to {high})"
+    mean, low, high = (f"{value:.1%}".replace("%", "\u202f%") for value in (fmean(kept), min(kept), max(kept)))
+    return mean if len(kept) == 1 else f"{mean} ({low} to {high})"
