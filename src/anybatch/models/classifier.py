@@ -51,12 +51,19 @@ class ImageClassifier(nn.Module):
         return found if isinstance(found, Tensor) else found.logits
 
     def forward(
-        self, images: Tensor, labels: Tensor, partner_labels: Tensor | None = None, shares: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        partner_labels: Tensor | None = None,
+        shares: Tensor | None = None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> tuple[Sums, Sums]:
         """Sums, not means, so that the caller can divide by the count of the whole global batch.
 
         Args:
-            images: float[B, C, S, S].
+            images: float[B, C, S, S]; or uint8, which `normalised` makes floats of with scale, shift and seen.
             labels: int64[B]; -100 is no target.
             partner_labels, shares: of mixed images: the other label, int64[B], and how much is left of the own one.
 
@@ -64,6 +71,8 @@ class ImageClassifier(nn.Module):
             ({"label": loss sum}, {"label": right answers, "label_top5": labels among the five likeliest}); the loss is
             smoothed in training alone, the second is empty there.
         """
+        if scale is not None and shift is not None and seen is not None:
+            images = normalised(images, scale, shift, seen)
         logits = self.logits(images).float()
         if self.training:
             return {"label": self._smoothed(logits, labels, partner_labels, shares)}, {}
@@ -102,6 +111,12 @@ class ImageClassifier(nn.Module):
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{folder}: no readable image model: {' '.join(str(error).split())[:200]}") from None
         return model
+
+
+def normalised(images: Tensor, scale: Tensor, shift: Tensor, seen: Tensor) -> Tensor:
+    """uint8[B, C, S, S] * scale - shift, by channel; 0 where an image could not be `seen`, bool[B]."""
+    found = images.float().mul_(scale[:, None, None]).sub_(shift[:, None, None])
+    return found.masked_fill_(~seen[:, None, None, None], 0.0)
 
 
 def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier:

@@ -214,7 +214,8 @@ def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> Im
         return ImageSource(side.views, side.labels, colours, seed, top5=True)
     if data.hole > (smallest := min(phase.image_size for phase in recipe.phases)):
         raise InputError(f"data.hole = {data.hole}: must be at most the size of the images, {smallest}")
-    return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole)
+    return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole,
+                       raw=local_device().type == "cuda")  # fmt: skip
 
 
 def network_settings(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:

@@ -30,13 +30,19 @@ class Colours:
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise InputError(f"mean = {self.mean}, std = {self.std}: one of each a channel, and std above 0")
 
+    @property
+    def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a pixel from 0 to 255 is multiplied with, and what is then taken off, by channel."""
+        std = np.array(self.std)
+        return (1 / (255 * std)).astype(np.float32), (np.array(self.mean) / std).astype(np.float32)
+
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(pixels / 255 - mean) / std, float32[..., C]."""
         # By whole rows of pixels: NumPy is several times slower where its innermost loop is over the few channels.
-        width, std = pixels.shape[-2], np.array(self.std)
+        width, (scale, shift) = pixels.shape[-2], self.scale_and_shift
         images = pixels.reshape(*pixels.shape[:-2], -1).astype(np.float32)
-        images *= np.tile((1 / (255 * std)).astype(np.float32), width)
-        images -= np.tile((np.array(self.mean) / std).astype(np.float32), width)
+        images *= np.tile(scale, width)
+        images -= np.tile(shift, width)
         return images.reshape(pixels.shape)
 
 
@@ -46,6 +52,8 @@ class ImageSource:
     Args:
         views: pixels by (epoch, example).
         labels: int64[N].
+        raw: pixels stay uint8, a quarter of the memory and of the way to a GPU, for the model to normalise; not where
+            examples are mixed or have holes, which are made of normalised ones.
         top5: count, beside the label itself, whether it is among the five likeliest; for evaluation.
     """
 
@@ -59,9 +67,11 @@ class ImageSource:
         mixing: Mixing = NO_MIXING,
         hole: int = 0,
         top5: bool = False,
+        raw: bool = False,
     ) -> None:
         self.views, self.labels, self.colours, self.seed = views, labels, colours, seed
         self.mixing, self.hole, self.top5 = mixing, hole, top5
+        self.raw = raw and not mixing and not hole
 
     @property
     def num_examples(self) -> int:
@@ -74,9 +84,13 @@ class ImageSource:
         Returns:
             images float32[B, C, S, S], channels last in memory; labels int64[B], -100 where the image cannot be read;
             with mixing also partner_labels int64[B] and shares float32[B], how much of a label is the example's own.
+            Raw images are uint8, with scale and shift float32[C] and seen bool[B].
             Targets: "label", the images that can be read; with `top5` "label_top5", as many.
         """
         epochs, examples = (np.asarray(numbers, dtype=np.int64) for numbers in (epochs, examples))
+        if self.raw:
+            pixels, seen = self.views(epochs, examples)
+            return self._batch(torch.from_numpy(pixels), seen, examples, self._to_normalise(seen))
         images, seen = self._seen(epochs, examples)
         inputs: dict[str, Tensor] = {}
         if self.mixing:
@@ -87,10 +101,20 @@ class ImageSource:
             mix.apply(images, others)
             inputs["partner_labels"] = torch.from_numpy(np.where(seen, self.labels[mix.partners], NO_LABEL))
             inputs["shares"] = torch.from_numpy(np.where(both, mix.shares, np.float32(1)))
-        inputs["images"] = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return self._batch(torch.from_numpy(images), seen, examples, inputs)
+
+    def _batch(
+        self, images: Tensor, seen: NDArray[np.bool_], examples: NDArray[np.int64], others: dict[str, Tensor]
+    ) -> Batch:
+        inputs = {**others, "images": images.permute(0, 3, 1, 2)}
         inputs["labels"] = torch.from_numpy(np.where(seen, self.labels[examples], NO_LABEL))
         count = int(seen.sum())
         return Batch(inputs, {"label": count, **({"label_top5": count} if self.top5 else {})}, len(examples))
+
+    def _to_normalise(self, seen: NDArray[np.bool_]) -> dict[str, Tensor]:
+        """What `models.classifier.normalised` takes beside the pixels."""
+        scale, shift = (torch.from_numpy(each) for each in self.colours.scale_and_shift)
+        return {"scale": scale, "shift": shift, "seen": torch.from_numpy(seen)}
 
     def _seen(
         self, epochs: NDArray[np.int64], examples: NDArray[np.int64]
