@@ -6,9 +6,11 @@ Needs torch with CUDA, triton and NumPy; timm is measured where it is installed.
 wrong with a result ends the script with exit code 1 before anything is timed.
 
 First the Triton step is held to the plain path in float64, over the settings that change its arithmetic, ragged and
-unaligned tensors, bf16 with masters, clipping, skipping, and replays of a CUDA graph. Then one step of each is timed:
-CUDA events, all in turn, the median of 21; beside it the bytes that the step must move, and the share of what a copy of
-device memory reaches in the same run.
+unaligned tensors, bf16 with masters, clipping, skipping, and replays of a CUDA graph. Then one step of each is timed,
+all in turn, the median of 21: on the device, which sleeps until the host has launched the whole step, so that Python is
+not timed; and on the host by itself. A step that reads a number from the device waits, and both times include that.
+Beside them stand the kernels of a step, the bytes that it must move, and the share of what a copy of device memory
+reaches in the same run. The file is written after each set of shapes.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import platform
 import statistics
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,12 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gpu.clocks import device_ms, host_ms, kernels
 
 from anybatch.files import write_json
-from anybatch.machine.shapes import SETS
+from anybatch.machine.shapes import SETS, find_shapes
 from anybatch.optim import LAMB, LARS
 
 CUDA = torch.device("cuda")
@@ -57,40 +62,57 @@ LARS_SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-def layers(dtype: torch.dtype) -> list[dict[str, Any]]:
+class Wrong(SystemExit):
+    """The fused step is not what it must be."""
+
+
+def layers(dtype: torch.dtype, device: torch.device, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """Every size from one backing tensor, so that most begin where no vector can be loaded; not adapted; in blocks."""
-    random = torch.Generator(CUDA).manual_seed(0)
-    flat = torch.randn(sum(RAGGED), generator=random, device=CUDA, dtype=torch.float32).to(dtype)
-    whole = [torch.nn.Parameter(x) for x in flat.split(RAGGED)]
-    blocks = torch.nn.Parameter(torch.randn(96, 131, generator=random, device=CUDA).to(dtype))
-    return [{"params": whole[:-3]}, {"params": whole[-3:], "adapt": False}, {"params": [blocks], "blocks": 3}]
+    random = torch.Generator(device).manual_seed(0)
+    flat = torch.randn(sum(sizes), generator=random, device=device, dtype=torch.float32).to(dtype)
+    whole = [torch.nn.Parameter(x) for x in flat.split(list(sizes))]
+    blocks = torch.nn.Parameter(torch.randn(96, 131, generator=random, device=device).to(dtype))
+    last = len(whole) * 9 // 10
+    return [{"params": whole[:last]}, {"params": whole[last:], "adapt": False}, {"params": [blocks], "blocks": 3}]
 
 
-def run(make: Callable[..., Any], dtype: torch.dtype, steps: int, **settings: Any) -> tuple[torch.Tensor, Any]:
+def run(
+    make: Callable[..., Any],
+    dtype: torch.dtype,
+    steps: int,
+    device: torch.device,
+    sizes: Sequence[int],
+    **settings: Any,
+) -> tuple[torch.Tensor, Any]:
     """All parameters after some steps, and the optimizer."""
-    groups = layers(torch.float32 if dtype is torch.float64 else dtype)
+    groups = layers(torch.float32 if dtype is torch.float64 else dtype, device, sizes)
     for group in groups:
         group["params"] = [torch.nn.Parameter(p.detach().to(dtype)) for p in group["params"]]
     optimizer = make(groups, lr=0.05, **settings)
     params = [p for group in groups for p in group["params"]]
-    random = torch.Generator(CUDA).manual_seed(1)
+    random = torch.Generator(device).manual_seed(1)
     for _ in range(steps):
         for p in params:
-            narrow = torch.randn(p.shape, generator=random, device=CUDA).to(torch.bfloat16)
+            narrow = torch.randn(p.shape, generator=random, device=device).to(torch.bfloat16)
             p.grad = narrow.to(dtype)
         optimizer.step()
     return torch.cat([p.detach().double().flatten() for p in params]), optimizer
 
 
-def check() -> list[dict[str, Any]]:
-    """How far the fused and the plain fp32 step are from float64; SystemExit where the first is more than twice."""
+def check(
+    device: torch.device = CUDA,
+    sizes: Sequence[int] = RAGGED,
+    lamb: Sequence[dict[str, Any]] = LAMB_SETTINGS,
+    lars: Sequence[dict[str, Any]] = LARS_SETTINGS,
+) -> list[dict[str, Any]]:
+    """How far the fused and the plain fp32 step are from float64; Wrong where the first is more than twice."""
     found = []
-    for make, several in ((LAMB, LAMB_SETTINGS), (LARS, LARS_SETTINGS)):
+    for make, several in ((LAMB, lamb), (LARS, lars)):
         for settings in several:
-            exact, _ = run(make, torch.float64, 3, foreach=False, **settings)
-            plain, _ = run(make, torch.float32, 3, foreach=False, **settings)
-            fused, optimizer = run(make, torch.float32, 3, fused=True, **settings)
-            again, _ = run(make, torch.float32, 3, fused=True, **settings)
+            exact, _ = run(make, torch.float64, 3, device, sizes, foreach=False, **settings)
+            plain, _ = run(make, torch.float32, 3, device, sizes, foreach=False, **settings)
+            fused, optimizer = run(make, torch.float32, 3, device, sizes, fused=True, **settings)
+            again, _ = run(make, torch.float32, 3, device, sizes, fused=True, **settings)
             row = {
                 "optimizer": make.__name__,
                 "settings": {name: str(value) for name, value in settings.items()},
@@ -102,9 +124,9 @@ def check() -> list[dict[str, Any]]:
             found.append(row)
             print(f"{row['optimizer']} {row['settings']}: plain {row['plain']:.1e}, fused {row['fused']:.1e}")
             if not row["fused"] <= 2 * row["plain"] + 1e-8 or not row["repeats_bitwise"] or not row["ratios_finite"]:
-                raise SystemExit("wrong: see the line above")
-        _, optimizer = run(make, torch.bfloat16, 3, fused=True, master_weights=True)
-        plain, other = run(make, torch.bfloat16, 3, foreach=False, master_weights=True)
+                raise Wrong("wrong: see the line above")
+        _, optimizer = run(make, torch.bfloat16, 3, device, sizes, fused=True, master_weights=True)
+        plain, other = run(make, torch.bfloat16, 3, device, sizes, foreach=False, master_weights=True)
         distance = max(
             (optimizer.state[p]["master"] - other.state[x]["master"]).abs().max().item()
             for p, x in zip(
@@ -115,16 +137,16 @@ def check() -> list[dict[str, Any]]:
         )
         print(f"{make.__name__} bf16 with masters: largest distance of a master from the plain path's {distance:.1e}")
         if distance > 1e-4:
-            raise SystemExit("wrong: see the line above")
+            raise Wrong("wrong: see the line above")
         found.append({"optimizer": make.__name__, "bf16_masters_distance": distance})
-    return [*found, check_graph()]
+    return [*found, check_graph()] if device.type == "cuda" else found
 
 
 def check_graph() -> dict[str, Any]:
     """Replays of a captured step, with the rate on the device and eager steps in between, against eager steps alone."""
     runs = []
     for captured in (True, False):
-        groups = layers(torch.float32)
+        groups = layers(torch.float32, CUDA, RAGGED)
         params = [p for group in groups for p in group["params"]]
         lr = torch.tensor(0.05, device=CUDA)
         optimizer = LAMB(groups, lr=lr, fused=True, capturable=True, max_grad_norm=1.0)
@@ -160,7 +182,7 @@ def check_graph() -> dict[str, Any]:
     same = torch.equal(*runs)
     print(f"CUDA graph: replays {'have the bits of' if same else 'DIFFER from'} eager steps")
     if not same:
-        raise SystemExit("wrong: see the line above")
+        raise Wrong("wrong: see the line above")
     return {"graph_bitwise": same}
 
 
@@ -175,24 +197,32 @@ def timm_lamb() -> Any:
     return importlib.import_module("timm_optim.lamb").Lamb
 
 
-def contenders(params: list[torch.nn.Parameter]) -> dict[str, tuple[float | None, Callable[[], Any]]]:
+def contenders(params: list[torch.nn.Parameter], compiled: bool) -> dict[str, tuple[float | None, Callable[[], Any]]]:
     """Of each, the bytes a parameter that its step must move, where that is known, and the step."""
-    lamb = {"lr": 1e-6, "weight_decay": 0.01}
+    lamb: dict[str, Any] = {"lr": 1e-6, "weight_decay": 0.01}
     rows: dict[str, tuple[float | None, Callable[[], Any]]] = {
-        "anybatch LAMB fused (Triton)": (40, LAMB(params, fused=True, **lamb).step),
+        "anybatch LAMB fused": (40, LAMB(params, fused=True, **lamb).step),
         "anybatch LAMB fused, clipped": (44, LAMB(params, fused=True, max_grad_norm=1.0, **lamb).step),
         "anybatch LAMB foreach": (None, LAMB(params, foreach=True, **lamb).step),
-        "anybatch LARS fused (Triton)": (28, LARS(params, fused=True, **lamb).step),
+        "anybatch LARS fused": (28, LARS(params, fused=True, **lamb).step),
         "torch AdamW fused": (28, torch.optim.AdamW(params, fused=True, **lamb).step),
         "torch AdamW foreach": (None, torch.optim.AdamW(params, foreach=True, **lamb).step),
     }
-    if len(params) < 1_000:
-        eager = LAMB(params, foreach=True, capturable=True, lr=torch.tensor(1e-6, device=CUDA), weight_decay=0.01)
-        rows["torch.compile of the foreach LAMB"] = (None, torch.compile(eager.step))
     timm = timm_lamb()
     if timm is not None:
         theirs = timm(params, always_adapt=True, max_grad_norm=None, foreach=True, **lamb)
         rows["timm Lamb foreach"] = (None, theirs.step)
+    return {**rows, **(on_cuda(params, lamb, compiled) if params[0].is_cuda else {})}
+
+
+def on_cuda(
+    params: list[torch.nn.Parameter], lamb: dict[str, Any], compiled: bool
+) -> dict[str, tuple[float | None, Callable[[], Any]]]:
+    """What needs a GPU: a compiled step, and one that is replayed as a graph."""
+    rows: dict[str, tuple[float | None, Callable[[], Any]]] = {}
+    if compiled and len(params) < 1_000:
+        eager = LAMB(params, foreach=True, capturable=True, lr=torch.tensor(1e-6, device=CUDA), weight_decay=0.01)
+        rows["torch.compile of the foreach LAMB"] = (None, torch.compile(eager.step))
     rows["anybatch LAMB fused, CUDA graph"] = (40, graphed(params, lamb))
     return rows
 
@@ -207,44 +237,49 @@ def graphed(params: list[torch.nn.Parameter], lamb: dict[str, Any]) -> Callable[
     return graph.replay
 
 
-def milliseconds(step: Callable[[], Any]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    step()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
-
-
-def measure(name: str) -> dict[str, Any]:
-    shapes = SETS[name]()
-    numel = sum(math.prod(shape) for shape in shapes)
-    params = [torch.nn.Parameter(torch.randn(shape, device=CUDA) * 0.02) for shape in shapes]
+def with_gradients(shapes: Sequence[Sequence[int]], device: torch.device) -> list[torch.nn.Parameter]:
+    params = [torch.nn.Parameter(torch.randn(*shape, device=device) * 0.02) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p) * 1e-3
-    source, target = torch.empty(numel, device=CUDA), torch.empty(numel, device=CUDA)
+    return params
+
+
+def measure(name: str, device: torch.device = CUDA, samples: int = SAMPLES, compiled: bool = True) -> dict[str, Any]:
+    """One set of shapes, or those of the recipe called `name`; `compiled`: torch.compile, too, which takes a minute."""
+    shapes = find_shapes(name)
+    numel = sum(math.prod(shape) for shape in shapes)
+    params = with_gradients(shapes, device)
+    source, target = torch.empty(2, numel, device=device)
     steps: dict[str, tuple[float | None, Callable[[], Any]]] = {
         "device copy": (8, lambda: target.copy_(source)),
-        **contenders(params),
+        **contenders(params, compiled),
     }
     for _, step in steps.values():
         for _ in range(3):
             step()
-    samples: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in range(SAMPLES):
+    on_device: dict[str, list[float]] = {label: [] for label in steps}
+    on_host: dict[str, list[float]] = {label: [] for label in steps}
+    for _ in range(samples):
         for label, (_, step) in steps.items():
-            samples[label].append(milliseconds(step))
-    copy_rate = 8 * numel / statistics.median(samples["device copy"])
+            on_device[label].append(device_ms(step, device))
+            on_host[label].append(host_ms(step, device))
+    copy_rate = 8 * numel / statistics.median(on_device["device copy"])
     rows = []
-    for label, (number, _) in steps.items():
-        median = statistics.median(samples[label])
-        row = {"name": label, "median_ms": median, "samples_ms": samples[label], "bytes_per_parameter": number}
+    for label, (number, step) in steps.items():
+        median = statistics.median(on_device[label])
+        row = {
+            "name": label,
+            "median_ms": median,
+            "host_ms": statistics.median(on_host[label]),
+            "launches": len(kernels(step, device)),
+            "samples_ms": on_device[label],
+            "bytes_per_parameter": number,
+        }
         if number is not None:
             row["share_of_copy"] = number * numel / median / copy_rate
         rows.append(row)
         share = f", {100 * row['share_of_copy']:.0f} % of the copy's rate" if number is not None else ""
-        print(f"{name}: {label}: {median:.3f} ms{share}")
+        print(f"{name}: {label}: {median:.3f} ms, host {row['host_ms']:.3f} ms, {row['launches']} kernels{share}")
     return {"name": name, "tensors": len(shapes), "parameters": numel, "rows": rows}
 
 
@@ -260,16 +295,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/optimizer-step-gpu.json"))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--check", action="store_true", help="correctness alone")
+    parser.add_argument("--one-step", action="store_true", help="one step of ragged tensors, for a sanitizer to watch")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA GPU here")
+    if arguments.one_step:
+        run(LAMB, torch.float32, 1, CUDA, RAGGED, fused=True, max_grad_norm=1.0)
+        torch.cuda.synchronize()
+        return
     checks = check()
     if arguments.check:
         return
-    sets = []
-    for name in arguments.sets:
-        sets.append(measure(name))
-        torch.cuda.empty_cache()
     environment = {
         "device": torch.cuda.get_device_name(),
         "driver_cuda": torch.version.cuda,
@@ -277,7 +313,11 @@ def main() -> None:
         "versions": {name: installed(name) for name in ("torch", "triton", "timm")},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.out, {"environment": environment, "checks": checks, "sets": sets})
+    sets: list[dict[str, Any]] = []
+    for name in arguments.sets:
+        sets.append(measure(name))
+        torch.cuda.empty_cache()
+        write_json(arguments.out, {"environment": environment, "checks": checks, "sets": sets})
 
 
 if __name__ == "__main__":
