@@ -44,6 +44,24 @@ for limit_s, run in ((30, fails), (2, hangs), (30, unknown), (30, dies)):
     assert not script.take(Section(run.__name__, 1, limit_s, run, expected), given)
 """
 
+# As where something that is imported asks the driver: a fork could not use the GPU.
+NEW_PROCESSES = """
+import sys
+import torch
+from argparse import Namespace
+from pathlib import Path
+from gpu import all as script
+from gpu.commands import anybatch
+from gpu.day import Day
+
+out = Path(sys.argv[1])
+torch.cuda._is_in_bad_fork = lambda: True
+ran = anybatch(Day(torch.device("cpu"), True, out, out / "found.json", {}), "recipes")
+assert ran.code == 0 and "bert-large-paper" in ran.text, ran
+sys.argv[1:] = ["--device", "cpu", "--tiny", "--out", str(out), "--only", "environment"]
+sys.exit(script.main())
+"""
+
 
 def run(*arguments: str | Path, timeout: int = 280) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(SCRIPT.parents[2] / "src"), str(SCRIPT.parents[1])])
@@ -93,6 +111,15 @@ def test_a_section_that_fails_or_hangs_keeps_what_it_found_and_costs_no_other(tm
     assert "no such figure" in unknown["why"]
     assert dies["why"] == "the process ended with exit code -9"
     assert "broken on purpose" in (tmp_path / "fails.log").read_text()
+
+
+@pytest.mark.slow
+def test_where_a_fork_could_not_use_the_gpu_sections_and_commands_start_anew(tmp_path):
+    ran = run("-c", NEW_PROCESSES, tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    section = json.loads((tmp_path / "gpu.json").read_text())["sections"]["environment"]
+    assert section["outcome"] == "done", section
+    assert section["figures"]["copy"]["value"] > 0
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])

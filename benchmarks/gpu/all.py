@@ -13,6 +13,8 @@ downloaded. Exit code 1: a section failed, or a figure that must hold does not; 
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -29,6 +31,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
+# All that is imported; a test of tests is skipped without pytest, a peer without its package.
+PACKAGES = ("torch", "numpy", "pydantic", "transformers", "tokenizers", "safetensors", "typer", "rich", "PIL")
+
 
 def main() -> int:
     arguments = parse(sys.argv[1:])
@@ -40,6 +45,8 @@ def main() -> int:
     # Nothing that is imported may ask the driver: a process that has done so cannot be forked into one that uses it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"not installed: {', '.join(missing)}; docs/performance.md says what to do without an index")
     from gpu.sections import SECTIONS
 
     unknown = set(arguments.only or ()) - {section.name for section in SECTIONS}
@@ -96,8 +103,6 @@ def _count_gpus() -> int:
 
 def preload() -> None:
     """Imports what takes seconds, once for all sections; what is missing, the first one tells."""
-    import importlib
-
     for name in (
         "anybatch.cli.running", "transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2",
         "transformers.models.resnet.modeling_resnet", "torch._dynamo", "torch.distributed.fsdp", "torch.profiler",

@@ -28,26 +28,19 @@ from anybatch.models.gpt import GptSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("bert", "gpt", "questions", "resnet20")
-_NEEDED_PACKAGES = ("numpy", "pydantic", "transformers", "tokenizers", "safetensors", "typer", "rich", "PIL", "triton")
 
 ENVIRONMENT: dict[str, Range] = {
     "copy": about("TB/s", (2.5, 3.4), (3.6, 4.8)),
     "bf16 product": about("TFLOP/s", (600, 990), (650, 990)),
     "launch": about("us", (0, 5)),
-    "missing packages": needed("packages", 0, 0),
     "C compiler": needed("found", 1, 1),
 }
 
 
 def environment(day: Day) -> None:
     """What the machine is: versions, tools, and what a copy, a product and a launch take."""
-    missing = [name for name in _NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
-    if not day.cuda and "triton" in missing:
-        missing.remove("triton")
     day.note("environment", describe_environment())
     day.note("tools", {name: shutil.which(name) for name in ("gcc", "nvcc", "nvidia-smi", "compute-sanitizer")})
-    day.note("missing", missing)
-    day.figure("missing packages", len(missing))
     day.figure("C compiler", int(bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))))
     if (smi := shutil.which("nvidia-smi")) and day.cuda:
         asked = [smi, "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"]

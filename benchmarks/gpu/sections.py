@@ -32,5 +32,5 @@ SECTIONS = (
     Section("loaders", 2, 130, loaders.loaders, loaders.LOADERS),
     Section("end-to-end", 2, 120, runs.end_to_end, runs.END_TO_END),
     Section("davidnet", 3, 150, runs.davidnet, runs.DAVIDNET),
-    Section("bert-small", 3, 400, runs.bert_small, runs.BERT_SMALL),
+    Section("bert-small", 3, 430, runs.bert_small, runs.BERT_SMALL),
 )
