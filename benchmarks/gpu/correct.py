@@ -283,9 +283,18 @@ def errors(day: Day) -> None:
         subprocess.Popen([*asked, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in range(2)
     ]
-    told = "".join(process.communicate()[0] for process in pair)
+    told = "".join(_said(process) for process in pair)
     day.note("two ranks on one GPU", told[-4_000:])
     day.figure("two ranks on one GPU: told as a lost rank", told.count("lost contact"))
+
+
+def _said(process: subprocess.Popen[str]) -> str:
+    """All that a process printed; one that waits for ever is ended."""
+    try:
+        return process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0] + "\n(ended after 20 s)"
 
 
 def _pretended() -> tuple[int, str]:

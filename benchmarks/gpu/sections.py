@@ -24,7 +24,7 @@ SECTIONS = (
     Section("triton", 1, 110, correct.triton, correct.TRITON),
     Section("optimizer", 1, 60, speed.optimizer, speed.OPTIMIZER),
     Section("ranks", 1, 60, correct.ranks, correct.RANKS),
-    Section("errors", 1, 40, correct.errors, correct.ERRORS),
+    Section("errors", 1, 60, correct.errors, correct.ERRORS),
     Section("bert-large", 1, 190, speed.bert_large, speed.BERT_LARGE),
     Section("attention", 2, 40, speed.attention, speed.ATTENTION),
     Section("graphs", 2, 90, decisions.graphs, decisions.GRAPHS),
