@@ -40,7 +40,8 @@ def recipe_of(optimizer: str, lr: float, batch: int, seed: int, data: Path, *cha
         find_recipe("gpt-demo" if optimizer == "lamb" else "gpt-demo-adamw"),
         [
             f"data.path={data}", f"reference.batch_size={REFERENCE}", f"reference.lr={lr}", f"seed={seed}",
-            f"reference.num_examples={NUM_EXAMPLES}", f"phases.0.batch_size={batch}", "engine.noise_every=0",
+            f"reference.num_examples={NUM_EXAMPLES}", f"reference.warmup_ratio={1 / 64}",
+            f"phases.0.batch_size={batch}", "engine.noise_every=0",
             "engine.num_evals=1", "engine.num_trust_ratios=1", "engine.checkpoint_every_steps=100000", *changes,
         ],
     )  # fmt: skip
