@@ -218,24 +218,24 @@ def _read_run(folder: Path) -> int:
 def _write_cluster(folder: Path) -> None:
     (folder / "mine.toml").write_text(
         'like = "h100-node"\nprice = 2.1\nmost_devices = 64\n\n[between]\nbytes_per_s = 12.5e9\nlatency_s = 5e-6\n\n'
-        "[accelerator.achieved]\ntransformer = 0.42\n"
+        "[mfu]\ntransformer = 0.42\n"
     )
 
 
 def _read_cluster(folder: Path) -> list[Any]:
     found = find_cluster(str(folder / "mine.toml"))
-    return [found.price, found.between.bytes_per_s, found.accelerator.achieved["transformer"].share]
+    return [found.price, found.between.bytes_per_s, found.mfu["transformer"].share]
 
 
 def _reference_cluster(folder: Path) -> list[Any]:
     """Of the three values, those that the file does not give are the shipped cluster's."""
     written = tomllib.loads((folder / "mine.toml").read_text())
     known = find_cluster(written["like"])
-    between, accelerator = written.get("between", {}), written.get("accelerator", {})
+    between, mfu = written.get("between", {}), written.get("mfu", {})
     return [
         written.get("price", known.price),
         between.get("bytes_per_s", known.between.bytes_per_s),
-        accelerator.get("achieved", {}).get("transformer", known.accelerator.achieved["transformer"].share),
+        mfu.get("transformer", known.mfu["transformer"].share),
     ]
 
 

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("torchtitan", reason="torchtitan is not installed")
-
 from anybatch import LAMB, LARS, param_groups
-from anybatch.integrations.torchtitan import LayerwiseOptimizers, ParamGroupConfig, lamb
+
+try:
+    from anybatch.integrations.torchtitan import LayerwiseOptimizers, ParamGroupConfig, lamb
+except ModuleNotFoundError:
+    # Collected, and left out: a test file that is not collected is a mistake elsewhere.
+    pytestmark = pytest.mark.skip(reason="torchtitan is not installed")
 
 
 class Named(nn.Module):

@@ -127,8 +127,25 @@ def test_beta1_follows_its_half_life_if_asked() -> None:
 
 
 def test_only_what_was_given_is_returned() -> None:
-    reference = Reference(64, lr=1e-3, warmup_ratio=0.0, num_examples=6400, rule="sde", eps=1e-8)
-    assert reference.at(256).optimizer == {"lr": 2e-3, "eps": 0.5e-8}
+    reference = Reference(64, lr=1e-3, warmup_ratio=0.0, num_examples=6400, eps=1e-8)
+    assert reference.at(256).optimizer == {"lr": 2e-3, "eps": 1e-8}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rule": "sde"}, "rule='sde' scales betas, which are not given"),
+        ({"rule": "half-life", "eps": 1e-8}, "rule='half-life' scales betas, which are not given"),
+        ({"eps_rule": "sde"}, "eps_rule='sde' needs eps, which is not given"),
+        ({"weight_decay_rule": "timescale"}, "weight_decay_rule='timescale' needs weight_decay"),
+        ({"lr": "1e-3"}, "lr='1e-3' is not a number"),
+        ({"betas": 0.9}, "betas=0.9 are not two numbers"),
+        ({"betas": ("0.9", "0.98")}, "are not two numbers"),
+    ],
+)
+def test_a_rule_without_what_it_scales_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reference(64, **{"lr": 1e-3, "warmup_ratio": 0.0, "num_examples": 6400, **values})
 
 
 def test_a_preset_is_its_parts() -> None:

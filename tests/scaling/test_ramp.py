@@ -74,9 +74,12 @@ def test_a_stage_is_pickled() -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([], "has no stage"),
+        ([], "is no list of"),
+        ("64:256", "is no list of"),
+        ([0.5, 0.5], "is no list of"),
+        ([(float("nan"), 64), (0.5, 128)], "not all above 0"),
         ([(0.5, 64), (0.6, 128)], "add up to 1.1, not to 1"),
-        ([(-0.5, 64), (1.5, 128)], "one is not above 0"),
+        ([(-0.5, 64), (1.5, 128)], "not all above 0"),
         ([(0.5, 128), (0.5, 64)], "batch 64 follows 128: a ramp does not shrink"),
         ([(0.0001, 64), (0.9999, 128)], "batch 64: its share of 64000 examples is less than a step"),
         ([(0.5, 64), (0.5, 100_000)], "batch_size=100000 is more than num_examples=64000"),

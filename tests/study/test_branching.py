@@ -101,3 +101,20 @@ def test_a_run_s_own_settings_are_what_differs_from_the_recipe() -> None:
     assert change(find_recipe("digits-lenet"), found) == recipe("reference.rule=sde", "optimizer.name=adamw")
     ramped = recipe("ramp=8:32")
     assert change(find_recipe("digits-lenet"), differences(ramped, find_recipe("digits-lenet"))) == ramped
+
+
+def test_what_was_measured_otherwise_or_damaged_is_named(tmp_path: Path) -> None:
+    given = ("anybatch train digits-lenet", tmp_path / "out", Trainer(SilentProgress()))
+    branching.advise(recipe(), [0.1], [2], 0.01, *given)
+    with pytest.raises(InputError, match=r"was measured with steps .* and factors"):
+        branching.advise(recipe(), [0.1], [2, 4], 0.01, *given)
+    with pytest.raises(InputError, match="has a ramp already"):
+        branching.advise(recipe("ramp=8:16"), [0.1], [2], 0.01, *given)
+    records = tmp_path / "out" / "step-00000040" / "x2" / "metrics.jsonl"
+    records.write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match=r"x2.*metrics.jsonl: damaged: it has no evaluation of step"):
+        branching.advise(recipe(), [0.1], [2], 0.01, *given)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="is not empty and holds no branches"):
+        branching.advise(recipe(), [0.1], [2], 0.01, given[0], tmp_path / "mine", given[2])

@@ -12,6 +12,8 @@ from anybatch.errors import InputError
 
 T = TypeVar("T")
 
+POINTS, FACTORS, TOLERANCE = "0.05,0.2,0.5", "1,2,4,8,16", 0.01
+
 
 def _complete_study(incomplete: str) -> list[str]:
     from anybatch.study.catalogue import STUDIES
@@ -114,9 +116,11 @@ def advise(
     branch: Annotated[
         bool, typer.Option("--branch", help="Measure the critical batch over training, by branches of the run.")
     ] = False,
-    points: Annotated[str, typer.Option(help="--branch: shares of the run at which it is branched.")] = "0.05,0.2,0.5",
-    factors: Annotated[str, typer.Option(help="--branch: multiples of the batch that are tried.")] = "1,2,4,8,16",
-    tolerance: Annotated[float, typer.Option(help="--branch: a loss this much higher still counts as equal.")] = 0.01,
+    points: Annotated[str, typer.Option(help="--branch: shares of the run at which it is branched.")] = POINTS,
+    factors: Annotated[str, typer.Option(help="--branch: multiples of the batch that are tried.")] = FACTORS,
+    tolerance: Annotated[
+        float, typer.Option(help="--branch: a loss this much higher still counts as equal.")
+    ] = TOLERANCE,
     out: Annotated[
         Path | None, typer.Option(help="Keep the measuring runs here; the same command continues them.")
     ] = None,
@@ -155,6 +159,9 @@ def advise(
     from anybatch.study import branching
     from anybatch.study.measuring import Trainer
 
+    given = {"--points": points != POINTS, "--factors": factors != FACTORS, "--tolerance": tolerance != TOLERANCE}
+    if not branch and any(given.values()):
+        raise InputError(f"{next(name for name in given if given[name])} belongs to --branch, which is not given")
     if recipe not in RECIPES and Path(recipe).is_dir():
         measured = change(from_json(open_run(Path(recipe)).recipe()), assignments or [])
         name = measured.name

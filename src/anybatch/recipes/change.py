@@ -56,8 +56,10 @@ def ramp_stages(text: str) -> list[tuple[float, int]]:
 
 
 def _ramp(values: dict[str, Any], text: str) -> None:
-    """Gives the recipe one phase for each stage, all else as in its only phase; true and false only set the field."""
+    """Gives the recipe one phase for each stage, all else as in its only phase; true and false set the field."""
     if text in ("true", "false"):
+        if text == "true" and len(values["phases"]) < 2:
+            raise InputError("--set ramp=true: the recipe has one phase; name the batches, as --set ramp=32:2048")
         values["ramp"] = text == "true"
         return
     if len(values["phases"]) > 1 and not values["ramp"]:
@@ -116,7 +118,7 @@ def differences(recipe: Recipe, shipped: Recipe) -> list[str]:
     names = [name for name in field_names(now) if not (before["phases"] is None and name.startswith("phases."))]
     changed = [name for name in names if value_at(before, name) != value_at(now, name)]
     found = [f"{name}={json.dumps(value_at(now, name))}" for name in changed]
-    return found + ([f"phases={json.dumps(now['phases'])}"] if before["phases"] is None else [])
+    return ([f"phases={json.dumps(now['phases'])}"] if before["phases"] is None else []) + found
 
 
 def value_at(values: Any, name: str) -> Any:

@@ -76,8 +76,8 @@ def find_optimizer(name: str) -> Entry:
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    module, separator, kind = name.partition(":")
-    if not separator:
+    module, _, kind = name.partition(":")
+    if not (module and kind):
         raise InputError(f"optimizer.name = {name!r}: must be one of {', '.join(OPTIMIZERS)}, or MODULE:CLASS")
     try:
         found = getattr(importlib.import_module(module), kind)
@@ -108,6 +108,11 @@ def tuned_moments(settings: OptimizerSettings, reference: ReferenceSettings) -> 
             raise InputError(f"reference.{name} = {value}: {settings.name} takes no {name}; set reference.{name}=null")
     rule = reference.parts
     lacks_betas = "betas" not in moments and (rule.beta2 != "kept" or rule.beta1 == "sde")
+    if rule.beta1 == "sde" and "momentum" in moments and "betas" in moments:
+        raise InputError(
+            f"reference.rule = {reference.rule!r}: there is no such rule for the momentum of {settings.name}; keep it: "
+            "reference.beta1_rule=kept"
+        )
     if lacks_betas or (rule.beta1 != "kept" and not {"betas", "momentum"} & moments.keys()):
         raise InputError(
             f"reference.rule = {reference.rule!r}: {settings.name} has no betas for it to scale; "

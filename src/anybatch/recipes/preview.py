@@ -12,6 +12,7 @@ from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
+from anybatch.recipes.optimizers import MOMENTS
 from anybatch.recipes.recipe import CorpusSettings, ImageSettings, Recipe
 from anybatch.runs import Run
 
@@ -58,6 +59,10 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "optimizer": recipe.optimizer.name,
+        "fixed": [
+            *(name for name in MOMENTS if name in recipe.optimizer.options),
+            *(["weight decay"] if recipe.optimizer.weight_decay is not None else []),
+        ],
         "reference": recipe.reference.model_dump(include={"batch_size", "rule"}),
         "inferred": list(recipe.inferred),
         "stand_in": stands_in,
@@ -131,7 +136,8 @@ def _hyperparameters(found: dict[str, Any]) -> list[str]:
     for phase in found["phases"]:
         settings = (f"{name.replace('_', ' ')} {hyperparameter(x)}" for name, x in phase["hyperparameters"].items())
         shown.append(f"{found['optimizer']}: {', '.join(settings)}")
-    rule = f" ({found['reference']['rule']} rule from batch {found['reference']['batch_size']:,})"
+    fixed = f"; {', '.join(found['fixed'])} set after scaling" if found["fixed"] else ""
+    rule = f" ({found['reference']['rule']} rule from batch {found['reference']['batch_size']:,}{fixed})"
     if len(set(shown)) == 1:
         return [shown[0] + rule]
     return [f"phase {number}: {line}{rule}" for number, line in enumerate(shown, 1)]

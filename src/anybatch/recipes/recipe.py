@@ -98,6 +98,9 @@ class ReferenceSettings(Settings):
 
     def _reference(self, num_examples: int, **tuned: Any) -> Reference:
         values = self.model_dump(exclude={"num_examples", "num_epochs"})
+        if self.betas is None and self.momentum is None and not tuned:
+            # Null stands for the optimizer's own, which whoever asks for the moments gives.
+            tuned = {"betas": (0.9, 0.999), "eps": 1e-8 if self.eps is None else self.eps}
         return Reference(**{**values, **tuned, "num_examples": num_examples})
 
 

@@ -130,6 +130,10 @@ class Reference:
     def __post_init__(self) -> None:
         count("batch_size", self.batch_size, 1)
         count("num_examples", self.num_examples, self.batch_size)
+        for name in ("lr", "warmup_ratio", "momentum", "eps", "weight_decay"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise ValueError(f"{name}={value!r} is not a number")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} is not a finite number above 0")
         if not 0 <= self.warmup_ratio < 1:
@@ -142,6 +146,8 @@ class Reference:
             raise ValueError(f"rule={self.rule!r} is not one of {', '.join(get_args(Preset))}")
         parts = self.parts
         if self.betas is not None:
+            if not isinstance(self.betas, tuple | list) or not all(isinstance(b, int | float) for b in self.betas):
+                raise ValueError(f"betas={self.betas!r} are not two numbers")
             if len(self.betas) != 2:
                 raise ValueError(f"betas={self.betas} are not two numbers")
             for name, beta in zip(("beta1", "beta2"), self.betas, strict=True):
@@ -155,10 +161,23 @@ class Reference:
                     f"momentum={self.momentum}: the sde rule is for the moments of Adam and RMSprop, not for SGD's "
                     'momentum; choose rule="linear", or beta1_rule="kept"'
                 )
+        needed = {"beta1": "betas", "beta2": "betas", "eps": "eps", "weight_decay": "weight_decay"}
+        for part, name in needed.items():
+            if getattr(self, f"{part}_rule") not in (None, "kept") and self._lacks(name):
+                raise ValueError(f"{part}_rule={getattr(self, f'{part}_rule')!r} needs {name}, which is not given")
+        if self.rule in ("sde", "half-life") and parts.beta2 != "kept" and self._lacks("betas"):
+            raise ValueError(
+                f"rule={self.rule!r} scales betas, which are not given: give those of the optimizer, such as "
+                "betas=(0.9, 0.999), and eps and weight_decay if they are to follow, too"
+            )
         for name in ("eps", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value} is not a finite number of at least 0")
+
+    def _lacks(self, name: str) -> bool:
+        """Whether neither `name` nor, for betas, momentum is given."""
+        return getattr(self, name) is None and (name != "betas" or self.momentum is None)
 
     @property
     def parts(self) -> Rule:
@@ -221,12 +240,16 @@ class Reference:
             >>> [(stage.batch_size, stage.num_steps, stage.lr) for stage in adamw.ramp([(0.5, 64), (0.5, 256)])]
             [(64, 500, 0.001), (256, 125, 0.002)]
         """
-        if not stages:
-            raise ValueError("stages=[] has no stage")
+        if (
+            isinstance(stages, str)
+            or not stages
+            or not all(isinstance(s, tuple | list) and len(s) == 2 for s in stages)
+        ):
+            raise ValueError(f"stages={stages!r} is no list of (share, batch)")
         shares = [share for share, _ in stages]
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"the shares {', '.join(f'{share:g}' for share in shares)} add up to {sum(shares):g}, "
-                             "not to 1, or one is not above 0")  # fmt: skip
+        if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            shown = ", ".join(f"{share:g}" for share in shares)
+            raise ValueError(f"the shares {shown} are not all above 0, or add up to {sum(shares):g}, not to 1")
         for (_, before), (_, batch_size) in itertools.pairwise(stages):
             if batch_size < before:
                 raise ValueError(f"batch {batch_size} follows {before}: a ramp does not shrink")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import Failed, InputError
+from anybatch.files import read_object, write_json
 from anybatch.recipes import Recipe
 from anybatch.recipes.preview import aligned
 from anybatch.runs import Run
@@ -51,7 +52,8 @@ class Plan:
         """The cost in words."""
         factors = ", ".join(map(str, self.factors))
         return (
-            f"branching at {len(self.steps)} points, {factors} times batch {self.batch_size:,}: "
+            f"branching at {len(self.steps)} point{'s' * (len(self.steps) > 1)}, "
+            f"{factors} times batch {self.batch_size:,}: "
             f"{len(self.steps) * len(self.factors)} short runs, {self.cost:,} examples in all, "
             f"{self.cost / self.num_examples:.0%} of the run's {self.num_examples:,}"
         )
@@ -67,7 +69,7 @@ def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, fa
     Raises:
         InputError: naming the value and its bound; or the run is too short for its branches.
     """
-    if len(recipe.phases) > 1 and not recipe.ramp:
+    if len(recipe.phases) > 1:
         raise InputError(f"{recipe.name} has {len(recipe.phases)} phases: branching needs a run of one phase")
     if not points or not all(0 < point < 1 for point in points):
         raise InputError(f"--points {','.join(map(str, points))}: shares of the run must be above 0 and below 1")
@@ -118,8 +120,7 @@ def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float = TO
             # A branch that is lost ends early, and has no loss at its last places.
             with suppress(Failed):
                 trainer.to(branched, run.path, step + num_steps, title)
-            seen = {event["step"]: finite(event["loss"]) for event in events(run, "eval")}
-            losses[factor] = [seen.get(place, math.inf) for place in places]
+            losses[factor] = _held_out(run, places, step + num_steps)
         excesses = [excess(factor, losses[factor], losses[1]) for factor in planned.factors if factor > 1]
         base_loss = math.fsum(losses[1]) / _PLACES
         found.append(critical_batch(step * planned.batch_size, planned.batch_size, base_loss, excesses, tolerance))
@@ -143,16 +144,46 @@ def advise(
     """
     if not 0 < tolerance < math.inf:
         raise InputError(f"--tolerance {tolerance}: must be above 0")
+    if recipe.ramp:
+        raise InputError(
+            f"{recipe.name} has a ramp already: branches are measured of a run at one batch; name the recipe without "
+            "the ramp"
+        )
     planned = plan(recipe, num_examples(recipe, epoch_examples(recipe)), points, factors)
     trainer.progress.say(planned.told())
     with kept_or_removed(folder) as place:
+        _keep_to(planned, place)
         found = measure(planned, place, trainer, tolerance)
     return to_json(planned, found, tolerance, command)
 
 
-def finite(loss: object) -> float:
-    """A recorded loss; infinite where none was."""
-    return float(loss) if isinstance(loss, int | float) else math.inf
+def _held_out(run: Run, places: Sequence[int], end: int) -> list[float]:
+    """The held-out losses of a branch at `places`; infinite from where its loss was lost.
+
+    Raises:
+        InputError: the branch came to its end, and its records lack an evaluation.
+    """
+    seen = {event["step"]: event["loss"] for event in events(run, "eval")}
+    missing = [place for place in places if place not in seen]
+    if missing and (run.checkpoints / f"step-{end:08d}").is_dir():
+        raise InputError(f"{run.metrics_file}: damaged: it has no evaluation of step {missing[0]}; remove {run.path}")
+    return [float(loss) if isinstance(loss := seen.get(place), int | float) else math.inf for place in places]
+
+
+def _keep_to(planned: Plan, folder: Path) -> None:
+    """Writes into `folder` what is measured; InputError if anything else is there."""
+    file = folder / "branching.json"
+    said = {"steps": list(planned.steps), "factors": list(planned.factors), "batch_size": planned.batch_size}
+    if not file.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"--out {folder}: is not empty and holds no branches; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, said)
+    elif (before := read_object(file)) != said:
+        raise InputError(
+            f"--out {folder}: was measured with steps {before.get('steps')} and factors {before.get('factors')}, not "
+            f"{said['steps']} and {said['factors']}; give the same --points and --factors, or another --out"
+        )
 
 
 def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, command: str) -> dict[str, Any]:
@@ -177,8 +208,8 @@ def to_text(values: Mapping[str, Any]) -> str:
     """`to_json`'s answer in words and a table."""
     rows = [["after examples", "loses nothing", "crosses the tolerance", "loses more"]]
     for point in values["critical_batch"]:
-        crossing = "above the largest" if point["value"] is None else f"{point['value']:,.0f}"
-        high = "none tried" if point["high"] is None else f"{point['high']:,}"
+        crossing = "nowhere" if point["value"] is None else f"{point['value']:,.0f}"
+        high = "not shown" if point["high"] is None else f"{point['high']:,}"
         rows.append([f"{point['examples']:,}", f"{point['low']:,}", crossing, high])
     fit, stages = values["fit"], values["ramp"]
     lines = [

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,8 +109,13 @@ class Trainer:
         engine = recipe.engine.model_copy(update={"stop_after_steps": step})
         recipe = with_absolute_paths(recipe.model_copy(update={"engine": engine}))
         if self.nproc is None:
-            with suppress(Reached):
+            try:
                 train_recipe(recipe, folder, resume=True, progress=self.progress, title=title)
+            except Reached:
+                pass
+            except Stopped as stop:
+                reason = str(stop).partition(" at step ")[0]
+                raise Stopped(f"{reason}; with --out FOLDER the same command goes on from there") from None
             return Run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(Run(folder).recipe_file, recipe.model_dump(mode="json"))
