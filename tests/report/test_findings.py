@@ -1,6 +1,7 @@
 """What the page says must be true for every outcome."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -294,3 +295,20 @@ def test_a_reference_that_learned_nothing_is_judged_by_its_gap(record: Make) -> 
     assert not one.by_share
     assert one.bound == pytest.approx(5.25)
     assert [cell.held for cell in one.cells] == [True, True]
+
+
+def test_a_ramp_is_no_reference_and_rules_are_told_apart(tmp_path: Path) -> None:
+    from anybatch.recipes import change, find_recipe, train_recipe
+    from anybatch.report.load import load
+    from anybatch.report.series import build
+
+    small = ["reference.num_epochs=null", "reference.num_examples=640"]
+    for name, given in {
+        "reference": [], "sde": ["reference.rule=sde", "phases.0.batch_size=64"], "ramp": ["ramp=32:64"],
+    }.items():  # fmt: skip
+        train_recipe(change(find_recipe("digits-lenet"), [*small, *given]), tmp_path / name)
+    series = {one.label: one for one in build(load([tmp_path]))}
+    assert set(series) == {"LAMB", "LAMB (sde rule)", "LAMB (ramp 32 to 64)"}
+    assert series["LAMB (ramp 32 to 64)"].judged == []
+    assert [cell.factor for cell in series["LAMB (sde rule)"].judged] == [2.0]
+    assert series["LAMB (sde rule)"].rule == "sde"

@@ -70,6 +70,8 @@ class Record:
     lr: float | None = None
     warmup_steps: int | None = None
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
+    rule: str = "sqrt"
+    ramp: str = ""
     num_steps: int | None = None
     num_examples: int | None = None
     parameters: int | None = None
@@ -230,6 +232,8 @@ def _record(run: Run, name: str) -> Record:
         lr=finite(result.get("lr")) or max((p.lr for p in trains if p.lr is not None), default=None),
         warmup_steps=whole(result.get("warmup_steps")),
         hyperparameters=_numbers(_mapping(result.get("hyperparameters"))),
+        rule=text(_mapping(recipe.get("reference")).get("rule") or "sqrt"),
+        ramp=_ramp(phases) if recipe.get("ramp") is True and isinstance(phases, list) else "",
         num_steps=steps,
         num_examples=whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
         parameters=whole(result.get("parameters")),
@@ -259,6 +263,12 @@ def _sample(run: Run) -> tuple[str, str] | None:
     sample = read_object(run.sample_file) if run.sample_file.is_file() else {}
     start, words = (text(sample.get(name) or "", _MAX_SAMPLE) for name in ("start", "text"))
     return (start, words) if words else None
+
+
+def _ramp(phases: Sequence[Any]) -> str:
+    """The batches of a run whose batch grows, as '32 to 256'."""
+    batches = [whole(_mapping(phase).get("batch_size")) or 0 for phase in phases]
+    return f"{batches[0]:,} to {batches[-1]:,}" if batches else ""
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, str]:

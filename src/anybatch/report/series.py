@@ -131,7 +131,7 @@ class Series:
 
     @property
     def rule(self) -> str | None:
-        """'square-root' or 'linear' where every larger batch's rate follows from the recorded reference by it."""
+        """The rule by which every larger batch's settings follow from the recorded reference; None if none does."""
         runs = [
             (run.lr, run.reference.lr, run.batch / run.reference.batch)
             for run in self.records
@@ -139,6 +139,8 @@ class Series:
         ]
         if not runs or len(runs) < sum(run.finished and run.batch > self.reference_batch for run in self.records):
             return None
+        if other := next((run.rule for run in self.records if run.rule not in ("sqrt", "linear")), None):
+            return other
         for name, power in (("square-root", 0.5), ("linear", 1.0)):
             if all(lr and base and abs(lr / (base * factor**power) - 1) < 0.01 for lr, base, factor in runs):
                 return name
@@ -159,8 +161,11 @@ def build(records: Sequence[Record]) -> list[Series]:
         groups.extend((group[0], group) for group in _clusters(list(family)))
     built = []
     for first, group in groups:
-        rivals = [other for other, _ in groups if _optimizer(other) == _optimizer(first) and other is not first]
-        built.append(_series(_label(first, rivals), group))
+        mine = [(other, runs) for other, runs in groups if _optimizer(other) == _optimizer(first)]
+        rivals = [other for other, _ in mine if other is not first]
+        # At its own batch a reference is the same by any rule.
+        references = [run for other, runs in mine if _same_reference(first, other) for run in runs if not run.ramp]
+        built.append(_series(_label(first, rivals), group, references))
     return sorted(built, key=lambda series: (series.optimizer != "lamb", series.label))
 
 
@@ -168,8 +173,8 @@ def _optimizer(record: Record) -> str:
     return record.optimizer.lower()
 
 
-def _family(record: Record) -> tuple[str, str, str]:
-    return record.task, record.recipe_name, _optimizer(record)
+def _family(record: Record) -> tuple[str, ...]:
+    return record.task, record.recipe_name, _optimizer(record), record.rule, record.ramp
 
 
 def _clusters(family: list[Record]) -> list[list[Record]]:
@@ -194,8 +199,22 @@ def _same_length(first: Record, other: Record) -> bool:
     return abs(first.num_examples - other.num_examples) <= slack
 
 
+def _same_reference(first: Record, other: Record) -> bool:
+    """Whether two series of one recipe come from one reference over the same length."""
+    return (
+        (first.task, first.recipe_name, first.reference) == (other.task, other.recipe_name, other.reference)
+        and first.reference is not None
+        and _same_length(first, other)
+    )
+
+
 def _label(first: Record, rivals: Sequence[Record]) -> str:
     name = optimizer_name(first.optimizer)
+    if first.ramp:
+        return f"{name} (ramp {first.ramp})"
+    if first.rule not in ("sqrt", "linear"):
+        name = f"{name} ({first.rule} rule)"
+    rivals = [rival for rival in rivals if (rival.rule, rival.ramp) == (first.rule, first.ramp)]
     if not rivals:
         return name
     if any(rival.recipe_name != first.recipe_name for rival in rivals):
@@ -205,14 +224,17 @@ def _label(first: Record, rivals: Sequence[Record]) -> str:
     return f"{name} ({count(first.num_examples)} examples)"
 
 
-def _series(label: str, runs: list[Record]) -> Series:
+def _series(label: str, runs: list[Record], references: Sequence[Record] = ()) -> Series:
     recorded = next((run.reference.batch for run in runs if run.reference), None)
     reference_batch = recorded or min(run.batch for run in runs)
     by_batch = {
         batch: sorted((run for run in runs if run.batch == batch), key=lambda r: (r.seed or 0, r.name))
         for batch in sorted({run.batch for run in runs})
     }
-    base = by_batch.get(reference_batch, [])
+    if not runs[0].ramp and reference_batch not in by_batch:
+        shared = [run for run in references if run.batch == reference_batch]
+        by_batch = dict(sorted({**by_batch, **({reference_batch: shared} if shared else {})}.items()))
+    base = [] if runs[0].ramp else by_batch.get(reference_batch, [])
     frequencies = _frequencies(runs)
     cells = [
         Cell(batch, cell, batch / reference_batch if base else None, _gaps(cell, base), _kept(cell, base, frequencies))
