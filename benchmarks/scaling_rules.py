@@ -27,7 +27,7 @@ from anybatch.runs import Run
 
 REFERENCE = 16
 NUM_EXAMPLES = 16_384
-BATCHES = (4, 64, 256, 1)
+BATCHES = (64, 256, 4, 1)
 RULES = ("sqrt", "linear", "sde", "half-life")
 RATES = {"lamb": (0.005, 0.01, 0.014, 0.02, 0.04), "adamw": (0.002, 0.004, 0.0056, 0.008, 0.016)}
 TUNING_SEED = 100
