@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,14 @@ IMPORTS = {
     "inside an exec": "exec('send()')\n",
     "dropped": "class Held:\n    def __del__(self): send()\nHeld()\ntime.sleep(20)\n",
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hang_ups_are_heard() -> Iterator[None]:
+    """Under nohup a hang-up is ignored, in every command started from there, too, as it should be."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("module", ["typer", "torch"])

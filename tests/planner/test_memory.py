@@ -44,5 +44,5 @@ def test_examples_that_the_model_looks_at_together_are_not_cut():
     layout = choose_layout(workload, workload.phases[0], cluster, 8, 4096)
     assert layout is not None
     assert layout.micro_batch_size == workload.group_size == 64
-    tiny = replace(cluster, accelerator=replace(cluster.accelerator, memory_bytes=4e9))
+    tiny = replace(cluster, accelerator=replace(cluster.accelerator, memory_bytes=2.5e9))
     assert choose_layout(workload, workload.phases[0], tiny, 8, 4096) is None
