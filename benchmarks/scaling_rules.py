@@ -2,12 +2,11 @@
 
     python benchmarks/scaling_rules.py [--seeds 0 1 2] [--out FOLDER]
 
-The GPT on characters of `anybatch demo`, tuned at batch 16 (five learning rates for each optimizer, the best bracketed on
-both sides; chosen is the lowest within 0.5 % of the best), then carried by every preset to batches 1 to 256 over the same
-16,384 windows, nothing tuned. Where `sde` ends because beta1 would leave [0, 1), beta1 is kept, and the row says so. Runs
-in --out are not run again. Writes
-benchmarks/results/scaling-rules.json: the tuning, a row a run, and for each rule and batch the excess over the run of
-the same seed at batch 16.
+The GPT on characters of `anybatch demo`, tuned at batch 16 (five learning rates for each optimizer, the best
+bracketed on both sides; chosen is the lowest within 0.5 % of the best), then carried by every preset to batches 1 to
+256 over the same 16,384 windows, nothing tuned. Where `sde` ends because beta1 would leave [0, 1), beta1 is kept, and
+the row says so. Runs in --out are not run again. Writes benchmarks/results/scaling-rules.json: the tuning, a row a
+run, and for each rule and batch the excess over the run of the same seed at batch 16.
 """
 
 import argparse
