@@ -29,7 +29,7 @@ REFERENCE = 16
 NUM_EXAMPLES = 16_384
 BATCHES = (64, 256, 4, 1)
 RULES = ("sqrt", "linear", "sde", "half-life")
-RATES = {"lamb": (0.005, 0.01, 0.014, 0.02, 0.04), "adamw": (0.002, 0.004, 0.0056, 0.008, 0.016)}
+RATES = {"lamb": (0.01, 0.014, 0.02, 0.028, 0.04), "adamw": (0.002, 0.004, 0.0056, 0.008, 0.016)}
 TUNING_SEED = 100
 MARGIN = 1.005  # chosen is the lowest rate whose loss is within 0.5 % of the best: a rule then has room to multiply it
 RESULTS = Path(__file__).parent / "results" / "scaling-rules.json"
@@ -41,7 +41,7 @@ def recipe_of(optimizer: str, lr: float, batch: int, seed: int, data: Path, *cha
         find_recipe("gpt-demo" if optimizer == "lamb" else "gpt-demo-adamw"),
         [
             f"data.path={data}", f"reference.batch_size={REFERENCE}", f"reference.lr={lr}", f"seed={seed}",
-            f"reference.num_examples={NUM_EXAMPLES}", f"reference.warmup_ratio={1 / 64}",
+            f"reference.num_examples={NUM_EXAMPLES}", f"reference.warmup_ratio={1 / 32}",
             f"phases.0.batch_size={batch}", "engine.noise_every=0",
             "engine.num_evals=1", "engine.num_trust_ratios=1", "engine.checkpoint_every_steps=100000", *changes,
         ],

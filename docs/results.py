@@ -1,0 +1,98 @@
+"""Writes docs/results.md, and the tables of README.md and docs/recipes.md, from the committed files of results.
+
+    python docs/results.py
+
+The page's text is docs/results.md.j2, a Jinja template. Every number in it is computed here from a file under
+benchmarks/results or src/anybatch/study, so that a file and the page cannot disagree; a test renders the page and
+compares it.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+OPTIMIZERS = {
+    "lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "adam": "Adam", "momentum": "momentum", "adagrad": "AdaGrad",
+}  # fmt: skip
+STUDENT_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by the number of values
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def load(name: str) -> Any:
+    """The content of benchmarks/results/NAME.json."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pick(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """The rows whose fields have the values asked for."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def values(rows: Iterable[dict[str, Any]], field: str, scale: float = 1.0) -> list[float]:
+    """One field of all rows, times `scale`."""
+    return [scale * row[field] for row in rows]
+
+
+def spread(numbers: Sequence[float], digits: int = 1, unit: str = "") -> str:
+    """The mean; if there are several values, the smallest and the largest in brackets."""
+    text = f"{fmean(numbers):.{digits}f}{unit}"
+    return text if len(numbers) == 1 else f"{text} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f})"
+
+
+def interval(numbers: Sequence[float], digits: int = 1) -> str:
+    """The 95 % interval of the mean by Student's t."""
+    half = STUDENT_T_95[len(numbers)] * stdev(numbers) / len(numbers) ** 0.5
+    return f"{fmean(numbers) - half:.{digits}f} to {fmean(numbers) + half:.{digits}f}"
+
+
+def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: str) -> str:
+    """A row of learning rates and a row of held-out losses; the best loss is bold."""
+    rows = sorted(rows, key=lambda row: row["lr"])
+    losses = [f"**{row[loss]:.3f}**" if row["lr"] == best else f"{row[loss]:.3f}" for row in rows]
+    return (
+        f"| {title}, learning rate | " + " | ".join(f"{row['lr']:g}" for row in rows) + " |\n"
+        + "|---" * (len(rows) + 1) + "|\n"
+        "| held-out loss | " + " | ".join(losses) + " |"
+    )  # fmt: skip
+
+
+def results() -> dict[str, Any]:
+    """Everything that the template may name: the files, the optimizers' names, and the functions above."""
+    folder = ROOT / "benchmarks" / "results"
+    files = {path.stem.replace("-", "_"): load(path.stem) for path in sorted(folder.glob("*.json"))}
+    measured = ROOT / "src" / "anybatch" / "study" / "measured.json"
+    campaign = ROOT / "benchmarks" / "campaign" / "results"
+    return {
+        **files,
+        "demo": json.loads(measured.read_text(encoding="utf-8")),
+        "campaign": {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in campaign.glob("*.json")},
+        "OPTIMIZERS": OPTIMIZERS, "pick": pick, "values": values, "spread": spread, "interval": interval,
+        "mean": fmean, "rate_table": rate_table,
+    }  # fmt: skip
+
+
+def render() -> dict[str, str]:
+    """The text of each page that has numbers of results, by its path from the repository's root."""
+    environment = Environment(
+        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    names = results()
+    blocks = environment.get_template("results-blocks.md.j2").make_module(names)
+    pages = {"docs/results.md": environment.get_template("results.md.j2").render(names)}
+    for page in ("README.md", "docs/recipes.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        pages[page] = BLOCK.sub(lambda match: match[1] + str(getattr(blocks, match[2])()) + match[4], text)
+    return pages
+
+
+if __name__ == "__main__":
+    for name, text in render().items():
+        (ROOT / name).write_text(text, encoding="utf-8")
