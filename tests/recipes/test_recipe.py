@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from anybatch.engine import Execution
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
 from anybatch.recipes.job import fresh
@@ -57,6 +58,10 @@ def test_fields_are_changed_by_dotted_names() -> None:
         ("reference.num_epochs=2", r"reference.*: give one of num_examples and num_epochs"),
         ("model.num_layers=many", r"model\.num_layers = 'many'"),
         ("model={}", r"model\.hidden_size"),
+        ("engine.parallel=fast", r"engine\.parallel = 'fast': .*'fsdp'"),
+        ("engine.keep_last=0", r"engine\.keep_last = 0: .*greater than or equal to 1"),
+        ("engine.hang_timeout_s=0", r"engine\.hang_timeout_s = 0: .*greater than 0"),
+        ("engine.fsdp.param_dtype=fp64", r"engine\.fsdp\.param_dtype = 'fp64'"),
     ],
 )
 def test_wrong_changes_are_explained(assignment: str, message: str) -> None:
@@ -65,8 +70,16 @@ def test_wrong_changes_are_explained(assignment: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_none_names_a_way_of_parallel() -> None:
+def test_none_is_a_word_of_some_fields_and_null_for_others() -> None:
     assert change(find_recipe("bert-tiny"), ["engine.parallel=none"]).engine.parallel == "none"
+    assert change(find_recipe("resnet50-paper"), ["data.crop=none"]).data.crop == "none"
+    assert change(find_recipe("bert-tiny"), ["data.path=x", "data.path=none"]).data.path is None
+
+
+def test_a_recipe_checks_its_engine_options_where_it_is_made() -> None:
+    recipe = find_recipe("bert-tiny")
+    with pytest.raises(ValueError, match=r"keep_last"):
+        type(recipe)(**{**dict(recipe), "engine": Execution(keep_last=0)})
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

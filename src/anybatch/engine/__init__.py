@@ -2,8 +2,9 @@
 
 from anybatch.engine.checkpoint import load_newest
 from anybatch.engine.evaluate import Evaluation, evaluate
+from anybatch.engine.execution import Execution, Fsdp
 from anybatch.engine.interruption import stop_requests
-from anybatch.engine.job import Batch, Examples, Execution, Fsdp, Job, Phase
+from anybatch.engine.job import Batch, Examples, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.passes import show_passes
 from anybatch.engine.progress import Progress, SilentProgress, Task, progress_display

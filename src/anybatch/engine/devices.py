@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anybatch.engine.job import Execution
+from anybatch.engine.execution import Execution
 from anybatch.errors import InputError
 
 

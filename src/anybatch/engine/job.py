@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from anybatch.engine.execution import Execution
+
 Scores = dict[str, float]
 Squares = Callable[[Sequence[Tensor]], Tensor | None]
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-Choice = bool | Literal["auto"]
 CarryOver = Literal["keep", "reset_step", "new"]
 
 
@@ -74,57 +74,6 @@ class Phase:
     @property
     def num_examples(self) -> int:
         return self.global_batch_size * self.num_steps
-
-
-@dataclass(frozen=True)
-class Fsdp:
-    """FSDP2's own choices: the dtype in which parameters are gathered and computed with, and whether they are freed
-    between the forward and the backward pass."""
-
-    param_dtype: Literal["fp32", "bf16"] = "fp32"
-    reshard_after_forward: bool = True
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a job is cut and watched; none of it changes the result beyond rounding.
-
-    `parallel`: "auto" is "none" on one process and "ddp" beyond. `precision`: what the forward pass computes in.
-    `gradient_dtype`: what gradients are summed over ranks in. `deterministic`: on a GPU the same bits for the same run,
-    with slower kernels; a CPU gives them in any case. What else is "auto", `devices.decided` decides. `keep_best`:
-    checkpoints kept for their held-out loss.
-    `async_checkpoints`: the state is copied to the host's memory, and written while the run goes on.
-    `max_skipped_steps`: steps in a row without a finite gradient after which the run gives up. `hang_timeout_s`: after
-    so long without progress every rank shows where it stands, and the run ends. `noise_every`: every so many steps the
-    gradient noise is measured; 0: never. `noise_detail`: it is recorded of each layer, and preconditioned, too.
-    `evaluate_at`: steps after which the run is evaluated, beside `num_evals` evenly spread ones. `stop_after_steps`:
-    the run saves itself and stops after this step of all phases; None: it runs to its end.
-    """
-
-    micro_batch_size: int | Literal["auto"]
-    num_evals: int
-    num_trust_ratios: int
-    checkpoint_every_steps: int
-    evaluate_at: Sequence[int] = ()
-    keep_last: int = 2
-    keep_best: int = 0
-    async_checkpoints: bool = False
-    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
-    precision: Precision | Literal["auto"] = "auto"
-    gradient_dtype: Literal["fp32", "bf16"] = "fp32"
-    activation_checkpointing: bool = False
-    compile: Choice = "auto"
-    deterministic: bool = False
-    channels_last: Choice = "auto"
-    cudnn_search: Choice = "auto"
-    cudnn_attention: bool = False
-    fsdp: Fsdp = Fsdp()
-    prefetch: bool = True
-    max_skipped_steps: int = 20
-    hang_timeout_s: float = 600.0
-    noise_every: int = 100
-    noise_detail: bool = False
-    stop_after_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from anybatch.engine.devices import decided
+from anybatch.engine.execution import Execution
 from anybatch.engine.gradient_sum import GradientSum
-from anybatch.engine.job import Execution, Job, Squares
+from anybatch.engine.job import Job, Squares
 from anybatch.engine.loss_scale import LossScale
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.statistics import RunningStatistics

@@ -99,6 +99,6 @@ def _bert_recipe(*phases: tuple[int, float]) -> Recipe:
 
 def _published(name: str, recipe: Recipe, cluster: Cluster, precision: str = "auto") -> Workload:
     """The recipe's model as others ran it: in 16 bits or less, with kernels fused by hand, each cut as fits."""
-    engine = recipe.engine.model_copy(update={"compile": True})
+    engine = replace(recipe.engine, compile=True)
     workload = workload_of(recipe.model_copy(update={"engine": engine}), cluster, precision)
     return replace(workload, name=name, recipe=None, group_size=None, supposed=(), evaluation=None, num_checkpoints=10)

@@ -1,6 +1,6 @@
 """BERT recipes: pretraining on text, and fine-tuning on questions."""
 
-from anybatch.recipes.engine_settings import EngineSettings
+from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     EncoderSettings,
     OptimizerSettings,
@@ -90,5 +90,5 @@ def squad_demo() -> QuestionsRecipe:
         optimizer=OptimizerSettings(name="adamw"),
         reference=ReferenceSettings(batch_size=16, lr=2e-3, warmup_ratio=0.1, num_epochs=4),
         phases=(PhaseSettings(batch_size=16, sequence_length=128),),
-        engine=EngineSettings(num_evals=2),
+        engine=Execution(num_evals=2),
     )

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from anybatch.errors import InputError
 from anybatch.recipes.recipe import Recipe, from_json
@@ -25,7 +25,7 @@ def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         if name.strip() == "ramp":
             _ramp(values, text.strip())
         else:
-            _assign(values, name.strip(), _parse(text.strip()))
+            _assign(values, name.strip(), _parse(text.strip(), recipe, name.strip()))
     return from_json(values)
 
 
@@ -167,8 +167,24 @@ def _child(target: Any, part: str) -> Any:
     return _MISSING
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, recipe: Recipe, name: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
+        pass
+    if text == "none" and text in _words(recipe, name):
+        return text
+    return {"none": None, "None": None, "True": True, "False": False}.get(text, text)
+
+
+def _words(recipe: Recipe, name: str) -> set[Any]:
+    """The words that the field called `name` takes; empty if there is no such field."""
+    *parents, last = name.split(".")
+    holder: Any = recipe
+    for part in parents:
+        holder = holder[int(part)] if isinstance(holder, tuple) and part.isdecimal() else getattr(holder, part, None)
+    return _literals(get_type_hints(type(holder)).get(last))
+
+
+def _literals(hint: Any) -> set[Any]:
+    return {word for each in get_args(hint) for word in ([each] if isinstance(each, str) else _literals(each))}

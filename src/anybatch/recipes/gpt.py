@@ -1,6 +1,6 @@
 """GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
 
-from anybatch.recipes.engine_settings import EngineSettings
+from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     CausalRecipe,
     CorpusSettings,
@@ -24,7 +24,7 @@ def gpt_demo() -> CausalRecipe:
         phases=(PhaseSettings(batch_size=2, sequence_length=32),),
         data=CorpusSettings(tokenizer="characters"),
         # Reading takes less than handing over to a thread.
-        engine=EngineSettings(prefetch=False),
+        engine=Execution(prefetch=False),
         model=DecoderSettings(hidden_size=64, num_layers=2, num_heads=2, max_positions=32),
     )
 

@@ -15,7 +15,6 @@ from anybatch.engine.job import Scores
 from anybatch.errors import InputError
 from anybatch.optim.kernels.library import squares
 from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.phases import execution
 from anybatch.recipes.recipe import Recipe
 from anybatch.scaling import GradientNoiseScale
 
@@ -49,7 +48,7 @@ def job_of(
         seed=recipe.seed,
         inputs=inputs,
         max_grad_norm=recipe.max_grad_norm,
-        execution=execution(recipe),
+        execution=recipe.engine,
         score=score,
         export=export,
         summary=summary,

@@ -10,7 +10,7 @@ from torch import nn
 
 from anybatch.data.batch import Batch, Source
 from anybatch.data.sampling import Stream, checksum
-from anybatch.engine import Execution, Fsdp, Phase
+from anybatch.engine import Phase
 from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
@@ -105,12 +105,6 @@ def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[
     examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
     count = min(count, source.num_examples)
     return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
-
-
-def execution(recipe: Recipe) -> Execution:
-    """The recipe's engine settings as the engine takes them."""
-    settings = recipe.engine.model_dump()
-    return Execution(**{**settings, "fsdp": Fsdp(**settings["fsdp"])})
 
 
 def fingerprints(recipe: Recipe, **others: str) -> dict[str, str]:

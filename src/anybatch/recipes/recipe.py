@@ -2,15 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
+from anybatch.engine import Execution
 from anybatch.errors import InputError
-from anybatch.recipes.engine_settings import EngineSettings, Settings
 from anybatch.scaling import Reference, Scaled
 from anybatch.scaling.presets import EpsRule, LrRule, MomentRule, Rule, WarmupRule, WeightDecayRule
 from anybatch.scaling.rules import Preset
 
 _MOST_EXAMPLES = 10**15
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown or ill-typed field is an error. So are those of the rooms' dataclasses in it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, revalidate_instances="always"
+    )
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -279,7 +288,7 @@ class RecipeSettings(Settings):
     phases: tuple[StretchSettings, ...] = Field(min_length=1)
     ramp: bool = False
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    engine: EngineSettings = EngineSettings()
+    engine: Execution = Execution()
     held_out_part: Literal["all", "tuning", "reported"] = "all"
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ All see random rectangles of at least 8 % of a picture, flipped or not, at 224 p
 
 from typing import Any
 
-from anybatch.recipes.engine_settings import EngineSettings
+from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,
@@ -177,5 +177,5 @@ def _imagenet(
             zero_init=True,
             label_smoothing=label_smoothing,
         ),
-        engine=EngineSettings(micro_batch_size=batch_norm_group),
+        engine=Execution(micro_batch_size=batch_norm_group),
     )

@@ -1,6 +1,6 @@
 """Recipes for small images: digits that come with the package, MNIST, CIFAR-10."""
 
-from anybatch.recipes.engine_settings import EngineSettings
+from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,
@@ -27,7 +27,7 @@ def digits_lenet() -> ImageRecipe:
         phases=(ImagePhaseSettings(batch_size=32, image_size=8),),
         data=ImageSettings(builtin="digits", mean=(0.2873,), std=(0.3540,)),
         model=NetworkSettings(architecture="lenet"),
-        engine=EngineSettings(micro_batch_size=256, num_evals=5),
+        engine=Execution(micro_batch_size=256, num_evals=5),
     )
 
 
@@ -45,7 +45,7 @@ def mnist_lenet() -> ImageRecipe:
         phases=(ImagePhaseSettings(batch_size=1024, image_size=28),),
         data=ImageSettings(source_examples=60_000, source_classes=10, mean=(0.1307,), std=(0.3081,)),
         model=NetworkSettings(architecture="lenet"),
-        engine=EngineSettings(micro_batch_size=256),
+        engine=Execution(micro_batch_size=256),
     )
 
 
@@ -73,7 +73,7 @@ def cifar10_davidnet() -> ImageRecipe:
             hole=8,
         ),
         model=NetworkSettings(architecture="davidnet", batch_norm_group=512),
-        engine=EngineSettings(micro_batch_size=512),
+        engine=Execution(micro_batch_size=512),
     )
 
 
@@ -99,5 +99,5 @@ def cifar10_resnet20() -> ImageRecipe:
             flip=True,
         ),
         model=NetworkSettings(architecture="resnet20", batch_norm_group=128),
-        engine=EngineSettings(micro_batch_size=128),
+        engine=Execution(micro_batch_size=128),
     )

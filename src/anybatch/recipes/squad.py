@@ -1,6 +1,6 @@
 """Fine-tuning on SQuAD at full length."""
 
-from anybatch.recipes.engine_settings import EngineSettings
+from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     OptimizerSettings,
     PhaseSettings,
@@ -21,7 +21,7 @@ def squad() -> QuestionsRecipe:
         optimizer=OptimizerSettings(name="adamw"),
         reference=ReferenceSettings(batch_size=32, lr=3e-5, warmup_ratio=0.1, num_epochs=2, join="global"),
         phases=(PhaseSettings(batch_size=32, sequence_length=384),),
-        engine=EngineSettings(num_evals=2),
+        engine=Execution(num_evals=2),
         data=QuestionSettings(stride=128, max_answer_length=30),
     )
 

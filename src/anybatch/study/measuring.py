@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -106,7 +106,7 @@ class Trainer:
             Failed: the loss was lost for too many steps in a row.
             InputError: the recipe or its data are wrong.
         """
-        engine = recipe.engine.model_copy(update={"stop_after_steps": step})
+        engine = replace(recipe.engine, stop_after_steps=step)
         recipe = with_absolute_paths(recipe.model_copy(update={"engine": engine}))
         if self.nproc is None:
             try:
