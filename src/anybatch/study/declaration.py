@@ -177,9 +177,9 @@ class Study:
         ]
         reported = [
             Trial(entrant, batch_size, seed, "reported", {} if self.protocol == "untuned" else None)
+            for seed in self.seeds  # a study that is cut short has every batch once before it has one of them again
             for batch_size in self.batch_sizes
             for entrant in self.entrants
-            for seed in self.seeds
         ]
         return (*tuning, *reported)
 
