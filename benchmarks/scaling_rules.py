@@ -137,7 +137,10 @@ def main() -> None:
                     rows.append(
                         cell(optimizer, tuning[optimizer]["lr"], rule, batch, seed, arguments.out, data)
                     )  # fmt: skip
-            found = {"environment": describe_environment(), "examples": NUM_EXAMPLES, "tuning": tuning, "rows": rows}
+            found = {
+                "environment": describe_environment(), "examples": NUM_EXAMPLES, "tuning": tuning, "rows": rows,
+                "context_free_loss": Run(arguments.out / "lamb-reference-b16-s0").result()["context_free_loss"],
+            }  # fmt: skip
             write_json(RESULTS, {**found, "excesses": excesses(rows)})
 
 

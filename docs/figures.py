@@ -1,4 +1,4 @@
-"""Draws the figures of how-it-works.md:  python docs/figures.py [FOLDER]
+"""Draws the figures of how-it-works.md and results.md:  python docs/figures.py [FOLDER]
 
 The rates and steps are what `Reference` computes, the layers' movements those of a small network that is trained here,
 and the demo's shares those of src/anybatch/study/measured.json.
@@ -25,6 +25,7 @@ from anybatch.scaling import examples_at
 from anybatch.scaling.presets import PRESETS
 
 WIDTH = 800
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 BERT = Reference(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
 
 
@@ -188,12 +189,44 @@ def demo(frame: Frame) -> str:
         return render(figure, frame)
 
 
+def carried(frame: Frame) -> str:
+    """The share of its learning that a run tuned at batch 16 keeps at other batches, by four rules."""
+    measured = json.loads((RESULTS / "scaling-rules.json").read_text("utf-8"))
+    frequencies = measured["context_free_loss"]
+    grid = Grid(frame.width, 2, 1, 260, left=44, right=80)
+    with canvas(frame.width, grid.height) as figure:
+        for place, optimizer in enumerate(("lamb", "adamw")):
+            axes = panel(figure, *grid.box(place))
+            rows = [row for row in measured["rows"] if row["optimizer"] == optimizer]
+            start = {row["seed"]: row["loss"] for row in rows if row["factor"] == 1}
+            for number, rule in enumerate(PRESETS):
+                kept: dict[float, list[float]] = {1.0: [100.0]}
+                for row in rows:
+                    if row["rule"] == rule and row["factor"] != 1 and row["loss"] is not None:
+                        gain = (frequencies - row["loss"]) / (frequencies - start[row["seed"]])
+                        kept.setdefault(row["factor"], []).append(100 * gain)
+                factors = sorted(kept)
+                means = [fmean(kept[factor]) for factor in factors]
+                axes.plot(factors, means, color=ACCENTS[number], marker=MARKERS[number], linewidth=1.5)
+                for factor in factors:
+                    axes.plot([factor] * 2, [min(kept[factor]), max(kept[factor])], color=ACCENTS[number], linewidth=1)
+                if place:
+                    axes.annotate(rule, (1.03, 0.9 - 0.1 * number), xycoords="axes fraction", color=ACCENTS[number])
+            axes.set_xscale("log", base=2)
+            axes.set_xticks([1 / 16, 1 / 4, 1, 4, 16], ["1/16", "1/4", "1", "4", "16"])
+            axes.set_xlabel("batch / reference batch", color=MUTED)
+            axes.set_ylim(bottom=0)
+            write_title(axes, {"lamb": "LAMB: learning kept, %", "adamw": "AdamW: learning kept, %"}[optimizer], INK)
+        return render(figure, frame)
+
+
 FIGURES = {
     "how-schedules": schedules,
     "how-rules": rules,
     "how-steps": steps,
     "how-movements": movements,
     "how-demo": demo,
+    "results-rules": carried,
 }
 
 
