@@ -20,7 +20,7 @@ from anybatch.engine import checkpoint, train
 from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.progress import SilentProgress
-from anybatch.errors import Failed, InputError, Stopped
+from anybatch.errors import Failed, InputError, Reached, Stopped
 from anybatch.runs import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
@@ -399,3 +399,18 @@ class _Listener(SilentProgress):
 
     def say(self, line: str) -> None:
         self.said.append(line)
+
+
+def test_a_run_that_is_to_stop_early_shows_progress_to_where_it_stops(tmp_path: Path) -> None:
+    class Totals(SilentProgress):
+        found: list[tuple[int, int]] = []  # noqa: RUF012
+
+        def task(self, title: str, total: int, done: int = 0) -> Any:
+            self.found.append((total, done))
+            return super().task(title, total, done)
+
+    job = regression_job(execution={"stop_after_steps": 3})
+    with pytest.raises(Reached, match=r"engine\.stop_after_steps = 3"):
+        train(job, run_at(tmp_path / "run"), progress=Totals())
+    assert Totals.found[0] == (3 * job.phases[0].global_batch_size, 0)
+    assert Totals.found[0][0] < job.num_examples

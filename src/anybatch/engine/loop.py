@@ -69,7 +69,8 @@ def train(
                 progress.say(line)
             if ranks.leader:
                 run.set_status("running", step)
-            task = progress.task(title, job.num_examples, place(job, step).start)
+            last = min(job.execution.stop_after_steps or job.num_steps, job.num_steps)
+            task = progress.task(title, place(job, last).start, place(job, step).start)
             try:
                 with _records(run, step, mirror) if ranks.leader else NoRecords() as records:
                     course = _Course(job, run, parallel, micro_batch_sizes, records, progress, task)
