@@ -1,6 +1,8 @@
 """Other trainers' logs, as they are on disk."""
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from anybatch.elsewhere import batch_of, batch_sizes, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.report import write_report
-from anybatch.report.load import load
+from anybatch.report.load import Reference, load
 from anybatch.study.own_runs import advise_on_logs, own_text, to_values
 
 
@@ -113,16 +115,101 @@ def test_without_a_held_out_loss_a_run_has_not_finished(tmp_path: Path) -> None:
     assert (record.state, record.message, record.diverged) == ("unfinished", "no held-out loss was logged", False)
 
 
+def recorded(optimizer: str, lr: float, warmup_steps: int = 0, **more: float) -> dict[str, float]:
+    """As the integrations of anybatch write it."""
+    settings = {"lr": lr, "warmup_steps": warmup_steps, f"optimizer/{optimizer}": 1, **more}
+    return {f"settings/{name}": value for name, value in settings.items()}
+
+
 def test_advice_comes_from_the_noise_that_was_logged(tmp_path: Path) -> None:
-    state(tmp_path / "a", 8, steps=80, losses=[1.0] * 10, **{"noise/gradient_square": 1.0, "noise/trace": 400.0})
+    noise = {"noise/gradient_square": 1.0, "noise/trace": 400.0}
+    state(tmp_path / "a", 8, steps=80, losses=[1.0] * 10, **noise, **recorded("LAMB", 0.01))
     advice = advise_on_logs(tmp_path, {})
     assert advice.critical_batch == pytest.approx(400)
     assert advice.nearly_free_batch == 64, "a quarter of the noise scale, in halvings and doublings of the batch"
     own = next(each for each in advice.settings if each.batch_size == 8)
     assert (own.lr, own.num_steps, own.multiplier) == (0.01, 80, 1.0)
     text = own_text(advice)
-    assert "examples double at batch 400, by the noise scale of a" in text
+    assert "examples double at batch 400 (400 to 400), by the noise scale of a" in text
     assert json.loads(json.dumps(to_values(advice)))["runs"][0]["noise"]["value"] == pytest.approx(400)
+
+
+def test_settings_are_what_was_recorded_not_the_highest_that_was_logged(tmp_path: Path) -> None:
+    """A log every 40 steps has its first rate at 0.01, deep in the warm-up."""
+    noise = {"noise/gradient_square": 1.0, "noise/trace": 400.0}
+    state(tmp_path / "a", 8, steps=400, losses=[1.0] * 10, **noise, **recorded("AdamW", 0.39, 20))
+    own = next(each for each in advise_on_logs(tmp_path, {}).settings if each.batch_size == 32)
+    assert (own.lr, own.warmup_steps) == (pytest.approx(0.78), 20)
+    (record,) = load([tmp_path])
+    assert (record.optimizer, record.lr, record.lr_is_bound, record.warmup_steps) == ("AdamW", 0.39, False, 20)
+
+
+def test_the_highest_logged_rate_is_called_so_and_scaled_to_nothing(tmp_path: Path) -> None:
+    noise = {"noise/gradient_square": 1.0, "noise/trace": 400.0}
+    state(tmp_path / "a", 8, steps=80, losses=[1.0] * 10, **noise)
+    advice = advise_on_logs(tmp_path, {})
+    assert advice.settings == []
+    text = own_text(advice)
+    assert ">=0.01" in text
+    assert "has a rate in 10 of 80 steps, and the highest of them, 0.01, need not be the peak" in text
+    write_report([tmp_path], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert ">≥0.01<" in page
+    assert "≥: the highest learning rate that the log has." in page
+
+
+def test_a_log_of_every_step_shows_the_peak_and_the_warm_up(tmp_path: Path) -> None:
+    rates = [(step, 0.1 * min(step / 4, 1)) for step in range(1, 13)]
+    folder = events(tmp_path / "log", {"lr": rates, "loss": [(12, 1.0)], "global_batch_size": [(12, 64)]})
+    assert read_log(folder).peak == (pytest.approx(0.1), 4)
+
+
+def test_the_report_names_the_optimizers_and_holds_each_to_the_smallest_batch(tmp_path: Path) -> None:
+    state(tmp_path / "adamw", 32, steps=64, losses=[2.0, 1.0], **recorded("AdamW", 0.001))
+    tuned = {"reference_batch_size": 32, "reference_lr": 0.01, "rule/sqrt": 1}
+    state(tmp_path / "lamb", 128, steps=16, losses=[2.0, 1.02], **recorded("LAMB", 0.02, 2, **tuned))
+    state(tmp_path / "adamw-large", 128, steps=16, losses=[2.0, 1.5], **recorded("AdamW", 0.002))
+    write_report([tmp_path], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    text = html.unescape(page)
+    assert "LAMB's held-out loss stayed within 5\u202f% of the AdamW batch-32 run at every larger batch" in text
+    assert "AdamW's did so at no larger batch (nearest: ×4 (batch 128, +50\u202f%))" in text
+    assert page.count('<th scope="row">') == 3, "a row a run"
+    lamb = next(record for record in load([tmp_path]) if record.name == "lamb")
+    assert (lamb.rule, lamb.reference) == ("sqrt", Reference(32, 0.01))
+
+
+def test_a_run_that_is_no_more_than_the_reference_is_told_once(tmp_path: Path) -> None:
+    state(tmp_path / "adamw", 32, steps=64, losses=[2.0, 1.0], **recorded("AdamW", 0.001))
+    state(tmp_path / "lamb", 128, steps=16, losses=[2.0, 1.02], **recorded("LAMB", 0.02))
+    write_report([tmp_path], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "there is nothing to compare" not in page
+    assert "1.00 at the AdamW reference, batch 32; 1.02, gap +2.0\u202f%, at ×4 (batch 128)" in page
+
+
+def test_what_was_measured_beside_the_noise_scale_is_set_against_it(tmp_path: Path) -> None:
+    noise = {"noise/gradient_square": 1.0, "noise/trace": 400.0}
+    state(tmp_path / "small", 8, steps=80, losses=[2.0, 1.5, 1.2, 1.1, 1.0], **noise, **recorded("AdamW", 0.01))
+    state(tmp_path / "large", 80, steps=80, losses=[2.0, 1.5, 1.2, 1.1, 1.0], **recorded("LAMB", 0.01))
+    text = own_text(advise_on_logs(tmp_path, {}))
+    assert (
+        "large took 10.00 times the examples of small to loss 1; the noise scale alone makes it 1.18: what is beyond "
+        "is due to its optimizer, rate and warm-up" in text
+    )
+
+
+def test_a_noise_scale_without_an_estimate_is_a_lower_bound(tmp_path: Path) -> None:
+    folder = state(tmp_path / "a", 8, steps=80, losses=[1.0] * 8)
+    content = json.loads((folder / "trainer_state.json").read_text())
+    squares = iter([1.0, -1.2, 0.9, -1.0, 0.8, -1.7, 1.1, -1.0])
+    for entry in content["log_history"]:
+        if "loss" in entry:
+            entry |= {"noise/gradient_square": next(squares), "noise/trace": 400.0}
+    (folder / "trainer_state.json").write_text(json.dumps(content))
+    assert re.search(
+        r"examples double at batch [\d,]+ or more, by the noise scale of a", own_text(advise_on_logs(tmp_path, {}))
+    )
 
 
 def test_advice_comes_from_two_batches(tmp_path: Path) -> None:

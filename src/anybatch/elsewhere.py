@@ -1,9 +1,14 @@
 """Runs of other trainers, as far as their logs tell: Hugging Face's trainer_state.json, and TensorBoard's event files.
 
 A step's examples are its number times the global batch. The log says the batch if an integration of anybatch wrote it
-(`global_batch_size`); otherwise the user does.
+(`global_batch_size`); otherwise the user does. The integrations also write, once, the settings of the run:
+
+    settings/optimizer/NAME, settings/rule/NAME          1
+    settings/lr, settings/warmup_steps                   the peak learning rate, and the steps until it
+    settings/reference_batch_size, settings/reference_lr what was tuned, if the run follows from it
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +31,7 @@ _NAMES = {
     "trace": re.compile(r"((train/)?noise|noise)/(noise_)?trace"),
     "runtime": re.compile(r"(train/)?train_runtime"),
 }
+_SETTING = re.compile(r"(?:train/)?(settings/.+)")
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,37 @@ class Log:
     values: Mapping[str, Sequence[tuple[int, float]]]
 
     def of(self, name: str) -> Sequence[tuple[int, float]]:
-        """loss, lr, eval_loss, accuracy, square and trace (of the gradient noise), runtime in seconds."""
+        """loss, lr, eval_loss, accuracy, square and trace (of the gradient noise), runtime in seconds, settings/..."""
         return self.values.get(name, ())
+
+    def setting(self, name: str) -> float | None:
+        """A recorded setting, such as lr; None if the log has none. The newest counts."""
+        points = self.of(f"settings/{name}")
+        return points[-1][1] if points else None
+
+    def word(self, name: str) -> str | None:
+        """A recorded name: of the optimizer or the rule."""
+        known = {
+            key.split("/", 2)[2]: points[-1][0] for key, points in self.values.items() if f"settings/{name}/" in key
+        }
+        return max(known, key=known.__getitem__) if known else None
+
+    @property
+    def highest_rate(self) -> float | None:
+        """The highest learning rate of the log, which is a lower bound of the run's: see `peak`."""
+        return max((rate for _, rate in self.of("lr") if 0 < rate < math.inf), default=None)
+
+    @property
+    def peak(self) -> tuple[float, int] | None:
+        """The run's learning rate and its warm-up steps: as recorded, or as read from a log that has every step."""
+        lr, rates = self.setting("lr"), self.of("lr")
+        if lr is not None:
+            return lr, round(self.setting("warmup_steps") or 0)
+        highest = self.highest_rate
+        if highest is None or len(rates) < self.num_steps:
+            return None
+        first = next(step for step, rate in rates if rate == highest)
+        return highest, 0 if first == rates[0][0] else first
 
 
 def is_log(folder: Path) -> bool:
@@ -141,8 +176,9 @@ def _sorted_out(numbers: Iterable[tuple[str, int, Any]]) -> dict[str, list[tuple
     found: dict[str, dict[int, float]] = {}
     for name, step, value in numbers:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            for known, pattern in _NAMES.items():
-                if pattern.fullmatch(name):
-                    # Resumed runs log a step twice; the later one counts.
-                    found.setdefault(known, {})[step] = float(value)
+            setting = _SETTING.fullmatch(name)
+            known = [setting[1]] if setting else [key for key, pattern in _NAMES.items() if pattern.fullmatch(name)]
+            for key in known:
+                # Resumed runs log a step twice; the later one counts.
+                found.setdefault(key, {})[step] = float(value)
     return {name: sorted(points.items()) for name, points in found.items()}

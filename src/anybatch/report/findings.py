@@ -24,13 +24,15 @@ class Findings:
 def find(records: Sequence[Record]) -> Findings:
     """The series among `records` and what can be said of them."""
     series = build(records)
+    # A run that only is the reference of another series is told there.
+    told = [one for one in series if not any(one.lent_to(other) for other in series)]
     points = []
-    for one in series:
+    for one in told:
         if any(cell.finished for cell in one.cells):
-            points += [_measured(one), *filter(None, [_gain(one), _beyond(one, series)])]
-    points += [sentence for sentence in (_tuning(series), _comparison(series)) if sentence]
-    points += [sentence for sentence in (_caveat(series), _unfinished(records)) if sentence]
-    return Findings(series, _headline(series, records), points)
+            points += [_measured(one), *filter(None, [_gain(one), _beyond(one, told)])]
+    points += [sentence for sentence in (_tuning(told), _comparison(told)) if sentence]
+    points += [sentence for sentence in (_caveat(told), _unfinished(records)) if sentence]
+    return Findings(series, _headline(told, records), points)
 
 
 def place(cell: Cell) -> str:
@@ -76,7 +78,7 @@ def _verdict(one: Series, first: Series) -> str:
         share = "" if all(len(cell.finished) == cell.diverged for cell in one.judged) else ", in some runs,"
         return f"{one.label} diverged{share} at every larger batch"
     spelled = one is first or not first.judged or first.main is None or one.by_share != first.by_share
-    own = f"its own batch-{count(reference.batch)} run"
+    own = f"{one.reference_name} batch-{count(reference.batch)} run"
     if one.by_share:
         did, short = f" kept at least {_KEPT} of what {own} learned", " did so"
     else:
@@ -128,7 +130,8 @@ def _measured(one: Series) -> str:
     parts = []
     for cell in finished:
         if cell is one.reference and len(finished) > 1:
-            parts.append(f"{cell_loss(cell)} at the reference, batch {count(cell.batch)}")
+            name = one.reference_name.replace("its own", "the")
+            parts.append(f"{cell_loss(cell)} at {name} reference, batch {count(cell.batch)}")
         elif cell.gaps and cell is not one.reference:
             parts.append(f"{cell_loss(cell, spread=False)}, gap {_gap(cell)}, at {place(cell)}")
         else:
@@ -236,7 +239,14 @@ def _against(first: Series, other: Series) -> str:
     higher: list[str] = []
     for cell in other.cells:
         mine = here.get(cell.batch)
-        if mine is None or cell.loss is None or mine.loss is None or cell.diverged or mine.diverged:
+        if (
+            mine is None
+            or mine.runs[0] is cell.runs[0]
+            or cell.loss is None
+            or mine.loss is None
+            or cell.diverged
+            or mine.diverged
+        ):
             continue
         group = level if abs(cell.loss / mine.loss - 1) <= _LEVEL else lower if cell.loss < mine.loss else higher
         group.append(f"{count(cell.batch)} ({loss(cell.loss)} against {loss(mine.loss)})")

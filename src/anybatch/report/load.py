@@ -50,6 +50,8 @@ class Point:
 class Record:
     """What the report knows of one run. `state` is the run's outcome, 'finished' where it has a result.
 
+    `lr_is_bound`: `lr` is the highest rate that another trainer logged; the run's peak may lie between two entries.
+
     `sample`: the start of a text, and how the model goes on from it. `context_free_loss` is what a model reaches that
     knows how frequent each token is and nothing else.
     """
@@ -68,6 +70,7 @@ class Record:
     environment: Mapping[str, Any]
     parent: Path | None = None
     lr: float | None = None
+    lr_is_bound: bool = False
     warmup_steps: int | None = None
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
     rule: str = "sqrt"
@@ -159,7 +162,8 @@ def load(paths: Sequence[Path], batch_sizes: Mapping[str, int] | None = None) ->
 def _of_log(folder: Path, name: str, batch: int | None) -> Record:
     """What another trainer's log tells; its last held-out loss is its final one, and without one it has not finished.
 
-    All such runs are one series, whose reference is the smallest batch: their logs do not say what was tuned where.
+    Such runs are held to the one of the smallest batch. Optimizer, rule and peak rate are known if an integration of
+    anybatch recorded them.
     """
     log = read_log(folder, batch)
     scores, losses = dict(log.of("accuracy")), log.of("eval_loss")
@@ -173,6 +177,7 @@ def _of_log(folder: Path, name: str, batch: int | None) -> Record:
     finished = bool(losses) and log.finished is not False
     seconds = finite(log.of("runtime")[-1][1]) if log.of("runtime") else None
     final = {"loss": finite(losses[-1][1])} if losses else {}
+    peak, tuned = log.peak, whole(log.setting("reference_batch_size"))
     return Record(
         path=folder,
         name=text(name),
@@ -180,13 +185,16 @@ def _of_log(folder: Path, name: str, batch: int | None) -> Record:
         message="" if losses else "no held-out loss was logged",
         task=ELSEWHERE,
         recipe_name="other trainers",
-        optimizer="Trainer",
+        optimizer=text(log.word("optimizer") or "unknown optimizer"),
         batch=log.batch,
         seed=None,
-        reference=None,
+        reference=Reference(tuned, finite(log.setting("reference_lr"))) if tuned else None,
         recipe={},
         environment={},
-        lr=max(filter(None, map(finite, rates.values())), default=None),
+        lr=peak[0] if peak else log.highest_rate,
+        lr_is_bound=peak is None,
+        warmup_steps=peak[1] if peak else None,
+        rule=text(log.word("rule") or "sqrt"),
         num_steps=log.num_steps,
         num_examples=log.num_steps * log.batch,
         wall_s=seconds,

@@ -195,7 +195,7 @@ def _rates(series: Sequence[Series]) -> str:
         return ""
     spans = []
     for one in series:
-        known = [run.lr for run in one.records if run.lr is not None]
+        known = [run.lr for run in one.records if run.lr is not None and run.optimizer.lower() == one.optimizer]
         if known:
             rule = f" ({one.rule} rule)" if one.rule else ""
             spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
-from anybatch.report.load import Record
+from anybatch.report.load import ELSEWHERE, Record
 from anybatch.report.wording import count, optimizer_name, rate
 
 TOLERANCE = 0.05
@@ -76,6 +76,18 @@ class Series:
     def reference(self) -> Cell | None:
         """The cell that the others are held to; None where that batch was not run."""
         return next((cell for cell in self.cells if cell.batch == self.reference_batch), None)
+
+    @property
+    def reference_name(self) -> str:
+        """Whose the reference run is, in words."""
+        runs = self.reference.runs if self.reference else []
+        other = next((run for run in runs if _optimizer(run) != self.optimizer), None)
+        return "its own" if other is None else f"the {optimizer_name(other.optimizer)}"
+
+    def lent_to(self, other: "Series") -> bool:
+        """Whether these runs are no more than the reference of another optimizer's."""
+        mine = self.cells[0].runs[0]
+        return len(self.cells) == 1 and other.optimizer != self.optimizer and any(run is mine for run in other.records)
 
     @property
     def records(self) -> list[Record]:
@@ -163,8 +175,11 @@ def build(records: Sequence[Record]) -> list[Series]:
     for first, group in groups:
         mine = [(other, runs) for other, runs in groups if _optimizer(other) == _optimizer(first)]
         rivals = [other for other, _ in mine if other is not first]
-        # At its own batch a reference is the same by any rule.
-        references = [run for other, runs in mine if _same_reference(first, other) for run in runs if not run.ramp]
+        # At its own batch a reference is the same by any rule. Logs of other trainers are held to one of them.
+        held_to = [
+            runs for other, runs in (groups if first.task == ELSEWHERE else mine) if _same_reference(first, other)
+        ]
+        references = [run for runs in held_to for run in runs if not run.ramp]
         built.append(_series(_label(first, rivals), group, references))
     return sorted(built, key=lambda series: (series.optimizer != "lamb", series.label))
 
@@ -201,6 +216,8 @@ def _same_length(first: Record, other: Record) -> bool:
 
 def _same_reference(first: Record, other: Record) -> bool:
     """Whether two series of one recipe come from one reference over the same length."""
+    if first.task == other.task == ELSEWHERE:
+        return _same_length(first, other)
     return (
         (first.task, first.recipe_name, first.reference) == (other.task, other.recipe_name, other.reference)
         and first.reference is not None
@@ -225,8 +242,8 @@ def _label(first: Record, rivals: Sequence[Record]) -> str:
 
 
 def _series(label: str, runs: list[Record], references: Sequence[Record] = ()) -> Series:
-    recorded = next((run.reference.batch for run in runs if run.reference), None)
-    reference_batch = recorded or min(run.batch for run in runs)
+    recorded = next((run.reference.batch for run in runs if run.reference and run.task != ELSEWHERE), None)
+    reference_batch = recorded or min(run.batch for run in [*runs, *references])
     by_batch = {
         batch: sorted((run for run in runs if run.batch == batch), key=lambda r: (r.seed or 0, r.name))
         for batch in sorted({run.batch for run in runs})

@@ -31,6 +31,11 @@ _COLUMNS = (
     "exact match", "wall time", "examples a second", "skipped steps", "run",
 )  # fmt: skip
 
+_BOUND = (
+    "<p>≥: the highest learning rate that the log has. The run's peak may lie between two entries; "
+    "<code>prepare</code> and the callbacks of <code>anybatch.integrations</code> record it.</p>"
+)
+
 
 def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mapping[Path, Sequence[Record]]) -> str:
     """One row a pretraining run with the scores of its fine-tuning, then fine-tuning runs without a parent here."""
@@ -39,18 +44,21 @@ def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mappi
     for one in series:
         for cell in one.cells:
             for run in cell.runs:
-                number = accent(one.optimizer, optimizers)
-                rows.append(_row(run, one.label, number, _of_series(run, one, cell), links.get(run.path, [])))
+                # A reference that another optimizer ran has its row there.
+                if run.optimizer.lower() == one.optimizer:
+                    number = accent(one.optimizer, optimizers)
+                    rows.append(_row(run, one.label, number, _of_series(run, one, cell), links.get(run.path, [])))
     linked = {child.path for group in links.values() for child in group}
     for run in records:
         if run.task == "questions" and run.path not in linked:
             rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", "", ""), [run]))
     tasks = {run.task for run in records}
     right = GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
+    bounds = any(run.lr_is_bound and run.lr for run in records)
     head = "".join(f'<th scope="col">{right if name == "right" else name}</th>' for name in _COLUMNS)
     return (
         '<div class="scroll" role="region" aria-label="All runs" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{_BOUND if bounds else ''}"
     )
 
 
@@ -71,8 +79,9 @@ def _row(run: Record, label: str, number: int | None, placing: tuple[str, str, s
     f1, exact_match = (mean([child.final.get(name) for child in scored]) for name in ("f1", "exact_match"))
     outcome = run.state if not run.finished else "diverged" if run.diverged else loss(run.loss)
     dot = "" if number is None else f'<span class="dot accent-{number}"></span>'
+    peak = "≥" * (run.lr_is_bound and run.lr is not None) + rate(run.lr)
     cells = (
-        count(run.batch), factor, count(run.num_steps), rate(run.lr), count(run.warmup_steps), outcome, distance, share,
+        count(run.batch), factor, count(run.num_steps), peak, count(run.warmup_steps), outcome, distance, share,
         percent(run.accuracy), score(f1), score(exact_match), duration(run.wall_s), count(run.examples_per_s),
         count(run.skipped_steps),
     )  # fmt: skip

@@ -19,11 +19,16 @@ _FEWEST = 4
 
 @dataclass(frozen=True)
 class OwnRun:
-    """One run: its noise scale, if it logged one; examples to the loss that all runs reach, if they reach one."""
+    """One run: its noise scale, if it logged one; examples to the loss that all runs reach, if they reach one.
+
+    `lr_is_bound`: `lr` is the highest rate of the log; the run's peak may lie between two entries.
+    """
 
     name: str
+    optimizer: str | None
     batch_size: int
     lr: float | None
+    lr_is_bound: bool
     num_steps: int
     final_loss: float | None
     noise: NoiseScale | None
@@ -43,7 +48,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class OwnAdvice:
-    """`critical_batch`: at which examples double; infinite if nothing was lost. `source` says by what it is known."""
+    """`critical_batch`: at which examples double; infinite if nothing was lost. `source` says by what it is known.
+
+    `no_settings`: why there are none; empty if there are.
+    """
 
     runs: Sequence[OwnRun]
     loss: float | None
@@ -51,6 +59,7 @@ class OwnAdvice:
     source: str
     nearly_free_batch: int | None
     settings: Sequence[Settings]
+    no_settings: str
 
 
 def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
@@ -73,8 +82,10 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
     runs = [
         OwnRun(
             name=log.path.name,
+            optimizer=log.word("optimizer"),
             batch_size=log.batch,
-            lr=max((rate for _, rate in log.of("lr")), default=None),
+            lr=log.peak[0] if log.peak else log.highest_rate,
+            lr_is_bound=log.peak is None,
             num_steps=log.num_steps,
             final_loss=log.of("eval_loss")[-1][1] if log.of("eval_loss") else None,
             noise=_noise(log),
@@ -83,7 +94,7 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
         for log in logs
     ]
     critical, source, free = _critical(runs)
-    return OwnAdvice(runs, loss, critical, source, free, _settings(logs[0], critical))
+    return OwnAdvice(runs, loss, critical, source, free, *_settings(logs[0], critical))
 
 
 def to_values(advice: OwnAdvice) -> dict[str, Any]:
@@ -93,19 +104,27 @@ def to_values(advice: OwnAdvice) -> dict[str, Any]:
 
 def own_text(advice: OwnAdvice) -> str:
     """The advice in words and tables."""
-    head = ["run", "batch", "rate", "steps", "final loss", "noise scale", f"examples to {_number(advice.loss, '.4g')}"]
+    head = ["run", "optimizer", "batch", "rate", "steps", "final loss", "noise scale"]
+    head += [f"examples to {_number(advice.loss, '.4g')}"] * (advice.loss is not None)
     rows = [
         [
-            run.name, f"{run.batch_size:,}", _number(run.lr, ".3g"), f"{run.num_steps:,}",
+            run.name, run.optimizer or "-", f"{run.batch_size:,}", _at_least(run), f"{run.num_steps:,}",
             _number(run.final_loss, ".4g"), _interval(run.noise), _number(run.examples_to_loss, ",.0f"),
-        ]
+        ][: len(head)]
         for run in advice.runs
     ]  # fmt: skip
     lines = [line.rstrip() for line in aligned([head, *rows])]
-    bound = "no batch tried" if math.isinf(advice.critical_batch) else f"batch {advice.critical_batch:,.0f}"
-    lines += ["", f"examples double at {bound}, by {advice.source}"]
+    if any(run.lr_is_bound and run.lr for run in advice.runs):
+        lines.append(">=: the highest rate that the log has; the run's peak may lie between two entries")
+    lines += ["", f"examples double at {_bound(advice)}, by {advice.source}"]
     if advice.nearly_free_batch is not None:
-        lines.append(f"nearly free up to batch {advice.nearly_free_batch:,}: at most a quarter more examples")
+        lines.append(
+            f"nearly free up to batch {advice.nearly_free_batch:,}, a quarter of the lower end of the noise scale: at "
+            "most a quarter more examples than at the smallest batch"
+        )
+    lines += _measured_beside(advice)
+    if advice.no_settings:
+        lines += ["", advice.no_settings]
     if advice.settings:
         table = [["batch", "rate", "warm-up", "steps", "examples, times"]]
         table += [
@@ -114,10 +133,40 @@ def own_text(advice: OwnAdvice) -> str:
         ]
         lines += [
             "",
-            f"from {advice.runs[0].name}, by the square-root rule:",
+            f"from {advice.runs[0].name}, by the square-root rule; examples by {advice.source}:",
             *(row.rstrip() for row in aligned(table)),
         ]
     return "\n".join(lines)
+
+
+def _bound(advice: OwnAdvice) -> str:
+    if math.isinf(advice.critical_batch):
+        return "no batch tried"
+    known = _first_with_noise(advice.runs)
+    if advice.nearly_free_batch is None or known is None:
+        return f"batch {advice.critical_batch:,.0f}"
+    noise = known[1]
+    if math.isinf(noise.value):
+        return f"batch {noise.low:,.0f} or more"
+    return f"batch {noise.value:,.0f} ({noise.low:,.0f} to {_number(noise.high, ',.0f')})"
+
+
+def _measured_beside(advice: OwnAdvice) -> list[str]:
+    """What each larger run took to the common loss, if the noise scale says what it should have taken."""
+    first, *others = advice.runs
+    if advice.nearly_free_batch is None or not first.examples_to_loss:
+        return []
+    lines = []
+    for run in others:
+        if run.batch_size > first.batch_size and run.examples_to_loss is not None:
+            expected = examples_at(1.0, first.batch_size, run.batch_size, advice.critical_batch)
+            took = run.examples_to_loss / first.examples_to_loss
+            lines.append(
+                f"{run.name} took {took:.2f} times the examples of {first.name} to loss {_number(advice.loss, '.4g')}; "
+                f"the noise scale alone makes it {expected:.2f}"
+                + (": what is beyond is due to its optimizer, rate and warm-up" if took > 1.25 * expected else "")
+            )
+    return lines
 
 
 def _noise(log: Log) -> NoiseScale | None:
@@ -140,10 +189,10 @@ def _steps_to(losses: Sequence[tuple[int, float]], target: float) -> float:
 
 
 def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
-    smallest = next((run for run in runs if run.noise is not None and 0 < run.noise.low < math.inf), None)
-    if smallest is not None and smallest.noise is not None:
-        scale = smallest.noise.value if math.isfinite(smallest.noise.value) else smallest.noise.low
-        return scale, f"the noise scale of {smallest.name}", nearly_free_batch(smallest.noise, smallest.batch_size)
+    if (known := _first_with_noise(runs)) is not None:
+        smallest, noise = known
+        scale = noise.value if math.isfinite(noise.value) else noise.low
+        return scale, f"the noise scale of {smallest.name}", nearly_free_batch(noise, smallest.batch_size)
     first, last = runs[0], runs[-1]
     if first.batch_size == last.batch_size or first.examples_to_loss is None or last.examples_to_loss is None:
         raise InputError(
@@ -155,16 +204,23 @@ def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
     return max(critical, 1.0), f"the examples of {first.name} and {last.name} to the same loss", None
 
 
-def _settings(log: Log, critical: float) -> list[Settings]:
-    rates = log.of("lr")
-    if not rates:
-        return []
-    peak = max(rate for _, rate in rates)
-    warmup = next(step for step, rate in rates if rate == peak)
-    # The first entry has the peak if there was no warm-up, or one shorter than the log can show.
-    ratio = 0.0 if warmup == rates[0][0] else min(warmup / log.num_steps, 0.99)
-    if not peak > 0:
-        return []
+def _first_with_noise(runs: Sequence[OwnRun]) -> tuple[OwnRun, NoiseScale] | None:
+    """The run of the smallest batch whose noise scale has a lower end."""
+    known = ((run, run.noise) for run in runs if run.noise is not None and 0 < run.noise.low < math.inf)
+    return next(known, None)
+
+
+def _settings(log: Log, critical: float) -> tuple[list[Settings], str]:
+    if log.highest_rate is None:
+        return [], f"no settings for other batches: the log of {log.path.name} has no learning rate"
+    if log.peak is None:
+        return [], (
+            f"no settings for other batches: the log of {log.path.name} has a rate in {len(log.of('lr'))} of "
+            f"{log.num_steps:,} steps, and the highest of them, {log.highest_rate:.3g}, need not be the peak that they "
+            "would be scaled from; integrations.trainer.prepare records it, and logging_steps=1 shows it"
+        )
+    peak, warmup = log.peak
+    ratio = min(warmup / log.num_steps, 0.99)
     reference = Reference(log.batch, lr=peak, warmup_ratio=ratio, num_examples=log.num_steps * log.batch)
     found = []
     for exponent in range(-2, 7):
@@ -176,7 +232,11 @@ def _settings(log: Log, critical: float) -> list[Settings]:
             continue
         multiplier = examples_at(1.0, log.batch, batch, critical)
         found.append(Settings(batch, run.lr, run.warmup_steps, run.num_steps, multiplier))
-    return found
+    return found, ""
+
+
+def _at_least(run: OwnRun) -> str:
+    return ">=" * (run.lr_is_bound and run.lr is not None) + _number(run.lr, ".3g")
 
 
 def _interval(noise: NoiseScale | None) -> str:
