@@ -47,7 +47,7 @@ class Kind:
     read: what the package makes of it, in values whose repr tells them apart; raises InputError to refuse it.
     reference: the same by the library or program that defines the convention; raises anything to refuse it. None: there
         is no other reader, and only refusals, time and memory are looked at.
-    compare: (ours, reference's) -> whether ours is right; equality where None.
+    compare: (ours, reference's) -> whether ours is right though not equal, because it leaves something out and says so.
     files: patterns of the files in the folder that are damaged.
     """
 
@@ -253,8 +253,11 @@ def judge(kind: Kind, folder: Path) -> tuple[str, str, Ended]:
     theirs = apart(lambda: told_apart(reference(folder)))
     if theirs.how != "read":
         return "reference refuses", theirs.told[-300:], ours
-    same = ours.value == theirs.value if kind.compare is None else kind.compare(ours.value, theirs.value)
-    return ("read", "", ours) if same else ("differs", _first_difference(ours.value, theirs.value), ours)
+    if ours.value == theirs.value:
+        return "read", "", ours
+    if kind.compare is not None and kind.compare(ours.value, theirs.value):
+        return "read in part", "", ours
+    return "differs", _first_difference(ours.value, theirs.value), ours
 
 
 def _first_difference(one: Any, other: Any) -> str:

@@ -133,6 +133,13 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("noted", [b'{"info": {"feat\xc4res": {}}}', b"{", b"[" * 100_000])
+def test_damaged_metadata_are_not_taken_for_none(tmp_path: Path, noted: bytes) -> None:
+    pq.write_table(pa.table(TWO).replace_schema_metadata({b"huggingface": noted}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="its metadata 'huggingface' is damaged"):
+        ParquetImages.of([tmp_path / "a.parquet"])
+
+
 def test_a_small_file_of_a_large_dictionary_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_UNSUSPICIOUS", 2**22)
     rows = pa.array([{"bytes": bytes(2**20)}] * 64, pa.struct([("bytes", pa.binary())]))

@@ -56,7 +56,7 @@ class ParquetImages:
             try:
                 with pq.ParquetFile(file) as reader:
                     schema = reader.schema_arrow
-                    features = _features(schema)
+                    features = _features(schema, file)
                     image = _image_column(schema, features, file, notes)
                     label = _label_column(schema, features, file)
                     batches = []
@@ -105,12 +105,17 @@ class ParquetImages:
         return opened(data)
 
 
-def _features(schema: Any) -> dict[str, Any]:
+def _features(schema: Any, file: Path) -> dict[str, Any]:
     """What `datasets` notes about each column; nothing where another program wrote the file."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-    except (TypeError, KeyError, ValueError, RecursionError):
+        features = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))["info"]["features"]
+    except (TypeError, KeyError):
         return {}
+    except (ValueError, RecursionError):
+        # Without the names of its classes, numbers that mean others would be taken for the same.
+        raise InputError(
+            f"{file}: its metadata 'huggingface' is damaged: it is no JSON; write the file again"
+        ) from None
     return (
         {name: kind for name, kind in features.items() if isinstance(kind, dict)} if isinstance(features, dict) else {}
     )
