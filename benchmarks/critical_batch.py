@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scaling_rules import NUM_EXAMPLES, REFERENCE, RESULTS, final_loss, recipe_of
+from scaling_rules import MIDDLE, RESULTS, final_loss, recipe_of
 
 from anybatch.engine.environment import describe_environment
 from anybatch.engine.progress import SilentProgress
@@ -33,18 +33,18 @@ OUT = RESULTS.parent / "critical-batch.json"
 
 def measured(seed: int, lr: float, out: Path, data: Path) -> dict[str, Any]:
     """Everything about one seed."""
-    recipe = recipe_of("lamb", lr, REFERENCE, seed, data)
+    recipe = recipe_of(MIDDLE, "lamb", lr, MIDDLE.batch, seed, data)
     trainer, place = Trainer(SilentProgress()), out / f"seed-{seed}"
     branched = branching.advise(recipe, POINTS, FACTORS, TOLERANCE, "", place / "branches", trainer)
     noise = advise(recipe, 256, trainer, folder=place / "advice").noise
     whole = {
-        batch: final_loss(recipe_of("lamb", lr, batch, seed, data), place / f"whole-b{batch}")
-        for batch in (REFERENCE * factor for factor in FACTORS)
+        batch: final_loss(recipe_of(MIDDLE, "lamb", lr, batch, seed, data), place / f"whole-b{batch}")
+        for batch in (MIDDLE.batch * factor for factor in FACTORS)
     }
     stages = ",".join(f"{batch}@{share:.6g}" for share, batch in branched["ramp"])
     ramped = change(recipe, [f"ramp={stages}"])
     ramp_loss = final_loss(ramped, place / "ramp")
-    steps = {name: Run(place / name).result()["num_steps"] for name in (f"whole-b{REFERENCE}", "ramp")}
+    steps = {name: Run(place / name).result()["num_steps"] for name in (f"whole-b{MIDDLE.batch}", "ramp")}
     print(json.dumps({"seed": seed, "whole": whole, "ramp": stages, "ramp_loss": ramp_loss}), flush=True)
     return {
         "seed": seed,
@@ -52,7 +52,7 @@ def measured(seed: int, lr: float, out: Path, data: Path) -> dict[str, Any]:
         "noise_scale": {"value": noise.value, "low": noise.low, "high": noise.high},
         "whole_runs": {str(batch): loss for batch, loss in whole.items()},
         "ramp": {"stages": stages, "loss": ramp_loss, "steps": steps["ramp"]},
-        "constant": {"loss": whole[REFERENCE], "steps": steps[f"whole-b{REFERENCE}"]},
+        "constant": {"loss": whole[MIDDLE.batch], "steps": steps[f"whole-b{MIDDLE.batch}"]},
     }
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     rows = []
     for seed in arguments.seeds:
         rows.append(measured(seed, lr, arguments.out, data))
-        found = {"environment": describe_environment(), "examples": NUM_EXAMPLES, "lr": lr, "seeds": rows}
+        found = {"environment": describe_environment(), "examples": MIDDLE.num_examples, "lr": lr, "seeds": rows}
         write_json(OUT, found)
 
 

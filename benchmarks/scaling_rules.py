@@ -2,18 +2,21 @@
 
     python benchmarks/scaling_rules.py [--seeds 0 1 2] [--out FOLDER]
 
-The GPT on characters of `anybatch demo`, tuned at batch 16 (five learning rates for each optimizer, the best
-bracketed on both sides; chosen is the lowest within 0.5 % of the best), then carried by every preset to batches 1 to
-256 over the same 16,384 windows, nothing tuned. Where `sde` ends because beta1 would leave [0, 1), beta1 is kept, and
-the row says so. Runs in --out are not run again. Writes benchmarks/results/scaling-rules.json: the tuning, a row a
-run, and for each rule and batch the excess over the run of the same seed at batch 16.
+The GPT on characters of `anybatch demo`, carried by every preset of `Reference`, nothing tuned at the other batches:
+
+- up, from the demo's own reference: batch 2 over 32,768 windows, to 8 and 32;
+- up and down, from batch 16 over 16,384 windows, to 1, 4, 64 and 256. Its learning rates are tuned here: five for each
+  optimizer, the best bracketed on both sides; chosen is the lowest whose loss is within 0.5 % of the best.
+
+If `sde` ends because beta1 would leave [0, 1), beta1 is kept, and the row says so. Runs that are in --out are not run
+again. Writes benchmarks/results/scaling-rules.json: the tuning, and a row a run with the share of the reference's gain
+over the frequencies of characters that the run of the same seed kept.
 """
 
 import argparse
 import json
 import math
-import statistics
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +28,45 @@ from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.runs import Run
 
-REFERENCE = 16
-NUM_EXAMPLES = 16_384
-BATCHES = (64, 256, 4, 1)
+
+@dataclass(frozen=True)
+class Start:
+    """Where a tuned run is carried from."""
+
+    batch: int
+    num_examples: int
+    warmup_steps: int
+
+
+DEMO = Start(2, 32_768, 64)
+MIDDLE = Start(16, 16_384, 32)
+# The cheap ones first.
+CARRIED = ((MIDDLE, 16), (MIDDLE, 64), (MIDDLE, 256), (MIDDLE, 4), (DEMO, 2), (DEMO, 32), (DEMO, 8), (MIDDLE, 1))
 RULES = ("sqrt", "linear", "sde", "half-life")
+RECIPES = {"lamb": "gpt-demo", "adamw": "gpt-demo-adamw"}
 RATES = {"lamb": (0.01, 0.014, 0.02, 0.028, 0.04), "adamw": (0.002, 0.004, 0.0056, 0.008, 0.016)}
 TUNING_SEED = 100
-MARGIN = 1.005  # chosen is the lowest rate whose loss is within 0.5 % of the best: a rule then has room to multiply it
+MARGIN = 1.005  # a rate is chosen that leaves a rule room to multiply it
 RESULTS = Path(__file__).parent / "results" / "scaling-rules.json"
 
 
-def recipe_of(optimizer: str, lr: float, batch: int, seed: int, data: Path, *changes: str) -> Recipe:
-    """The demo's recipe with a reference at batch 16."""
+def recipe_of(start: Start, optimizer: str, lr: float, batch: int, seed: int, data: Path, rule: str = "sqrt") -> Recipe:
+    """The demo's recipe at `batch`, by `rule` from `start`."""
     return change(
-        find_recipe("gpt-demo" if optimizer == "lamb" else "gpt-demo-adamw"),
+        find_recipe(RECIPES[optimizer]),
         [
-            f"data.path={data}", f"reference.batch_size={REFERENCE}", f"reference.lr={lr}", f"seed={seed}",
-            f"reference.num_examples={NUM_EXAMPLES}", f"reference.warmup_ratio={1 / 32}",
-            f"phases.0.batch_size={batch}", "engine.noise_every=0",
-            "engine.num_evals=1", "engine.num_trust_ratios=1", "engine.checkpoint_every_steps=100000", *changes,
+            f"data.path={data}", f"seed={seed}", f"phases.0.batch_size={batch}",
+            f"reference.batch_size={start.batch}", f"reference.lr={lr}", f"reference.rule={rule}",
+            f"reference.num_examples={start.num_examples}",
+            f"reference.warmup_ratio={start.warmup_steps * start.batch / start.num_examples}",
+            "engine.noise_every=0", "engine.num_evals=1", "engine.num_trust_ratios=1",
+            "engine.checkpoint_every_steps=100000",
         ],
     )  # fmt: skip
 
 
 def final_loss(recipe: Recipe, folder: Path) -> float | None:
-    """The held-out loss at the end; None if the loss was lost."""
+    """The held-out loss at the end; None if the run diverged."""
     run = Run(folder)
     if not run.finished:
         try:
@@ -60,27 +77,29 @@ def final_loss(recipe: Recipe, folder: Path) -> float | None:
     return float(loss) if isinstance(loss, float) and math.isfinite(loss) else None
 
 
-def tuned(out: Path, data: Path) -> dict[str, Any]:
-    """The rate chosen for each optimizer at batch 16, the best rate, and all that were tried."""
-    found = {}
-    for optimizer, rates in RATES.items():
-        tried = {}
-        for lr in rates:
-            recipe = recipe_of(optimizer, lr, REFERENCE, TUNING_SEED, data)
-            tried[lr] = final_loss(recipe, out / f"{optimizer}-tuning-{lr:g}")
-        known = {lr: loss for lr, loss in tried.items() if loss is not None}
-        best = min(known, key=lambda lr: known[lr])
-        chosen = min(lr for lr, loss in known.items() if loss <= MARGIN * known[best])
-        found[optimizer] = {"lr": chosen, "best": best, "bracketed": rates[0] < best < rates[-1], "tried": tried}
-    return found
+def tuned(optimizer: str, out: Path, data: Path) -> dict[str, Any]:
+    """The learning rate chosen at batch 16, the best, and all that were tried."""
+    rates = RATES[optimizer]
+    tried = {
+        lr: final_loss(
+            recipe_of(MIDDLE, optimizer, lr, MIDDLE.batch, TUNING_SEED, data), out / f"{optimizer}-tuning-{lr:g}"
+        )
+        for lr in rates
+    }
+    known = {lr: loss for lr, loss in tried.items() if loss is not None}
+    best = min(known, key=lambda lr: known[lr])
+    chosen = min(lr for lr, loss in known.items() if loss <= MARGIN * known[best])
+    return {"lr": chosen, "best": best, "bracketed": rates[0] < best < rates[-1], "tried": tried}
 
 
-def cell(optimizer: str, lr: float, rule: str, batch: int, seed: int, out: Path, data: Path) -> dict[str, Any]:
-    """One run by a rule; with beta1 kept where the rule ends."""
+def carried(
+    start: Start, optimizer: str, lr: float, rule: str, batch: int, seed: int, out: Path, data: Path
+) -> dict[str, Any]:
+    """One run by a rule; with beta1 kept if the rule ends before `batch`."""
+    recipe = recipe_of(start, optimizer, lr, batch, seed, data, rule)
+    name = "reference" if batch == start.batch else rule
+    folder = out / f"{optimizer}-{name}-b{batch}-s{seed}"
     kept = False
-    changes = [f"reference.rule={rule}"] if batch != REFERENCE else []
-    recipe = recipe_of(optimizer, lr, batch, seed, data, *changes)
-    folder = out / f"{optimizer}-{rule if batch != REFERENCE else 'reference'}-b{batch}-s{seed}"
     try:
         loss = final_loss(recipe, folder)
     except InputError as error:
@@ -88,34 +107,28 @@ def cell(optimizer: str, lr: float, rule: str, batch: int, seed: int, out: Path,
             raise
         kept = True
         loss = final_loss(change(recipe, ["reference.beta1_rule=kept"]), folder)
-    settings = Run(folder).result().get("hyperparameters", {}) if Run(folder).finished else {}
-    print(f"{optimizer} {rule} batch {batch} seed {seed}: {loss}", flush=True)
+    run = Run(folder)
+    result = run.result() if run.finished else {}
+    print(f"{optimizer} {name} batch {batch} seed {seed}: {loss}", flush=True)
     return {
-        "optimizer": optimizer, "rule": rule, "batch": batch, "factor": batch / REFERENCE, "seed": seed, "loss": loss,
-        "beta1_kept": kept, "hyperparameters": settings,
+        "reference_batch": start.batch, "optimizer": optimizer, "rule": rule, "batch": batch,
+        "factor": batch / start.batch, "seed": seed, "loss": loss, "num_steps": result.get("num_steps"),
+        "beta1_kept": kept, "hyperparameters": result.get("hyperparameters", {}),
+        "context_free_loss": result.get("context_free_loss"),
     }  # fmt: skip
 
 
-def excesses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean excess over the reference, seed by seed, of every optimizer, rule and batch; None if a run was lost."""
-    references = {(row["optimizer"], row["seed"]): row["loss"] for row in rows if row["batch"] == REFERENCE}
+def with_kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row and the share of its reference's gain that it kept; None for a run that diverged."""
+    references = {
+        (row["reference_batch"], row["optimizer"], row["seed"]): row for row in rows if row["factor"] == 1
+    }  # fmt: skip
     found = []
-    for key in dict.fromkeys(
-        (row["optimizer"], row["rule"], row["batch"]) for row in rows if row["batch"] != REFERENCE
-    ):
-        mine = [row for row in rows if (row["optimizer"], row["rule"], row["batch"]) == key]
-        gaps = [
-            None if row["loss"] is None else row["loss"] - references[row["optimizer"], row["seed"]] for row in mine
-        ]
-        known = [gap for gap in gaps if gap is not None]
-        found.append(
-            {
-                "optimizer": key[0], "rule": key[1], "batch": key[2], "seeds": len(mine),
-                "lost": len(gaps) - len(known),
-                "excess": statistics.fmean(known) if len(known) == len(gaps) else None,
-                "each": gaps, "beta1_kept": any(row["beta1_kept"] for row in mine),
-            }
-        )  # fmt: skip
+    for row in rows:
+        reference = references[row["reference_batch"], row["optimizer"], row["seed"]]
+        frequencies = reference["context_free_loss"]
+        gain = None if row["loss"] is None else (frequencies - row["loss"]) / (frequencies - reference["loss"])
+        found.append({**row, "kept": gain})
     return found
 
 
@@ -124,24 +137,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/scaling-rules"))
     arguments = parser.parse_args()
-    data = arguments.out / "data"
+    out, data = arguments.out, arguments.out / "data"
     if not data.exists():
         prepare_builtin_text(data, "characters")
-    tuning = tuned(arguments.out, data)
+    tuning = {optimizer: tuned(optimizer, out, data) for optimizer in RECIPES}
     print(json.dumps(tuning), flush=True)
+    rates = {
+        MIDDLE: {optimizer: tuning[optimizer]["lr"] for optimizer in RECIPES},
+        DEMO: {optimizer: find_recipe(name).reference.lr for optimizer, name in RECIPES.items()},
+    }
     rows: list[dict[str, Any]] = []
-    for batch in (REFERENCE, *BATCHES):
+    for start, batch in CARRIED:
         for seed in arguments.seeds:
-            for optimizer in RATES:
-                for rule in RULES if batch != REFERENCE else RULES[:1]:
-                    rows.append(
-                        cell(optimizer, tuning[optimizer]["lr"], rule, batch, seed, arguments.out, data)
-                    )  # fmt: skip
-            found = {
-                "environment": describe_environment(), "examples": NUM_EXAMPLES, "tuning": tuning, "rows": rows,
-                "context_free_loss": Run(arguments.out / "lamb-reference-b16-s0").result()["context_free_loss"],
-            }  # fmt: skip
-            write_json(RESULTS, {**found, "excesses": excesses(rows)})
+            for optimizer in RECIPES:
+                for rule in RULES if batch != start.batch else RULES[:1]:
+                    lr = rates[start][optimizer]
+                    rows.append(carried(start, optimizer, lr, rule, batch, seed, out, data))
+            if seed == arguments.seeds[-1]:
+                write_json(
+                    RESULTS, {"environment": describe_environment(), "tuning": tuning, "rows": with_kept(rows)}
+                )  # fmt: skip
 
 
 if __name__ == "__main__":
