@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import SilentProgress
+from anybatch.environment import describe_environment
+from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
 from anybatch.runs import Run
 from anybatch.study.advise import advise

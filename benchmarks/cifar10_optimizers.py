@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import read_object, write_json, write_text
 from anybatch.models import ImageClassifier
 from anybatch.recipes import ImageRecipe, change, find_recipe, from_json, train_recipe, with_batch_size

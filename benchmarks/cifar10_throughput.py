@@ -28,10 +28,10 @@ from torch.nn.functional import pad
 
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.views import decode_all
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import SilentProgress
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.models import ClassifierSettings, image_classifier
+from anybatch.progress import SilentProgress
 from anybatch.recipes import ImageRecipe, change, find_recipe, train_recipe
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.runs import Run

@@ -15,9 +15,9 @@ from typing import Any
 
 from scaling_rules import MIDDLE, RESULTS, final_loss, recipe_of
 
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import SilentProgress
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
+from anybatch.progress import SilentProgress
 from anybatch.recipes import change
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.runs import Run

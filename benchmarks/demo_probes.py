@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from anybatch.engine import Progress, progress_display
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes import change, find_recipe, train_recipe, with_batch_size
 from anybatch.recipes.builtin_text import prepare_builtin_text

@@ -20,7 +20,7 @@ import numpy as np
 from anybatch.data.images.idx import digits
 from anybatch.data.images.sets import hold_out
 from anybatch.engine import Progress, progress_display
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.models import ImageClassifier
 from anybatch.recipes import change, find_recipe, from_json, train_recipe, with_batch_size

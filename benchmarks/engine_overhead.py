@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from anybatch import engine
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes import change, find_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from anybatch.data.images.decoding import opened
 from anybatch.data.images.sets import Classes
 from anybatch.data.images.views import Cropping, FileViews
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes.memory import keep_freed_memory
 

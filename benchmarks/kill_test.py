@@ -33,7 +33,7 @@ from anybatch.data.mlm import PretrainingSource
 from anybatch.data.prepare import prepare
 from anybatch.data.shards import open_shards
 from anybatch.data.text import Document
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.errors import Elsewhere, Stopped
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.runs import Run

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from anybatch.engine import Ranks
-from anybatch.engine.environment import describe_environment
 from anybatch.engine.loading import cut, read_share
 from anybatch.engine.noise import WatchedNoise
 from anybatch.engine.parallel import parallelise
 from anybatch.engine.step import train_step
+from anybatch.environment import describe_environment
 from anybatch.recipes import find_recipe
 from anybatch.recipes.execute import build
 from anybatch.runs import Run

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.optim import LAMB, dialect
 

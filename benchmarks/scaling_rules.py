@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import SilentProgress
+from anybatch.environment import describe_environment
 from anybatch.errors import Failed, InputError
 from anybatch.files import write_json
+from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.runs import Run

@@ -24,11 +24,10 @@ import numpy as np
 from anybatch.data import vocabulary
 from anybatch.data.builtin import python_documents
 from anybatch.data.mlm import PretrainingSource
-from anybatch.data.pool import available_cores
 from anybatch.data.prepare import TOKENIZER, TRAIN, prepare_files
 from anybatch.data.shards import open_shards
 from anybatch.data.text import read_documents
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import available_cores, describe_environment
 from anybatch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "text-data.json"

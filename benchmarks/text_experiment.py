@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json, write_text
 from anybatch.recipes import change, evaluate_run, find_recipe, train_recipe
 from anybatch.report.document import standalone

@@ -26,7 +26,7 @@ from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.prepare import TOKENIZER, TRAIN
 from anybatch.data.shards import open_shards
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.models import BertSettings, pretraining_model
 from anybatch.recipes import change, find_recipe, train_recipe

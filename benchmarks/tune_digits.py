@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from anybatch.engine import Progress, progress_display
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes import change, find_recipe, train_recipe
 from anybatch.study.workers import run_side_by_side

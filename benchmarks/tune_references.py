@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from anybatch.engine import Progress, progress_display
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes import change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text

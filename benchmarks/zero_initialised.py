@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from anybatch import LAMB, schedule
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "zero-initialised.json"

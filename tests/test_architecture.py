@@ -20,8 +20,8 @@ LEVELS = (
     {"study", "planner", "report", "machine", "integrations"},
     {"recipes"},
     {"engine", "data", "models", "optim", "scaling"},
-    {"accelerators", "elsewhere", "runs"},
-    {"files", "process"},
+    {"accelerators", "elsewhere", "environment", "progress", "runs"},
+    {"files", "names", "numbers", "process"},
     {"errors"},
 )
 # What a base installation has: the optimizers and the scaling rules need no more than torch.

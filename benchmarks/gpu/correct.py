@@ -21,7 +21,7 @@ from gpu.problems import Problem, Steps
 from torch import nn
 
 from anybatch.engine import Ranks, join_ranks
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.models import BertSettings
 from anybatch.models.classifier import ClassifierSettings
 from anybatch.models.gpt import GptSettings

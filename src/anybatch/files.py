@@ -1,10 +1,12 @@
 """How files become visible: whole or not at all."""
 
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,6 +146,32 @@ def remove_leftovers(folder: Path, pattern: str = "*") -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, wait_s: float | None = None) -> Iterator[None]:
+    """Holds the lock file `path` for the block; the system frees it if the process dies.
+
+    Args:
+        wait_s: seconds to wait for a process that holds it; None: until it lets go.
+
+    Raises:
+        BlockingIOError: another process still holds it.
+    """
+    with open(path, "w") as file:
+        if wait_s is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            end = time.monotonic() + wait_s
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        raise
+                    time.sleep(0.02)
+        yield
 
 
 def is_empty(folder: Path) -> bool:

@@ -30,15 +30,14 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
 "trust_ratios"  ratios (layer to ratio), quantiles (min, p10, p50, p90, max)
 """
 
-import fcntl
 import json
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anybatch import files
 from anybatch.errors import InputError
 from anybatch.files import json_kind, read_object, sha256, write_json
 
@@ -180,27 +179,19 @@ class InUse(InputError):
     """Another process holds the run folder: the run is alive."""
 
 
-_LOCK_TRIES = 10
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run folder for this process; InputError where another process has it."""
-    try:
-        file = open(folder / ".run.lock", "w")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --run") from None
-    with file:
-        for attempt in range(_LOCK_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 < _LOCK_TRIES:
-                    # It may only be looked at by `in_use`.
-                    time.sleep(0.02)
-        else:
-            raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run")
+    with ExitStack() as held:
+        try:
+            # It may only be looked at by `in_use`.
+            held.enter_context(files.locked(folder / ".run.lock", wait_s=0.2))
+        except BlockingIOError:
+            raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run") from None
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); choose another folder with --run"
+            ) from None
         yield
 
 

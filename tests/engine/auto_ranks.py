@@ -19,9 +19,9 @@ from anybatch.engine import join_ranks, train
 from anybatch.engine.loading import cut, on_device, read_share
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
-from anybatch.engine.progress import SilentProgress
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
+from anybatch.progress import SilentProgress
 from anybatch.runs import Run
 
 CASES = {"ddp", "fsdp", "fsdp-one-out", "fsdp-both-out", "broken"}

@@ -19,8 +19,8 @@ from engine.linear_job import RaggedExamples, parameters, regression_job
 from anybatch.engine import checkpoint, train
 from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.job import Job, Phase
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import Failed, InputError, Reached, Stopped
+from anybatch.progress import SilentProgress
 from anybatch.runs import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")

@@ -16,9 +16,9 @@ from anybatch.engine import train
 from anybatch.engine.micro_batch import choose_micro_batch_sizes, largest_that_fits
 from anybatch.engine.parallel import parallelise
 from anybatch.engine.preview import preview
-from anybatch.engine.progress import SilentProgress
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import Failed
+from anybatch.progress import SilentProgress
 from anybatch.runs import Run
 
 

@@ -44,7 +44,7 @@ def test_unknown_names_are_answered_with_near_ones():
         ({"batch_size": 16, "devices": 64}, "a batch of 16 .*on 64 devices"),
         ({"batch_size": 10**6}, "allows at most 32768"),
         ({"deadline": "soon"}, "--deadline soon: give a number above 0 and a unit"),
-        ({"deadline": "1s"}, "nothing is done in 1.0 s; the fastest is"),
+        ({"deadline": "1s"}, "nothing is done in 1 s; the fastest is"),
         ({"budget": 1.0}, "--budget 1: nothing costs so little; the cheapest is"),
         ({"budget": 0.0}, "--budget 0: must be above 0"),
         ({"price": -1.0}, "--price -1.0: must be at least 0"),

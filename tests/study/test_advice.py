@@ -9,8 +9,8 @@ import pytest
 
 from anybatch.data.prepare import prepare
 from anybatch.data.text import read_documents
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError
+from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe, train_recipe
 from anybatch.recipes.recipe import from_json
 from anybatch.runs import Run

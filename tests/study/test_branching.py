@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
+from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.change import differences
 from anybatch.runs import Run

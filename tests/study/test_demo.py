@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anybatch.engine.progress import SilentProgress
+from anybatch.progress import SilentProgress
 from anybatch.recipes import change
 from anybatch.study import demo
 from anybatch.study.demo import Cell, cells, declared, rows

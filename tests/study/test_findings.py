@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from anybatch.engine import Progress
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError
+from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.report.study import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial

@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 from study import planted
 
 from anybatch.cli import main
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import SilentProgress
+from anybatch.environment import describe_environment
 from anybatch.errors import Failed, InputError
 from anybatch.process import keep_secret, masked
+from anybatch.progress import SilentProgress
 from anybatch.runs import InUse, locked
 from anybatch.study import Outcome, Study, Trial, trial_queue
 from anybatch.study.execution import run_folder

@@ -9,7 +9,7 @@ import pytest
 from browser import look, needs_chromium
 from study import planted
 
-from anybatch.engine.progress import SilentProgress
+from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe
 from anybatch.report.study import write_study
 from anybatch.study import Entrant, Study

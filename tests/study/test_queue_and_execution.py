@@ -14,8 +14,8 @@ from study import planted
 
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
+from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe
 from anybatch.study import Entrant, Outcome, Study, Trial
 from anybatch.study.declaration import LR

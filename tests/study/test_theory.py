@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from anybatch.engine.progress import SilentProgress
+from anybatch.progress import SilentProgress
 from anybatch.report.theory import write_theory
 from anybatch.study.theory.experiments import SMALL, crossing, measure_theory, sparse_problem, spiked
 from anybatch.study.theory.findings import sentences

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from anybatch.engine import Progress, stop_requests
-from anybatch.engine.progress import SilentProgress
 from anybatch.errors import InputError, Stopped
+from anybatch.progress import SilentProgress
 from anybatch.study.workers import _take_gpu, run_side_by_side
 
 

@@ -22,11 +22,6 @@ _BYTES_AHEAD = 128 << 20
 _DIE_WITH_PARENT = 1
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def map_in_order(
     function: Callable[[Item], Result],
     items: Iterable[Item],

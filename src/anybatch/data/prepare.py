@@ -25,13 +25,14 @@ from anybatch.data import held_out as evaluation
 from anybatch.data import vocabulary
 from anybatch.data.counts import JUDGED_AFTER_TOKENS, Counts, LeftOut, State, Summary
 from anybatch.data.duplicates import DuplicateFinder, is_marked
-from anybatch.data.pool import available_cores, map_in_order
+from anybatch.data.pool import map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
 from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
 from anybatch.data.small_vocabularies import characters, single_bytes
 from anybatch.data.staging import Staging
 from anybatch.data.text import Document, check_not_empty
+from anybatch.environment import available_cores
 from anybatch.errors import InputError
 
 TOKENIZER = "tokenizer.json"

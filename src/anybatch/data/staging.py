@@ -1,15 +1,15 @@
 """A folder under way, beside the one that it becomes: gone on with after a kill, shown whole or not at all."""
 
-import fcntl
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.files import read_json, reveal, write_json
+from anybatch.files import locked, read_json, reveal, write_json
 
 _PROGRESS = "progress.json"
 _SAVED_EVERY_S = 5.0
@@ -33,17 +33,16 @@ class Staging:
         self._identity = identity
         self.folder = self._out.with_name(f".{self._out.name}.partial")
         self.saved: dict[str, Any] = {}
+        self._lock = ExitStack()
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Staging":
         if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
             raise InputError(f"{self._out}: already exists; choose another folder or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.enter_context(locked(self.folder / ".lock", wait_s=0))
         except BlockingIOError:
-            self._lock.close()
             raise InputError(f"{self._out}: another process is making it; wait, or choose another folder") from None
         try:
             found = read_json(self.folder / _PROGRESS)

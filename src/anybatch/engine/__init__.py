@@ -7,9 +7,9 @@ from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Job, Phase
 from anybatch.engine.loop import train
 from anybatch.engine.passes import show_passes
-from anybatch.engine.progress import Progress, SilentProgress, Task, progress_display
 from anybatch.engine.ranks import Ranks, join_ranks
 from anybatch.engine.supervisor import supervise
+from anybatch.progress import Progress, SilentProgress, Task, progress_display
 
 __all__ = [
     "Batch",

@@ -12,9 +12,9 @@ from torch import nn
 from anybatch.engine.job import Job
 from anybatch.engine.parallel import Parallel
 from anybatch.engine.pieces import give_ordinary_permissions, safetensors_errors
-from anybatch.engine.records import null_for_nonfinite
 from anybatch.errors import Failed
 from anybatch.files import new_folder, write_json
+from anybatch.numbers import null_for_nonfinite
 from anybatch.runs import Run
 
 

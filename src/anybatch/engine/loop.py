@@ -23,12 +23,12 @@ from anybatch.engine.measure import measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.noise import WatchedNoise, measured
 from anybatch.engine.parallel import Parallel, parallelise
-from anybatch.engine.progress import Progress, SilentProgress, Task
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import Mirror, NoRecords, Records
 from anybatch.engine.step import StepResult, train_step
 from anybatch.errors import Reached, Stopped
 from anybatch.files import told
+from anybatch.progress import Progress, SilentProgress, Task
 from anybatch.runs import Run
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.loading import on_device
 from anybatch.engine.parallel import Parallel
-from anybatch.engine.progress import Progress
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import Failed
+from anybatch.progress import Progress
 
 # On a CPU larger micro-batches gain nothing, and memory is shared with everything else.
 CPU_MICRO_BATCH_SIZE = 32

@@ -4,14 +4,13 @@ A file a rank in the folder that the supervisor names in the environment; withou
 holds a lock there for as long as it lives, which the system gives free however it ends.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from anybatch.files import read_object, write_json
+from anybatch.files import locked, read_object, write_json
 
 FOLDER_VARIABLE = "ANYBATCH_OUTCOMES"
 # Written by the launcher: {rank: exit code} of those that failed, the first one first.
@@ -27,8 +26,7 @@ def supervised() -> bool:
 @contextmanager
 def supervising(folder: Path) -> Iterator[None]:
     """The block of the supervisor, during which those that it started know that it lives."""
-    with open(folder / _LOCK, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / _LOCK):
         yield
 
 
@@ -37,13 +35,12 @@ def abandoned() -> bool:
     if not supervised():
         return False
     try:
-        with open(Path(os.environ[FOLDER_VARIABLE]) / _LOCK) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with locked(Path(os.environ[FOLDER_VARIABLE]) / _LOCK, wait_s=0):
+            return True
     except BlockingIOError:
         return False
     except FileNotFoundError:
         return True
-    return True
 
 
 def enter(rank: int) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from anybatch.engine.progress import Progress, Task
+from anybatch.progress import Progress, Task
 
 _SHOWN_AFTER_S = 3.0
 

@@ -14,9 +14,9 @@ from anybatch.engine.job import Job, Phase
 from anybatch.engine.loading import cut, read_share
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
-from anybatch.engine.progress import SilentProgress
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
+from anybatch.progress import SilentProgress
 
 # Repetitions are timed until they take this long together: short ones scatter most. A pass that takes as long is not
 # tried with more examples, whose time follows from it in proportion: a ResNet-50's own group takes minutes on a CPU.

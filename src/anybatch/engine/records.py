@@ -1,7 +1,6 @@
 """metrics.jsonl and, where it is installed, TensorBoard: what happened at which step."""
 
 import json
-import math
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from anybatch.files import named_errors, write_text
+from anybatch.numbers import null_for_nonfinite
 from anybatch.runs import Run
 
 # Records of TensorBoard's that may wait for the thread that writes them; with its ten, a short step waits instead.
@@ -80,13 +80,6 @@ class NoRecords:
         return self
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def null_for_nonfinite(value: Any) -> Any:
-    """`value` with None for NaN and infinity, which JSON cannot hold; mappings become dicts."""
-    if isinstance(value, Mapping):
-        return {name: null_for_nonfinite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _summary(event: str, values: Mapping[str, Any]) -> Any:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anybatch.engine import outcomes
-from anybatch.engine.progress import PlainProgress
 from anybatch.errors import Failed, InputError, Stopped
 from anybatch.files import read_object
 from anybatch.process import listening
+from anybatch.progress import PlainProgress
 
 # How long torchrun has to end once its ranks have.
 _GRACE_S = 5.0

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from anybatch.engine.environment import describe_environment
-from anybatch.engine.progress import Progress, SilentProgress
+from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.machine.busy import busy_processes
 from anybatch.machine.contenders import Contender, contenders
@@ -19,6 +18,7 @@ from anybatch.machine.problem import Problem
 from anybatch.machine.shapes import SETS, find_shapes
 from anybatch.machine.traffic import CountBytes
 from anybatch.machine.unavailable import Unavailable
+from anybatch.progress import Progress, SilentProgress
 
 # A sample takes at least this long, so that the clock and a stray interrupt matter little.
 _SAMPLE_S = 0.02

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.machine.installed import missing, versions
 from anybatch.optim.kernels import why_not_fused
 

@@ -1,7 +1,9 @@
 """Which packages are installed: those that matter to a step, and those that the extras bring."""
 
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
+
+from anybatch.environment import version_of
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra == ['\"]([a-z]+)['\"]")
 
@@ -10,14 +12,7 @@ PACKAGES = ("anybatch", "torch", "numpy", "triton", "timm", "pytorch_optimizer",
 
 def versions() -> dict[str, str | None]:
     """Of each package, its version, or None where it is not installed."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {name: version_of(name) for name in PACKAGES}
 
 
 def missing() -> dict[str, list[str]]:
@@ -29,5 +24,5 @@ def missing() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for match in filter(None, map(_REQUIREMENT.match, declared)):
         package, extra = match.groups()
-        found.setdefault(extra, []).extend([] if _version(package) else [package])
+        found.setdefault(extra, []).extend([] if version_of(package) else [package])
     return found

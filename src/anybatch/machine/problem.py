@@ -1,12 +1,12 @@
 """Parameters, gradients and states of one set of shapes, shared by everything that is measured on it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from anybatch.environment import half_of_memory
 from anybatch.machine.shapes import Shape
 from anybatch.machine.unavailable import Unavailable
 
@@ -59,4 +59,4 @@ def free_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return half_of_memory()

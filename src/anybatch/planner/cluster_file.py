@@ -1,6 +1,5 @@
 """A user's own cluster: a TOML file that says how it differs from one that is known."""
 
-import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any, get_args
 
 from anybatch.accelerators import Precision
 from anybatch.errors import InputError
+from anybatch.names import nearest
 from anybatch.planner.cluster import Cluster, Family, Mfu
 
 # The least and the most that a number may be, far outside of all hardware: beyond, a plan's arithmetic overflows.
@@ -79,8 +79,7 @@ def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> A
     for name, value in values.items():
         label = f"{path}: {where}{shown(name, str)}"
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-            raise InputError(f"{label}: no such field; nearest: {', '.join(near)}")
+            raise InputError(f"{label}: no such field; nearest: {nearest(name, names)}")
         old = getattr(known, name)
         if isinstance(old, Mapping):
             changes[name] = {**old, **_numbers(name, _table(value, label), label)}

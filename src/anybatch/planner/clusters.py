@@ -1,12 +1,12 @@
 """Clusters by name, and the shares of their peaks that were seen."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from anybatch import accelerators
 from anybatch.accelerators import Accelerator
 from anybatch.errors import InputError
+from anybatch.names import nearest
 from anybatch.planner.cluster import Cluster, Link, Mfu
 from anybatch.planner.cluster_file import changed, read_toml, shown
 from anybatch.planner.measure import measure_this_machine
@@ -137,6 +137,5 @@ def find_cluster(name: str) -> Cluster:
             )
         return changed(find_cluster(like), values, Path(name))
     if name not in CLUSTERS:
-        near = difflib.get_close_matches(name, CLUSTERS, n=3, cutoff=0.4) or list(CLUSTERS)
-        raise InputError(f"no cluster is called {shown(name)}; nearest: {', '.join(near)}")
+        raise InputError(f"no cluster is called {shown(name)}; nearest: {nearest(name, CLUSTERS)}")
     return CLUSTERS[name]()

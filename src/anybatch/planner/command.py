@@ -1,12 +1,12 @@
 """What `anybatch plan` does."""
 
-import difflib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from anybatch.errors import InputError
 from anybatch.files import read_object
+from anybatch.names import nearest
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
 from anybatch.planner.measure import calibrate
@@ -82,9 +82,8 @@ def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> 
             raise InputError(f"--set {assignments[0]}: {name} is a published run, not a recipe; its fields are fixed")
         return PUBLISHED[name](cluster)
     if name not in RECIPES:
-        known = [*RECIPES, *PUBLISHED]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-        raise InputError(f"neither a recipe nor a published run is called {name!r}; nearest: {', '.join(near)}")
+        near = nearest(name, [*RECIPES, *PUBLISHED])
+        raise InputError(f"neither a recipe nor a published run is called {name!r}; nearest: {near}")
     return workload_of(change(find_recipe(name), assignments), cluster)
 
 

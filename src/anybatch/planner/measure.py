@@ -1,6 +1,5 @@
 """This hardware in place of an assumption: a machine measured in about two seconds, or the steps of a short run."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from anybatch.accelerators import Accelerator, Precision
+from anybatch.environment import physical_memory
 from anybatch.errors import InputError
 from anybatch.planner.cluster import Cluster, Link, Mfu
 from anybatch.planner.memory import Layout
@@ -35,7 +35,7 @@ def measure_this_machine() -> Cluster:
     accelerator = Accelerator(
         name=torch.cuda.get_device_name() if gpu else f"this CPU on {torch.get_num_threads()} threads",
         peak_flops=_peaks(device),
-        memory_bytes=torch.cuda.get_device_properties(0).total_memory if gpu else _physical_memory(),
+        memory_bytes=torch.cuda.get_device_properties(0).total_memory if gpu else physical_memory(),
         memory_bytes_per_s=_copy_rate(2**28 if gpu else 2**26, device),
     )
     assumed = Mfu(0.6, "of a measured matrix product; assumed", measured=False)
@@ -148,7 +148,3 @@ def _best_s(work: Callable[[], object], device: torch.device, budget_s: float = 
             torch.cuda.synchronize()
         best, runs = min(best, time.perf_counter() - before), runs + 1
     return best
-
-
-def _physical_memory() -> float:
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

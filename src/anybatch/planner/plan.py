@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anybatch.errors import InputError
+from anybatch.numbers import duration
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.examples import Curve, Fixed, Law
 from anybatch.planner.prediction import Prediction, predict
@@ -150,7 +151,7 @@ def _choose(
     if not inside:
         least = min(options, key=lambda option: option.total_s)
         raise InputError(
-            f"--deadline: nothing is done in {spoken(deadline_s or 0)}; the fastest is {spoken(least.total_s)} on "
+            f"--deadline: nothing is done in {duration(deadline_s or 0)}; the fastest is {duration(least.total_s)} on "
             f"{least.num_devices} devices at batch {least.batch_size}"
         )
     paid = [option for option in inside if budget is None or (option.cost or 0) <= budget]
@@ -165,16 +166,3 @@ def _choose(
     return min(paid, key=lambda option: option.total_s), "the fastest within the budget" + (
         " and the deadline" if deadline_s else ""
     )
-
-
-def spoken(seconds: float) -> str:
-    """A duration as a person says it.
-
-    Example:
-        >>> spoken(12.3), spoken(754), spoken(7600), spoken(400_000)
-        ('12.3 s', '12.6 min', '2.1 h', '4.6 d')
-    """
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds / 86_400:.1f} d"

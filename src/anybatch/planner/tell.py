@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
+from anybatch.numbers import duration
 from anybatch.planner.examples import Law
 from anybatch.planner.measure import Calibration
-from anybatch.planner.plan import Plan, spoken
+from anybatch.planner.plan import Plan
 from anybatch.planner.prediction import Prediction
 from anybatch.recipes.change import as_options
 from anybatch.recipes.preview import aligned
@@ -84,7 +85,7 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
         "",
         *_table(plan),
         "",
-        f"* {plan.why}: {devices}, batch {chosen.batch_size:,}, {spoken(chosen.total_s)}",
+        f"* {plan.why}: {devices}, batch {chosen.batch_size:,}, {duration(chosen.total_s)}",
     ]
     for phase in chosen.phases:
         parts = ", ".join(
@@ -96,8 +97,8 @@ def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[
             f"{phase.memory_bytes / 1e9:.1f} GB a device"
         )
     lines.append(
-        f"  besides: start {spoken(chosen.start_s)}, evaluation {spoken(chosen.evaluation_s)}, checkpoints "
-        f"{spoken(chosen.checkpoint_s)}"
+        f"  besides: start {duration(chosen.start_s)}, evaluation {duration(chosen.evaluation_s)}, checkpoints "
+        f"{duration(chosen.checkpoint_s)}"
     )
     if cluster.price is not None:
         lines.append(f"  price: {cluster.price:g} US dollars a device an hour; {cluster.price_source}")
@@ -126,7 +127,7 @@ def _table(plan: Plan) -> list[str]:
                 f"{option.batch_size:,}",
                 f"{option.num_steps:,}",
                 f"{option.num_examples:.4g}",
-                spoken(option.total_s),
+                duration(option.total_s),
                 f"{option.num_devices * option.total_s / 3600:,.1f}",
                 "-" if option.cost is None else f"{option.cost:,.2f}",
                 "-" if option.energy_kwh is None else f"{option.energy_kwh:,.1f}",

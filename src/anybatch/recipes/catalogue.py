@@ -1,9 +1,9 @@
 """Every recipe by name. A new recipe is one function, listed here."""
 
-import difflib
 from collections.abc import Callable
 
 from anybatch.errors import InputError
+from anybatch.names import nearest
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
 from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
 from anybatch.recipes.gpt import gpt2_medium, gpt2_small, gpt2_tiny, gpt_demo, gpt_demo_adamw
@@ -52,6 +52,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`; InputError lists the nearest names, or all."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise InputError(f"no recipe is called {name!r}; nearest: {', '.join(near)} (`anybatch recipes` lists all)")
+        raise InputError(
+            f"no recipe is called {name!r}; nearest: {nearest(name, RECIPES)} (`anybatch recipes` lists all)"
+        )
     return RECIPES[name]()

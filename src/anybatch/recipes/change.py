@@ -1,6 +1,5 @@
 """A recipe with other values: one field by its dotted name, the batch size, paths that hold from anywhere."""
 
-import difflib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from anybatch.errors import InputError
+from anybatch.names import nearest
 from anybatch.recipes.recipe import Recipe, from_json
 
 
@@ -151,9 +151,7 @@ def _assign(values: dict[str, Any], name: str, value: Any) -> None:
     if free or _child(target, last) is not _MISSING:
         target[int(last) if isinstance(target, list) else last] = value
         return
-    names = list(field_names(values))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names
-    raise InputError(f"--set {name}: the recipe has no such field; nearest: {', '.join(near)}")
+    raise InputError(f"--set {name}: the recipe has no such field; nearest: {nearest(name, field_names(values))}")
 
 
 _MISSING = object()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from anybatch import engine
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
 from anybatch.recipes import causal, images, pretraining, questions

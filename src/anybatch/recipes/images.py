@@ -20,11 +20,11 @@ from anybatch.data.images.views import (
     Views,
     check_readable,
     decode_all,
-    half_of_memory,
 )
 from anybatch.engine import Job
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
+from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
 from anybatch.recipes.classification import judge

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from anybatch.data.images.views import half_of_memory
 from anybatch.engine import Job, Phase
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
+from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 from anybatch.optim.kernels.library import squares
 from anybatch.recipes.optimizers import build_optimizer

@@ -10,6 +10,7 @@ from typing import Any
 
 from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
+from anybatch.numbers import duration
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
 from anybatch.recipes.optimizers import MOMENTS
@@ -122,7 +123,7 @@ def preview_text(found: dict[str, Any]) -> str:
     lines.append(f"memory: about {memory / 2**20:,.0f} MiB a process for {found['parameters']:,} parameters, their "
                  "gradients, the optimizer's state and a micro-batch; Python and PyTorch take 0.4 GB more")  # fmt: skip
     processes = "1 process" if found["num_ranks"] == 1 else f"{found['num_ranks']} processes"
-    lines.append(f"time: about {_duration(found['time_s'])} on {processes} like this one, "
+    lines.append(f"time: about {duration(found['time_s'])} on {processes} like this one, "
                  "from a micro-batch, or a part of one, timed now")  # fmt: skip
     if found["stand_in"]:
         lines.append(f"data: {found['stand_in']}, for data.path is not set")
@@ -170,10 +171,3 @@ def _spread(length: int, count: int) -> list[int]:
     if length <= count:
         return list(range(length))
     return [round(place * (length - 1) / (count - 1)) for place in range(count)]
-
-
-def _duration(seconds: float) -> str:
-    for most, length, unit in ((120, 1, "s"), (7200, 60, "min"), (3 * 86_400, 3600, "h"), (1e9, 86_400, "days")):
-        if seconds < most:
-            return f"{seconds / length:,.{int(unit == 'h')}f} {unit}"
-    return f"{seconds / (365 * 86_400):,.0f} years"

@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from anybatch.files import read_object
+from anybatch.numbers import finite
 from anybatch.report.layout import cell_label
 from anybatch.report.load import Record, text
-from anybatch.report.numbers import finite
 from anybatch.report.series import Series
 from anybatch.report.wording import count, percent, plural
 

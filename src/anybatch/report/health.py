@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from anybatch.report.numbers import finite, whole
+from anybatch.numbers import finite, whole
 
 
 @dataclass(frozen=True)

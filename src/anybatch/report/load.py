@@ -10,9 +10,9 @@ from typing import Any
 from anybatch.elsewhere import batch_of, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.files import read_object
+from anybatch.numbers import finite, whole
 from anybatch.report.health import Health, observe
 from anybatch.report.noise_scale import Stretch, stretches
-from anybatch.report.numbers import finite, whole
 from anybatch.runs import Run
 
 _MAX_TEXT = 160

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anybatch.report.numbers import finite, whole
+from anybatch.numbers import finite, whole
 from anybatch.scaling import NoiseScale, noise_scale
 
 # Fewer measured steps say nothing; so many make a stretch whose interval says something; more stretches say no more.

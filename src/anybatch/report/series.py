@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
+from anybatch.names import optimizer_title
 from anybatch.report.load import ELSEWHERE, Record
-from anybatch.report.wording import count, optimizer_name, rate
+from anybatch.report.wording import count, rate
 
 TOLERANCE = 0.05
 """Quality held: of what the optimizer's own reference run learned beyond token frequencies, all but this share is
@@ -82,7 +83,7 @@ class Series:
         """Whose the reference run is, in words."""
         runs = self.reference.runs if self.reference else []
         other = next((run for run in runs if _optimizer(run) != self.optimizer), None)
-        return "its own" if other is None else f"the {optimizer_name(other.optimizer)}"
+        return "its own" if other is None else f"the {optimizer_title(other.optimizer)}"
 
     def lent_to(self, other: "Series") -> bool:
         """Whether these runs are no more than the reference of another optimizer's."""
@@ -226,7 +227,7 @@ def _same_reference(first: Record, other: Record) -> bool:
 
 
 def _label(first: Record, rivals: Sequence[Record]) -> str:
-    name = optimizer_name(first.optimizer)
+    name = optimizer_title(first.optimizer)
     if first.ramp:
         return f"{name} (ramp {first.ramp})"
     if first.rule not in ("sqrt", "linear"):

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from anybatch.names import optimizer_title
 from anybatch.report.load import Record, text
 from anybatch.report.scores import mean
 from anybatch.report.series import Cell, Series
@@ -19,7 +20,6 @@ from anybatch.report.wording import (
     kept,
     listed,
     loss,
-    optimizer_name,
     percent,
     rate,
     score,
@@ -51,7 +51,7 @@ def runs_table(series: Sequence[Series], records: Sequence[Record], links: Mappi
     linked = {child.path for group in links.values() for child in group}
     for run in records:
         if run.task == "questions" and run.path not in linked:
-            rows.append(_row(run, f"fine-tuning, {optimizer_name(run.optimizer)}", None, ("", "", ""), [run]))
+            rows.append(_row(run, f"fine-tuning, {optimizer_title(run.optimizer)}", None, ("", "", ""), [run]))
     tasks = {run.task for run in records}
     right = GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
     bounds = any(run.lr_is_bound and run.lr for run in records)

@@ -1,17 +1,10 @@
 """Numbers and lists as a reader wants to see them; every function takes None for 'unknown'."""
 
+import re
 from collections.abc import Iterable
 
-_NAMES = {
-    "lamb": "LAMB",
-    "lars": "LARS",
-    "adamw": "AdamW",
-    "adam": "Adam",
-    "sgd": "SGD",
-    "momentum": "Momentum",
-    "adagrad": "Adagrad",
-    "layerwise": "Layerwise",
-}
+from anybatch import numbers
+
 # What a model of a task is to guess: in a column, as a heading, and as a sentence's end.
 GUESSED = {
     "images": ("top-1", "Images told right", "held-out images whose class comes first (top-1)"),
@@ -21,11 +14,8 @@ GUESSED = {
 }
 UNKNOWN = "–"
 THIN = "\u202f"
-
-
-def optimizer_name(name: str) -> str:
-    """The usual spelling: 'adamw' -> 'AdamW'."""
-    return _NAMES.get(name.lower(), name)
+# Between a number and its unit.
+_SPACE = re.compile(r"(?<=\d) ")
 
 
 def times(factor: float) -> str:
@@ -91,14 +81,7 @@ def kept(share: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds as '48 s', '3 min 05 s' or '2 h 10 min'."""
-    if seconds is None:
-        return UNKNOWN
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}{THIN}s" if seconds >= 1 else f"{seconds:.1f}{THIN}s"
-    if whole < 3600:
-        return f"{whole // 60}{THIN}min {whole % 60:02d}{THIN}s"
-    return f"{whole // 3600}{THIN}h {whole % 3600 // 60:02d}{THIN}min"
+    return UNKNOWN if seconds is None else _SPACE.sub(THIN, numbers.duration(seconds))
 
 
 def listed(words: Iterable[str], last: str = "and") -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import Failed, InputError
+from anybatch.numbers import null_for_nonfinite
 from anybatch.recipes import Recipe
 from anybatch.recipes.phases import scaled_phase
 from anybatch.recipes.preview import aligned
@@ -161,7 +162,7 @@ def _range_test(recipe: Recipe, run: Run, stage: Stage, batch_size: int, place: 
 def to_json(advice: Advice) -> str:
     """JSON text; null for what has no bound."""
     return json.dumps(
-        bounded(
+        null_for_nonfinite(
             {
                 "recipe": advice.recipe,
                 "optimizer": advice.optimizer,
@@ -261,12 +262,3 @@ def _interval(noise: NoiseScale) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "unbounded"
-
-
-def bounded(value: Any) -> Any:
-    """`value` with None for NaN and infinity, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: bounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [bounded(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

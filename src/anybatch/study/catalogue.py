@@ -1,6 +1,5 @@
 """A study by name: shipped, from a user's Python file, or made of a recipe and a few words on the command line."""
 
-import difflib
 import importlib.util
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
+from anybatch.names import nearest, optimizer_title
 from anybatch.recipes import RECIPES, Recipe, change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
 from anybatch.recipes.optimizers import find_optimizer
@@ -34,10 +34,8 @@ def find_study(name: str) -> Study:
         return _from_file(Path(name))
     if name in STUDIES:
         return STUDIES[name]()
-    near = difflib.get_close_matches(name, [*STUDIES, *RECIPES, "theory"], n=3, cutoff=0.4) or [*STUDIES, "theory"]
-    raise InputError(
-        f"no study or recipe is called {name!r}; nearest: {', '.join(near)}; or name a Python file with study()"
-    )
+    near = nearest(name, [*STUDIES, *RECIPES, "theory"], otherwise=[*STUDIES, "theory"])
+    raise InputError(f"no study or recipe is called {name!r}; nearest: {near}; or name a Python file with study()")
 
 
 def declare(name: str, options: Mapping[str, Any]) -> Study:
@@ -113,7 +111,7 @@ def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant
             raise InputError(f"--range {text}: expected FIELD=LOW:HIGH or OPTIMIZER:FIELD=LOW:HIGH") from None
         if owner in ("", optimizer):
             found[field] = low, high
-    name = display_name(optimizer)
+    name = optimizer_title(optimizer)
     chosen = recipe if optimizer == recipe.optimizer.name else change(recipe, as_another_optimizer(optimizer))
     return Entrant(name, chosen, found)
 
@@ -123,8 +121,3 @@ def _parts(text: str) -> tuple[str, str, str]:
     where, _, span = text.partition("=")
     owner, _, field = where.rpartition(":")
     return owner, field, span
-
-
-def display_name(optimizer: str) -> str:
-    """An optimizer's name as the table shows it."""
-    return {"lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "adam": "Adam"}.get(optimizer, optimizer.capitalize())

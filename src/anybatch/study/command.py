@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.engine import Progress
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes.optimizers import tuned_moments

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from anybatch.numbers import finite
+
 # A branch whose loss is at most this much above that of branch 1, in nats or as a share of it if the loss is below 1,
 # counts as equal.
 TOLERANCE = 0.01
@@ -123,12 +125,8 @@ def table(points: Sequence[CriticalBatch]) -> list[Mapping[str, object]]:
             "value": point.value,
             "high": point.high,
             "excess": [
-                {"factor": one.factor, "mean": _finite(one.mean), "error": _finite(one.error)} for one in point.excesses
+                {"factor": one.factor, "mean": finite(one.mean), "error": finite(one.error)} for one in point.excesses
             ],
         }
         for point in points
     ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

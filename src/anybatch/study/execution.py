@@ -1,13 +1,13 @@
 """A trial becomes an outcome: the recipe is trained on one part of the held-out data, and given up once it diverges."""
 
-import fcntl
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from anybatch.engine import Progress, Task
 from anybatch.errors import InputError
+from anybatch.files import locked
+from anybatch.numbers import finite
 from anybatch.recipes import PretrainingRecipe, Recipe, change, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.runs import Run
@@ -57,7 +57,7 @@ def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
     events = [(event["step"], event["ratios"]) for event in run.metrics("trust_ratios")]
     adapted = {name for _, ratios in events for name, ratio in ratios.items() if ratio not in (1, None)}
     return tuple(
-        (step, {name: float(f"{ratios[name]:.3g}") for name in ratios if name in adapted and _finite(ratios[name])})
+        (step, {name: float(f"{ratios[name]:.3g}") for name in ratios if name in adapted and finite(ratios[name])})
         for step, ratios in events
     )
 
@@ -65,17 +65,17 @@ def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
 def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:
     """The loss, or the accuracy called `metric`, of an evaluation."""
     if metric == "loss":
-        return _finite(event["loss"])
+        return finite(event["loss"])
     if metric not in event["accuracy"]:
         known = ", ".join(event["accuracy"]) or "none"
         raise InputError(f"{folder}: metric = {metric!r} is not measured; there are loss and the accuracies {known}")
-    return _finite(event["accuracy"][metric])
+    return finite(event["accuracy"][metric])
 
 
 def check_course(run: Run) -> None:
     """Raises Diverged where the last steps had no finite loss, or the last evaluation is far above the first."""
     losses = [event["loss"] for event in run.metrics("train")[-_NONFINITE_STEPS:]]
-    if len(losses) == _NONFINITE_STEPS and all(_finite(loss) is None for loss in losses):
+    if len(losses) == _NONFINITE_STEPS and all(finite(loss) is None for loss in losses):
         raise Diverged(f"the last {_NONFINITE_STEPS} steps had no finite loss")
     if _above_start(run.metrics("eval")):
         raise Diverged("the held-out loss is far above that of the untrained model")
@@ -84,12 +84,8 @@ def check_course(run: Run) -> None:
 def _above_start(evals: list[dict[str, Any]]) -> bool:
     if len(evals) < 2:
         return False
-    first, last = _finite(evals[0]["loss"]), _finite(evals[-1]["loss"])
+    first, last = finite(evals[0]["loss"]), finite(evals[-1]["loss"])
     return last is None or (first is not None and last > DIVERGED_FACTOR * first)
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
@@ -98,8 +94,7 @@ def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
         return recipe
     out.mkdir(parents=True, exist_ok=True)
     folder = out / "data"
-    with open(out / ".data.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(out / ".data.lock"):
         if not folder.exists():
             prepare_builtin_text(folder)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(folder)})})

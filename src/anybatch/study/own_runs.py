@@ -8,10 +8,10 @@ from typing import Any
 
 from anybatch.elsewhere import Log, batch_of, is_log, read_log
 from anybatch.errors import InputError
+from anybatch.numbers import null_for_nonfinite
 from anybatch.recipes.preview import aligned
 from anybatch.scaling import NoiseScale, Reference, examples_at, noise_scale
 from anybatch.study.advice import nearly_free_batch
-from anybatch.study.advise import bounded
 
 # Entries of a log that a noise scale needs.
 _FEWEST = 4
@@ -99,7 +99,7 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
 
 def to_values(advice: OwnAdvice) -> dict[str, Any]:
     """For JSON; None for what has no bound."""
-    return bounded(asdict(advice))  # type: ignore[no-any-return]
+    return null_for_nonfinite(asdict(advice))  # type: ignore[no-any-return]
 
 
 def own_text(advice: OwnAdvice) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from anybatch.data.images.decoding import opened
 from anybatch.data.images.sets import MOST_CLASSES, Classes, Labels, Unreadable, numbered
-from anybatch.data.images.views import half_of_memory
+from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 
 _ROWS = 16

@@ -15,6 +15,7 @@ from anybatch.data.images.crops import CROP_WORDS, centre_box, cut_out, random_r
 from anybatch.data.images.decoding import turn_to_decode, upright_size
 from anybatch.data.images.sets import ImageSet, Pixels, Unreadable
 from anybatch.data.sampling import Words, below, random_words
+from anybatch.environment import available_cores
 from anybatch.errors import InputError
 
 # Enough to find one that is whole, where most are damaged.
@@ -191,10 +192,4 @@ def check_readable(images: ImageSet, views: FileViews) -> None:
 
 def num_threads() -> int:
     """How many images this process decodes at a time: its share of the machine's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def half_of_memory() -> int:
-    """Bytes."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

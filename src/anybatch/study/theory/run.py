@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from anybatch.engine import Progress
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.study.theory.experiments import FULL, Size, measure_theory
 from anybatch.study.theory.findings import sentences

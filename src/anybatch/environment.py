@@ -25,19 +25,35 @@ def describe_environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": physical_memory(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := version_of(name))},
         "git_revision": _git_revision(),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """None if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def physical_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def half_of_memory() -> int:
+    """Bytes that may be planned for one thing."""
+    return physical_memory() // 2
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -52,7 +68,7 @@ def _processor() -> str:
 
 def _git_revision() -> str | None:
     """The revision of the checkout that this package runs from; None where it was installed from a package."""
-    checkout = Path(__file__).parents[3]
+    checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from anybatch.numbers import duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
@@ -62,7 +64,7 @@ class _PlainTask:
         self._printed = now
         rate = (done - self._first) / (now - self._started)
         # A pass may have been begun before it was shown, and nothing have come since.
-        pace = f"{rate:,.0f}/s, {_clock((self._total - done) / rate)} left, " if rate > 0 else ""
+        pace = f"{rate:,.0f}/s, {duration((self._total - done) / rate)} left, " if rate > 0 else ""
         self._display.say(f"{self._title}: {done:,} of {self._total:,}, {pace}{note}")
 
     def end(self) -> None: ...
@@ -116,8 +118,3 @@ def progress_display() -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         yield LiveProgress(bars)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,22 @@
+"""Names that people give and read: the nearest known one, and an optimizer's usual spelling."""
+
+import difflib
+from collections.abc import Iterable
+
+_OPTIMIZERS = {"lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "sgd": "SGD"}
+
+
+def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> str:
+    """The three names most like `name`, separated by commas; `otherwise`, or all, if none is like it.
+
+    Example:
+        >>> nearest("bert-tny", ["bert-tiny", "gpt2-small"]), nearest("x", ["bert-tiny", "gpt2-small"])
+        ('bert-tiny', 'bert-tiny, gpt2-small')
+    """
+    known = list(known)
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(otherwise) or known)
+
+
+def optimizer_title(name: str) -> str:
+    """The usual spelling: 'adamw' -> 'AdamW', 'momentum' -> 'Momentum'."""
+    return _OPTIMIZERS.get(name.lower(), name.capitalize() if name.islower() else name)
