@@ -21,12 +21,17 @@ TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
 class Loop:
     """A loop as a user of Accelerate writes it."""
 
-    def __init__(self, clip: float | None = None, noise_every: int | None = 2) -> None:
+    def __init__(
+        self, clip: float | None = None, noise_every: int | None = 2, *,
+        batch_size: int = BATCH, loaded: int = MICRO_BATCH, kind: Any = LAMB,
+    ) -> None:  # fmt: skip
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        accelerate.state.GradientState._reset_state()
         self.accelerator = accelerate.Accelerator(cpu=True)
-        self.run = scaled(self.accelerator, TUNED, BATCH, MICRO_BATCH)
+        self.run = scaled(self.accelerator, TUNED, batch_size, MICRO_BATCH)
         self.network = network()
-        optimizer = LAMB(param_groups(self.network), **self.run.optimizer)
-        loader = DataLoader(TensorDataset(*examples()), batch_size=MICRO_BATCH)
+        optimizer = kind(param_groups(self.network), **self.run.optimizer)
+        loader = DataLoader(TensorDataset(*examples()), batch_size=loaded)
         self.model, self.optimizer, self.loader, self.scheduler = self.accelerator.prepare(
             self.network, optimizer, loader, scheduler(self.accelerator, optimizer, self.run)
         )
@@ -73,14 +78,48 @@ def test_a_saved_state_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.M
     loop.go(8)  # a whole epoch
     loop.accelerator.save_state(str(tmp_path / "state"))
     expected = loop.go(12)
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-    accelerate.state.GradientState._reset_state()
     again = Loop()
     again.accelerator.load_state(str(tmp_path / "state"), load_kwargs={"weights_only": True})
     assert equal(again.network, expected) is False
     again.taken = 8
     again.go(12)
     assert equal(again.network, expected)
+    assert again.watch.state_dict() == loop.watch.state_dict(), "steps and noise window go on, too"
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ({"batch_size": 64}, "was made at a global batch of 32, and this run has 64"),
+        ({"kind": torch.optim.AdamW}, "the checkpoint is another optimizer's: its groups have phi, betas"),
+    ],
+)
+def test_a_state_of_another_run_is_refused(other: dict[str, Any], line: str, tmp_path: Path) -> None:
+    loop = Loop()
+    loop.go(8)
+    loop.accelerator.save_state(str(tmp_path / "state"))
+    again = Loop(**other)
+    with pytest.raises(ValueError, match=line):
+        again.accelerator.load_state(str(tmp_path / "state"), load_kwargs={"weights_only": True})
+
+
+def test_a_state_of_another_rate_is_refused_also_if_it_was_not_watched(tmp_path: Path) -> None:
+    loop = Loop()
+    loop.accelerator.save_state(str(tmp_path / "state"))
+    (tmp_path / "state" / "anybatch.json").unlink()
+    with pytest.raises(ValueError, match=r"the checkpoint's learning rate is 0\.02, this run's 0\.02828"):
+        Loop(batch_size=64).accelerator.load_state(str(tmp_path / "state"), load_kwargs={"weights_only": True})
+
+
+def test_a_loader_of_another_batch_than_was_said_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"is given 4 examples at once, not micro_batch_size=8, .* batch is not 32"):
+        Loop(loaded=4).go(8)
+
+
+def test_settings_and_batch_are_logged() -> None:
+    found = Loop().watch.numbers()
+    assert found["global_batch_size"] == BATCH
+    assert (found["settings/lr"], found["settings/optimizer/LAMB"]) == (TUNED.at(BATCH).lr, 1)
 
 
 def test_the_numbers_reach_a_tracker(tmp_path: Path) -> None:
@@ -103,7 +142,7 @@ def test_the_numbers_reach_a_tracker(tmp_path: Path) -> None:
 def test_a_scheduler_that_stands_still_is_an_error() -> None:
     loop = Loop()
     loop.scheduler.step = lambda: None
-    with pytest.raises(ValueError, match="the scheduler has not moved in 3 steps"):
+    with pytest.raises(ValueError, match="the scheduler has moved 0 times in 2 steps"):
         loop.go(8)
 
 
@@ -135,7 +174,10 @@ class Plugin:
     ("plugin", "line"),
     [
         ({"fsdp_plugin": Plugin(fsdp_version=1)}, "FSDP1 flattens the parameters"),
-        ({"deepspeed_plugin": Plugin(deepspeed_config={})}, "gradient_accumulation_steps is nothing in the DeepSpeed"),
+        (
+            {"deepspeed_plugin": Plugin(deepspeed_config={"train_micro_batch_size_per_gpu": "auto"})},
+            "gradient_accumulation_steps is nothing in the DeepSpeed",
+        ),
     ],
 )
 def test_plugins_that_hide_the_layers_or_the_batch_are_refused(plugin: dict[str, Plugin], line: str) -> None:

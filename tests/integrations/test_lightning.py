@@ -147,3 +147,50 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="made before the model was wrapped"):
         trainer(tmp_path, callbacks=[TrainingWatch()]).fit(Wrong(), loader())
+
+
+def saving(folder: Path, **given: Any) -> Trainer:
+    each = ModelCheckpoint(folder, every_n_train_steps=8, save_top_k=-1, filename="{step}")
+    return trainer(folder, enable_checkpointing=True, callbacks=[each, TrainingWatch(noise_every=1)], **given)
+
+
+def test_a_checkpoint_of_another_batch_is_refused(tmp_path: Path) -> None:
+    saving(tmp_path).fit(Module(), loader())
+    with pytest.raises(ValueError, match=r"the checkpoint's learning rate is 0\.02, this run's 0\.01414"):
+        saving(tmp_path, accumulate_grad_batches=2).fit(Module(), loader(), ckpt_path=str(tmp_path / "step=8.ckpt"))
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    class Plain(Module):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(param_groups(self, 0.01), lr=0.02)
+
+    saving(tmp_path, max_steps=16).fit(Plain(), loader())
+    with pytest.raises(ValueError, match="the checkpoint is another optimizer's"):
+        saving(tmp_path).fit(Module(), loader(), ckpt_path=str(tmp_path / "step=8.ckpt"))
+
+
+def test_a_loader_of_another_batch_than_was_said_is_an_error(tmp_path: Path) -> None:
+    other = DataLoader(TensorDataset(*examples()), batch_size=MICRO_BATCH // 2)
+    with pytest.raises(ValueError, match=r"is given 4 examples at once, not micro_batch_size=8, .* batch is not 32"):
+        trainer(tmp_path, callbacks=[TrainingWatch()]).fit(Module(), other)
+
+
+def test_a_resumed_run_goes_on_with_its_noise_window_and_the_settings_are_logged(tmp_path: Path) -> None:
+    found = []
+    for start in (None, str(tmp_path / "step=8.ckpt")):
+        logger = CSVLogger(tmp_path, name=str(len(found)))
+        saving(tmp_path, logger=logger, log_every_n_steps=8).fit(Module(), loader(), ckpt_path=start)
+        rows = [line.split(",") for line in (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()]
+        found.append([dict(zip(rows[0], row, strict=True)) for row in rows[1:]])
+    whole, resumed = found
+    assert whole[-1]["noise/scale"] == resumed[-1]["noise/scale"] != ""
+    assert float(whole[0]["settings/lr"]) == float(resumed[0]["settings/lr"]) == TUNED.at(BATCH).lr
+    assert (whole[0]["settings/optimizer/LAMB"], whole[0]["settings/rule/sqrt"]) == ("1.0", "1.0")
+
+
+def test_wrong_intervals_and_classes_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="noise_every=0 is not an int of at least 1"):
+        TrainingWatch(noise_every=0)
+    with pytest.raises(ValueError, match="kind='lamb' is not an optimizer's class"):
+        trainer(tmp_path).fit(Module(kind="lamb"), loader())

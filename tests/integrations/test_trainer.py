@@ -14,6 +14,7 @@ from integrations.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, net
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from anybatch import LAMB, LARS, GradientNoiseScale, Layerwise, Reference, param_groups
+from anybatch.elsewhere import read_log
 from anybatch.integrations.trainer import global_batch_size, optimizer, prepare, scaled_arguments
 
 TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
@@ -199,6 +200,15 @@ REFUSED = {
     "num_train_epochs=3 has no say: the reference's 512 examples are 16 steps": {"num_train_epochs": 3.0},
     "gradient_accumulation_steps=3 contradicts batch_size=32": {"gradient_accumulation_steps": 3},
     "batch_size=33 is not a multiple of 8": {"batch_size": 33},
+    "auto_find_batch_size=True changes the batch after rate and steps": {"auto_find_batch_size": True},
+    "learning_rat=0.1 is no field of TrainingArguments": {"learning_rat": 0.1},
+    "train_batch_size is 512 in the DeepSpeed configuration, but batch_size=32 makes it 32": {
+        "deepspeed": {
+            "train_batch_size": 512,
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+        }
+    },
     "gradient_accumulation_steps is nothing in the DeepSpeed configuration": {
         "deepspeed": {"train_batch_size": 32, "train_micro_batch_size_per_gpu": "auto"}
     },
@@ -262,3 +272,142 @@ def test_one_micro_batch_a_step_is_said_and_the_rest_is_logged(
     last = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
     assert "trust_ratio/p50" in last
     assert "noise/trace" not in last
+
+
+def checkpointed(folder: Path, steps: int = 5, **given: Any) -> TrainingArguments:
+    return arguments(folder, save_strategy="steps", save_steps=steps, logging_steps=steps, **given)
+
+
+@pytest.mark.parametrize("prepared", ["both", "later"])
+def test_a_checkpoint_of_another_batch_is_refused(prepared: str, tmp_path: Path) -> None:
+    args = checkpointed(tmp_path)
+    first = Trainer(network(), args, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, args))
+    if prepared == "both":
+        prepare(first)
+    first.train()
+    larger = checkpointed(tmp_path, batch_size=64)
+    again = Trainer(network(), larger, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, larger))
+    prepare(again)
+    with pytest.raises(ValueError, match=r"the checkpoint's learning rate is 0\.02, this run's 0\.02828"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_checkpoint_of_another_batch_is_refused_if_the_rate_is_the_same(tmp_path: Path) -> None:
+    """As in a script without a reference, started on fewer devices."""
+
+    def plain(accumulated: int) -> Trainer:
+        args = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=8, gradient_accumulation_steps=accumulated, max_steps=8,
+            **QUIET | {"save_strategy": "steps", "save_steps": 4},
+        )  # fmt: skip
+        trainer = Trainer(network(), args, train_dataset=DATA)
+        prepare(trainer)
+        return trainer
+
+    plain(4).train()
+    with pytest.raises(ValueError, match="was made at a global batch of 32, and this run has 16: a resumed run keeps"):
+        plain(2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+@pytest.mark.parametrize(("there", "here"), [("AdamW", "LAMB"), ("LAMB", "AdamW"), ("LARS", "LAMB")])
+def test_a_checkpoint_of_another_optimizer_is_refused(there: str, here: str, tmp_path: Path) -> None:
+    args = checkpointed(tmp_path)
+
+    def made(name: str) -> Trainer:
+        own = (
+            {} if name == "AdamW" else {"optimizer_cls_and_kwargs": optimizer({"LAMB": LAMB, "LARS": LARS}[name], args)}
+        )
+        trainer = Trainer(network(), args, train_dataset=DATA, **own)
+        prepare(trainer)
+        return trainer
+
+    made(there).train()
+    with pytest.raises(ValueError, match="the checkpoint is another optimizer's"):
+        made(here).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_resumed_run_goes_on_with_its_noise_window(tmp_path: Path) -> None:
+    args = checkpointed(tmp_path)
+
+    def made() -> Trainer:
+        trainer = Trainer(network(), args, train_dataset=DATA, optimizer_cls_and_kwargs=optimizer(LAMB, args))
+        prepare(trainer, noise_every=1)
+        return trainer
+
+    whole, again = made(), made()
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    last, other = ([entry for entry in each.state.log_history if "loss" in entry][-1] for each in (whole, again))
+    assert last["noise/scale"] == other["noise/scale"]
+
+
+@pytest.mark.parametrize("logging_steps", [2, 500])
+def test_the_log_has_the_settings_once_also_of_a_script_without_a_reference(logging_steps: int, tmp_path: Path) -> None:
+    args = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, learning_rate=0.003, warmup_steps=3, max_steps=8,
+        logging_steps=logging_steps, **QUIET,
+    )  # fmt: skip
+    trainer = Trainer(network(), args, train_dataset=DATA)
+    prepare(trainer)
+    trainer.train()
+    (entry,) = [entry for entry in trainer.state.log_history if "settings/lr" in entry]
+    assert entry["settings/lr"] == 0.003
+    assert (entry["settings/warmup_steps"], entry["settings/num_steps"]) == (3, 8)
+    assert entry["settings/optimizer/AdamW"] == 1
+    trainer.save_state()
+    log = read_log(tmp_path)
+    assert (log.batch, log.peak, log.word("optimizer")) == (8, (0.003, 3), "AdamW")
+
+
+def test_split_batches_are_counted_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes share the loader's 8 examples: the batch is 8, not 16."""
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    config = {"split_batches": True}
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, accelerator_config=config, **QUIET)
+    assert global_batch_size(args) == 8
+    assert scaled_arguments(args, TUNED, batch_size=32).gradient_accumulation_steps == 4
+
+
+def test_a_batch_that_was_found_automatically_is_the_one_that_is_logged(tmp_path: Path) -> None:
+    class Small(type(network())):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            if len(x) > 8:
+                raise RuntimeError("CUDA out of memory.")
+            return super().forward(x, labels)
+
+    args = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=16, auto_find_batch_size=True, max_steps=4, logging_steps=4, **QUIET
+    )
+    torch.manual_seed(0)
+    trainer = Trainer(Small(), args, train_dataset=DATA)
+    prepare(trainer)
+    trainer.train()
+    (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert entry["global_batch_size"] == trainer._train_batch_size < 16
+
+
+def test_prepare_is_called_once_before_training_with_a_sensible_interval(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    trainer = Trainer(network(), args, train_dataset=DATA)
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"noise_every={wrong} is not an int of at least 1"):
+            prepare(trainer, noise_every=wrong)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"call prepare once, before trainer\.train"):
+        prepare(trainer)
+    other = Trainer(network(), args, train_dataset=DATA)
+    prepare(other)
+    with pytest.raises(ValueError, match="call prepare once"):
+        prepare(other)
+
+
+def test_what_is_no_class_and_no_arguments_is_said_at_once(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    with pytest.raises(ValueError, match="kind='lamb' is not an optimizer's class"):
+        optimizer("lamb", args)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"arguments=\{\} are not TrainingArguments"):
+        optimizer(LAMB, {})
+    with pytest.raises(ValueError, match=r"arguments=\{\} are not TrainingArguments, nor their class"):
+        scaled_arguments({}, TUNED)
+    with pytest.raises(ValueError, match=r"reference=0\.1 is not an anybatch\.Reference"):
+        scaled_arguments(args, 0.1)  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
 """Accelerate: accumulation and schedule of a loop of one's own from a reference, and what to log of it."""
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,8 +11,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from anybatch.integrations.watching import Watch
+from anybatch.integrations import settings as held
+from anybatch.integrations.watching import Watch, unwrapped
 from anybatch.scaling import Reference, Scaled
+
+_STATE = "anybatch.json"
 
 
 def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micro_batch_size: int) -> Scaled:
@@ -19,47 +24,40 @@ def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micr
         global batch = processes x micro_batch_size x accelerator.gradient_accumulation_steps
 
     Args:
-        micro_batch_size: the batch_size of the DataLoader that is prepared. With split_batches it is already shared by
-            the processes.
+        micro_batch_size: the batch_size of the DataLoader that is prepared, to which `watch` holds it. With
+            split_batches it is already shared by the processes.
 
     Raises:
         ValueError: the batch is no multiple of a micro-batch on every process; the accelerator or DeepSpeed's
-            configuration has another accumulation; or FSDP1.
+            configuration has another accumulation or batch; or FSDP1.
     """
-    plugin = accelerator.state.fsdp_plugin if hasattr(accelerator.state, "fsdp_plugin") else None
-    if plugin is not None and plugin.fsdp_version == 1:
-        raise ValueError("FSDP1 flattens the parameters, so that layers have no norms of their own: fsdp_version=2")
-    processes = 1 if accelerator.split_batches else accelerator.num_processes
-    steps, rest = divmod(batch_size, micro_batch_size * processes)
-    if rest or not steps:
-        raise ValueError(
-            f"batch_size={batch_size} is not a multiple of {micro_batch_size * processes}, which is "
-            f"micro_batch_size={micro_batch_size} on {processes} processes"
-        )
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    held.check_fsdp(getattr(plugin, "fsdp_version", None), "fsdp_version=2")
+    sharing, processes = _sharing(accelerator)
+    described = f"micro_batch_size={micro_batch_size} on {processes} processes"
+    steps = held.accumulation(batch_size, micro_batch_size, processes, described)
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-    known = {"Accelerator": accelerator.gradient_accumulation_steps}
     if deepspeed is not None:
-        known["DeepSpeed configuration"] = deepspeed.deepspeed_config.get("gradient_accumulation_steps", "nothing")
-    for owner, there in known.items():
-        if there not in (1 if owner == "Accelerator" else "auto", steps):
-            raise ValueError(
-                f"gradient_accumulation_steps is {there} in the {owner}, but batch_size={batch_size} takes {steps} of "
-                f"{micro_batch_size * processes} examples; leave it out there"
-            )
+        held.check_deepspeed(deepspeed.deepspeed_config, batch_size, micro_batch_size // sharing, steps)
+    if accelerator.gradient_accumulation_steps not in (1, steps):
+        raise ValueError(
+            f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps} in the Accelerator, but "
+            f"batch_size={batch_size} takes {steps} of {micro_batch_size * processes} examples; leave it out there"
+        )
     accelerator.gradient_accumulation_steps = steps
-    return reference.at(batch_size)
+    accelerator.anybatch_micro_batch_size = micro_batch_size // sharing
+    return held.scaled_run(accelerator, reference, batch_size)
 
 
 def scheduler(accelerator: Accelerator, optimizer: Optimizer, run: Scaled) -> LambdaLR:
     """The run's schedule, to be prepared, and stepped after each `optimizer.step()`.
 
     A prepared scheduler takes a turn for every process; here a step is as many turns, so that the schedule's steps are
-    those of the optimizer.
+    those of the optimizer. From now on neither loads the state of another rate or another optimizer.
     """
-    turns = (
-        1 if accelerator.split_batches or not accelerator.step_scheduler_with_optimizer else accelerator.num_processes
-    )
-    return LambdaLR(optimizer, functools.partial(_by_steps, run.schedule, turns))
+    held.refuse_other_states(unwrapped(optimizer))
+    by_steps = functools.partial(_by_steps, run.schedule, _turns(accelerator))
+    return held.ScaledLR(optimizer, by_steps)
 
 
 def watch(
@@ -67,23 +65,59 @@ def watch(
 ) -> Watch:
     """Follows a loop; `accelerator.log(watch.numbers(), step=...)` after a step logs what it saw.
 
+    `accelerator.save_state` keeps its noise window in anybatch.json, and `load_state` goes on with it.
+
     Args:
-        model, optimizer, scheduler: as they were prepared. A scheduler that stands still is an error.
+        model, optimizer, scheduler: as they were prepared. A LambdaLR that does not move with the steps is an error.
         noise_every: measure the gradient noise every N steps; None: never.
 
     Raises:
-        ValueError: the optimizer holds none of the model's parameters; later, if the scheduler stands still.
+        ValueError: noise_every is below 1; the optimizer holds none of the model's parameters; later, if the model is
+            given batches of another size than `scaled` was told, the scheduler does not move with the steps, or a
+            state that is loaded has another global batch.
     """
-    sharded = any(hasattr(p, "placements") for p in model.parameters())
-    return Watch(
+    known = getattr(accelerator, "anybatch_micro_batch_size", None)
+    sharing, processes = _sharing(accelerator)
+    replicas = processes * sharing
+    accumulation = accelerator.gradient_accumulation_steps
+    watching = Watch(
         model,
         optimizer,
-        micro_batches=accelerator.gradient_accumulation_steps * (1 if sharded else accelerator.num_processes),
+        accumulation=accumulation,
+        replicas=replicas,
+        batch_size=known and known * replicas * accumulation,
+        micro_batch_size=known,
         noise_every=noise_every,
-        ranks="sum" if sharded else None,
+        settings=held.recorded(accelerator, unwrapped(optimizer)),
         is_last=lambda: bool(accelerator.sync_gradients),
         scheduler=scheduler,
+        turns=_turns(accelerator) if hasattr(scheduler, "step_with_optimizer") else 1,
     )
+
+    def save(models: Any, weights: Any, folder: str) -> None:
+        if accelerator.is_main_process:
+            (Path(folder) / _STATE).write_text(json.dumps(watching.state_dict()), encoding="utf-8")
+
+    def load(models: Any, folder: str) -> None:
+        if (file := Path(folder) / _STATE).is_file():
+            watching.load_state_dict(json.loads(file.read_text(encoding="utf-8")))
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+    return watching
+
+
+def _sharing(accelerator: Any) -> tuple[int, int]:
+    """Processes that share a DataLoader's batch, and those that have one of their own."""
+    copies = held.copies(getattr(accelerator, "parallelism_config", None))
+    processes = accelerator.num_processes // copies
+    return (processes, 1) if accelerator.split_batches else (1, processes)
+
+
+def _turns(accelerator: Any) -> int:
+    if accelerator.split_batches or not accelerator.step_scheduler_with_optimizer:
+        return 1
+    return int(accelerator.num_processes)
 
 
 def _by_steps(multiplier: Callable[[int], float], turns: int, turn: int) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anybatch.integrations import settings as held
 from anybatch.integrations.watching import Watch
-from anybatch.optim import LAMB, Layerwise, param_groups
+from anybatch.optim import LAMB
 from anybatch.scaling import Reference
 
 
@@ -28,47 +29,57 @@ def configured(
     The Trainer's max_steps becomes the reference's number of steps.
 
     Args:
-        micro_batch_size: the batch_size of the training DataLoader.
+        micro_batch_size: the batch_size of the training DataLoader, to which the `TrainingWatch` holds it.
         kind: the class, such as LAMB.
         layerwise: wrap it: `Layerwise(kind(...))`.
         weight_decay: if the reference has none.
         settings: further arguments of the class.
 
     Raises:
-        ValueError: the Trainer's max_steps or max_epochs contradict the reference.
+        ValueError: the Trainer's max_steps or max_epochs contradict the reference; later, if a checkpoint has another
+            learning rate or the state of another optimizer.
     """
+    held.check_kind(kind)
     trainer = module.trainer
-    run = reference.at(micro_batch_size * _replicas(trainer) * trainer.accumulate_grad_batches)
+    trainer.anybatch_micro_batch_size = micro_batch_size
+    run = held.scaled_run(trainer, reference, micro_batch_size * _replicas(trainer) * trainer.accumulate_grad_batches)
     described = f"{run.num_examples:,} examples at a global batch of {run.batch_size:,} are {run.num_steps:,} steps"
     if trainer.max_steps not in (-1, run.num_steps):
         raise ValueError(f"Trainer(max_steps={trainer.max_steps}) contradicts the reference: {described}; leave it out")
     if trainer.max_epochs not in (None, -1, 1000):
         raise ValueError(f"Trainer(max_epochs={trainer.max_epochs}) has no say: {described}; give max_epochs=-1")
     trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs = run.num_steps, -1
-    chosen = run.optimizer | settings
-    made = kind(param_groups(module, chosen.pop("weight_decay", weight_decay)), **chosen)
-    optimizer = Layerwise(made) if layerwise else made
+    optimizer = held.made(kind, module, run.optimizer | settings, weight_decay, layerwise)
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": LambdaLR(optimizer, run.schedule), "interval": "step"},
+        "lr_scheduler": {"scheduler": held.ScaledLR(optimizer, run.schedule), "interval": "step"},
     }
 
 
 class TrainingWatch(Callback):  # type: ignore[misc]
-    """Logs what `Watch` measures, and global_batch_size, to the Trainer's loggers every log_every_n_steps.
+    """Logs what `Watch` measures to the Trainer's loggers every log_every_n_steps; a checkpoint keeps the noise window.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never.
 
     Raises:
-        ValueError: when training starts: the schedule is stepped once an epoch; or the optimizer holds none of the
-            module's parameters.
+        ValueError: noise_every is below 1; when training starts: the schedule is stepped once an epoch, the optimizer
+            holds none of the module's parameters, or the checkpoint has another global batch; with the second batch:
+            it has not the size that `configured` was told.
     """
 
     def __init__(self, noise_every: int | None = 10) -> None:
+        held.check_noise_every(noise_every)
         self._noise_every = noise_every
         self._watch: Watch | None = None
-        self._logged = self._batch_size = 0
+        self._loaded: dict[str, Any] = {}
+        self._logged = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._watch.state_dict() if self._watch is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for config in trainer.lr_scheduler_configs:
@@ -77,22 +88,26 @@ class TrainingWatch(Callback):  # type: ignore[misc]
                     f'the scheduler has interval="{config.interval}", Lightning\'s default: warm-up and decay count '
                     'steps; return {"scheduler": ..., "interval": "step"}, as `configured` does'
                 )
-        model = trainer.strategy.model
-        sharded = any(hasattr(p, "placements") for p in model.parameters())
+        told = getattr(trainer, "anybatch_micro_batch_size", None)
+        replicas = _replicas(trainer)
         self._watch = Watch(
-            model,
+            trainer.strategy.model,
             trainer.optimizers[0],
-            micro_batches=trainer.accumulate_grad_batches * (1 if sharded else _replicas(trainer)),
+            accumulation=trainer.accumulate_grad_batches,
+            replicas=replicas,
+            batch_size=told and told * replicas * trainer.accumulate_grad_batches,
+            micro_batch_size=told,
             noise_every=self._noise_every,
-            ranks="sum" if sharded else None,
+            settings=held.recorded(trainer, trainer.optimizers[0]),
         )
+        if self._loaded:
+            self._watch.load_state_dict(self._loaded)
+            self._loaded = {}
         self._logged = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._watch is not None:
             self._watch.saw(batch)
-            if not self._batch_size:
-                self._batch_size = self._watch.num_examples * _replicas(trainer) * trainer.accumulate_grad_batches
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watch is not None:
@@ -109,8 +124,7 @@ class TrainingWatch(Callback):  # type: ignore[misc]
         step = trainer.global_step
         if self._watch is None or step == self._logged or step % trainer.log_every_n_steps:
             return
-        self._logged = step
-        numbers = {**self._watch.numbers(), "global_batch_size": self._batch_size}
+        self._logged, numbers = step, self._watch.numbers()
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=step)
 

@@ -14,18 +14,15 @@ from accelerate.state import GradientState
 from torch import nn
 from transformers import TrainerCallback
 
-from anybatch.integrations.watching import Watch
-from anybatch.optim import Layerwise, param_groups
+from anybatch.integrations import settings as held
+from anybatch.integrations.watching import Watch, unwrapped
 from anybatch.scaling import Reference, Scaled
 
 _LOG = logging.getLogger(__name__)
 _SCHEDULES = {"polynomial": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _FIELDS = {"lr": "learning_rate", "eps": "adam_epsilon", "weight_decay": "weight_decay"}
-# What a DeepSpeed configuration says of the batch, and the argument that it must not contradict.
-_DEEPSPEED = {
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
-}
+# Where trainer_state.json keeps what the watch goes on with.
+_STATE = "anybatch"
 
 
 def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | None = None, **settings: Any) -> Any:
@@ -49,19 +46,28 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
         ValueError: what was given contradicts the reference or the batch; DeepSpeed's configuration leaves the batch
             open; FSDP1; or a schedule that the Trainer does not have.
     """
+    if not hasattr(arguments, "per_device_train_batch_size"):
+        raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments, nor their class")
     defaults = {each.name: each.default for each in fields(arguments)}
     if isinstance(arguments, type):
-        _check_parallel(defaults | settings)
+        if unknown := next((name for name in settings if name not in defaults), None):
+            raise ValueError(f"{unknown}={settings[unknown]!r:.60} is no field of {arguments.__name__}")
+        _check_parallel(defaults | settings, batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         given = set(settings)
         arguments = arguments(**settings)
     else:
         if settings:
             raise ValueError(f"{', '.join(settings)}: set in the arguments themselves, or give the class of them")
-        _check_parallel(vars(arguments))
+        _check_parallel(vars(arguments), batch_size, arguments.world_size)
         given = {name for name, default in defaults.items() if getattr(arguments, name, default) != default}
+    if arguments.auto_find_batch_size:
+        raise ValueError(
+            "auto_find_batch_size=True changes the batch after rate and steps have followed from it: leave it out, and "
+            "lower per_device_train_batch_size; with batch_size= the accumulation makes up for it"
+        )
     if batch_size is not None:
         _accumulate(arguments, batch_size, given)
-    run = reference.at(global_batch_size(arguments))
+    run = held.scaled_run(arguments, reference, global_batch_size(arguments))
     if "num_train_epochs" in given:
         raise ValueError(
             f"num_train_epochs={arguments.num_train_epochs:g} has no say: the reference's {run.num_examples:,} "
@@ -96,7 +102,14 @@ def optimizer(
         kind: the class, such as LAMB.
         layerwise: wrap it: `Layerwise(kind(...))`.
         settings: further arguments of the class; they win.
+
+    Raises:
+        ValueError: kind is no class; later, if a checkpoint has the state of another optimizer.
     """
+
+    held.check_kind(kind)
+    if not hasattr(arguments, "learning_rate"):
+        raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments")
 
     def make(model: nn.Module) -> Any:
         chosen: dict[str, Any] = {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
@@ -104,29 +117,36 @@ def optimizer(
             chosen["betas"] = (arguments.adam_beta1, arguments.adam_beta2)
             if arguments.adam_epsilon != {each.name: each.default for each in fields(arguments)}["adam_epsilon"]:
                 chosen["eps"] = arguments.adam_epsilon
-        chosen |= settings
-        made = kind(param_groups(model, chosen.pop("weight_decay")), **chosen)
-        return Layerwise(made) if layerwise else made
+        return held.made(kind, model, chosen | settings, 0.0, layerwise)
 
     # The Trainer calls what is no class without arguments, and what that returns with the model.
     return lambda: make, {}
 
 
 def prepare(trainer: Any, *, noise_every: int | None = 10) -> None:
-    """Before `trainer.train()`: makes gradient accumulation a mean, and logs what `Watch` measures.
+    """Before `trainer.train()`: makes accumulation a mean, logs what `Watch` measures, and refuses a wrong checkpoint.
 
     Many heads of transformers take num_items_in_batch and ignore it, whereupon the Trainer does not divide by the
     number of micro-batches and multiplies by that of processes (transformers issue 47688): the gradient grows with the
     accumulation. The first batch is tried with two counts, without gradients; a loss that does not change is divided.
 
     The numbers go into the entries of the Trainer's log, and so to TensorBoard, W&B and trainer_state.json, with
-    `global_batch_size`, which `anybatch report` reads.
+    `global_batch_size` and once `settings/...` (optimizer, peak rate, warm-up, reference), which `anybatch report`
+    reads. A checkpoint keeps the noise window.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never. A measured step reads each gradient once
             more a micro-batch.
+
+    Raises:
+        ValueError: noise_every is below 1, or training has begun; later, if a checkpoint that is resumed has another
+            global batch, learning rate or optimizer.
     """
-    trainer.add_callback(_Watching(trainer, noise_every))
+    held.check_noise_every(noise_every)
+    if trainer.is_in_train or trainer.state.global_step or hasattr(trainer, "anybatch_watching"):
+        raise ValueError("the Trainer has trained, or is prepared already: call prepare once, before trainer.train()")
+    trainer.anybatch_watching = _Watching(trainer, noise_every)
+    trainer.add_callback(trainer.anybatch_watching)
     compute_loss = trainer.compute_loss
 
     def first(model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -150,28 +170,57 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any, noise_every: int | None) -> None:
         self._trainer, self._noise_every = trainer, noise_every
         self._watch: Watch | None = None
+        self._rates: list[Any] | None = None
         # The Trainer appends an entry to its history, and calls reporters, before the callbacks of users.
         self._log = trainer.log
         trainer.log = self._enriched
+        self._create_scheduler = trainer.create_scheduler
+        trainer.create_scheduler = self._scheduled
+
+    def _scheduled(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer calls it before it loads a checkpoint."""
+        made, args = self._create_scheduler(num_training_steps, optimizer), self._trainer.args
+        held.refuse_other_states(unwrapped(self._trainer.optimizer if optimizer is None else optimizer))
+        self._rates = list(getattr(made, "base_lrs", []))
+        steps = {"warmup_steps": args.get_warmup_steps(num_training_steps), "num_steps": num_training_steps}
+        args.anybatch_run = {**getattr(args, "anybatch_run", {}), **steps}
+        return made
 
     def _enriched(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._watch is not None and "loss" in logs:
-            logs = {**logs, **self._watch.numbers(), "global_batch_size": global_batch_size(self._trainer.args)}
+            logs = {**logs, **self._watch.numbers()}
+        elif self._watch is not None and "train_runtime" in logs:
+            logs = {**logs, **self._watch.unlogged()}
         self._log(logs, *args, **kwargs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trained, gradients = self._trainer.model_wrapped, GradientState()
-        sharded = any(hasattr(p, "placements") for p in trained.parameters())
+        if self._watch is not None:
+            self._watch.remove()
+        trainer, gradients = self._trainer, GradientState()
+        if self._rates is not None:
+            held.check_rates(trainer.lr_scheduler.base_lrs, self._rates)
+        replicas = args.world_size // held.copies(getattr(args, "parallelism_config", None))
+        at_once = trainer.get_total_train_batch_size(args)
         self._watch = Watch(
-            trained,
-            self._trainer.optimizer,
-            micro_batches=args.gradient_accumulation_steps * (1 if sharded else args.world_size),
+            trainer.model_wrapped,
+            trainer.optimizer,
+            accumulation=args.gradient_accumulation_steps,
+            replicas=replicas,
+            batch_size=at_once // (replicas if args.accelerator_config.split_batches else 1),
             noise_every=self._noise_every,
-            ranks="sum" if sharded else None,
+            settings=held.recorded(args, unwrapped(trainer.optimizer)),
             is_last=lambda: bool(gradients.sync_gradients),
         )
+        if _STATE in state.stateful_callbacks:
+            self._watch.load_state_dict(state.stateful_callbacks[_STATE])
         if self._watch.no_noise and self._noise_every is not None:
             _LOG.warning("anybatch: %s", self._watch.no_noise)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._watch is not None and control.should_save:
+            state.stateful_callbacks[_STATE] = self._watch.state_dict()
+
+    on_epoch_end = on_step_end
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._watch is not None:
@@ -186,19 +235,17 @@ def _examples_at_once(arguments: Any) -> int:
             f"{launched} processes were launched, but TrainingArguments takes each for the only one, as it does "
             "without an accelerator: set use_cpu=True"
         )
-    parallel = getattr(arguments, "parallelism_config", None)
-    copies = 1 if parallel is None else parallel.tp_size * parallel.cp_size * getattr(parallel, "sp_size", 1)
-    found: int = arguments.train_batch_size * (arguments.world_size // copies)
+    processes = arguments.world_size // held.copies(getattr(arguments, "parallelism_config", None))
+    # With split_batches the processes share the loader's batch.
+    split = arguments.accelerator_config.split_batches
+    found: int = arguments.train_batch_size * (1 if split else processes)
     return found
 
 
 def _accumulate(arguments: Any, batch_size: int, given: set[str]) -> None:
-    at_once = _examples_at_once(arguments)
-    steps, rest = divmod(batch_size, at_once)
-    size = arguments.per_device_train_batch_size
+    at_once, size = _examples_at_once(arguments), arguments.per_device_train_batch_size
     described = f"per_device_train_batch_size={size} on {at_once // size} devices"
-    if rest or not steps:
-        raise ValueError(f"batch_size={batch_size} is not a multiple of {at_once}, which are {described}")
+    steps = held.accumulation(batch_size, at_once, 1, described)
     if "gradient_accumulation_steps" in given and arguments.gradient_accumulation_steps != steps:
         raise ValueError(
             f"gradient_accumulation_steps={arguments.gradient_accumulation_steps} contradicts batch_size={batch_size}, "
@@ -227,23 +274,19 @@ def _fields(run: Scaled) -> dict[str, Any]:
     return found
 
 
-def _check_parallel(settings: Mapping[str, Any]) -> None:
+def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, processes: int) -> None:
     """Refuses what hides the batch or the layers, before the arguments' own checks start anything."""
-    deepspeed = _object(settings.get("deepspeed"))
+    size, deepspeed = settings["per_device_train_batch_size"], _object(settings.get("deepspeed"))
     if deepspeed is not None:
-        for name, argument in _DEEPSPEED.items():
-            value = deepspeed.get(name, "nothing")
-            if value not in ("auto", settings[argument]):
-                raise ValueError(
-                    f"{name} is {value} in the DeepSpeed configuration, but {argument}={settings[argument]}, so that "
-                    f'the real batch is unknown; write "{name}": "auto"'
-                )
+        steps = settings["gradient_accumulation_steps"]
+        if batch_size is not None:
+            described = f"per_device_train_batch_size={size} on {processes} devices"
+            steps = held.accumulation(batch_size, size, processes, described)
+        held.check_deepspeed(deepspeed, size * steps * processes, size, steps)
     config = _object(settings.get("fsdp_config")) or {}
-    if settings.get("fsdp") and int(config.get("version", config.get("fsdp_version", 2))) == 1:
-        raise ValueError(
-            "FSDP1 flattens the parameters, so that layers have no norms of their own: set "
-            'fsdp_config={"version": 2}, or leave the version out'
-        )
+    if settings.get("fsdp"):
+        version = config.get("version", config.get("fsdp_version", 2))
+        held.check_fsdp(version, 'fsdp_config={"version": 2}, or leave the version out')
 
 
 def _object(given: Any) -> Mapping[str, Any] | None:

@@ -8,18 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
+from anybatch.integrations.settings import check_noise_every
 from anybatch.scaling import GradientNoiseScale, noise_scale
 
 _LOG = logging.getLogger(__name__)
-# Steps that a scheduler may miss before it is known to be stepped once an epoch.
-_STEPS_TO_MOVE = 4
+# Steps in which a scheduler shows whether it moves with the optimizer.
+_STEPS_TO_MOVE = 8
+_WINDOW = 100
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
 class Watch:
     """Follows forward and backward passes by hooks; `numbers()` says what they showed.
 
+        global_batch_size                     examples of a step
+        settings/...                          as given, once
         trust_ratio/min, p10, p50, p90, max   of the last step, over the layers that are adapted
         noise/gradient_square, noise/trace    |G|^2 and tr(Sigma), means over the steps measured since the last call
         noise/scale, noise/low, noise/high    their ratio over the last 100 measured steps, in examples, and its 95 %
@@ -32,18 +37,23 @@ class Watch:
     Args:
         model: as it is trained: a module, DDP's wrapper, or a module after `fully_shard`.
         optimizer: the one whose step uses the gradients; a wrapper that has it as `.optimizer` will do.
-        micro_batches: of one step, over all ranks; the noise scale needs at least two.
+        accumulation: micro-batches of a step on this rank; the noise scale needs two, over all ranks.
         noise_every: measure every N steps; None: never.
-        ranks: whether a step's gradient is the "sum" or the "mean" over ranks.
+        replicas: ranks that see examples of their own.
+        batch_size: the global batch; None: that of the first pass, times accumulation and replicas.
+        micro_batch_size: what a forward pass was said to be given, to be held to; None: not checked.
+        settings: to log once.
         is_last: whether the backward pass that ends now is its step's last.
-        scheduler: of the learning rate, which is to move with every step.
+        scheduler: of the learning rate; a LambdaLR is to move with every step.
+        turns: steps of the scheduler for one of the optimizer.
 
     Attributes:
         num_examples: on this rank, of the pass that goes on.
         no_noise: why the noise scale is not measured; None if it is. Of FSDP2 it may come with the first step.
 
     Raises:
-        ValueError: the optimizer has none of the model's parameters; later, if the scheduler stands still.
+        ValueError: noise_every is below 1; the optimizer has none of the model's parameters; later, if passes have
+            another size than was said, or the scheduler does not move with the steps.
     """
 
     def __init__(
@@ -51,33 +61,46 @@ class Watch:
         model: nn.Module,
         optimizer: Any,
         *,
-        micro_batches: int,
+        accumulation: int,
         noise_every: int | None,
-        ranks: Any = None,
+        replicas: int = 1,
+        batch_size: int | None = None,
+        micro_batch_size: int | None = None,
+        settings: Mapping[str, float] | None = None,
         is_last: Callable[[], bool] | None = None,
         scheduler: Any = None,
+        turns: int = 1,
     ) -> None:
+        check_noise_every(noise_every)
         self.optimizer = unwrapped(optimizer)
         check_parameters(model, self.optimizer)
+        self._sharded = any(hasattr(p, "placements") for p in model.parameters())
         self.no_noise = None
         if noise_every is None:
             self.no_noise = "noise_every=None"
-        elif micro_batches < 2:
+        elif accumulation * (1 if self._sharded else replicas) < 2:
             self.no_noise = (
                 "the noise scale compares the micro-batches of a step, and a step has one: halve the per-device batch "
                 "and accumulate 2"
             )
-        self._sharded = any(hasattr(p, "placements") for p in model.parameters())
         self._model = model
-        self.num_steps = 0
-        self._hooks: list[Any] = []
-        self._scheduler, self._turn = scheduler, None
+        self.batch_size, self._told_size, self._odd_passes = batch_size, micro_batch_size, 0
+        self._passes_of_a_step = accumulation * replicas
+        self._settings = dict(settings or {})
+        self.num_steps = self._steps_taken = 0
+        inner = getattr(scheduler, "scheduler", scheduler)
+        # Others may well be stepped once an epoch.
+        self._scheduler, self._turns = inner if isinstance(inner, LambdaLR) else None, turns
+        self._first_turn: int | None = None
         self._every, self._is_last = noise_every or 1, is_last
         self.num_examples = self._passes = self._fresh = 0
         self._queued = self._measured = False
         self._noise: GradientNoiseScale | None = None
+        self._resumed_batch: int | None = None
+        self._earlier: tuple[list[float], list[float]] = ([], [])
+        self._hooks: list[Any] = [self.optimizer.register_step_post_hook(self._stepped)]
         if self.no_noise is None:
-            self._noise = GradientNoiseScale(model, every=None, window=100, ranks=ranks)
+            self._noise = GradientNoiseScale(model, every=None, window=_WINDOW, ranks="sum" if self._sharded else None)
         if is_last is not None:
             self._hooks.append(model.register_forward_pre_hook(self._forward, with_kwargs=True))
             # FSDP2 computes with other tensors than its parameters: what the model returns tells of its backward pass.
@@ -92,8 +115,48 @@ class Watch:
         if self._noise is not None and not self._passes and not self.num_examples and self.num_steps % self._every == 0:
             self._noise.measure()
             self._measured = True
-        first = next(_tensors(inputs), None)
-        self.num_examples += 0 if first is None else len(first)
+        sizes = [len(tensor) for tensor in _tensors(inputs)]
+        self.num_examples += sizes[0] if sizes else 0
+        if self.batch_size is None and self.num_examples:
+            self.batch_size = self.num_examples * self._passes_of_a_step
+        self._check_batch(sizes)
+
+    def _check_batch(self, sizes: list[int]) -> None:
+        """Once a pass has the size that was said, that is settled; the last batch of an epoch may be smaller."""
+        before, self._resumed_batch = self._resumed_batch, None if self.batch_size else self._resumed_batch
+        if before and self.batch_size and before != self.batch_size:
+            raise ValueError(
+                f"the checkpoint was made at a global batch of {before}, and this run has {self.batch_size}: a resumed "
+                f"run keeps its learning rate and its count of steps. Resume at {before}, or start a new run from the "
+                "checkpoint's model"
+            )
+        # A collator that packs examples into one row shows no number of them.
+        if self._told_size is None or not sizes or sizes[0] == 1:
+            return
+        if self._told_size in sizes:
+            self._told_size = None
+            return
+        self._odd_passes += 1
+        if self._odd_passes == 2:
+            raise ValueError(
+                f"the model is given {sizes[0]} examples at once, not micro_batch_size={self._told_size}, so that the "
+                f"global batch is not {self.batch_size}: set the DataLoader's batch_size to {self._told_size}, or say "
+                "the real one"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: numbers and lists of them alone."""
+        squares, traces = self._history()
+        return {"num_steps": self.num_steps, "global_batch_size": self.batch_size, "noise": [squares, traces]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the steps and the noise of a checkpoint; ValueError if it was made at another batch."""
+        squares, traces = state["noise"]
+        self.num_steps, self._resumed_batch, self._earlier = (
+            state["num_steps"], state["global_batch_size"], (list(squares), list(traces))
+        )  # fmt: skip
+        self._first_turn = None
+        self._check_batch([])
 
     def backward_done(self) -> None:
         """After each backward pass."""
@@ -111,8 +174,8 @@ class Watch:
             self._fresh += 1
         self._passes, self._measured = 0, False
         self.num_steps += 1
-        if self._scheduler is not None and self.num_steps <= _STEPS_TO_MOVE:
-            self._check_schedule()
+        if self._scheduler is not None:
+            self._check_schedule(self._scheduler)
 
     def numbers(self) -> dict[str, float]:
         """What there is to log now; one transfer from the device."""
@@ -125,10 +188,15 @@ class Watch:
             found = {
                 f"trust_ratio/{name}": q for name, q in zip(_QUANTILES, known.quantile(places).tolist(), strict=True)
             }
-        return found | self._noise_numbers()
+        return self.unlogged() | found | self._noise_numbers()
+
+    def unlogged(self) -> dict[str, float]:
+        """The global batch, and the settings unless they were logged."""
+        settings, self._settings = self._settings, {}
+        return settings | ({"global_batch_size": float(self.batch_size)} if self.batch_size else {})
 
     def remove(self) -> None:
-        """Takes the hooks off the model."""
+        """Takes the hooks off the model and the optimizer."""
         for hook in self._hooks:
             hook.remove()
         if self._noise is not None:
@@ -147,25 +215,40 @@ class Watch:
         else:
             self._noise.micro_batch(self.num_examples)
 
-    def _check_schedule(self) -> None:
-        if self.num_steps == 1:
-            self._turn = self._scheduler.state_dict().get("last_epoch")
-        elif self.num_steps == _STEPS_TO_MOVE and self._turn == self._scheduler.state_dict().get("last_epoch", -1):
-            raise ValueError(
-                f"the scheduler has not moved in {_STEPS_TO_MOVE - 1} steps: warm-up and decay count steps, not "
-                "epochs; call scheduler.step() after each optimizer.step()"
-            )
+    def _stepped(self, *_: Any) -> None:
+        self._steps_taken += 1
 
-    def _noise_numbers(self) -> dict[str, float]:
+    def _check_schedule(self, scheduler: LambdaLR) -> None:
+        """Between a step's gradient and its use a scheduler has moved as often as the optimizer, or once less."""
+        turn = int(scheduler.last_epoch)
+        if self._first_turn is None:
+            self._first_turn, self._steps_taken = turn, 0
+        moved = (turn - self._first_turn) // self._turns
+        if self._steps_taken - moved >= 2:
+            raise ValueError(
+                f"the scheduler has moved {moved} times in {self._steps_taken} steps: warm-up and decay count steps, "
+                "not epochs; call scheduler.step() after each optimizer.step()"
+            )
+        if self._steps_taken >= _STEPS_TO_MOVE:
+            self._scheduler = None
+
+    def _history(self) -> tuple[list[float], list[float]]:
+        """|G|^2 and tr(Sigma) of the last measured steps, those before a resumption, too."""
         try:
             squares, traces = self._noise.history() if self._noise is not None else ([], [])
         # Nothing was measured yet; or nothing that can be, of which the meter says why.
         except ValueError as error:
+            squares, traces = [], []
             if self._fresh and self.no_noise is None:
                 self.no_noise = str(error)
                 _LOG.warning("anybatch: %s", error)
-            return {}
+        return (self._earlier[0] + squares)[-_WINDOW:], (self._earlier[1] + traces)[-_WINDOW:]
+
+    def _noise_numbers(self) -> dict[str, float]:
+        squares, traces = self._history()
         fresh, self._fresh, found = min(self._fresh, len(squares)), 0, {}
+        if self.no_noise is not None:
+            return {}
         if fresh:
             found = {
                 "noise/gradient_square": math.fsum(squares[-fresh:]) / fresh,
