@@ -107,7 +107,7 @@ def recipe_of(trial: Trial, data: Path) -> ImageRecipe:
             "model.width=8",
             "model.batch_norm_group=128",
             # Holes are against overfitting, for which these runs are too short.
-            "data.hole=0",
+            "data.cutout=0",
             "engine.precision=bf16",
             "engine.num_evals=1",
             f"data.path={data}",

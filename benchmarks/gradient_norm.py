@@ -34,7 +34,13 @@ def main() -> None:
     given = parser.parse_args()
     with torch.device("meta"):
         shapes = [
-            p.shape for p in pretraining_model(BertSettings(30_522, 1_024, given.layers, 16, 512), 0).parameters()
+            p.shape
+            for p in pretraining_model(
+                BertSettings(
+                    vocabulary_size=30_522, hidden_size=1_024, num_layers=given.layers, num_heads=16, max_positions=512
+                ),
+                0,
+            ).parameters()
         ]
     gradients = [torch.randn(shape) for shape in shapes]
     calls = {

@@ -64,7 +64,7 @@ def photograph(seed: int) -> bytes:
 
 
 def with_threads(images: Encoded, count: int) -> FileViews:
-    views = FileViews(images, 224, 3, Cropping("resized", flip=True), 0, print, training=True)
+    views = FileViews(images, 224, 3, Cropping(crop="resized", flip=True), 0, print, training=True)
     views.__dict__["_pool"] = ThreadPoolExecutor(count)
     return views
 

@@ -77,7 +77,6 @@ def write_text(folder: Path) -> None:
         vocabulary.load(folder / "tokenizer.json"),
         SEQUENCE_LENGTH,
         seed=0,
-        masking_rate=0.15,
     )
     (folder / "num_examples").write_text(str(source.num_examples))
 

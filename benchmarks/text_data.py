@@ -23,7 +23,7 @@ import numpy as np
 
 from anybatch.data import vocabulary
 from anybatch.data.builtin import python_documents
-from anybatch.data.mlm import PretrainingSource
+from anybatch.data.mlm import MlmSettings, PretrainingSource
 from anybatch.data.prepare import TOKENIZER, TRAIN, prepare_files
 from anybatch.data.shards import open_shards
 from anybatch.data.text import read_documents
@@ -37,7 +37,7 @@ BATCH = 256
 BATCHES: list[tuple[str, int, dict[str, Any]]] = [
     ("128 tokens", 128, {}),
     ("128 tokens, whole words", 128, {"whole_words": True}),
-    ("128 tokens, short sequences, packed", 128, {"short_probability": 0.1, "packed": True}),
+    ("128 tokens, short sequences, packed", 128, {"short_seq_prob": 0.1, "packed": True}),
     ("128 tokens, full sentences", 128, {"objective": "full_sentences"}),
     ("512 tokens", 512, {}),
 ]
@@ -98,7 +98,7 @@ def apart(kind: str, files: list[Path], tokenizer: Path, cores: int) -> dict[str
 def batches(shards: Path, seq_length: int, options: dict[str, Any], repeats: int) -> float:
     """Masked sequences a second, on one core."""
     source = PretrainingSource(
-        open_shards(shards / TRAIN), vocabulary.load(shards / TOKENIZER), seq_length, 0, **options
+        open_shards(shards / TRAIN), vocabulary.load(shards / TOKENIZER), seq_length, 0, settings=MlmSettings(**options)
     )
     size = min(BATCH, source.num_examples)
     rates = []

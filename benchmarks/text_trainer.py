@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from anybatch.data import vocabulary
-from anybatch.data.mlm import PretrainingSource
+from anybatch.data.mlm import MlmSettings, PretrainingSource
 from anybatch.data.prepare import TOKENIZER, TRAIN
 from anybatch.data.shards import open_shards
 from anybatch.environment import describe_environment
@@ -116,7 +116,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tokenizer = vocabulary.load(arguments.shards / TOKENIZER)
     source = PretrainingSource(
-        open_shards(arguments.shards / TRAIN), tokenizer, arguments.length, 0, objective="full_sentences"
+        open_shards(arguments.shards / TRAIN),
+        tokenizer,
+        arguments.length,
+        0,
+        settings=MlmSettings(objective="full_sentences"),
     )
     examples = Examples(source, arguments.steps * arguments.batch_size)
     shape = BertSettings(

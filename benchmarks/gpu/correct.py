@@ -95,14 +95,19 @@ def step(day: Day) -> None:
 
 def _small(kind: str, day: Day) -> tuple[Problem, int]:
     width, heads, words, length = (16, 2, 50, 16) if day.tiny else (256, 4, 8_000, 128)
-    encoder = BertSettings(words, width, 2, heads, length)
+    encoder = BertSettings(
+        vocabulary_size=words, hidden_size=width, num_layers=2, num_heads=heads, max_positions=length
+    )
     micro_batch = day.size(32, 4)
     if kind == "bert":
         return problems.bert(encoder, length), micro_batch
     if kind == "questions":
         return problems.questions(encoder, length), micro_batch
     if kind == "gpt":
-        return problems.gpt(GptSettings(words, width, 2, heads, length), length), micro_batch
+        return problems.gpt(
+            GptSettings(vocabulary_size=words, hidden_size=width, num_layers=2, num_heads=heads, max_positions=length),
+            length,
+        ), micro_batch
     settings = ClassifierSettings("resnet20", 3, 32, 10, width=day.size(16, 4))
     return problems.images(settings), day.size(128, 4)
 

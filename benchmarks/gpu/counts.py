@@ -94,7 +94,9 @@ def count(layers: int, micro_batches: int, fused: bool) -> dict[str, Any]:
     masking_utils.is_tracing = lambda *_: False
     ranks = Ranks()
     ranks.device = torch.device("cuda", 0)
-    settings = BertSettings(30_522, 1_024, layers, 16, 512, dropout=0.1)
+    settings = BertSettings(
+        vocabulary_size=30_522, hidden_size=1_024, num_layers=layers, num_heads=16, max_positions=512, dropout=0.1
+    )
     with fake, torch.device("cuda", 0):
         model = pretraining_model(settings, seed=0).train()
     optimizer: Any = LAMB(param_groups(model), lr=1e-3)

@@ -51,7 +51,7 @@ class Problem:
 
 
 def bert(settings: BertSettings, length: int) -> Problem:
-    """Masked words and next sentences; one sequence in ten is short, as text with short_probability 0.1 has it."""
+    """Masked words and next sentences; one sequence in ten is short, as text with short_seq_prob 0.1 has it."""
 
     def make(count: int, random: torch.Generator) -> MadeUp:
         ids = torch.randint(5, settings.vocabulary_size, (count, length), generator=random)
@@ -116,8 +116,12 @@ def images(settings: ClassifierSettings) -> Problem:
 def large(tiny: bool, dropout: float = 0.1, layers: int = 24) -> BertSettings:
     """BERT-large; a toy of its kind where `tiny`."""
     if tiny:
-        return BertSettings(64, 16, 2, 2, 64, dropout)
-    return BertSettings(30_522, 1_024, layers, 16, 512, dropout)
+        return BertSettings(
+            vocabulary_size=64, hidden_size=16, num_layers=2, num_heads=2, max_positions=64, dropout=dropout
+        )
+    return BertSettings(
+        vocabulary_size=30_522, hidden_size=1_024, num_layers=layers, num_heads=16, max_positions=512, dropout=dropout
+    )
 
 
 def execution(**changes: Any) -> Execution:

@@ -1,6 +1,7 @@
 """Whole words are masked as a whole, in the share asked for; each example by its own numbers alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from anybatch.data.mlm import PretrainingSource
+from anybatch.data.mlm import MlmSettings, PretrainingSource
 from anybatch.data.shards import Shards
 from anybatch.data.vocabulary import continued_ids
 from anybatch.errors import InputError
@@ -44,7 +45,7 @@ def words_of(row: np.ndarray, continued: np.ndarray) -> list[list[int]]:
 
 
 def test_a_word_is_masked_as_a_whole(many: Shards, tokenizer: Tokenizer) -> None:
-    source = PretrainingSource(many, tokenizer, 64, seed=3, whole_words=True)
+    source = PretrainingSource(many, tokenizer, 64, seed=3, settings=MlmSettings(whole_words=True))
     inputs = epoch_of(source)
     chosen, ids = masked_and_true(inputs)
     continued = continued_ids(tokenizer)
@@ -66,8 +67,8 @@ def test_a_word_is_masked_as_a_whole(many: Shards, tokenizer: Tokenizer) -> None
 
 
 def test_whole_words_depend_on_the_example_alone(many: Shards, tokenizer: Tokenizer) -> None:
-    options: dict[str, Any] = {"whole_words": True, "short_probability": 0.5, "max_predictions": 7}
-    source = PretrainingSource(many, tokenizer, 48, seed=3, **options)
+    settings = MlmSettings(whole_words=True, short_seq_prob=0.5)
+    source = PretrainingSource(many, tokenizer, 48, seed=3, settings=settings, max_predictions=7)
     together = source.batch(np.arange(9), np.arange(9) * 31)
     assert together.num_targets["mlm"] <= 7 * 9
     for row in range(9):
@@ -77,16 +78,18 @@ def test_whole_words_depend_on_the_example_alone(many: Shards, tokenizer: Tokeni
 
 def test_a_word_longer_than_the_count_is_masked_in_part(write_shards: Write, tokenizer: Tokenizer) -> None:
     first = int(np.flatnonzero(continued_ids(tokenizer))[0])
-    source = PretrainingSource(write_shards([[[6, *[first] * 30]]] * 2), tokenizer, 40, 0, whole_words=True)
+    source = PretrainingSource(
+        write_shards([[[6, *[first] * 30]]] * 2), tokenizer, 40, 0, settings=MlmSettings(whole_words=True)
+    )
     inputs = epoch_of(source)
     assert inputs["masked_positions"].numel() == 2 * round(31 * 0.15)
 
 
 def test_short_sequences(many: Shards, tokenizer: Tokenizer) -> None:
     lengths = {
-        share: epoch_of(PretrainingSource(many, tokenizer, 64, seed=5, short_probability=share))["attention_mask"].sum(
-            1
-        )
+        share: epoch_of(PretrainingSource(many, tokenizer, 64, seed=5, settings=MlmSettings(short_seq_prob=share)))[
+            "attention_mask"
+        ].sum(1)
         for share in (0.0, 0.1, 1.0)
     }
     long = lengths[0.0] > 40
@@ -99,14 +102,16 @@ def test_short_sequences(many: Shards, tokenizer: Tokenizer) -> None:
 
 
 def test_sentence_order_exchanges_the_parts(many: Shards, tokenizer: Tokenizer) -> None:
-    options: dict[str, Any] = {"masking_rate": 0.01, "max_predictions": 1}
-    ordered = PretrainingSource(many, tokenizer, 64, 5, objective="sentence_order", **options)
+    settings = MlmSettings(masking_rate=0.01, objective="sentence_order")
+    ordered = PretrainingSource(many, tokenizer, 64, 5, settings=settings, max_predictions=1)
     batch = ordered.batch(np.zeros(400, dtype=np.int64), np.arange(400))
     assert set(batch.num_targets) == {"mlm", "sop"}
     _, ids = masked_and_true(dict(batch.inputs))
     labels = batch.inputs["next_sentence_label"].numpy()
     assert 140 < labels.sum() < 260
-    whole = PretrainingSource(many, tokenizer, 63, 5, objective="full_sentences", **options)
+    whole = PretrainingSource(
+        many, tokenizer, 63, 5, settings=replace(settings, objective="full_sentences"), max_predictions=1
+    )
     _, runs = masked_and_true(epoch_of(whole))
     text = [row[row >= 5].tolist() for row in runs]
     for row, label in zip(ids[:200], labels[:200], strict=True):
@@ -116,7 +121,7 @@ def test_sentence_order_exchanges_the_parts(many: Shards, tokenizer: Tokenizer) 
 
 
 def test_full_sentences_have_one_separator(many: Shards, tokenizer: Tokenizer) -> None:
-    source = PretrainingSource(many, tokenizer, 64, 5, objective="full_sentences")
+    source = PretrainingSource(many, tokenizer, 64, 5, settings=MlmSettings(objective="full_sentences"))
     batch = source.batch(np.zeros(300, dtype=np.int64), np.arange(300))
     assert set(batch.num_targets) == {"mlm"}
     assert "next_sentence_label" not in batch.inputs
@@ -130,9 +135,9 @@ def test_full_sentences_have_one_separator(many: Shards, tokenizer: Tokenizer) -
     ("options", "message"),
     [
         ({"objective": "guess"}, "objective = 'guess': must be one of next_sentence, sentence_order, full_sentences"),
-        ({"short_probability": 1.5}, r"short_probability = 1.5: must lie in \[0, 1\]"),
+        ({"short_seq_prob": 1.5}, r"short_seq_prob = 1.5: must lie in \[0, 1\]"),
     ],
 )
 def test_wrong_settings_are_named(many: Shards, tokenizer: Tokenizer, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        PretrainingSource(many, tokenizer, 32, 0, **options)
+        PretrainingSource(many, tokenizer, 32, 0, settings=MlmSettings(**options))

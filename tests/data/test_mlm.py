@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
-from anybatch.data.mlm import PretrainingSource
+from anybatch.data.mlm import MlmSettings, PretrainingSource
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
@@ -69,7 +70,9 @@ def whole_epoch(source: PretrainingSource, epoch: int = 0) -> dict[str, torch.Te
 def test_every_example_is_well_formed(
     tell_tale: Shards, tokenizer: Tokenizer, seq_length: int, epoch: int, seed: int, rate: float, most: int | None
 ) -> None:
-    source = PretrainingSource(tell_tale, tokenizer, seq_length, seed, masking_rate=rate, max_predictions=most)
+    source = PretrainingSource(
+        tell_tale, tokenizer, seq_length, seed, settings=MlmSettings(masking_rate=rate), max_predictions=most
+    )
     assert tell_tale.num_tokens / (seq_length - 3) <= source.num_examples <= tell_tale.num_tokens / 2
     inputs = whole_epoch(source, epoch)
     ids = unmasked(inputs)
@@ -217,13 +220,13 @@ def test_a_document_that_is_most_of_the_data_still_finds_another(write_shards: W
     [
         ({"seq_length": 15}, r"sequence length 15: must lie in \[16, 32768\]"),
         ({"seq_length": 40_000}, "sequence length 40000"),
-        ({"masking_rate": 0.0}, "masking_rate = 0.0: must lie between 0 and 1"),
-        ({"masking_rate": 1.0}, "masking_rate = 1.0"),
+        ({"settings": MlmSettings(masking_rate=0.0)}, "masking_rate = 0.0: must lie between 0 and 1"),
+        ({"settings": MlmSettings(masking_rate=1.0)}, "masking_rate = 1.0"),
         ({"max_predictions": 0}, "max_predictions = 0: must be at least 1"),
     ],
 )
 def test_wrong_settings_are_named(
-    tell_tale: Shards, tokenizer: Tokenizer, options: dict[str, float], message: str
+    tell_tale: Shards, tokenizer: Tokenizer, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         PretrainingSource(tell_tale, tokenizer, **{"seq_length": 32, "seed": 0, **options})

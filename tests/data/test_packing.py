@@ -1,10 +1,12 @@
 """Packed sequences are the same sequences, each in one row, none over another."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from anybatch.data.mlm import PretrainingSource
+from anybatch.data.mlm import MlmSettings, PretrainingSource
 from anybatch.data.shards import Shards
 
 
@@ -33,8 +35,11 @@ def sequences(inputs: dict[str, torch.Tensor], flat_first: torch.Tensor | None) 
 
 
 def test_packing_changes_no_example(many: Shards, tokenizer: Tokenizer) -> None:
-    options = {"short_probability": 0.7, "whole_words": True}
-    plain, packed = (PretrainingSource(many, tokenizer, 64, 1, packed=packed, **options) for packed in (False, True))
+    padded_settings = MlmSettings(short_seq_prob=0.7, whole_words=True)
+    plain, packed = (
+        PretrainingSource(many, tokenizer, 64, 1, settings=replace(padded_settings, packed=packed))
+        for packed in (False, True)
+    )
     numbers = np.zeros(300, dtype=np.int64), np.arange(300) * 5
     padded, rows = plain.batch(*numbers), packed.batch(*numbers)
     inputs = dict(rows.inputs)

@@ -13,9 +13,9 @@ from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flop
 from anybatch.optim import LAMB, param_groups
 
 LENET = ClassifierSettings("lenet", 1, 8, 7, label_smoothing=0.1)
-RESNET20 = ClassifierSettings("resnet20", 3, 32, 10, zero_init=True)
+RESNET20 = ClassifierSettings("resnet20", 3, 32, 10, zero_init_residual=True)
 DAVIDNET = ClassifierSettings("davidnet", 3, 32, 10)
-RESNET50 = ClassifierSettings("resnet50", 3, 224, 1000, zero_init=True)
+RESNET50 = ClassifierSettings("resnet50", 3, 224, 1000, zero_init_residual=True)
 
 
 def images(settings: ClassifierSettings, count: int = 3) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_resnet50_is_version_one_and_a_half_with_zero_scales() -> None:
         2,
         2,
     ]
-    small = ClassifierSettings("resnet50", 3, 32, 2, zero_init=True)
+    small = ClassifierSettings("resnet50", 3, 32, 2, zero_init_residual=True)
     last = [
         p for name, p in image_classifier(small, 0).named_parameters() if name.endswith("layer.2.normalization.weight")
     ]
@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused(settings: ClassifierSettings, message: str
 
 @pytest.mark.slow
 def test_a_step_of_resnet50_at_224_pixels_lowers_its_loss() -> None:
-    model = image_classifier(ClassifierSettings("resnet50", 3, 224, 10, zero_init=True), seed=0)
+    model = image_classifier(ClassifierSettings("resnet50", 3, 224, 10, zero_init_residual=True), seed=0)
     optimizer = LAMB(param_groups(model), lr=0.02)
     batch = images(RESNET50, 4)
     labels = torch.arange(4)

@@ -11,7 +11,9 @@ from anybatch.models import CausalModel, GptSettings, causal_model
 def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = causal_model(GptSettings(40, 16, 2, 2, 32), seed=0).eval()
+    model = causal_model(
+        GptSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32), seed=0
+    ).eval()
     ids = torch.randint(0, 40, (3, 20), generator=torch.Generator().manual_seed(0))
     losses, right = model(ids)
     model.save(tmp_path)
@@ -20,13 +22,19 @@ def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
     assert 0 <= int(right["lm"]) <= 57
     again = CausalModel.load(tmp_path)
     assert torch.equal(again(ids)[0]["lm"], losses["lm"])
-    assert causal_model(GptSettings(40, 16, 2, 2, 32), seed=0).gpt.lm_head.weight.equal(model.gpt.lm_head.weight)
+    assert causal_model(
+        GptSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32), seed=0
+    ).gpt.lm_head.weight.equal(model.gpt.lm_head.weight)
     with pytest.raises(ValueError, match="num_heads = 3 does not divide"):
-        causal_model(GptSettings(40, 16, 2, 3, 32), seed=0)
+        causal_model(
+            GptSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=3, max_positions=32), seed=0
+        )
 
 
 def test_text_is_gone_on_from_with_the_same_draws_for_the_same_seed() -> None:
-    model = causal_model(GptSettings(40, 16, 2, 2, 8), seed=0).eval()
+    model = causal_model(
+        GptSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=8), seed=0
+    ).eval()
     first = model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=3)
     assert first == model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=3)
     assert first != model.continued([5, 6], 30, window=7, allowed=range(10, 40), seed=4)

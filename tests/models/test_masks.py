@@ -12,7 +12,12 @@ from anybatch.models.bert import padding_mask
 def test_a_finished_mask_gives_what_the_unfinished_one_does(
     monkeypatch: pytest.MonkeyPatch, pre_norm: bool, padded: int
 ) -> None:
-    model = pretraining_model(BertSettings(50, 16, 2, 2, 24, pre_norm=pre_norm), seed=1).eval()
+    model = pretraining_model(
+        BertSettings(
+            vocabulary_size=50, hidden_size=16, num_layers=2, num_heads=2, max_positions=24, pre_norm=pre_norm
+        ),
+        seed=1,
+    ).eval()
     mask = torch.ones(3, 20, dtype=torch.int64)
     mask[1, 20 - padded :] = 0
     inputs = {

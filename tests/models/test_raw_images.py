@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from anybatch.data.images.source import Colours, ImageSource
+from anybatch.data.images.source import ImageSource, Normalization
 from anybatch.models import ClassifierSettings, image_classifier
 
-COLOURS = Colours((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Drawn:
@@ -24,7 +24,7 @@ def batches(size: int, count: int) -> list:
     """The same examples, normalised and raw."""
     labels, numbers = np.arange(count) % 5, np.arange(count)
     return [
-        ImageSource(Drawn(size), labels, COLOURS, 0, raw=raw).batch(np.zeros_like(numbers), numbers)
+        ImageSource(Drawn(size), labels, NORMALIZATION, 0, raw=raw).batch(np.zeros_like(numbers), numbers)
         for raw in (False, True)
     ]
 

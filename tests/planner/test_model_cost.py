@@ -20,10 +20,10 @@ def counted(name: str, precision: str = "fp32", *, fused: bool = False, assignme
 
 
 def test_flops_are_those_of_the_formulas() -> None:
-    bert = BertSettings(30_522, 1024, 24, num_heads=16, max_positions=512)
+    bert = BertSettings(vocabulary_size=30_522, hidden_size=1024, num_layers=24, num_heads=16, max_positions=512)
     # 19 of 128 positions are masked; the pooler and the relation's head are no part of the formula.
     assert counted("bert-large-paper").flops == pytest.approx(pretraining_flops(bert, 128, 19 / 128), rel=1e-3)
-    gpt = GptSettings(50_257, 768, 12, num_heads=12, max_positions=1024)
+    gpt = GptSettings(vocabulary_size=50_257, hidden_size=768, num_layers=12, num_heads=12, max_positions=1024)
     assert counted("gpt2-small").flops == pytest.approx(causal_flops(gpt, 1024), rel=1e-3)
     network = outline(find_recipe("resnet50-paper")).model.settings
     # The formula asks for the gradient of the image, too.

@@ -136,7 +136,9 @@ def test_a_dry_run_needs_no_data() -> None:
 
 
 def test_data_below_one_step_of_the_reference_name_its_batch() -> None:
-    with pytest.raises(InputError, match=r"phases.0: \d+ examples are fewer than reference.batch_size = 1,024"):
+    with pytest.raises(
+        InputError, match=r"phases.0: num_examples=\d+ is below batch_size=1024, one step of the reference"
+    ):
         plan("mnist-lenet", 16, 20)
 
 
@@ -181,7 +183,7 @@ def test_a_group_of_examples_is_part_of_the_phase() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("data.mean=[0.5]", "mean and std need one value each"),
+        ("data.mean=[0.5]", r"data: mean = \(0\.5,\), std = .*: must have one value each"),
         ("data.crop=centre", r"data\.crop = 'centre'"),
         ("model.batch_norm_group=1", r"model\.batch_norm_group = 1"),
         ("phases.0.sequence_length=32", "no such field"),

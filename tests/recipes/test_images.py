@@ -108,7 +108,7 @@ def test_mixed_and_grey_images_train_too(tmp_path: Path) -> None:
     recipe = change(
         find_recipe("resnet50-paper"),
         [*SMALL_TREE, f"data.path={tmp_path / 'tree'}", "data.mixup=0.2", "data.cutmix=1.0", "data.mean=[0.5]",
-         "data.std=[0.25]", "reference.num_epochs=2", "data.hole=8"],
+         "data.std=[0.25]", "reference.num_epochs=2", "data.cutout=8"],
     )  # fmt: skip
     result = train_recipe(recipe, tmp_path / "run")
     assert result["skipped_steps"] == 0
@@ -211,7 +211,7 @@ def test_one_class_is_nothing_to_learn_and_a_far_label_is_noted(tmp_path: Path) 
         ("digits-lenet", ["model.architecture=resnet20"], r"model\.batch_norm_group is not set"),
         ("digits-lenet", ["model.batch_norm_group=8"], "lenet has no BatchNorm"),
         ("digits-lenet", ["data.crop=padded", "data.padding=8"], r"data\.padding = 8"),
-        ("digits-lenet", ["data.hole=9"], r"data\.hole = 9"),
+        ("digits-lenet", ["data.cutout=9"], r"data\.cutout = 9"),
         ("digits-lenet", ["phases.0.batch_size=1438"], "larger than the data, which has 1437"),
     ],
 )

@@ -30,9 +30,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("settings", "losses"),
     [
-        (["data.objective=full_sentences", "data.packed=true", "data.short_probability=0.5"], {"mlm"}),
+        (["data.objective=full_sentences", "data.packed=true", "data.short_seq_prob=0.5"], {"mlm"}),
         (["data.objective=sentence_order", "data.whole_words=true"], {"mlm", "sop"}),
-        (["data.packed=true", "data.short_probability=0.5", "phases.0.max_predictions=3"], {"mlm", "nsp"}),
+        (["data.packed=true", "data.short_seq_prob=0.5", "phases.0.max_predictions=3"], {"mlm", "nsp"}),
     ],
 )
 def test_objectives_and_packing(shards: Path, tmp_path: Path, settings: list[str], losses: set[str]) -> None:
@@ -64,7 +64,7 @@ def test_a_finished_run_is_evaluated_on_the_device_that_is_there(
 def test_packing_changes_no_result(shards: Path, tmp_path: Path) -> None:
     finals = []
     for packed in ("true", "false"):
-        settings = [*SMALL, *TINY_BERT, f"data.path={shards}", "data.short_probability=0.7", f"data.packed={packed}"]
+        settings = [*SMALL, *TINY_BERT, f"data.path={shards}", "data.short_seq_prob=0.7", f"data.packed={packed}"]
         finals.append(train_recipe(change(find_recipe("bert-tiny"), settings), tmp_path / packed)["final"])
     assert finals[0] == pytest.approx(finals[1], rel=1e-4)
 

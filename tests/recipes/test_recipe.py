@@ -10,7 +10,7 @@ from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
 from anybatch.recipes.job import fresh
 from anybatch.recipes.optimizers import build_optimizer
-from anybatch.recipes.recipe import OptimizerSettings, PhaseSettings
+from anybatch.recipes.recipe import OptimizerSettings, TextPhaseSettings
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -91,8 +91,8 @@ def test_the_batch_size_scales_later_phases_in_proportion() -> None:
     recipe = find_recipe("bert-tiny").model_copy(
         update={
             "phases": (
-                PhaseSettings(batch_size=64, sequence_length=32, share=0.9),
-                PhaseSettings(batch_size=32, sequence_length=128, share=0.1),
+                TextPhaseSettings(batch_size=64, sequence_length=32, share=0.9),
+                TextPhaseSettings(batch_size=32, sequence_length=128, share=0.1),
             )
         }
     )
@@ -103,7 +103,7 @@ def test_the_batch_size_scales_later_phases_in_proportion() -> None:
 
 def test_the_reference_scales_rate_and_warm_up_and_keeps_the_examples() -> None:
     reference = find_recipe("bert-demo").reference
-    small, large = (reference.at(reference.batch_size * factor, 1.0, 10_000) for factor in (1, 4))
+    small, large = (reference.over(10_000).at(reference.batch_size * factor) for factor in (1, 4))
     assert small.lr == reference.lr
     assert large.lr == pytest.approx(2 * small.lr)
     assert large.warmup_ratio == pytest.approx(4 * small.warmup_ratio)

@@ -8,10 +8,12 @@ Sources: Devlin et al. 2019, arXiv 1810.04805, section 3.1; Lan et al. 2020, arX
 order); Liu et al. 2019, arXiv 1907.11692, section 4.2 (DOC-SENTENCES: text of one document, no relation).
 """
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
+from annotated_types import Gt, Interval, Lt
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -33,6 +35,22 @@ _NUM_PAIR_WORDS = 3 + len(_REACHES)
 Objective = Literal["next_sentence", "sentence_order", "full_sentences"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MlmSettings:
+    """What is drawn for a pretraining example."""
+
+    masking_rate: Annotated[float, Gt(0), Lt(1)] = 0.15
+    """The share of a sequence's tokens that are to be predicted."""
+    whole_words: bool = False
+    """Mask all pieces of a word, or none."""
+    objective: Objective = "next_sentence"
+    """Besides masked words: next_sentence (NSP), sentence_order (SOP), or full_sentences, which has no pairs."""
+    short_seq_prob: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """The share of the examples that are cut to a random length."""
+    packed: bool = False
+    """Let several examples share a row, each of which sees only itself; no padding is computed."""
+
+
 class PretrainingSource:
     """Pretraining examples of `seq_length` tokens from shards.
 
@@ -44,7 +62,7 @@ class PretrainingSource:
     The other objectives have the same chunks: `sentence_order` exchanges A and B instead; `full_sentences` takes the
     whole chunk, up to seq_length - 2 tokens.
 
-    With probability `short_probability` an example is cut, on both sides of where it is parted, to a random length, as
+    With probability `short_seq_prob` an example is cut, on both sides of where it is parted, to a random length, as
     BERT does for 10 % of its examples. Which words are to be predicted, and how they appear: see masking.py.
 
     Where `packed`, several examples share a row of `seq_length` tokens, and each sees itself alone: see packing.py.
@@ -61,30 +79,29 @@ class PretrainingSource:
         tokenizer: Tokenizer,
         seq_length: int,
         seed: int,
-        *,
-        masking_rate: float = 0.15,
+        settings: MlmSettings = MlmSettings(),
         max_predictions: int | None = None,
-        whole_words: bool = False,
-        objective: Objective = "next_sentence",
-        short_probability: float = 0.0,
-        packed: bool = False,
     ) -> None:
+        objective = settings.objective
         if not SHORTEST_SEQUENCE <= seq_length <= LONGEST_SEQUENCE:
             raise InputError(f"sequence length {seq_length}: must lie in [{SHORTEST_SEQUENCE}, {LONGEST_SEQUENCE}]")
         if objective not in get_args(Objective):
             raise InputError(f"objective = {objective!r}: must be one of {', '.join(get_args(Objective))}")
-        if not 0 <= short_probability <= 1:
-            raise InputError(f"short_probability = {short_probability}: must lie in [0, 1]")
+        if not 0 <= settings.short_seq_prob <= 1:
+            raise InputError(f"short_seq_prob = {settings.short_seq_prob}: must lie in [0, 1]")
         shards.check_vocabulary(tokenizer)
         self._shards = shards
         self.seq_length = seq_length
         self.seed = seed
         self.objective = objective
-        self.short_probability = short_probability
-        self.packed = packed
+        self.short_seq_prob = settings.short_seq_prob
+        self.packed = settings.packed
         self._marks = Marks.of(tokenizer)
         self._masking = Masking(
-            tokenizer, masking_rate, seq_length if max_predictions is None else max_predictions, whole_words
+            tokenizer,
+            settings.masking_rate,
+            seq_length if max_predictions is None else max_predictions,
+            settings.whole_words,
         )
         self._tokens = Tokens([part.tokens for part in shards.parts])
         self._room = seq_length - (NUM_MARKS - 1 if objective == "full_sentences" else NUM_MARKS)
@@ -115,7 +132,7 @@ class PretrainingSource:
         """
         examples = np.asarray(examples, dtype=np.int64)
         words = random_words(self.seed, "pretraining", epochs, examples, _NUM_PAIR_WORDS + self.seq_length)
-        short = random_words(self.seed, "short sequences", epochs, examples, 2) if self.short_probability else None
+        short = random_words(self.seed, "short sequences", epochs, examples, 2) if self.short_seq_prob else None
         pairs, label = self._pairs(examples, words[:, :_NUM_PAIR_WORDS], short)
         self._shards.check_tokens(pairs.input_ids)
         positions, labels = self._masking.apply(pairs, words[:, _NUM_PAIR_WORDS:])
@@ -180,7 +197,7 @@ class PretrainingSource:
         self, a_begin: Places, a_length: Places, b_length: Places, words: Words
     ) -> tuple[Places, Places, Places]:
         """A without some of its first tokens and B without some of its last, in the rows that are to be short."""
-        is_short = below(words[:, 0], 1 << 32) < self.short_probability * (1 << 32)
+        is_short = below(words[:, 0], 1 << 32) < self.short_seq_prob * (1 << 32)
         total = a_length + b_length
         wanted = np.where(is_short, 2 + below(words[:, 1], total - 1), total)
         a_wanted = np.clip(a_length * wanted // total, 1, wanted - 1)

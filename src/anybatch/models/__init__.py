@@ -1,15 +1,16 @@
 """What learns: thin builders over transformers, and the loss on the positions that carry a target alone."""
 
-from anybatch.models.bert import BertSettings, PretrainingModel, pretraining_flops, pretraining_model
+from anybatch.models.bert import BertSettings, EncoderSettings, PretrainingModel, pretraining_flops, pretraining_model
 from anybatch.models.classifier import (
     Architecture,
     ClassifierSettings,
     ImageClassifier,
+    NetworkSettings,
     classifier_flops,
     has_batch_norm,
     image_classifier,
 )
-from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
+from anybatch.models.gpt import CausalModel, DecoderSettings, GptSettings, causal_flops, causal_model
 from anybatch.models.pretrained import fingerprint as weights_fingerprint
 from anybatch.models.question_answering import (
     QuestionAnsweringModel,
@@ -23,8 +24,11 @@ __all__ = [
     "BertSettings",
     "CausalModel",
     "ClassifierSettings",
+    "DecoderSettings",
+    "EncoderSettings",
     "GptSettings",
     "ImageClassifier",
+    "NetworkSettings",
     "PretrainingModel",
     "QuestionAnsweringModel",
     "causal_flops",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.errors import InputError
-from anybatch.models.building import check_heads, quiet_transformers, seeded
+from anybatch.models.building import Positions, TransformerSettings, check_heads, quiet_transformers, seeded
 from anybatch.models.pretrained import read_config, read_model
 
 Sums = dict[str, Tensor]
@@ -17,23 +17,26 @@ Sums = dict[str, Tensor]
 PRE_NORM = "roberta-prelayernorm"
 
 
-@dataclass(frozen=True)
-class BertSettings:
-    """The shape of a BERT encoder; `dropout` serves the hidden states and the attention alike.
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(TransformerSettings):
+    """The shape of a BERT encoder."""
 
-    `relation`: whether there is a head, and a pooler under it, that tells how two sentences are related.
-    `pre_norm`: layers are normalised before what they compute; see pre_norm.py. `padding`: the number of [PAD].
-    """
+    max_positions: Positions = 512
+    """The longest sequence, in tokens."""
+    pre_norm: bool = False
+    """Normalize before attention and MLP (Pre-LN), not after them; very large batches may need it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertSettings(EncoderSettings):
+    """A BERT encoder with its heads, for a vocabulary."""
 
     vocabulary_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    max_positions: int
-    dropout: float = 0.0
+    """Tokens."""
     relation: bool = True
-    pre_norm: bool = False
+    """Whether there is a head, and a pooler under it, that tells how two sentences are related (NSP, SOP)."""
     padding: int = 0
+    """The number of [PAD]."""
 
 
 class PretrainingModel(nn.Module):

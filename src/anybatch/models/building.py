@@ -2,8 +2,28 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval, Lt
+
+Width = Annotated[int, Interval(ge=1, le=2**16)]
+Positions = Annotated[int, Interval(ge=16, le=2**17)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSettings:
+    """The shape of a transformer."""
+
+    hidden_size: Width
+    """Width of the hidden states."""
+    num_layers: Annotated[int, Interval(ge=1, le=1024)]
+    """Layers."""
+    num_heads: Width
+    """Attention heads a layer; must divide hidden_size."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout of the embeddings, the hidden states and the attention."""
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """A network that tells classes of images apart, with its loss and its counts of right answers."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Interval, Lt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,21 +21,29 @@ Architecture = Literal["lenet", "resnet20", "davidnet", "resnet50"]
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
-    """Which network, for images of `channels` x `image_size` x `image_size`.
-
-    `zero_init`: the last BatchNorm of every residual block starts with scale 0, so that a block starts as its shortcut
-    (Goyal et al. 2017, section 5.1); of the ResNets alone. `width`: channels of the first layer of ResNet-20 or
-    DavidNet, to which all others are in proportion; None: as in its source, 16 or 64.
-    """
+class NetworkSettings:
+    """Which network."""
 
     architecture: Architecture
+    """The network."""
+    _: KW_ONLY
+    batch_norm_group: Annotated[int, Interval(ge=2, le=2**24)] | None = None
+    """Examples that BatchNorm normalizes together, at most; null if, and only if, the network has no BatchNorm."""
+    width: Annotated[int, Interval(ge=1, le=4096)] | None = None
+    """Channels of the first layer of resnet20 or davidnet, all others in proportion; null: the source's, 16 or 64."""
+    zero_init_residual: bool = False
+    """Start the last BatchNorm of every residual block of a ResNet at scale 0 (Goyal et al. 2017, section 5.1)."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The share of every target that is spread over all classes, in training."""
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(NetworkSettings):
+    """A network for images of `channels` x `image_size` x `image_size`."""
+
     channels: int
     image_size: int
     num_classes: int
-    zero_init: bool = False
-    label_smoothing: float = 0.0
-    width: int | None = None
 
 
 class ImageClassifier(nn.Module):
@@ -105,7 +114,10 @@ class ImageClassifier(nn.Module):
     def load(cls, folder: Path) -> "ImageClassifier":
         """The model in a folder that `save` wrote; InputError where it cannot be read."""
         try:
-            settings = ClassifierSettings(**json.loads((folder / "classifier.json").read_text(encoding="utf-8")))
+            values = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+            # How new weights start: no matter here, and of another name before.
+            values.pop("zero_init", None)
+            settings = ClassifierSettings(**values)
             model = image_classifier(settings, seed=0)
             model.net.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -152,14 +164,14 @@ def classifier_flops(settings: ClassifierSettings) -> float:
 def _network(settings: ClassifierSettings) -> nn.Module:
     channels, size, classes = settings.channels, settings.image_size, settings.num_classes
     if settings.architecture == "resnet20":
-        return ResNet20(channels, classes, settings.zero_init, settings.width or 16)
+        return ResNet20(channels, classes, settings.zero_init_residual, settings.width or 16)
     if settings.architecture == "davidnet":
         return DavidNet(channels, size, classes, settings.width or 64)
     if settings.width is not None:
         raise ValueError(f"width = {settings.width}: {settings.architecture} has a width of its own; leave it out")
     if settings.architecture == "lenet":
         return LeNet(channels, size, classes)
-    return _resnet50(channels, classes, settings.zero_init)
+    return _resnet50(channels, classes, settings.zero_init_residual)
 
 
 def _resnet50(channels: int, num_classes: int, zero_init: bool) -> nn.Module:

@@ -10,23 +10,27 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from anybatch.models.bert import Sums
-from anybatch.models.building import check_heads, quiet_transformers, seeded
+from anybatch.models.building import Positions, TransformerSettings, check_heads, quiet_transformers, seeded
 from anybatch.models.pretrained import read_config, read_model
 
 # Below 1, likely tokens are drawn more often than they are likely, as is usual for text to be read.
 _TEMPERATURE = 0.7
 
 
-@dataclass(frozen=True)
-class GptSettings:
-    """The shape of a GPT-2; `dropout` serves the embeddings, the hidden states and the attention alike."""
+@dataclass(frozen=True, kw_only=True)
+class DecoderSettings(TransformerSettings):
+    """The shape of a GPT-2."""
+
+    max_positions: Positions = 1024
+    """The longest sequence, in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GptSettings(DecoderSettings):
+    """A GPT-2 for a vocabulary."""
 
     vocabulary_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    max_positions: int
-    dropout: float = 0.0
+    """Tokens."""
 
 
 class CausalModel(nn.Module):

@@ -93,8 +93,8 @@ def _bert_recipe(*phases: tuple[int, float]) -> Recipe:
     recipe = find_recipe("bert-large-paper")
     assert isinstance(recipe, PretrainingRecipe)
     (only,) = recipe.phases
-    changes = ({"sequence_length": length, "share": share, "max_predictions": None} for length, share in phases)
-    return recipe.model_copy(update={"phases": tuple(only.model_copy(update=change) for change in changes)})
+    changed = (replace(only, sequence_length=length, share=share, max_predictions=None) for length, share in phases)
+    return recipe.model_copy(update={"phases": tuple(changed)})
 
 
 def _published(name: str, recipe: Recipe, cluster: Cluster, precision: str = "auto") -> Workload:

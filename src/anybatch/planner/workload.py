@@ -208,12 +208,9 @@ def _counted(recipe_json: str) -> _Counted:
 
 
 def _num_examples(recipe: Recipe, epoch_examples: int | None) -> int:
-    if recipe.reference.num_examples is not None:
-        return recipe.reference.num_examples
-    if epoch_examples is None:
+    if recipe.reference.num_examples is None and epoch_examples is None:
         raise InputError("reference.num_epochs: give reference.num_examples for a plan, and set num_epochs to null")
-    assert recipe.reference.num_epochs is not None
-    return round(recipe.reference.num_epochs * epoch_examples)
+    return recipe.reference.length(epoch_examples)
 
 
 def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None, below: float) -> int:
@@ -225,7 +222,7 @@ def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None
     first = recipe.phases[0]
 
     def allowed(batch_size: int) -> bool:
-        phases = (first.model_copy(update={"batch_size": batch_size}), *recipe.phases[1:])
+        phases = (replace(first, batch_size=batch_size), *recipe.phases[1:])
         try:
             scaled = scaled_phase(recipe.model_copy(update={"phases": phases}), 0, epoch_examples or 1)
         except InputError:

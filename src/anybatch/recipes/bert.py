@@ -1,13 +1,15 @@
 """BERT recipes: pretraining on text, and fine-tuning on questions."""
 
+from dataclasses import replace
+
 from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
-    EncoderSettings,
     OptimizerSettings,
-    PhaseSettings,
+    PretrainedEncoderSettings,
     PretrainingRecipe,
     QuestionsRecipe,
     ReferenceSettings,
+    TextPhaseSettings,
 )
 
 
@@ -21,8 +23,8 @@ def bert_demo() -> PretrainingRecipe:
         name="bert-demo",
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=16, lr=0.011, warmup_ratio=1 / 128, num_examples=32_768),
-        phases=(PhaseSettings(batch_size=16, sequence_length=32),),
-        model=EncoderSettings(hidden_size=64, num_layers=2, num_heads=2, max_positions=128),
+        phases=(TextPhaseSettings(batch_size=16, sequence_length=32),),
+        model=PretrainedEncoderSettings(hidden_size=64, num_layers=2, num_heads=2, max_positions=128),
     )
 
 
@@ -33,7 +35,7 @@ def bert_demo_adamw() -> PretrainingRecipe:
         update={
             "name": "bert-demo-adamw",
             "optimizer": OptimizerSettings(name="adamw"),
-            "reference": lamb.reference.model_copy(update={"lr": 0.002}),
+            "reference": replace(lamb.reference, lr=0.002),
         }
     )
 
@@ -44,15 +46,15 @@ def bert_tiny() -> PretrainingRecipe:
         name="bert-tiny",
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=32, lr=0.01, warmup_ratio=1 / 64, num_examples=500_000),
-        phases=(PhaseSettings(batch_size=32, sequence_length=128),),
-        model=EncoderSettings(hidden_size=128, num_layers=2, num_heads=2),
+        phases=(TextPhaseSettings(batch_size=32, sequence_length=128),),
+        model=PretrainedEncoderSettings(hidden_size=128, num_layers=2, num_heads=2),
     )
 
 
 def bert_mini() -> PretrainingRecipe:
     """BERT, 4 layers of 256, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
     return bert_tiny().model_copy(
-        update={"name": "bert-mini", "model": EncoderSettings(hidden_size=256, num_layers=4, num_heads=4)}
+        update={"name": "bert-mini", "model": PretrainedEncoderSettings(hidden_size=256, num_layers=4, num_heads=4)}
     )
 
 
@@ -62,7 +64,7 @@ def bert_small() -> PretrainingRecipe:
     Source of the sizes of tiny, mini and small: Turc et al. 2019, arXiv 1908.08962, table 1.
     """
     return bert_tiny().model_copy(
-        update={"name": "bert-small", "model": EncoderSettings(hidden_size=512, num_layers=4, num_heads=8)}
+        update={"name": "bert-small", "model": PretrainedEncoderSettings(hidden_size=512, num_layers=4, num_heads=8)}
     )
 
 
@@ -76,8 +78,10 @@ def bert_mixed() -> PretrainingRecipe:
         update={
             "name": "bert-mixed",
             "phases": (
-                PhaseSettings(batch_size=64, sequence_length=128, share=0.9),
-                PhaseSettings(batch_size=32, sequence_length=512, share=0.1, warmup_ratio=0.1, carry_over="reset_step"),
+                TextPhaseSettings(batch_size=64, sequence_length=128, share=0.9),
+                TextPhaseSettings(
+                    batch_size=32, sequence_length=512, share=0.1, warmup_ratio=0.1, carry_over="reset_step"
+                ),
             ),
         }
     )
@@ -89,6 +93,6 @@ def squad_demo() -> QuestionsRecipe:
         name="squad-demo",
         optimizer=OptimizerSettings(name="adamw"),
         reference=ReferenceSettings(batch_size=16, lr=2e-3, warmup_ratio=0.1, num_epochs=4),
-        phases=(PhaseSettings(batch_size=16, sequence_length=128),),
+        phases=(TextPhaseSettings(batch_size=16, sequence_length=128),),
         engine=Execution(num_evals=2),
     )

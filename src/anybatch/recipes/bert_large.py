@@ -4,29 +4,30 @@ Sources: You et al. 2020, arXiv 1904.00962 (the table of untuned LAMB, and the m
 DeepLearningExamples, PyTorch/LanguageModeling/BERT. What they do not say is listed in each recipe's `inferred`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from anybatch.recipes.recipe import (
-    EncoderSettings,
     OptimizerSettings,
-    PhaseSettings,
+    PretrainedEncoderSettings,
     PretrainingRecipe,
     ReferenceSettings,
+    TextPhaseSettings,
     TextSettings,
 )
 
 _LAMB = OptimizerSettings(name="lamb")
 _MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
-_LARGE = EncoderSettings(hidden_size=1024, num_layers=24, num_heads=16, max_positions=512, dropout=0.1)
-_BASE = EncoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=512, dropout=0.1)
-_TEXT = TextSettings(source_vocabulary=30_522, short_probability=0.1)
+_LARGE = PretrainedEncoderSettings(hidden_size=1024, num_layers=24, num_heads=16, max_positions=512, dropout=0.1)
+_BASE = PretrainedEncoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=512, dropout=0.1)
+_TEXT = TextSettings(source_vocabulary=30_522, short_seq_prob=0.1)
 # The first row of the table: all others follow from it by the square-root and the linear-epoch rule.
 _UNTUNED = ReferenceSettings(
     batch_size=512, lr=5 / (2**3 * 10**3), warmup_ratio=1 / 320, num_examples=512_000_000, join="global", **_MOMENTS
 )
 _CLIP = "max_grad_norm = 1.0 (as in the authors' BERT code)"
 _DROPOUT = "model.dropout = 0.1 (BERT's own)"
-_SHORT = "data.short_probability = 0.1 (BERT's own)"
+_SHORT = "data.short_seq_prob = 0.1 (BERT's own)"
 
 
 def bert_large_paper() -> PretrainingRecipe:
@@ -46,7 +47,7 @@ def bert_large_paper() -> PretrainingRecipe:
         ),
         optimizer=_LAMB,
         reference=_UNTUNED,
-        phases=(PhaseSettings(batch_size=32_768, sequence_length=128, max_predictions=20),),
+        phases=(TextPhaseSettings(batch_size=32_768, sequence_length=128, max_predictions=20),),
         data=_TEXT,
         model=_LARGE,
     )
@@ -70,12 +71,12 @@ def bert_large_mixed() -> PretrainingRecipe:
             _SHORT,
         ),
         optimizer=_LAMB,
-        reference=_UNTUNED.model_copy(update={"num_examples": first + second}),
+        reference=replace(_UNTUNED, num_examples=first + second),
         phases=(
-            PhaseSettings(
+            TextPhaseSettings(
                 batch_size=65_536, sequence_length=128, max_predictions=20, share=first / (first + second)
             ),
-            PhaseSettings(
+            TextPhaseSettings(
                 batch_size=32_768, sequence_length=512, max_predictions=80, share=second / (first + second),
                 carry_over="reset_step",
             ),
@@ -102,10 +103,10 @@ def bert_large_nvidia() -> PretrainingRecipe:
             join="global", **_MOMENTS,
         ),
         phases=(
-            PhaseSettings(
+            TextPhaseSettings(
                 batch_size=65_536, sequence_length=128, max_predictions=20, share=first / (first + second)
             ),
-            PhaseSettings(
+            TextPhaseSettings(
                 batch_size=32_768, sequence_length=512, max_predictions=80, share=second / (first + second),
                 lr=4e-3, warmup_ratio=0.128, carry_over="reset_step",
             ),
@@ -126,7 +127,7 @@ def bert_base() -> PretrainingRecipe:
         update={
             "name": "bert-base",
             "inferred": ("reference (the paper's, for BERT-large)", *large.inferred),
-            "phases": (large.phases[0].model_copy(update={"batch_size": 4096}),),
+            "phases": (replace(large.phases[0], batch_size=4096),),
             "model": _BASE,
         }
     )

@@ -33,7 +33,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
         InputError: data, vocabulary, model or batch size do not fit each other.
     """
     folder, tokenizer, shards = open_text(recipe, run)
-    settings = GptSettings(vocabulary_size=tokenizer.get_vocab_size(), **recipe.model.model_dump())
+    settings = GptSettings(vocabulary_size=tokenizer.get_vocab_size(), **vars(recipe.model))
     phases = plan_phases(
         recipe,
         lambda phase: CausalSource(shards, tokenizer, phase.sequence_length),
@@ -54,6 +54,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
         held_out=batches,
         inputs=fingerprints(
             recipe,
+            run,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
         ),

@@ -3,12 +3,14 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from anybatch.errors import InputError
 from anybatch.names import nearest
 from anybatch.recipes.recipe import Recipe, from_json
+from anybatch.recipes.renamed import RENAMED
 
 
 def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -93,11 +95,10 @@ def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: must be at least 1")
     first = recipe.phases[0].batch_size
-    phases = [
-        phase.model_copy(update={"batch_size": max(1, round(phase.batch_size * batch_size / first))})
-        for phase in recipe.phases
-    ]
-    return from_json({**recipe.model_dump(mode="json"), "phases": [phase.model_dump() for phase in phases]})
+    values = recipe.model_dump(mode="json")
+    for phase in values["phases"]:
+        phase["batch_size"] = max(1, round(phase["batch_size"] * batch_size / first))
+    return from_json(values)
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -106,7 +107,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     for part in ("data", "model"):
         settings = getattr(recipe, part)
         if getattr(settings, "path", None) is not None:
-            changes[part] = settings.model_copy(update={"path": str(Path(settings.path).resolve())})
+            changes[part] = replace(settings, path=str(Path(settings.path).resolve()))
     return recipe.model_copy(update=changes)
 
 
@@ -151,6 +152,8 @@ def _assign(values: dict[str, Any], name: str, value: Any) -> None:
     if free or _child(target, last) is not _MISSING:
         target[int(last) if isinstance(target, list) else last] = value
         return
+    if name in RENAMED:
+        raise InputError(f"--set {name}: the field is called {RENAMED[name][0]} now")
     raise InputError(f"--set {name}: the recipe has no such field; nearest: {nearest(name, field_names(values))}")
 
 

@@ -93,7 +93,8 @@ def _lead(
         _check_same(recipe, run)
         if run.finished:
             return None
-        write_json(run.recipe_file, recipe.model_dump(mode="json"))
+        # Its checkpoints know the recipe in the words that it was started with.
+        write_json(run.recipe_file, {**run.recipe(), **recipe.model_dump(mode="json", include={"engine"})})
         _use_its_threads(run, ranks.size)
         _notice_versions(run, say)
         return build(recipe, run)
@@ -208,10 +209,7 @@ def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine
 
 def _check_same(recipe: Recipe, run: Run) -> None:
     """InputError where the run was started with another recipe; how it is executed may differ."""
-    open_run(run.path)
-    before, now = run.recipe(), recipe.model_dump(mode="json")
-    before.pop("engine", None)
-    now.pop("engine")
+    before, now = (each.model_dump(mode="json", exclude={"engine"}) for each in (recipe_of(run.path), recipe))
     changed = [name for name in _all_names(before, now) if value_at(before, name) != value_at(now, name)]
     if changed:
         name = changed[0]

@@ -1,13 +1,15 @@
 """GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
 
+from dataclasses import replace
+
 from anybatch.engine import Execution
+from anybatch.models import DecoderSettings
 from anybatch.recipes.recipe import (
     CausalRecipe,
     CorpusSettings,
-    DecoderSettings,
     OptimizerSettings,
-    PhaseSettings,
     ReferenceSettings,
+    TextPhaseSettings,
 )
 
 
@@ -21,7 +23,7 @@ def gpt_demo() -> CausalRecipe:
         name="gpt-demo",
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=2, lr=0.005, warmup_ratio=1 / 256, num_examples=32_768),
-        phases=(PhaseSettings(batch_size=2, sequence_length=32),),
+        phases=(TextPhaseSettings(batch_size=2, sequence_length=32),),
         data=CorpusSettings(tokenizer="characters"),
         # Reading takes less than handing over to a thread.
         engine=Execution(prefetch=False),
@@ -36,7 +38,7 @@ def gpt_demo_adamw() -> CausalRecipe:
         update={
             "name": "gpt-demo-adamw",
             "optimizer": OptimizerSettings(name="adamw"),
-            "reference": lamb.reference.model_copy(update={"lr": 0.0028}),
+            "reference": replace(lamb.reference, lr=0.0028),
         }
     )
 
@@ -48,7 +50,7 @@ def gpt2_tiny() -> CausalRecipe:
         inferred=("all of it: no source trains GPT-2 with LAMB",),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=32, lr=0.01, warmup_ratio=1 / 64, num_examples=500_000),
-        phases=(PhaseSettings(batch_size=32, sequence_length=128),),
+        phases=(TextPhaseSettings(batch_size=32, sequence_length=128),),
         model=DecoderSettings(hidden_size=128, num_layers=2, num_heads=2, max_positions=128),
     )
 
@@ -63,7 +65,7 @@ def gpt2_small() -> CausalRecipe:
         inferred=("optimizer, reference and dropout: no source trains GPT-2 with LAMB",),
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=51_200_000),
-        phases=(PhaseSettings(batch_size=512, sequence_length=1024),),
+        phases=(TextPhaseSettings(batch_size=512, sequence_length=1024),),
         data=CorpusSettings(source_vocabulary=50_257),
         model=DecoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=1024, dropout=0.1),
     )
@@ -75,5 +77,5 @@ def gpt2_medium() -> CausalRecipe:
     Source of the size: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2.
     """
     small = gpt2_small()
-    shape = small.model.model_copy(update={"hidden_size": 1024, "num_layers": 24, "num_heads": 16})
+    shape = replace(small.model, hidden_size=1024, num_layers=24, num_heads=16)
     return small.model_copy(update={"name": "gpt2-medium", "model": shape})

@@ -10,9 +10,8 @@ from torch import nn
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.folder import WITHOUT_IMAGES
 from anybatch.data.images.idx import digits
-from anybatch.data.images.mixing import Mixing
 from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
-from anybatch.data.images.source import Colours, ImageSource, late_batches
+from anybatch.data.images.source import ImageSource, late_batches
 from anybatch.data.images.views import (
     Cropping,
     FileViews,
@@ -97,7 +96,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         model,
         phases,
         held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
-        inputs=fingerprints(recipe, data=_fingerprint(training)),
+        inputs=fingerprints(recipe, run, data=_fingerprint(training)),
         score=score,
         export=export,
         summary={**summarise(recipe, phases, model), "classes": len(training.classes.names)},
@@ -196,39 +195,29 @@ def open_images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
 
 def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skipped: Skipped) -> Side:
     data, channels = recipe.data, len(recipe.data.mean)
-    cropping = Cropping(data.crop, data.padding, data.padded_with, data.smallest_area, data.centre, data.flip)
     labels = images.classes.labels
     if data.crop == "resized":
-        views = FileViews(images, size, channels, cropping, recipe.seed, skipped, training)
+        views = FileViews(images, size, channels, data, recipe.seed, skipped, training)
         check_readable(images, views)
         return Side(images, views, labels, np.arange(len(labels)))
     pixels, numbers = decode_all(images, size, channels, recipe.seed, skipped, half_of_memory())
-    own = MemoryViews(pixels, cropping if training else Cropping(), data.mean, recipe.seed)
+    own = MemoryViews(pixels, data if training else Cropping(), data.mean, recipe.seed)
     return Side(images, own, labels[numbers], numbers)
 
 
 def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> ImageSource:
     data = recipe.data
-    colours = Colours(data.mean, data.std)
     if not training:
-        return ImageSource(side.views, side.labels, colours, seed, top5=True)
-    if data.hole > (smallest := min(phase.image_size for phase in recipe.phases)):
-        raise InputError(f"data.hole = {data.hole}: must be at most the size of the images, {smallest}")
-    return ImageSource(side.views, side.labels, colours, seed, mixing=Mixing(data.mixup, data.cutmix), hole=data.hole,
-                       raw=local_device().type == "cuda")  # fmt: skip
+        return ImageSource(side.views, side.labels, data, seed, top5=True)
+    if data.cutout > (smallest := min(phase.image_size for phase in recipe.phases)):
+        raise InputError(f"data.cutout = {data.cutout}: must be at most the size of the images, {smallest}")
+    return ImageSource(side.views, side.labels, data, seed, mixing=data, raw=local_device().type == "cuda")
 
 
 def network_settings(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
     """The network for the classes of `images`."""
-    return ClassifierSettings(
-        architecture=recipe.model.architecture,
-        channels=len(recipe.data.mean),
-        image_size=size,
-        num_classes=len(images.classes.names),
-        zero_init=recipe.model.zero_init,
-        label_smoothing=recipe.model.label_smoothing,
-        width=recipe.model.width,
-    )
+    channels, classes = len(recipe.data.mean), len(images.classes.names)
+    return ClassifierSettings(channels=channels, image_size=size, num_classes=classes, **vars(recipe.model))
 
 
 def _fingerprint(images: ImageSet) -> str:

@@ -78,7 +78,7 @@ def _pretraining(recipe: PretrainingRecipe) -> Outline:
 
 
 def _causal(recipe: CausalRecipe) -> Outline:
-    settings = GptSettings(vocabulary_size=_vocabulary_size(recipe), **recipe.model.model_dump())
+    settings = GptSettings(vocabulary_size=_vocabulary_size(recipe), **vars(recipe.model))
     model = fresh(lambda: causal_model(settings, recipe.seed))
     return Outline(
         model, lambda phase, count: {"input_ids": _numbers(count, phase.sequence_length)}, recipe.data.num_held_out

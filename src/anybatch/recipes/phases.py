@@ -14,6 +14,7 @@ from anybatch.engine import Phase
 from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
+from anybatch.runs import Run
 from anybatch.scaling import Scaled
 from anybatch.scaling.schedule import Growing
 
@@ -82,11 +83,12 @@ def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
     settings = recipe.phases[number]
     tuned = tuned_moments(recipe.optimizer, recipe.reference)
     try:
+        reference = replace(recipe.reference, **tuned)
         if recipe.ramp:
-            whole = recipe.reference.over(1.0, epoch_examples, **tuned)
-            scaled = whole.ramp([(phase.share, phase.batch_size) for phase in recipe.phases])[number]
+            stages = [(phase.share, phase.batch_size) for phase in recipe.phases]
+            scaled = reference.over(epoch_examples).ramp(stages)[number]
         else:
-            scaled = recipe.reference.at(settings.batch_size, settings.share, epoch_examples, **tuned)
+            scaled = reference.over(epoch_examples, settings.share).at(settings.batch_size)
     except ValueError as error:
         raise InputError(f"ramp: {error}" if recipe.ramp else f"phases.{number}: {error}") from None
     for own in (settings, recipe.optimizer):
@@ -107,13 +109,16 @@ def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[
     return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
 
 
-def fingerprints(recipe: Recipe, **others: str) -> dict[str, str]:
+def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
     """What a checkpoint of this recipe must share with a run that goes on from it, by name.
 
-    The recipe counts without its engine settings, which do not change the result, and without its paths, whose content
-    is among `others`.
+    The recipe counts as the run folder has it, whose fields may have had other names, without its engine options, which
+    do not change the result, and without its paths, whose content is among `others`.
     """
-    values = recipe.model_dump(mode="json", exclude={"engine": True, "data": {"path"}, "model": {"path"}})
+    values = run.recipe() if run.recipe_file.exists() else recipe.model_dump(mode="json")
+    values = {name: value for name, value in values.items() if name != "engine"}
+    for part in ("data", "model"):
+        values[part] = {name: value for name, value in values.get(part, {}).items() if name != "path"}
     return {"recipe": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(), **others}
 
 
@@ -129,7 +134,7 @@ def summarise(recipe: Recipe, phases: list[Phase], model: nn.Module, parent: str
         "warmup_steps": phases[0].warmup_steps,
         "seed": recipe.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "reference": recipe.reference.model_dump(include={"batch_size", "lr", "warmup_ratio"}),
+        "reference": {name: getattr(recipe.reference, name) for name in ("batch_size", "lr", "warmup_ratio")},
         "rule": recipe.reference.rule,
         "hyperparameters": dict(phases[0].hyperparameters),
         "parent": parent,

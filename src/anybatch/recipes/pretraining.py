@@ -1,6 +1,7 @@
 """Builds a pretraining run: masked batches from shards, BERT, an optimizer at the scaled rate."""
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -18,6 +19,7 @@ from anybatch.errors import InputError
 from anybatch.files import sha256
 from anybatch.models import (
     BertSettings,
+    EncoderSettings,
     PretrainingModel,
     pretraining_flops,
     pretraining_model,
@@ -26,7 +28,7 @@ from anybatch.models import (
 )
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
-from anybatch.recipes.recipe import CorpusSettings, PhaseSettings, PretrainingRecipe
+from anybatch.recipes.recipe import PretrainingRecipe, TextPhaseSettings
 from anybatch.recipes.run_text import data_folder, open_text
 from anybatch.runs import Run, sound_model
 
@@ -58,6 +60,7 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         held_out=batches,
         inputs=fingerprints(
             recipe,
+            run,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=sha256(folder / prepare.TRAIN / "index.json"),
             **_start(recipe),
@@ -81,7 +84,7 @@ def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
     return _scores(evaluate(model, _held_out(recipe, folder, tokenizer)))
 
 
-def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: PhaseSettings) -> float:
+def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: TextPhaseSettings) -> float:
     settings = _settings(recipe, tokenizer)
     return pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate)
 
@@ -99,7 +102,7 @@ def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
 
 def encoder_settings(recipe: PretrainingRecipe, vocabulary_size: int, padding: int = 0) -> BertSettings:
     """The shape of the recipe's model for a vocabulary; `padding` is the number of [PAD]."""
-    shape = recipe.model.model_dump(exclude={"path"})
+    shape = {field.name: getattr(recipe.model, field.name) for field in fields(EncoderSettings)}
     relation = recipe.data.objective != "full_sentences"
     return BertSettings(vocabulary_size=vocabulary_size, relation=relation, padding=padding, **shape)
 
@@ -139,15 +142,15 @@ def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> 
 
 
 def _source(
-    recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, phase: PhaseSettings, seed: int
+    recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, phase: TextPhaseSettings, seed: int
 ) -> PretrainingSource:
     return PretrainingSource(
         shards,
         tokenizer,
         phase.sequence_length,
         seed=seed,
+        settings=recipe.data,
         max_predictions=phase.max_predictions,
-        **recipe.data.model_dump(exclude=set(CorpusSettings.model_fields)),
     )
 
 

@@ -4,6 +4,7 @@ import math
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     phases = [
         {
             "batch_size": phase.global_batch_size,
-            **settings.model_dump(include=set(_SIZES)),
+            **{name: value for name in _SIZES if (value := getattr(settings, name, None)) is not None},
             "num_steps": phase.num_steps,
             "num_examples": phase.num_examples,
             "lr": phase.lr,
@@ -64,7 +65,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
             *(name for name in MOMENTS if name in recipe.optimizer.options),
             *(["weight decay"] if recipe.optimizer.weight_decay is not None else []),
         ],
-        "reference": recipe.reference.model_dump(include={"batch_size", "rule"}),
+        "reference": {"batch_size": recipe.reference.batch_size, "rule": recipe.reference.rule},
         "inferred": list(recipe.inferred),
         "stand_in": stands_in,
         "num_ranks": num_ranks,
@@ -93,7 +94,8 @@ def stand_in(recipe: Recipe) -> str | None:
 
 def with_stand_in(recipe: Recipe) -> Recipe:
     """`recipe` on the data that stand in for its own."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"builtin": "blank"})})
+    assert isinstance(recipe.data, CorpusSettings | ImageSettings)
+    return recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
 
 
 def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[str, float]]:

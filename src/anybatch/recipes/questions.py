@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -82,6 +82,7 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         held_out=batches,
         inputs=fingerprints(
             recipe,
+            run,
             vocabulary=vocabulary.fingerprint(tokenizer),
             data=_fingerprint(training),
             **{"pretrained model": weights_fingerprint(pretrained.model)},
@@ -109,7 +110,7 @@ def score_finished(
                 f"{run.path}: answers every question, so that a null threshold has no meaning; train it with "
                 "data.unanswerable=true"
             )
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"null_threshold": null_threshold})})
+        recipe = recipe.model_copy(update={"data": replace(recipe.data, null_threshold=null_threshold)})
     folder = run.sound_model()
     tokenizer = vocabulary.load(folder / TOKENIZER)
     if squad_file is None:

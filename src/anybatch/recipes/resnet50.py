@@ -7,11 +7,11 @@ All see random rectangles of at least 8 % of a picture, flipped or not, at 224 p
 from typing import Any
 
 from anybatch.engine import Execution
+from anybatch.models import NetworkSettings
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,
     ImageSettings,
-    NetworkSettings,
     OptimizerSettings,
     ReferenceSettings,
 )
@@ -22,7 +22,7 @@ _MLPERF_LARS = OptimizerSettings(name="lars", options={"form": "lars-2017", "tru
 _MLPERF_CODE = (
     "from MLPerf's reference code: decay of power 2, trust coefficient 0.001, label smoothing 0.1",
     "the last rate is 0 (1e-4 there)",
-    "model.batch_norm_group = 128, model.zero_init = true",
+    "model.batch_norm_group = 128, model.zero_init_residual = true",
 )
 
 
@@ -42,7 +42,7 @@ def resnet50_paper() -> ImageRecipe:
         batch_norm_group=64,
         inferred=(
             "from the first author's code: reference.join = continuous, max_grad_norm = 1.0, model.label_smoothing = "
-            "0.1, model.zero_init = true",
+            "0.1, model.zero_init_residual = true",
             "model.batch_norm_group = 64",
         ),
     )
@@ -63,7 +63,7 @@ def resnet50_author() -> ImageRecipe:
             batch_size=32_768, lr=0.04, warmup_ratio=20 / 90, num_epochs=90, weight_decay=1.5, **_MOMENTS
         ),
         batch_norm_group=128,
-        inferred=("model.batch_norm_group = 128 (32K on 256 cores)", "model.zero_init = true"),
+        inferred=("model.batch_norm_group = 128 (32K on 256 cores)", "model.zero_init_residual = true"),
     )
 
 
@@ -168,13 +168,12 @@ def _imagenet(
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
             crop="resized",
-            smallest_area=0.08,
             flip=True,
         ),
         model=NetworkSettings(
             architecture="resnet50",
             batch_norm_group=batch_norm_group,
-            zero_init=True,
+            zero_init_residual=True,
             label_smoothing=label_smoothing,
         ),
         engine=Execution(micro_batch_size=batch_norm_group),

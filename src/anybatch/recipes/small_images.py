@@ -1,11 +1,11 @@
 """Recipes for small images: digits that come with the package, MNIST, CIFAR-10."""
 
 from anybatch.engine import Execution
+from anybatch.models import NetworkSettings
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,
     ImageSettings,
-    NetworkSettings,
     OptimizerSettings,
     ReferenceSettings,
 )
@@ -68,9 +68,9 @@ def cifar10_davidnet() -> ImageRecipe:
             std=_CIFAR10_STD,
             crop="padded",
             padding=4,
-            padded_with="reflection",
+            padding_mode="reflect",
             flip=True,
-            hole=8,
+            cutout=8,
         ),
         model=NetworkSettings(architecture="davidnet", batch_norm_group=512),
         engine=Execution(micro_batch_size=512),

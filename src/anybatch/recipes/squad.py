@@ -1,12 +1,14 @@
 """Fine-tuning on SQuAD at full length."""
 
+from dataclasses import replace
+
 from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     OptimizerSettings,
-    PhaseSettings,
     QuestionSettings,
     QuestionsRecipe,
     ReferenceSettings,
+    TextPhaseSettings,
 )
 
 
@@ -20,7 +22,7 @@ def squad() -> QuestionsRecipe:
         inferred=("reference.warmup_ratio = 0.1 (as in the authors' code)",),
         optimizer=OptimizerSettings(name="adamw"),
         reference=ReferenceSettings(batch_size=32, lr=3e-5, warmup_ratio=0.1, num_epochs=2, join="global"),
-        phases=(PhaseSettings(batch_size=32, sequence_length=384),),
+        phases=(TextPhaseSettings(batch_size=32, sequence_length=384),),
         engine=Execution(num_evals=2),
         data=QuestionSettings(stride=128, max_answer_length=30),
     )
@@ -40,6 +42,6 @@ def squad_v2() -> QuestionsRecipe:
                 "data.null_threshold = 0 (the source takes the best on its development set)",
                 "reference.lr, batch size (squad's: the source trains v2.0 at 5e-5 and 48)",
             ),
-            "data": answerable.data.model_copy(update={"unanswerable": True}),
+            "data": replace(answerable.data, unanswerable=True),
         }
     )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from anybatch.scaling.presets import (
     PRESETS,
@@ -75,18 +75,8 @@ class Reference:
 
     The rules "sde" and "half-life" also change betas, eps and weight decay: see `anybatch.scaling.presets`.
 
-    Args:
-        batch_size: B0, examples a step.
-        lr: peak learning rate at B0, above 0.
-        warmup_ratio: share of the steps at B0 spent on warm-up, from 0 to below 1.
-        num_examples: examples of the whole run, over all its epochs.
-        betas, momentum, eps, weight_decay: what was tuned at B0 beside lr; None if it is not to be scaled.
-        rule: the preset: "sqrt" (the paper's), "linear", "sde" or "half-life".
-        lr_rule, beta1_rule, beta2_rule, eps_rule, weight_decay_rule, warmup_rule: one part of the rule in place of the
-            preset's, as in `presets.Rule`. `momentum` follows beta1_rule. `weight_decay_rule="timescale"` is meant for
-            AdamW. In LAMB, weight decay lies inside the ratio: there it sets how much of a step's direction is decay,
-            and the step's length does not depend on it.
-        decay, power, join: the schedule after warm-up, as in `schedule`.
+    `weight_decay_rule="timescale"` is meant for AdamW. In LAMB, weight decay lies inside the ratio: there it sets how
+    much of a step's direction is decay, and the step's length does not depend on it.
 
     Raises:
         ValueError: naming the field, its value and its bound.
@@ -108,28 +98,56 @@ class Reference:
     """
 
     batch_size: int = 512
+    """B0, the examples a step at which the settings were tuned."""
     _: KW_ONLY
     lr: float
+    """The peak learning rate at B0, above 0."""
     warmup_ratio: float
-    num_examples: int
+    """The share of the steps at B0 that warm up, from 0 to below 1."""
+    num_examples: int | None = None
+    """Examples of the whole run, over all its epochs; or give num_epochs."""
+    num_epochs: float | None = None
+    """The length of the run in epochs of the data, whose size `over` is given; or give num_examples."""
     betas: tuple[float, float] | None = None
+    """Adam's betas at B0; None if they are not to be scaled."""
     momentum: float | None = None
+    """SGD's momentum at B0; None if it is not to be scaled."""
     eps: float | None = None
+    """Adam's epsilon at B0; None if it is not to be scaled."""
     weight_decay: float | None = None
+    """Weight decay at B0; None if it is not to be scaled."""
     rule: Preset = "sqrt"
+    """How all of it follows the batch: sqrt (the paper's rule), linear, sde or half-life."""
     lr_rule: LrRule | None = None
+    """The learning rate's part of the rule, in place of the preset's: sqrt, linear or kept."""
     beta1_rule: MomentRule | None = None
+    """The part of beta1 and of momentum, in place of the preset's: kept, sde or half-life."""
     beta2_rule: MomentRule | None = None
+    """The part of beta2, in place of the preset's: kept, sde or half-life."""
     eps_rule: EpsRule | None = None
+    """The part of eps, in place of the preset's: kept or sde."""
     weight_decay_rule: WeightDecayRule | None = None
+    """The part of weight decay, in place of the preset's: kept or timescale."""
     warmup_rule: WarmupRule | None = None
+    """The part of the warm-up, in place of the preset's: the same number of steps, or of examples."""
     decay: Decay = "polynomial"
+    """The schedule after warm-up: polynomial, cosine or constant."""
     power: float = 1.0
+    """The power of the polynomial; 1: linear decay."""
     join: Join = "continuous"
+    """The step that the decay counts from: the end of warm-up (continuous), or the first (global), as BERT's does."""
 
     def __post_init__(self) -> None:
         count("batch_size", self.batch_size, 1)
-        count("num_examples", self.num_examples, self.batch_size)
+        if (self.num_examples is None) == (self.num_epochs is None):
+            raise ValueError("give one of num_examples and num_epochs, and set the other to None (null)")
+        if self.num_examples is not None and count("num_examples", self.num_examples, 1) < self.batch_size:
+            raise ValueError(
+                f"num_examples={self.num_examples} is below batch_size={self.batch_size}, one step of the reference: "
+                "give more data or a longer run, or lower batch_size with its lr"
+            )
+        if self.num_epochs is not None and not 0 < self.num_epochs < math.inf:
+            raise ValueError(f"num_epochs={self.num_epochs} is not a finite number above 0")
         for name in ("lr", "warmup_ratio", "momentum", "eps", "weight_decay"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float | None):
@@ -179,6 +197,19 @@ class Reference:
         """Whether neither `name` nor, for betas, momentum is given."""
         return getattr(self, name) is None and (name != "betas" or self.momentum is None)
 
+    def length(self, epoch_examples: int | None = None, share: float = 1.0) -> int:
+        """Examples of a share of the run, on data of `epoch_examples` examples if its length is in epochs."""
+        if self.num_epochs is None:
+            assert self.num_examples is not None
+            return max(1, round(self.num_examples * share))
+        if epoch_examples is None:
+            raise ValueError(f"num_epochs={self.num_epochs}: say how many examples an epoch has: .over(epoch_examples)")
+        return max(1, round(self.num_epochs * epoch_examples * share))
+
+    def over(self, epoch_examples: int, share: float = 1.0) -> Self:
+        """The reference of a share of the run, its length in examples; see `length`."""
+        return replace(self, num_examples=self.length(epoch_examples, share), num_epochs=None)
+
     @property
     def parts(self) -> Rule:
         """The preset, with the parts that were chosen by themselves in place of its own."""
@@ -193,18 +224,19 @@ class Reference:
             ValueError: batch_size is below 1, not an int, above `num_examples`, or so large that warm-up would take the
                 whole run or a moment would leave [0, 1); the last two name the largest batch that the rule allows.
         """
-        if count("batch_size", batch_size, 1) > self.num_examples:
-            raise ValueError(f"batch_size={batch_size} is more than num_examples={self.num_examples}")
+        num_examples = self.length()
+        if count("batch_size", batch_size, 1) > num_examples:
+            raise ValueError(f"batch_size={batch_size} is more than num_examples={num_examples}")
         parts, kappa = self.parts, Fraction(batch_size, self.batch_size)
         ratio = self._warmup_ratio(batch_size)
-        num_steps = math.ceil(Fraction(self.num_examples, batch_size))
+        num_steps = math.ceil(Fraction(num_examples, batch_size))
         return Scaled(
             batch_size=batch_size,
             lr=scaled_lr(parts.lr, self.lr, batch_size, self.batch_size),
             warmup_ratio=float(ratio),
             warmup_steps=round(ratio * num_steps),
             num_steps=num_steps,
-            num_examples=self.num_examples,
+            num_examples=num_examples,
             decay=self.decay,
             power=self.power,
             join=self.join,
@@ -253,18 +285,17 @@ class Reference:
         for (_, before), (_, batch_size) in itertools.pairwise(stages):
             if batch_size < before:
                 raise ValueError(f"batch {batch_size} follows {before}: a ramp does not shrink")
+        num_examples = self.length()
         # The warm-up is the first batch's alone; a larger one would need more than it has.
         warmup_ratio = self._warmup_ratio(stages[0][1])
         runs = [replace(self, warmup_ratio=0.0).at(batch_size) for _, batch_size in stages]
         steps, examples = [], 0
         for number, run in enumerate(runs, 1):
-            target = round(self.num_examples * sum(shares[:number]))
-            left = (target if number < len(runs) else self.num_examples) - examples
+            target = round(num_examples * sum(shares[:number]))
+            left = (target if number < len(runs) else num_examples) - examples
             steps.append(round(left / run.batch_size) if number < len(runs) else math.ceil(left / run.batch_size))
             if steps[-1] < 1:
-                raise ValueError(
-                    f"batch {run.batch_size}: its share of {self.num_examples} examples is less than a step"
-                )
+                raise ValueError(f"batch {run.batch_size}: its share of {num_examples} examples is less than a step")
             examples += steps[-1] * run.batch_size
         first = runs[0]
         # The same whole number of steps as at one batch, if there is only one.

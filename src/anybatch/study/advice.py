@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe
@@ -58,7 +58,7 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
     if not 0 < scale < math.inf:
         raise InputError("the gradient noise could not be told from the gradient: measure with more --steps")
     reference = recipe.reference
-    own = reference.num_examples or round((reference.num_epochs or 1) * epoch_examples)
+    own = reference.length(epoch_examples)
     free = nearly_free_batch(noise, reference.batch_size)
     # The length is what the advice changes; everything else is as it was measured.
     kept = [each for each in settings if each.partition("=")[0] not in _LENGTHS]
@@ -78,9 +78,9 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
         factor = multiplier(scale)
         ends = sorted((multiplier(max(noise.low, 1e-9)), multiplier(noise.high), factor))
         num_examples = round(own * factor)
-        longer = reference.model_copy(update={"num_examples": num_examples, "num_epochs": None})
+        longer = replace(reference, num_examples=num_examples, num_epochs=None)
         try:
-            scaled = longer.at(batch_size, 1.0, epoch_examples)
+            scaled = longer.at(batch_size)
         # The warm-up would take the whole run: the rule says nothing of this batch.
         except ValueError:
             continue

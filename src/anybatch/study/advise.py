@@ -25,7 +25,6 @@ from anybatch.study.measuring import (
     epoch_examples,
     events,
     kept_or_removed,
-    num_examples,
     staged,
 )
 from anybatch.study.rate_range import RateRange, lost_rate
@@ -88,7 +87,7 @@ def advise(
     batch_size = _measured_batch(recipe)
     with kept_or_removed(folder) as place:
         epoch = epoch_examples(recipe)
-        length = num_examples(recipe, epoch)
+        length = recipe.reference.length(epoch)
         num_steps = min(num_steps, length // batch_size)
         if num_steps < FEWEST_STEPS:
             raise InputError(f"{recipe.name} has {num_steps} steps at batch {batch_size}: {FEWEST_STEPS} are needed")

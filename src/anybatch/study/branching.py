@@ -20,7 +20,6 @@ from anybatch.study.measuring import (
     epoch_examples,
     events,
     kept_or_removed,
-    num_examples,
     staged,
 )
 
@@ -149,7 +148,7 @@ def advise(
             f"{recipe.name} has a ramp already: branches are measured of a run at one batch; name the recipe without "
             "the ramp"
         )
-    planned = plan(recipe, num_examples(recipe, epoch_examples(recipe)), points, factors)
+    planned = plan(recipe, recipe.reference.length(epoch_examples(recipe)), points, factors)
     trainer.progress.say(planned.told())
     with kept_or_removed(folder) as place:
         _keep_to(planned, place)

@@ -1,6 +1,7 @@
 """A trial becomes an outcome: the recipe is trained on one part of the held-out data, and given up once it diverges."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
     with locked(out / ".data.lock"):
         if not folder.exists():
             prepare_builtin_text(folder)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(folder)})})
+    return recipe.model_copy(update={"data": replace(recipe.data, path=str(folder))})
 
 
 class WatchedProgress:

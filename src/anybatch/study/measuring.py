@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,7 +57,7 @@ def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine:
         left = max(0, num_examples - sum(stage.num_examples for stage in stages))
         stages = [*stages[:-1], Stage(last.num_steps + -(-left // last.batch_size), last.batch_size)]
     length = sum(stage.num_examples for stage in stages)
-    first = recipe.phases[0].model_dump()
+    first = asdict(recipe.phases[0])
     own = {"lr": None, "warmup_ratio": None, "carry_over": "keep"}
     phases = [
         {**first, **own, "batch_size": s.batch_size, "share": s.num_examples / length, "lr_range": s.lr_range}
@@ -84,11 +84,6 @@ def epoch_examples(recipe: Recipe) -> int:
     # Recipes stream their data in epochs.
     assert isinstance(examples, StreamedExamples)
     return examples.stream.num_examples
-
-
-def num_examples(recipe: Recipe, epoch: int) -> int:
-    """The length of a run of the recipe."""
-    return recipe.reference.num_examples or round((recipe.reference.num_epochs or 1) * epoch)
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ def branch(parent: Run, step: int, recipe: Recipe, folder: Path) -> None:
     target = Run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = with_absolute_paths(recipe)
-    checkpoint.adopt(source, target.checkpoints, fingerprints(recipe))
+    checkpoint.adopt(source, target.checkpoints, fingerprints(recipe, target))
     write_json(target.environment_file, parent.environment())
     # Last: a folder with a recipe is one that can be gone on with.
     write_json(target.recipe_file, recipe.model_dump(mode="json"))

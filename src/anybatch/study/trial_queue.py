@@ -10,6 +10,7 @@ clock of its own process alone, takes the worker for lost, unless the trial's ru
 """
 
 import contextlib
+import json
 import logging
 import re
 import threading
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from anybatch.engine import stop_requests
 from anybatch.errors import Failed, InputError, Stopped
 from anybatch.process import keep_secret, masked
+from anybatch.recipes import from_json
 from anybatch.study.declaration import Outcome, Settings, Study, Trial
 
 try:
@@ -108,11 +110,17 @@ class TrialQueue:
         if found is None:
             self._asked(lambda: self._study.set_user_attr("fingerprint", study.fingerprint()))
             self._asked(lambda: self._study.set_user_attr("declaration", study.declaration()))
-        elif found != study.fingerprint():
+        elif found != study.fingerprint() and not self._is_declared_as(study):
             raise InputError(
                 f"{masked(url)}: holds a study called {study.name!r} that is declared otherwise; "
                 "choose another --out or --storage, or give this one another name"
             )
+
+    def _is_declared_as(self, study: Study) -> bool:
+        """Whether the storage holds `study`, declared when fields of recipes had other names."""
+        found = self._asked(lambda: self._study.user_attrs["declaration"])
+        entrants = [{**each, "recipe": from_json(each["recipe"]).model_dump(mode="json")} for each in found["entrants"]]
+        return bool({**found, "entrants": entrants} == json.loads(json.dumps(study.declaration())))
 
     def take(self) -> Taken | None:
         """The next trial that can be run, now this worker's; None where there is none at the moment."""

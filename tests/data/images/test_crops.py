@@ -12,7 +12,7 @@ from anybatch.data.sampling import random_words
 
 def boxes(width: int, height: int, smallest: float, count: int) -> np.ndarray:
     words = random_words(0, "test", np.zeros(count), np.arange(count), CROP_WORDS)
-    return np.array([random_resized_box(width, height, smallest, row) for row in words])
+    return np.array([random_resized_box(width, height, (smallest, 1.0), row) for row in words])
 
 
 @settings(deadline=None, max_examples=50)

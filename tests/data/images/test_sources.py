@@ -12,11 +12,11 @@ from anybatch.data.images.decoding import opened
 from anybatch.data.images.idx import ArrayImages, digits
 from anybatch.data.images.mixing import Mixing
 from anybatch.data.images.sets import Classes, hold_out
-from anybatch.data.images.source import NO_LABEL, Colours, ImageSource, late_batches
+from anybatch.data.images.source import NO_LABEL, ImageSource, Normalization, late_batches
 from anybatch.data.images.views import Cropping, FileViews, MemoryViews, decode_all
 from anybatch.errors import InputError
 
-COLOURS = Colours((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 LABELS = np.arange(12, dtype=np.int64) % 3
 
 
@@ -39,24 +39,26 @@ def ignore(name: str, reason: str) -> None:
 
 def memory(cropping: Cropping, **options: object) -> ImageSource:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    return ImageSource(MemoryViews(pixels, cropping, COLOURS.mean, 7), LABELS, COLOURS, 7, **options)
+    return ImageSource(MemoryViews(pixels, cropping, NORMALIZATION.mean, 7), LABELS, NORMALIZATION, 7, **options)
 
 
 def files(training: bool = True, **options: object) -> ImageSource:
-    cropping = Cropping("resized", flip=True)
+    cropping = Cropping(crop="resized", flip=True)
     views = FileViews(Encoded(), 8, 3, cropping, 7, ignore, training)
-    return ImageSource(views, LABELS, COLOURS, 7, **options)
+    return ImageSource(views, LABELS, NORMALIZATION, 7, **options)
 
 
 SOURCES = {
     "plain": lambda: memory(Cropping()),
-    "padded": lambda: memory(Cropping("padded", padding=3, flip=True)),
-    "reflected": lambda: memory(Cropping("padded", padding=3, padded_with="reflection", flip=True), hole=3),
-    "mixup": lambda: memory(Cropping("padded", padding=2), mixing=Mixing(mixup=0.4)),
+    "padded": lambda: memory(Cropping(crop="padded", padding=3, flip=True)),
+    "reflected": lambda: memory(
+        Cropping(crop="padded", padding=3, padding_mode="reflect", flip=True), mixing=Mixing(cutout=3)
+    ),
+    "mixup": lambda: memory(Cropping(crop="padded", padding=2), mixing=Mixing(mixup=0.4)),
     "cutmix": lambda: memory(Cropping(flip=True), mixing=Mixing(cutmix=1.0)),
-    "both": lambda: memory(Cropping(flip=True), mixing=Mixing(0.2, 1.0)),
+    "both": lambda: memory(Cropping(flip=True), mixing=Mixing(mixup=0.2, cutmix=1.0)),
     "files": lambda: files(),
-    "mixed files": lambda: files(mixing=Mixing(0.2, 1.0), hole=2),
+    "mixed files": lambda: files(mixing=Mixing(mixup=0.2, cutmix=1.0, cutout=2)),
 }
 
 
@@ -81,10 +83,10 @@ def test_an_example_does_not_depend_on_its_batch(name: str) -> None:
 
 
 def test_a_padded_window_is_a_shifted_and_perhaps_mirrored_picture() -> None:
-    views = memory(Cropping("padded", padding=2, flip=True)).views
+    views = memory(Cropping(crop="padded", padding=2, flip=True)).views
     pixels = views.pixels
     shown, _ = views(np.arange(40), np.zeros(40, dtype=np.int64))
-    mean = np.rint(np.array(COLOURS.mean) * 255).astype(np.uint8)
+    mean = np.rint(np.array(NORMALIZATION.mean) * 255).astype(np.uint8)
     padded = np.broadcast_to(mean, (12, 12, 3)).copy()
     padded[2:10, 2:10] = pixels[0]
     windows = {}
@@ -98,7 +100,7 @@ def test_a_padded_window_is_a_shifted_and_perhaps_mirrored_picture() -> None:
 
 
 def test_reflected_padding_mirrors_at_the_edge() -> None:
-    views = memory(Cropping("padded", padding=2, padded_with="reflection")).views
+    views = memory(Cropping(crop="padded", padding=2, padding_mode="reflect")).views
     padded = np.pad(views.pixels[0], ((2, 2), (2, 2), (0, 0)), mode="reflect")
     known = {padded[t : t + 8, left : left + 8].tobytes() for t, left in itertools.product(range(5), range(5))}
     shown, _ = views(np.arange(30), np.zeros(30, dtype=np.int64))
@@ -107,8 +109,8 @@ def test_reflected_padding_mirrors_at_the_edge() -> None:
 
 def test_colours_are_normalised() -> None:
     pixels = np.array([[[[0, 128, 255]]]], dtype=np.uint8)
-    expected = (pixels.astype(np.float64) / 255 - COLOURS.mean) / COLOURS.std
-    assert np.allclose(COLOURS.normalised(pixels), expected, atol=1e-6)
+    expected = (pixels.astype(np.float64) / 255 - NORMALIZATION.mean) / NORMALIZATION.std
+    assert np.allclose(NORMALIZATION.normalised(pixels), expected, atol=1e-6)
 
 
 def test_mixup_is_the_weighted_mean_of_two_examples() -> None:
@@ -131,11 +133,15 @@ def test_mixup_is_the_weighted_mean_of_two_examples() -> None:
 def test_cutmix_shares_are_areas() -> None:
     pixels = np.zeros((12, 8, 8, 3), dtype=np.uint8) + (np.arange(12, dtype=np.uint8) * 20)[:, None, None, None]
     source = ImageSource(
-        MemoryViews(pixels, Cropping(), COLOURS.mean, 7), np.arange(12), COLOURS, 7, mixing=Mixing(cutmix=1.0)
+        MemoryViews(pixels, Cropping(), NORMALIZATION.mean, 7),
+        np.arange(12),
+        NORMALIZATION,
+        7,
+        mixing=Mixing(cutmix=1.0),
     )
     epochs, examples = np.arange(40) // 12, np.arange(40) % 12
     batch = source.batch(epochs, examples).inputs
-    plain = ImageSource(source.views, np.arange(12), COLOURS, 7).batch(epochs, examples).inputs["images"]
+    plain = ImageSource(source.views, np.arange(12), NORMALIZATION, 7).batch(epochs, examples).inputs["images"]
     own = (batch["images"] == plain).all(1).float().mean((1, 2))
     other = batch["partner_labels"] != batch["labels"]
     assert torch.allclose(own[other], batch["shares"][other])
@@ -144,8 +150,8 @@ def test_cutmix_shares_are_areas() -> None:
 
 def test_a_damaged_image_is_no_target_and_is_named_once() -> None:
     named = []
-    views = FileViews(Encoded(), 8, 3, Cropping("resized"), 7, lambda *line: named.append(line), training=True)
-    source = ImageSource(views, LABELS, COLOURS, 7, top5=True)
+    views = FileViews(Encoded(), 8, 3, Cropping(crop="resized"), 7, lambda *line: named.append(line), training=True)
+    source = ImageSource(views, LABELS, NORMALIZATION, 7, top5=True)
     for _ in range(2):
         batch = source.batch(np.zeros(12, dtype=np.int64), np.arange(12))
     assert batch.num_targets == {"label": 11, "label_top5": 11}

@@ -23,21 +23,22 @@ def uniform(words: Words) -> NDArray[np.float64]:
     return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
-def random_resized_box(width: int, height: int, smallest_area: float, words: Words) -> Box:
+def random_resized_box(width: int, height: int, scale: tuple[float, float], words: Words) -> Box:
     """(left, top, right, bottom) of a rectangle with a random share of the area and a random aspect.
 
-        area ~ U(smallest_area, 1) * width * height       log(aspect) ~ U(log 3/4, log 4/3)
+        area ~ U(smallest, largest) * width * height       log(aspect) ~ U(log 3/4, log 4/3)
 
     The first of ten draws that fits into the picture, at a uniformly random place; where none does, the largest
     rectangle in the middle whose aspect is in bounds.
 
     Args:
+        scale: (smallest, largest), shares of the area.
         words: uint64[40], the example's own.
 
     Source: Szegedy et al. 2015, Going Deeper with Convolutions, section 6, in the form that all ImageNet code uses.
     """
     for share, aspect, left, top in uniform(words).reshape(_TRIES, 4).tolist():
-        area = (smallest_area + (1 - smallest_area) * share) * width * height
+        area = (scale[0] + (scale[1] - scale[0]) * share) * width * height
         low, high = map(math.log, _ASPECT)
         ratio = math.exp(low + (high - low) * aspect)
         wide, high_ = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -1,8 +1,10 @@
 """Pictures made of two (mixup, cutmix) and pictures with a hole (cutout), each drawn by the example itself."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from anybatch.data.images.crops import uniform
@@ -10,11 +12,12 @@ from anybatch.data.sampling import below, generator, random_words
 
 Numbers = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Alpha = Annotated[float, Interval(ge=0, le=1000)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """`mixup`, `cutmix`: the alpha of Beta(alpha, alpha), 0 for never; with both, each example tosses a coin.
+    """How an example is mixed with another, and cut; with mixup and cutmix, each example tosses a coin.
 
         mixup     x <- s x + (1 - s) x'            s ~ Beta(alpha, alpha)
         cutmix    x <- x with a rectangle of x'    of 1 - s of the area, at a random place, cut off at the edges
@@ -24,14 +27,20 @@ class Mixing:
     its batch, which would make it depend on the batch; here each draws its partner from all examples.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    mixup: Alpha = 0.0
+    """The alpha of mixup's Beta(alpha, alpha); 0: none."""
+    cutmix: Alpha = 0.0
+    """The alpha of CutMix's Beta(alpha, alpha); 0: none."""
+    cutout: Annotated[int, Interval(ge=0, le=4096)] = 0
+    """The side of the square that is set to the mean color at a random place, in pixels; 0: none."""
 
-    def __bool__(self) -> bool:
+    @property
+    def mixes(self) -> bool:
+        """Whether an example has a partner."""
         return self.mixup > 0 or self.cutmix > 0
 
 
-NO_MIXING = Mixing()
+NOTHING_MIXED = Mixing()
 
 
 def draw(mixing: Mixing, seed: int, epochs: Numbers, examples: Numbers, size: int, count: int) -> "Mix":

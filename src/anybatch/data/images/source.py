@@ -3,32 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Len
 from numpy.typing import NDArray
 from torch import Tensor
 
 from anybatch.data.batch import Batch
-from anybatch.data.images.mixing import NO_MIXING, Mixing, cut_holes, draw
+from anybatch.data.images.mixing import NOTHING_MIXED, Mixing, cut_holes, draw
 from anybatch.data.images.sets import Labels
 from anybatch.data.images.views import Views
 from anybatch.errors import InputError
+
+Channels = Annotated[tuple[float, ...], Len(1, 3)]
 
 # What cross-entropy leaves out: the label of an image that could not be read.
 NO_LABEL = -100
 
 
 @dataclass(frozen=True)
-class Colours:
-    """Mean and standard deviation of each channel, of pixels from 0 to 1."""
+class Normalization:
+    """How pixels become numbers around 0; its channels are those of the images."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Channels
+    """The mean of each channel, of pixels from 0 to 1."""
+    std: Channels
+    """The standard deviation of each channel."""
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
-            raise InputError(f"mean = {self.mean}, std = {self.std}: one of each a channel, and std above 0")
+        if len(self.mean) != len(self.std) or len(self.mean) == 2 or min(self.std) <= 0:
+            raise InputError(
+                f"mean = {self.mean}, std = {self.std}: must have one value each for grey images or three for colors, "
+                "and std above 0"
+            )
 
     @property
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -61,17 +70,16 @@ class ImageSource:
         self,
         views: Views,
         labels: Labels,
-        colours: Colours,
+        normalization: Normalization,
         seed: int,
         *,
-        mixing: Mixing = NO_MIXING,
-        hole: int = 0,
+        mixing: Mixing = NOTHING_MIXED,
         top5: bool = False,
         raw: bool = False,
     ) -> None:
-        self.views, self.labels, self.colours, self.seed = views, labels, colours, seed
-        self.mixing, self.hole, self.top5 = mixing, hole, top5
-        self.raw = raw and not mixing and not hole
+        self.views, self.labels, self.normalization, self.seed = views, labels, normalization, seed
+        self.mixing, self.top5 = mixing, top5
+        self.raw = raw and not mixing.mixes and not mixing.cutout
 
     @property
     def num_examples(self) -> int:
@@ -93,7 +101,7 @@ class ImageSource:
             return self._batch(torch.from_numpy(pixels), seen, examples, self._to_normalise(seen))
         images, seen = self._seen(epochs, examples)
         inputs: dict[str, Tensor] = {}
-        if self.mixing:
+        if self.mixing.mixes:
             mix = draw(self.mixing, self.seed, epochs, examples, images.shape[1], self.num_examples)
             others, others_seen = self._seen(epochs, mix.partners)
             both = seen & others_seen
@@ -113,17 +121,17 @@ class ImageSource:
 
     def _to_normalise(self, seen: NDArray[np.bool_]) -> dict[str, Tensor]:
         """What `models.classifier.normalised` takes beside the pixels."""
-        scale, shift = (torch.from_numpy(each) for each in self.colours.scale_and_shift)
+        scale, shift = (torch.from_numpy(each) for each in self.normalization.scale_and_shift)
         return {"scale": scale, "shift": shift, "seen": torch.from_numpy(seen)}
 
     def _seen(
         self, epochs: NDArray[np.int64], examples: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         pixels, seen = self.views(epochs, examples)
-        images = self.colours.normalised(pixels)
+        images = self.normalization.normalised(pixels)
         images[~seen] = 0
-        if self.hole:
-            cut_holes(images, self.seed, epochs, examples, self.hole)
+        if self.mixing.cutout:
+            cut_holes(images, self.seed, epochs, examples, self.mixing.cutout)
         return images, seen
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
+from annotated_types import Gt, Interval, Le
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -21,28 +22,35 @@ from anybatch.errors import InputError
 # Enough to find one that is whole, where most are damaged.
 _TRIED = 64
 
+Share = Annotated[float, Gt(0), Le(1)]
 Numbers = NDArray[np.int64]
 Seen = NDArray[np.bool_]
 OnSkip = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cropping:
-    """What is done to an image's frame.
+    """What is done to an image's frame. Evaluation pads and flips nothing."""
 
-    "none"     the middle of the picture, as it is
-    "padded"   `padding` pixels more on each side, reflected or of the mean colour, then a random window
-    "resized"  a random rectangle of at least `smallest_area` of the picture; in evaluation the middle, `centre` of it
+    crop: Literal["none", "padded", "resized"] = "none"
+    """none: the middle; padded: a random window of the padded image; resized: a random rectangle, resized.
 
-    `flip`: half of the examples are mirrored. Evaluation pads and flips nothing.
+    Only "resized" decodes images as they are needed; the others keep the decoded images in memory.
     """
-
-    kind: Literal["none", "padded", "resized"] = "none"
-    padding: int = 0
-    padded_with: Literal["mean", "reflection"] = "mean"
-    smallest_area: float = 0.08
-    centre: float = 0.875
+    padding: Annotated[int, Interval(ge=0, le=4096)] = 0
+    """Pixels added on each side, of crop = padded."""
+    padding_mode: Literal["mean", "reflect"] = "mean"
+    """Fill the padding with the mean color, or with the reflected image."""
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    """The smallest and the largest area of the random rectangle, as a share of the image's, of crop = resized."""
+    crop_pct: Share = 0.875
+    """The side of the square in the middle that evaluation sees, as a share of the shorter side, of crop = resized."""
     flip: bool = False
+    """Mirror half of the examples."""
+
+    def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale = {self.scale}: the smallest area is above the largest")
 
 
 class Views(Protocol):
@@ -58,7 +66,7 @@ class MemoryViews:
 
     def __init__(self, pixels: Pixels, cropping: Cropping, mean: Sequence[float], seed: int) -> None:
         self.pixels, self.cropping, self.seed = pixels, cropping, seed
-        self._padding = cropping.padding if cropping.kind == "padded" else 0
+        self._padding = cropping.padding if cropping.crop == "padded" else 0
         self._mean = np.rint(np.array(mean) * 255).astype(np.uint8)
         if self._padding >= (size := pixels.shape[1]):
             raise InputError(f"data.padding = {self._padding}: must be below the size of the images, {size}")
@@ -78,7 +86,7 @@ class MemoryViews:
         """A random window of each image, as large as the image, out of what it is padded to."""
         size, padding = images.shape[1], self._padding
         around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        if self.cropping.padded_with == "reflection":
+        if self.cropping.padding_mode == "reflect":
             padded = np.pad(images, around, mode="reflect")
         else:
             padded = np.pad(images, around, mode="empty")
@@ -136,9 +144,9 @@ class FileViews:
         with turn_to_decode(image):
             width, height = upright_size(image)
             if not self.training:
-                share = self.cropping.centre if self.cropping.kind == "resized" else 1.0
+                share = self.cropping.crop_pct if self.cropping.crop == "resized" else 1.0
                 return cut_out(image, centre_box(width, height, share), self.size, self.channels)
-            box = random_resized_box(width, height, self.cropping.smallest_area, words[:CROP_WORDS])
+            box = random_resized_box(width, height, self.cropping.scale, words[:CROP_WORDS])
             pixels = cut_out(image, box, self.size, self.channels)
         flipped = self.cropping.flip and below(words[CROP_WORDS:], 2)[0] == 1
         return pixels[:, ::-1] if flipped else pixels
