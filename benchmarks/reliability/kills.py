@@ -171,6 +171,7 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
             tally.faults.append(f"left over: {sorted(left)}")
         subprocess.run(["rm", "-rf", str(killed)], check=True)
 
+    told = 0
     while tally.kills.total() < kills:
         process = start(case, killed, log)
         moment_s = chance.uniform(0, 1.1 * tally.undisturbed_s)
@@ -198,9 +199,9 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
                 for one in left:
                     with suppress(ProcessLookupError):
                         os.kill(one, signal.SIGKILL)
-            tell(
-                f"{tally.kills.total()} of {kills}: {name} at {moment_s:.1f} s, code {code}, {len(tally.faults)} faults"
-            )
+            found = tally.faults[told:] or "sound"
+            tell(f"{tally.kills.total()} of {kills}: {name} at {moment_s:.1f} s, code {code}; {found}")
+            told = len(tally.faults)
         # Killed between its last rename and its end, a command is done, and says so when it is given again.
         if process.returncode == 0 or (process.returncode == 2 and "already exists" in log.read_text()):
             compare()

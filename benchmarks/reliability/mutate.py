@@ -287,8 +287,8 @@ def main() -> int:
     given = parser.parse_args()
     chosen = [kind for kind in kinds() if not given.kinds or kind.name.startswith(tuple(given.kinds))]
     tables: dict[str, Any] = {}
+    total: Counter[str] = Counter()
     failures = []
-    slowest, largest = 0.0, 0
     with tempfile.TemporaryDirectory() as scratch:
         for place, kind in enumerate(chosen):
             sound = Path(scratch) / str(place)
@@ -299,6 +299,7 @@ def main() -> int:
                 failures.append({"kind": kind.name, "number": None, "done": "nothing", "outcome": outcome, "why": why})
             count = given.files // len(chosen) + (place < given.files % len(chosen))
             outcomes: Counter[str] = Counter()
+            slowest, largest = 0.0, 0
             for number in range(count) if given.only is None else [given.only]:
                 folder = Path(tempfile.mkdtemp()) / "input" if given.only is not None else Path(scratch) / "damaged"
                 shutil.copytree(sound, folder)
@@ -314,13 +315,13 @@ def main() -> int:
                     failures.append(told)
                     print(json.dumps(told), file=sys.stderr)
                 shutil.rmtree(folder)
-            tables[kind.name] = dict(outcomes)
+            total += outcomes
+            tables[kind.name] = {**outcomes, "slowest_s": round(slowest, 2), "most_MiB": largest >> 20}
     result = {
-        "files": sum(sum(table.values()) for table in tables.values()),
+        "files": sum(total.values()),
         "seed": given.seed,
-        "outcomes": tables,
-        "slowest_s": round(slowest, 2),
-        "largest_bytes": largest,
+        "outcomes": dict(total),
+        "kinds": tables,
         "failures": failures,
     }
     text = json.dumps(result, indent=1)
