@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from anybatch.engine.environment import describe_environment
+from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.runs import Run
 
