@@ -13,7 +13,7 @@ _ROOMS = ("optim", "scaling")
 
 
 def __getattr__(name: str) -> Any:
-    """A public name or its room, imported when it is first used: `anybatch --help` needs no torch."""
+    """Imports a public name or its room on first use: `anybatch --help` needs no torch."""
     if name in _ROOMS:
         return import_module(f"anybatch.{name}")
     if name in __all__:

@@ -12,11 +12,11 @@ _ASKED = (75, 129, 130, 143)
 
 
 def start() -> None:
-    """The command line; where the base installation lacks what it needs, the command that mends it."""
+    """Runs the command line; if the installation lacks a package, prints the command that installs it."""
     listen(leave_at_once)
     if is_rank():
-        # A rank that has not met the others has nothing to save, and its launcher tells the user: it ends at once, also
-        # where it waits outside Python.
+        # A rank that has not met the others has nothing to save, and its launcher informs the user: the rank ends at
+        # once, also if it waits outside Python.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
     try:
@@ -36,9 +36,9 @@ def start() -> None:
 
 
 def _leave(error: BaseException | None) -> None:
-    """Ends the process without taking the interpreter down, which may change the exit code.
+    """Ends the process without shutting the interpreter down, which may change the exit code.
 
-    Threads of gloo may abort a rank; and after an interrupt that struck inside an exec(), Python ends itself by SIGINT.
+    Threads of gloo may abort a rank. After an interrupt inside an exec(), Python ends itself by SIGINT.
     """
     if error is not None and not isinstance(error, SystemExit):
         return

@@ -1,4 +1,4 @@
-"""Accelerators: what torch calls them; their dense peaks by precision, memory and power, from data sheets."""
+"""Accelerators: torch's names for them; their dense peaks by precision, memory and power, from data sheets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ class Accelerator:
     """One device.
 
     Args:
-        name: what people call it.
+        name: the common name.
         peak_flops: FLOP/s of dense matrix products that accumulate in fp32, by precision; a precision that the hardware
             has no units for is missing.
-        memory_bytes, memory_bytes_per_s: size and bandwidth of its memory.
-        power_w: at full load; None where nobody says.
-        device_names: what torch calls it, without the maker's name.
+        memory_bytes, memory_bytes_per_s: size and bandwidth of the device's memory.
+        power_w: at full load; None if unknown.
+        device_names: torch's names for it, without the maker's name.
     """
 
     name: str
@@ -34,8 +34,8 @@ def _card(name: str, *device_names: str, gb: float, gb_per_s: float, watts: floa
     return Accelerator(name, peaks, 1e9 * gb, 1e9 * gb_per_s, watts, device_names)
 
 
-# Each line's source is the maker's data sheet of that card, unless said otherwise. Data sheets that print the rates of
-# tensor cores "with sparsity" (L4, L40S, Hopper, Blackwell) are halved. 80 GB of HBM are 80 GiB, 85.9e9 bytes.
+# Each line's source is the maker's data sheet of the card, unless another is named. Data sheets that print the peaks
+# of tensor cores "with sparsity" (L4, L40S, Hopper, Blackwell) are halved. 80 GB of HBM are 80 GiB, 85.9e9 bytes.
 TPU_V3 = _card("TPUv3 chip", gb=34.36, gb_per_s=900, watts=220, fp32=15, bf16=123)  # cloud.google.com/tpu/docs/v3
 A100 = _card("A100-SXM 80 GB", "A100-SXM4-80GB",
              gb=85.9, gb_per_s=2040, watts=400, fp32=19.5, tf32=156, fp16=312, bf16=312)  # fmt: skip
@@ -47,7 +47,7 @@ H200 = _card("H200-SXM 141 GB", "H200",
              gb=141, gb_per_s=4800, watts=700, fp32=67, tf32=494, fp16=989, bf16=989, fp8=1979)  # fmt: skip
 L40S = _card("L40S 48 GB", "L40S",
              gb=48, gb_per_s=864, watts=350, fp32=91.6, tf32=183, fp16=362, bf16=362, fp8=733)  # fmt: skip
-# GeForce: NVIDIA's Ada and Ampere GA102 whitepapers, the rates that accumulate in fp32.
+# GeForce: NVIDIA's Ada and Ampere GA102 whitepapers, the peaks that accumulate in fp32.
 RTX_4090 = _card("RTX 4090 24 GB", "GeForce RTX 4090",
                  gb=25.77, gb_per_s=1008, watts=450, fp32=82.6, tf32=82.6, fp16=165, bf16=165, fp8=330)  # fmt: skip
 RX_7900_XTX = _card("RX 7900 XTX 24 GB", "Radeon RX 7900 XTX",
@@ -94,13 +94,13 @@ ACCELERATORS = (
           gb=192, gb_per_s=5300, watts=750, fp32=163.4, tf32=653.7, fp16=1307.4, bf16=1307.4, fp8=2614.9),
 )  # fmt: skip
 
-# What precedes a device's name; older drivers leave it out.
+# Makers' names before a device's name; older drivers omit them.
 _MAKERS = ("NVIDIA ", "Tesla ", "AMD ")
 _BY_DEVICE_NAME = {name: accelerator for accelerator in ACCELERATORS for name in accelerator.device_names}
 
 
 def find_accelerator(device_name: str) -> Accelerator | None:
-    """The accelerator that torch calls `device_name`, which must match to the letter; None if the table lacks it.
+    """Returns the accelerator with torch's name `device_name`, which must match exactly; None if the table lacks it.
 
     Example:
         >>> find_accelerator("NVIDIA H100 NVL").peak_flops["bf16"]

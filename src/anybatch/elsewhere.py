@@ -1,7 +1,7 @@
-"""Runs of other trainers, as far as their logs tell: Hugging Face's trainer_state.json, and TensorBoard's event files.
+"""Runs of other trainers, read from their logs: Hugging Face's trainer_state.json, and TensorBoard's event files.
 
-A step's examples are its number times the global batch. The log says the batch if an integration of anybatch wrote it
-(`global_batch_size`); otherwise the user does. The integrations also write, once, the settings of the run:
+A step's examples are its number times the global batch. The log contains the batch if an integration of anybatch wrote
+it (`global_batch_size`); otherwise the user gives it.
 
     settings/optimizer/NAME, settings/rule/NAME          1
     settings/lr, settings/warmup_steps                   the peak learning rate, and the steps until it
@@ -20,7 +20,7 @@ from anybatch.files import read_object
 
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
-# What trainers call the same number: the Trainer's log, TensorBoard's tags of the Trainer, Lightning, and ours.
+# The names of the same number: in the Trainer's log, in the Trainer's TensorBoard tags, in Lightning, and in ours.
 _NAMES = {
     "loss": re.compile(r"(train[/_])?loss(_step)?"),
     "lr": re.compile(r"(train/)?(learning_rate|lr)|lr-.+"),
@@ -36,7 +36,7 @@ _SETTING = re.compile(r"(?:train/)?(settings/.+)")
 
 @dataclass(frozen=True)
 class Log:
-    """What a log holds; each number with its step, in order. `finished` is None if the log does not say."""
+    """What a log holds; each number with its step, in order. `finished` is None if the log does not contain it."""
 
     path: Path
     batch: int
@@ -45,7 +45,7 @@ class Log:
     values: Mapping[str, Sequence[tuple[int, float]]]
 
     def of(self, name: str) -> Sequence[tuple[int, float]]:
-        """loss, lr, eval_loss, accuracy, square and trace (of the gradient noise), runtime in seconds, settings/..."""
+        """Returns loss, lr, eval_loss, accuracy, square or trace (of the gradient noise), or runtime in seconds."""
         return self.values.get(name, ())
 
     def setting(self, name: str) -> float | None:
@@ -79,15 +79,15 @@ class Log:
 
 
 def is_log(folder: Path) -> bool:
-    """Whether the folder itself holds one run's log."""
+    """Returns whether the folder holds one run's log."""
     return _state(folder) is not None or bool(_events(folder))
 
 
 def read_log(folder: Path, batch: int | None = None) -> Log:
-    """The run in `folder`: an output_dir or a checkpoint of the Trainer, or a folder of event files.
+    """Reads the run in `folder`: an output_dir or a checkpoint of the Trainer, or a folder of event files.
 
     Args:
-        batch: the global batch, if the log does not say.
+        batch: the global batch, if the log does not contain it.
 
     Raises:
         InputError: the log cannot be read, has no step, or no batch is known; TensorBoard is not installed.
@@ -110,7 +110,7 @@ def read_log(folder: Path, batch: int | None = None) -> Log:
 
 
 def batch_sizes(given: Sequence[str]) -> dict[str, int]:
-    """FOLDER=N, by the folder's path or name. Raises InputError for anything else."""
+    """Parses FOLDER=N into N by the folder's path or name. Raises InputError for anything else."""
     found = {}
     for each in given:
         name, _, number = each.rpartition("=")
@@ -121,13 +121,13 @@ def batch_sizes(given: Sequence[str]) -> dict[str, int]:
 
 
 def batch_of(folder: Path, given: Mapping[str, int]) -> int | None:
-    """What the user said of this folder."""
+    """Returns the batch that the user gave for this folder."""
     names = [folder.name, str(folder), *(str(Path(name)) for name in given if Path(name).resolve() == folder.resolve())]
     return next((given[name] for name in names if name in given), None)
 
 
 def _state(folder: Path) -> Path | None:
-    """The newest trainer_state.json of an output_dir."""
+    """Returns the newest trainer_state.json of an output_dir."""
     saved = {int(m[1]): p for p in folder.glob(f"checkpoint-*/{STATE}") if (m := _CHECKPOINT.search(p.parent.name))}
     own = folder / STATE
     return own if own.is_file() else saved[max(saved)] if saved else None
@@ -139,7 +139,7 @@ def _of_state(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
     if not isinstance(history, list):
         raise InputError(f"{path}: is not the state of a Hugging Face Trainer: it has no log_history")
     entries = [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
-    # The summary at the end has a train_loss of its own kind: the mean over the whole run.
+    # The summary at the end has another train_loss: the mean over the whole run.
     found = _sorted_out(
         (name, entry["step"], value)
         for entry in entries
@@ -167,7 +167,7 @@ def _of_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
         board.Reload()
         tags = board.Tags()["scalars"]
         return _sorted_out((tag, event.step, event.value) for tag in tags for event in board.Scalars(tag))
-    # What TensorBoard raises for a damaged file is not one kind of error.
+    # TensorBoard raises several kinds of error for a damaged file.
     except Exception as error:
         raise InputError(f"{folder}: TensorBoard cannot read its event files ({type(error).__name__})") from None
 

@@ -16,14 +16,14 @@ from anybatch.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of `text` in UTF-8."""
+    """Writes `text` in UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a machine that loses power, sees the old content or the new, never a part.
+    """Writes a file so that a reader, or a machine that loses power, sees the old content or the new, never a mixture.
 
-    A link is followed; a device or a pipe, which cannot be replaced, is written to as it is.
+    A link is followed. A device or a pipe cannot be replaced, and is written to directly.
     """
     given, path = path, path.resolve()
     if path.exists() and not path.is_file():
@@ -44,12 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of `value` as indented JSON; non-ASCII text stays readable."""
+    """Writes `value` as indented JSON, as `write_text` does; non-ASCII text stays readable."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; InputError names the file, and the line where it is broken."""
+    """Returns the JSON value in `path`; InputError names the file, and the line with the fault."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; InputError where it holds anything else."""
+    """Returns the JSON object in `path`; InputError if it holds anything else."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path}: must hold a JSON object, not {json_kind(value)}")
@@ -73,7 +73,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def json_kind(value: Any) -> str:
-    """What a value is called in JSON, with its article: 'a list', 'null'; of another kind, its type."""
+    """Returns the name of a value in JSON, with its article: 'a list', 'null'; for another kind, its type."""
     kinds = {
         dict: "an object",
         list: "a list",
@@ -87,7 +87,7 @@ def json_kind(value: Any) -> str:
 
 
 def why_not_json(error: Exception) -> str:
-    """Why json.loads gave up, where the text is no JSON for other reasons than its grammar."""
+    """Returns why json.loads failed, if the cause is not the grammar of JSON."""
     return "nested too deeply" if isinstance(error, RecursionError) else "a number with too many digits"
 
 
@@ -95,9 +95,9 @@ def why_not_json(error: Exception) -> str:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`; a normal exit renames it to `path`, an exception removes it.
 
-    What a process that was killed has left of the same folder is removed.
+    The remains of killed processes for the same folder are removed.
 
-    Raises InputError where `path` exists already and is not an empty folder.
+    Raises InputError if `path` exists already and is not an empty folder.
     """
     given, path = path, path.resolve()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -113,7 +113,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def scratch_folder(path: Path) -> Path:
-    """Makes an empty hidden folder beside `path`, to be filled and then shown as `path` by `reveal`."""
+    """Makes an empty hidden folder beside `path`; fill it, then `reveal` shows it as `path`."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, glob.escape(path.name))
@@ -127,7 +127,7 @@ def _scratch_of(path: Path) -> Path:
 
 
 def reveal(scratch: Path, path: Path) -> None:
-    """Writes everything in `scratch` to the disk and renames it to `path`, in the place of what lies there."""
+    """Writes everything in `scratch` to the disk, and renames it to `path`, in place of what is there."""
     for file in scratch.rglob("*"):
         if file.is_file():
             _to_disk(file)
@@ -138,7 +138,7 @@ def reveal(scratch: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, pattern: str = "*") -> None:
-    """Removes the scratch files and folders in `folder`, for names like `pattern`, of processes that are gone."""
+    """Removes scratch files and folders of ended processes in `folder`, for names like `pattern`."""
     for leftover in folder.glob(f".{pattern}.*.tmp"):
         number = leftover.name.split(".")[-2]
         if number.isdecimal() and not _alive(int(number)):
@@ -175,7 +175,7 @@ def locked(path: Path, wait_s: float | None = None) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether nothing but hidden scratch lies in `folder`."""
+    """Returns whether `folder` holds only hidden scratch."""
     return all(entry.name.startswith(".") and entry.suffix in (".tmp", ".lock") for entry in folder.iterdir())
 
 
@@ -191,9 +191,9 @@ def _alive(process: int) -> bool:
 
 @contextmanager
 def named_errors(path: Path | str, scratch: Path | None = None) -> Iterator[None]:
-    """A block in which an error of the system, such as a full disk, gets the name that the user gave.
+    """A block in which a system error, such as a full disk, gets the name that the user gave.
 
-    write() knows no name, and where `scratch` is filled in the place of `path`, the system knows another.
+    write() knows no name; and if `scratch` is filled for `path`, the system knows only the name of `scratch`.
     """
     try:
         yield
@@ -207,12 +207,12 @@ def named_errors(path: Path | str, scratch: Path | None = None) -> Iterator[None
 
 
 def told(error: OSError) -> str:
-    """What is said of an error of the system: which file, and what about it."""
+    """Returns the message for a system error: which file, and what is wrong with it."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Returns the hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""A process among others: what asks it to end, with which exit code, and what it says to the world."""
+"""A process among others: which signals ask it to end, its exit code, and what it prints."""
 
 import os
 import re
@@ -11,13 +11,13 @@ from types import FrameType
 from typing import Any
 from urllib.parse import unquote
 
-# Ctrl-C, a scheduler's or an administrator's end, a terminal that was closed, a scheduler's warning.
+# Ctrl-C; the end by a scheduler or an administrator; a closed terminal; a scheduler's warning.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 Heard = Callable[[int], None]
 
 
 def end_of(number: int) -> tuple[int, str]:
-    """The exit code, and what is said, where a command is ended by signal `number` with nothing to go on from."""
+    """Returns the exit code and the message for a command that signal `number` ended, with nothing to resume from."""
     if number == signal.SIGINT:
         return 130, "interrupted"
     name = signal.Signals(number).name
@@ -27,12 +27,12 @@ def end_of(number: int) -> tuple[int, str]:
 
 
 def is_rank() -> bool:
-    """Whether a launcher such as torchrun started this process, as one of several perhaps."""
+    """Returns whether a launcher such as torchrun started this process, perhaps as one of several."""
     return {"RANK", "WORLD_SIZE"} <= set(os.environ)
 
 
 def listen(heard: Heard) -> dict[int, Any]:
-    """Calls `heard` with the number of each signal that asks for an end; returns the handlers before.
+    """Calls `heard` with the number of each signal that asks for an end; returns the previous handlers.
 
     A hang-up that is ignored, as under nohup, stays ignored.
     """
@@ -57,7 +57,7 @@ def listening(heard: Heard) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# Where a URL, or what looks like one, holds a password: to the last @ of the word, and in its query.
+# The parts of a URL, or of what looks like one, that hold a password: up to the last @ of the word, and in the query.
 _PASSWORDS = (
     (re.compile(r"(:/+[^\s:/@]*:)\S*@"), r"\1***@"),
     (re.compile(r"((?:password|passwd|pwd)\s*=\s*)[^\s&;'\"]+", re.I), r"\1***"),
@@ -66,7 +66,7 @@ _secrets: set[str] = set()
 
 
 def keep_secret(url: str) -> None:
-    """The password in `url` is masked from now on, also where it stands by itself or in part."""
+    """Masks the password in `url` from now on, also if it appears separately or in part."""
     found = re.search(r":/+[^:/@]*:(.*)@", url) or re.search(r"password=([^&]+)", url)
     if found:
         whole = {found[1], unquote(found[1])}
@@ -74,7 +74,7 @@ def keep_secret(url: str) -> None:
 
 
 def masked(text: str) -> str:
-    """`text` without the passwords that are in it."""
+    """Returns `text` without its passwords."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     for pattern, shown in _PASSWORDS:
@@ -86,13 +86,13 @@ _decided: list[int] = []
 
 
 def decide(code: int) -> None:
-    """The command is over and ends with `code`, whatever it is sent from now on."""
+    """Declares the command over: it ends with `code`, whatever signal follows."""
     _decided.append(code)
 
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """A block in which what asks for an end waits; a process that is started in it goes on being deaf."""
+    """A block in which signals that ask for an end wait; a process started in it also holds them back."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -101,7 +101,7 @@ def deaf() -> Iterator[None]:
 
 
 def leave_at_once(number: int) -> None:
-    """Ends the process, where there is nothing yet to clean up or nothing more: in one line, or as decided."""
+    """Ends the process when nothing needs cleaning up: with one line, or with the code that `decide` set."""
     code, message = end_of(number)
     if not _decided:
         say_error(message)
@@ -109,13 +109,13 @@ def leave_at_once(number: int) -> None:
 
 
 def say_error(message: str) -> None:
-    """One line on standard error, where there is still somebody to read it."""
+    """Prints one line on standard error, if it can still be written."""
     with suppress(OSError, ValueError):
         print(f"anybatch: error: {masked(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def _let_go_of_terminal() -> None:
-    """Where the terminal is gone, what is printed goes nowhere, instead of failing."""
+    """If the terminal is gone, discards what is printed instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             descriptor = stream.fileno()

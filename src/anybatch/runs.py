@@ -5,17 +5,17 @@ RUN/environment.json    versions, hardware, threads, ranks, git revision, comman
 RUN/metrics.jsonl       one JSON object a line; see below
 RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
-RUN/skipped-images.txt  of a run on images: which could not be read, and why
-RUN/classification.json of a run on images: its confusion matrix and worst mistakes; see recipes/classification.py
-RUN/sample.json         of a GPT: how the finished model goes on from the start of a held-out text
+RUN/skipped-images.txt  for images: the images that could not be read, and why
+RUN/classification.json for images: the confusion matrix and worst mistakes; see recipes/classification.py
+RUN/sample.json         for a GPT: the finished model's continuation of a held-out text's start
 RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
-RUN/tracker.json        where --track sent the numbers: tracker, id, url or path; see integrations/trackers.py
-RUN/stacks-rank0.txt    where every thread of a rank stood when the run was ended for standing still, or with it
+RUN/tracker.json        the tracker that --track named: tracker, id, url or path; see integrations/trackers.py
+RUN/stacks-rank0.txt    the stack of every thread of a rank when the run hung and was ended
 
 Every event of the metrics has "event", "step" (steps done), "examples" (seen so far), "elapsed_s" (over all starts).
 
-"start"         once each time the run is started or resumed: ranks, parallel, micro_batch_sizes (one a phase),
+"start"         at each start or resume: ranks, parallel, micro_batch_sizes (one a phase),
                 precision, gradient_dtype, deterministic, compile, channels_last, cudnn_search, threads, device
 "train"         a step: phase (from 0), loss and losses (means over the global batch's targets), lr, grad_norm (before
                 clipping), clipped, skipped (0 or 1; a loss or gradient was not finite), spike (1: the loss is over 6
@@ -24,9 +24,9 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
                 memory_bytes (rank 0's greatest so far: the GPU's, or the process's), examples_checksum (16 hexadecimal
                 digits, the same for any cut)
 "eval"          loss, losses, accuracy on held-out data
-"save_failed"   a checkpoint could not be written, such as on a full disk, and the run went on: message
-"noise"         of a step: gradient_square and noise_trace, unbiased estimates of |G|^2 and tr(Sigma); over several
-                steps, the sum of the second over that of the first is the noise scale, in examples
+"save_failed"   a checkpoint could not be written, for example on a full disk, and the run continued: message
+"noise"         of a step: gradient_square and noise_trace, unbiased estimates of |G|^2 and tr(Sigma). Over several
+                steps, the noise scale in examples is the sum of noise_trace over the sum of gradient_square
 "trust_ratios"  ratios (layer to ratio), quantiles (min, p10, p50, p90, max)
 """
 
@@ -44,7 +44,7 @@ from anybatch.files import json_kind, read_object, sha256, write_json
 
 @dataclass(frozen=True)
 class Run:
-    """Names and reads what lies in one run folder."""
+    """Names and reads the contents of one run folder."""
 
     path: Path
 
@@ -103,11 +103,11 @@ class Run:
         return result
 
     def sums(self) -> dict[str, str]:
-        """SHA-256 of the files in `model`, by name."""
+        """Returns the SHA-256 of the files in `model`, by name."""
         return {file.name: sha256(file) for file in sorted(self.model.iterdir()) if file.is_file()}
 
     def sound_model(self) -> Path:
-        """`model` of a finished run; InputError where a file of it is not as the run wrote it."""
+        """Returns `model` of a finished run; InputError if one of its files is not as the run wrote it."""
         written = self.result().get("model_files", {})
         if not isinstance(written, dict):
             raise InputError(f"{self.result_file}: damaged: model_files must be an object, not {json_kind(written)}")
@@ -122,7 +122,7 @@ class Run:
         return self.model
 
     def metrics(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The recorded events in order, all or those of one kind; a last line cut short by a kill is left out."""
+        """Returns the recorded events in order, all or those of one kind; skips a last line cut short by a kill."""
         try:
             lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         except FileNotFoundError:
@@ -181,10 +181,10 @@ class InUse(InputError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run folder for this process; InputError where another process has it."""
+    """Holds the run folder for this process; InputError if another process has it."""
     with ExitStack() as held:
         try:
-            # It may only be looked at by `in_use`.
+            # Perhaps only `in_use` holds it, for a moment.
             held.enter_context(files.locked(folder / ".run.lock", wait_s=0.2))
         except BlockingIOError:
             raise InUse(f"{folder}: in use by another process; wait for it, or choose another --run") from None
@@ -196,7 +196,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether another process holds the run folder."""
+    """Returns whether another process holds the run folder."""
     try:
         with locked(folder):
             return False
@@ -207,7 +207,7 @@ def in_use(folder: Path) -> bool:
 
 
 def open_run(path: Path) -> Run:
-    """The run in `path`; InputError where the folder is missing or is not a run."""
+    """Returns the run in `path`; InputError if the folder is missing or is not a run."""
     run = Run(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; `anybatch train RECIPE --run {path}` makes one")

@@ -1,4 +1,4 @@
-"""What learns: thin builders over transformers, and the loss on the positions that carry a target alone."""
+"""What learns: thin builders over transformers, and the loss only on the positions that carry a target."""
 
 from anybatch.models.bert import BertSettings, EncoderSettings, PretrainingModel, pretraining_flops, pretraining_model
 from anybatch.models.classifier import (

@@ -1,4 +1,4 @@
-"""BERT for pretraining: masked words, whose head sees their positions alone, and a relation of sentences."""
+"""BERT for pretraining: masked words, whose head reads only the masked positions, and a relation of sentences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from anybatch.models.pretrained import read_config, read_model
 
 Sums = dict[str, Tensor]
 
-# What transformers calls a BERT with Pre-LN.
+# transformers' name for a BERT with Pre-LN.
 PRE_NORM = "roberta-prelayernorm"
 
 
@@ -40,11 +40,11 @@ class BertSettings(EncoderSettings):
 
 
 class PretrainingModel(nn.Module):
-    """BERT with the heads of its pretraining tasks, around transformers' `BertForPreTraining`, or `BertForMaskedLM`
-    where no relation of sentences is learned; or their likes with Pre-LN (see pre_norm.py).
+    """BERT with the heads of its pretraining tasks, around transformers' `BertForPreTraining`, or `BertForMaskedLM` if
+    no relation of sentences is learned; or their equivalents with Pre-LN (see pre_norm.py).
 
-    The vocabulary head costs as much as several encoder layers; it is evaluated on the M masked positions only,
-    never on all B * S of them.
+    The vocabulary head costs as much as several encoder layers; it is evaluated only on the M masked positions, never
+    on all B * S positions.
     """
 
     def __init__(self, bert: nn.Module, relation: str = "nsp") -> None:
@@ -72,7 +72,7 @@ class PretrainingModel(nn.Module):
 
     @property
     def _heads(self) -> tuple[nn.Module, nn.Module | None]:
-        """Hidden states to scores of words; pooled ones to those of a relation, or None."""
+        """Returns the head from hidden states to words, and the head from pooled states to a relation, or None."""
         if self.bert.config.model_type == PRE_NORM:
             return self.bert.lm_head, getattr(self.bert, "seq_relationship", None)
         return self.bert.cls.predictions, getattr(self.bert.cls, "seq_relationship", None)
@@ -88,14 +88,14 @@ class PretrainingModel(nn.Module):
         position_ids: Tensor | None = None,
         first_positions: Tensor | None = None,
     ) -> tuple[Sums, Sums]:
-        """Sums, not means, so that the caller can divide by the count of the whole global batch.
+        """Returns sums, not means, so that the caller can divide by the count of the whole global batch.
 
         Args:
             input_ids, token_type_ids, attention_mask: int64[B, S].
             masked_positions: int64[M], index b * S + s of each masked token; masked_labels: int64[M], its true id.
-            next_sentence_label: int64[B], 0 where the second segment really follows the first; none, no such loss.
-            position_ids, first_positions: of packed sequences (see data/packing.py), int64[R, S] and int64[B];
-                attention_mask then numbers the sequences of a row, and none sees another.
+            next_sentence_label: int64[B], 0 if the second segment really follows the first; None: no such loss.
+            position_ids, first_positions: for packed sequences (see data/packing.py), int64[R, S] and int64[B];
+                attention_mask then numbers the sequences of a row, and no sequence sees another.
 
         Returns:
             ({"mlm": loss sum over M, "nsp": loss sum over B}, {"mlm": correct of M, "nsp": correct of B}); the second
@@ -130,13 +130,13 @@ class PretrainingModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, relation: str = "nsp", *, seed: int | None = None) -> "PretrainingModel":
-        """The model in a Hugging Face folder, such as `save` writes.
+        """Loads the model in a Hugging Face folder, such as `save` writes.
 
-        `seed`: heads that the folder wholly lacks are drawn from it; without one, they are an error.
+        `seed`: draws heads that are missing in the folder as a whole; without a seed, they are an error.
 
         Raises:
-            InputError: the folder holds no model that transformers can read, one that is not a BERT, or one of whose
-                tensors is missing or surplus.
+            InputError: the folder holds no model that transformers can read, a model that is not a BERT, or one with a
+                missing or surplus tensor.
         """
         quiet_transformers()
         config = read_encoder_config(folder)
@@ -149,12 +149,12 @@ class PretrainingModel(nn.Module):
 
 
 def read_encoder_config(folder: Path) -> Any:
-    """The configuration of the encoder in a model folder; InputError where it is no BERT, nor one with Pre-LN."""
+    """Reads the encoder's configuration in a model folder; InputError if it is no BERT, with or without Pre-LN."""
     return read_config(folder, ("bert", PRE_NORM))
 
 
 def check_segments(folder: Path, config: Any) -> None:
-    """InputError where the encoder cannot tell a first segment from a second."""
+    """Raises InputError if the encoder cannot distinguish a first segment from a second."""
     if config.type_vocab_size < 2:
         raise InputError(
             f"{folder}: type_vocab_size = {config.type_vocab_size} (config.json): must be at least 2, as two segments "
@@ -163,7 +163,7 @@ def check_segments(folder: Path, config: Any) -> None:
 
 
 def _heads_of(kind: Any) -> tuple[str, ...]:
-    """Beginnings of the names of tensors that pretraining puts upon an encoder."""
+    """Returns the prefixes of the tensor names that pretraining adds to an encoder."""
     return (
         "cls.predictions.",
         "cls.seq_relationship.",
@@ -174,7 +174,7 @@ def _heads_of(kind: Any) -> tuple[str, ...]:
 
 
 def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") -> PretrainingModel:
-    """A freshly initialised model; the same seed gives the same weights.
+    """Makes a newly initialized model; the same seed gives the same weights.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
@@ -200,36 +200,36 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
 
 
 def _kind(*, pre_norm: bool, relation: bool) -> Any:
-    """The class of transformers for such a model."""
+    """Returns transformers' class for such a model."""
     from transformers import BertForMaskedLM, BertForPreTraining, RobertaPreLayerNormForMaskedLM
 
     if not pre_norm:
         return BertForPreTraining if relation else BertForMaskedLM
     if not relation:
         return RobertaPreLayerNormForMaskedLM
-    # A subclass of transformers' own is not to be defined before transformers is needed.
+    # A subclass of a transformers class must not be defined before transformers is needed.
     from anybatch.models.pre_norm import PreNormForPreTraining
 
     return PreNormForPreTraining
 
 
 def first_position(config: Any) -> int:
-    """The number of a sequence's first position: RoBERTa's come behind that of the padding."""
+    """Returns the number of a sequence's first position: RoBERTa's come after the padding's."""
     return int(config.pad_token_id) + 1 if config.model_type == PRE_NORM else 0
 
 
 def num_positions(config: Any) -> int:
-    """The longest sequence that a model of transformers has positions for."""
+    """Returns the longest sequence for which a transformers model has positions."""
     return int(config.max_position_embeddings) - first_position(config)
 
 
 def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate: float) -> float:
-    """Floating-point operations of a forward and a backward pass on one sequence of S tokens.
+    """Returns the floating-point operations of a forward and a backward pass on one sequence of S tokens.
 
         3 * 2 * (L (12 H^2 S + 2 H S^2) + M (H^2 + H V))      M = masking rate * S masked positions, V the vocabulary
 
     A matrix product of a x b by b x c takes 2abc; the backward pass takes twice the forward one. Embeddings,
-    normalisation, and the pooler with the next-sentence head are left out: they are small.
+    normalization, and the pooler with the next-sentence head are small, and not counted.
     """
     hidden, length = settings.hidden_size, sequence_length
     layers = settings.num_layers * (12 * hidden**2 * length + 2 * hidden * length**2)
@@ -238,17 +238,17 @@ def pretraining_flops(settings: BertSettings, sequence_length: int, masking_rate
 
 
 def padding_mask(attention_mask: Tensor) -> Tensor:
-    """What transformers is given for int64[B, S]: on a GPU a finished mask, bool[B, 1, 1, S].
+    """Returns the mask for transformers from int64[B, S]: on a GPU a finished mask, bool[B, 1, 1, S].
 
-    Of a mask without form, transformers asks whether all of it is set, for which the host would wait in every
-    micro-batch. On a CPU, which has nothing to wait for, a batch without padding then needs none.
+    For any other mask, transformers checks whether all of it is set, and the host would wait for this in every
+    micro-batch. A CPU has nothing to wait for, and a batch without padding then needs no mask.
     """
     return attention_mask if attention_mask.is_cpu else attention_mask[:, None, None, :].bool()
 
 
 def block_diagonal(sequence_numbers: Tensor) -> Tensor:
-    """Which token may attend to which: those of the same sequence, bool[R, 1, S, S] from int64[R, S].
+    """Returns which token may attend to which: those of the same sequence, bool[R, 1, S, S] from int64[R, S].
 
-    Padding attends to padding: a row of scores without a single finite one would be no number.
+    Padding attends to padding: a row of scores without a finite one would give not-a-number.
     """
     return (sequence_numbers[:, None, :, None] == sequence_numbers[:, None, None, :]).contiguous()

@@ -1,4 +1,4 @@
-"""A network that tells classes of images apart, with its loss and its counts of right answers."""
+"""A network that classifies images, with its loss and its counts of right answers."""
 
 import json
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -47,7 +47,7 @@ class ClassifierSettings(NetworkSettings):
 
 
 class ImageClassifier(nn.Module):
-    """`net` gives logits float[B, classes]; weights are contiguous, activations channels last as the images are."""
+    """A network `net` from images to logits float[B, classes]; weights are contiguous, activations channels last."""
 
     def __init__(self, net: nn.Module, settings: ClassifierSettings) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ImageClassifier(nn.Module):
         self.settings = settings
 
     def logits(self, images: Tensor) -> Tensor:
-        """float[B, classes] of images float[B, C, S, S]."""
+        """Returns logits float[B, classes] of images float[B, C, S, S]."""
         found = self.net(images)
         return found if isinstance(found, Tensor) else found.logits
 
@@ -69,16 +69,17 @@ class ImageClassifier(nn.Module):
         shift: Tensor | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Sums, Sums]:
-        """Sums, not means, so that the caller can divide by the count of the whole global batch.
+        """Returns sums, not means, so that the caller can divide by the count of the whole global batch.
 
         Args:
             images: float[B, C, S, S]; or uint8, which `normalised` makes floats of with scale, shift and seen.
             labels: int64[B]; -100 is no target.
-            partner_labels, shares: of mixed images: the other label, int64[B], and how much is left of the own one.
+            partner_labels, shares: for mixed images: the other label, int64[B], and the remaining share of the image's
+                own label.
 
         Returns:
-            ({"label": loss sum}, {"label": right answers, "label_top5": labels among the five likeliest}); the loss is
-            smoothed in training alone, the second is empty there.
+            ({"label": loss sum}, {"label": right answers, "label_top5": labels among the five likeliest}); in
+            training, the loss is smoothed and the second is empty.
         """
         if scale is not None and shift is not None and seen is not None:
             images = normalised(images, scale, shift, seen)
@@ -102,7 +103,7 @@ class ImageClassifier(nn.Module):
         return (shares * own + (1 - shares) * other).sum()
 
     def save(self, folder: Path) -> None:
-        """Writes weights and classifier.json; of a network from transformers also its own files."""
+        """Writes weights and classifier.json; for a network from transformers also transformers' files."""
         if hasattr(self.net, "save_pretrained"):
             self.net.save_pretrained(folder)
         else:
@@ -112,7 +113,7 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "ImageClassifier":
-        """The model in a folder that `save` wrote; InputError where it cannot be read."""
+        """Loads the model in a folder that `save` wrote; InputError if it cannot be read."""
         try:
             values = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
             # How new weights start: no matter here, and of another name before.
@@ -126,13 +127,13 @@ class ImageClassifier(nn.Module):
 
 
 def normalised(images: Tensor, scale: Tensor, shift: Tensor, seen: Tensor) -> Tensor:
-    """uint8[B, C, S, S] * scale - shift, by channel; 0 where an image could not be `seen`, bool[B]."""
+    """Returns uint8[B, C, S, S] * scale - shift, by channel; 0 if an image could not be read (`seen`, bool[B])."""
     found = images.float().mul_(scale[:, None, None]).sub_(shift[:, None, None])
     return found.masked_fill_(~seen[:, None, None, None], 0.0)
 
 
 def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier:
-    """A freshly initialised model; the same seed gives the same weights.
+    """Makes a newly initialized model; the same seed gives the same weights.
 
     Raises:
         ValueError: the images do not fit the network, or it takes no width.
@@ -142,14 +143,15 @@ def image_classifier(settings: ClassifierSettings, seed: int) -> ImageClassifier
 
 
 def has_batch_norm(architecture: Architecture) -> bool:
-    """Whether examples of a batch see each other, so that it matters which ones are together."""
+    """Returns whether the examples of a batch affect each other, so that it matters which ones are together."""
     return architecture != "lenet"
 
 
 def classifier_flops(settings: ClassifierSettings) -> float:
-    """Floating-point operations of a forward and a backward pass on one image, which takes twice the forward one.
+    """Returns the floating-point operations of a forward and a backward pass on one image.
 
-    Counted by torch on tensors without content: convolutions and matrix products, two operations a multiplication.
+    A backward pass takes twice a forward pass. torch counts them on tensors without content: convolutions and matrix
+    products, two operations for each multiplication.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -175,7 +177,7 @@ def _network(settings: ClassifierSettings) -> nn.Module:
 
 
 def _resnet50(channels: int, num_classes: int, zero_init: bool) -> nn.Module:
-    """transformers' ResNet-50, which is v1.5 (a block's stride lies in its 3 x 3 convolution); 25.6M parameters."""
+    """Makes transformers' ResNet-50: v1.5 (a block's stride is in its 3 x 3 convolution), 25.6M parameters."""
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 

@@ -11,7 +11,7 @@ class LeNet(nn.Module):
     The convolutions are padded, so that 8 x 8 pixels are enough; 28 x 28 go to 7 x 7.
 
     Source: LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition, with today's ReLU and
-    max-pooling. The LAMB paper says 'LeNet' and no more.
+    max-pooling. The LAMB paper says only 'LeNet'.
     """
 
     def __init__(self, channels: int, size: int, num_classes: int) -> None:

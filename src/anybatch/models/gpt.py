@@ -1,4 +1,4 @@
-"""GPT-2, which predicts each token from those before it."""
+"""GPT-2, which predicts each token from the tokens before it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from anybatch.models.bert import Sums
 from anybatch.models.building import Positions, TransformerSettings, check_heads, quiet_transformers, seeded
 from anybatch.models.pretrained import read_config, read_model
 
-# Below 1, likely tokens are drawn more often than they are likely, as is usual for text to be read.
+# Below 1, likely tokens are drawn more often than their probability; this is usual for text that people read.
 _TEMPERATURE = 0.7
 
 
@@ -41,7 +41,7 @@ class CausalModel(nn.Module):
         self.gpt: Any = gpt
 
     def forward(self, input_ids: Tensor) -> tuple[Sums, Sums]:
-        """Cross-entropy summed over all tokens but the first of each sequence, input_ids int64[B, S].
+        """Returns the cross-entropy summed over all tokens except the first of each sequence, input_ids int64[B, S].
 
         Returns:
             ({"lm": loss sum}, {"lm": number right}); the second is empty in training mode.
@@ -53,12 +53,12 @@ class CausalModel(nn.Module):
 
     @torch.no_grad()
     def continued(self, start: Sequence[int], count: int, window: int, allowed: Sequence[int], seed: int) -> list[int]:
-        """`count` tokens, each drawn from the probabilities that the `window` tokens before it give.
+        """Returns `count` tokens, each drawn from the probabilities that the `window` tokens before it give.
 
         Args:
-            start: at least one token, which the first is drawn after.
+            start: at least one token; the first new token follows it.
             allowed: the tokens that may be drawn.
-            seed: the same draws for the same seed, whatever the device.
+            seed: the same seed gives the same draws, on any device.
         """
         device = next(self.parameters()).device
         draws = torch.Generator().manual_seed(seed)
@@ -76,7 +76,7 @@ class CausalModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "CausalModel":
-        """The model in a Hugging Face folder, such as `save` writes."""
+        """Loads the model in a Hugging Face folder, such as `save` writes."""
         from transformers import GPT2LMHeadModel
 
         quiet_transformers()
@@ -84,7 +84,7 @@ class CausalModel(nn.Module):
 
 
 def causal_model(settings: GptSettings, seed: int) -> CausalModel:
-    """A freshly initialised model; the same seed gives the same weights.
+    """Makes a newly initialized model; the same seed gives the same weights.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
@@ -104,7 +104,7 @@ def causal_model(settings: GptSettings, seed: int) -> CausalModel:
         attn_pdrop=settings.dropout,
         bos_token_id=None,
         eos_token_id=None,
-        # The same function as GPT-2's "gelu_new", to rounding, in one kernel in place of seven.
+        # The same function as GPT-2's "gelu_new", to rounding, in one kernel instead of seven.
         activation_function="gelu_pytorch_tanh",
     )
     with seeded(seed):
@@ -112,7 +112,7 @@ def causal_model(settings: GptSettings, seed: int) -> CausalModel:
 
 
 def causal_flops(settings: GptSettings, sequence_length: int) -> float:
-    """Floating-point operations of a forward and a backward pass on one sequence of S tokens.
+    """Returns the floating-point operations of a forward and a backward pass on one sequence of S tokens.
 
     3 * 2 * (L (12 H^2 S + H S^2) + S H V)      half of BERT's attention: a token looks back alone
     """

@@ -1,9 +1,9 @@
-"""BERT with its layers normalised before what they compute, not behind (Pre-LN), and with the heads of pretraining.
+"""BERT whose layers normalize before they compute, not after (Pre-LN), with the heads of pretraining.
 
     x + Attention(LayerNorm(x))      x + FeedForward(LayerNorm(x))      a LayerNorm behind the last layer
 
-It is transformers' `RobertaPreLayerNorm`, whose folders `AutoModel` and its kin load, with BERT's second head, which
-transformers has not: for the relation of two sentences. Source: Xiong et al. 2020, arXiv 2002.04745.
+It is transformers' `RobertaPreLayerNorm`, whose folders `AutoModel` and its relatives load. It adds BERT's second
+head, for the relation of two sentences, which transformers lacks. Source: Xiong et al. 2020, arXiv 2002.04745.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 
 
 class PreNormForPreTraining(RobertaPreLayerNormForMaskedLM):  # type: ignore[misc]
-    """`RobertaPreLayerNormForMaskedLM` with a pooler and `seq_relationship` on it, as `BertForPreTraining` has them."""
+    """`RobertaPreLayerNormForMaskedLM` with a pooler and a `seq_relationship` head, as in `BertForPreTraining`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

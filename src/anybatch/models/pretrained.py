@@ -1,8 +1,8 @@
-"""Hugging Face folders to models: transformers reads, and every tensor is accounted for.
+"""Hugging Face folders to models: transformers reads, and every tensor is checked.
 
-transformers draws what a file lacks at random, leaves out what it does not know and keeps the file's dtype, each with
-no more than a log line. Here a tensor of the encoder that is missing, foreign, of another shape or not finite is an
-error; only heads may be new or left over, and all weights become fp32.
+transformers draws missing tensors at random, skips unknown ones and keeps the file's dtype, each with only a log line.
+Here a tensor of the encoder that is missing, unknown, of another shape or not finite is an error. Only heads may be
+new or left over, and all weights become fp32.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from anybatch.files import read_object, sha256
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
-# What transformers' classes for one kind of encoder put upon it; a folder of one serves another.
+# The parts that transformers' classes for one kind of encoder add to it; a folder of one class serves another.
 HEADS = ("cls.", "lm_head.", "qa_outputs.", "classifier.", "seq_relationship.", "pooler.")
 # Buffers that older releases wrote.
 _BUFFERS = ("position_ids", "token_type_ids")
-# What a shape is told by, under transformers' common names.
+# Settings that describe a shape, under transformers' common names.
 _COUNTS = (
     "vocab_size",
     "hidden_size",
@@ -39,7 +39,7 @@ _DTYPES = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True)
 class Weights:
-    """What the files of a model folder hold: name to shape of every tensor, from their headers."""
+    """The contents of a model folder's files: name to shape of every tensor, from their headers."""
 
     files: tuple[Path, ...]
     shapes: dict[str, tuple[int, ...]]
@@ -50,10 +50,10 @@ class Weights:
 
 
 def read_config(folder: Path, types: tuple[str, ...]) -> Any:
-    """The configuration of the model in `folder`, as transformers reads it.
+    """Reads the configuration of the model in `folder`, as transformers does.
 
     Raises:
-        InputError: there is none, or the model is of none of the `types`, quantised, a set of adapters, or a decoder.
+        InputError: there is none; or the model is of none of the `types`, quantized, a set of adapters, or a decoder.
     """
     written = read_object(folder / "config.json")
     if (found := written.get("model_type")) not in types:
@@ -77,13 +77,13 @@ def read_config(folder: Path, types: tuple[str, ...]) -> Any:
 
 
 def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = ()) -> Any:
-    """The model of transformers' class `kind` in `folder`, in fp32.
+    """Reads the model of transformers' class `kind` in `folder`, in fp32.
 
     Args:
-        new_heads: beginnings of names of tensors; a head that the folder wholly lacks keeps its fresh weights.
+        new_heads: prefixes of tensor names; a head that is missing in the folder as a whole keeps its new weights.
 
     Raises:
-        InputError: a file is missing or damaged, or a tensor missing, surplus, of another shape or not finite.
+        InputError: a file is missing or damaged, or a tensor is missing, surplus, of another shape or not finite.
     """
     weights = read_weights(folder)
     base = f"{kind.base_model_prefix}."
@@ -124,10 +124,10 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
 
 
 def read_weights(folder: Path) -> Weights:
-    """The headers of the safetensors files in `folder`, one or the shards that an index lists; no pickle is opened.
+    """Reads the headers of the safetensors files in `folder`: one file, or the shards of an index; opens no pickle.
 
     Raises:
-        InputError: none, both a single file and shards, or an index that does not fit the files.
+        InputError: there are none; both a single file and shards; or an index that does not match the files.
     """
     single, index = folder / WEIGHTS, folder / INDEX
     if single.is_file() and index.is_file():
@@ -156,14 +156,14 @@ def read_weights(folder: Path) -> Weights:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of the weights in a model folder, over all shards."""
+    """Returns the SHA-256 of the weights in a model folder, over all shards."""
     sums = [sha256(file) for file in read_weights(folder).files]
     return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
 @contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
-    """InputError in place of whatever a library raises over a damaged or foreign file or folder."""
+    """Raises InputError instead of a library's error about a damaged or unknown file or folder."""
     try:
         yield
     except Exception as error:
@@ -186,7 +186,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_shapes(folder: Path, described: Any, base: str, weights: Weights, new: tuple[str, ...]) -> None:
-    """InputError where a tensor has another shape than config.json says, before memory is taken for any."""
+    """Raises InputError if a tensor's shape is not that of config.json, before memory is allocated."""
     for name, value in described.state_dict().items():
         shape = weights.shapes.get(name, weights.shapes.get(name.removeprefix(base)))
         if shape is not None and shape != tuple(value.shape):
@@ -218,7 +218,7 @@ def _more(names: list[str]) -> str:
 
 
 def _prefix(weights: Weights) -> str:
-    """What wrappers such as DataParallel and torch.compile do to names, where they did."""
+    """Returns a hint if a wrapper such as DataParallel or torch.compile put a prefix before all names, else ''."""
     for prefix in ("module.", "_orig_mod.", "model."):
         if all(name.startswith(prefix) for name in weights.shapes):
             return f" (all names begin with {prefix!r}: a wrapper around the model was saved)"

@@ -13,7 +13,7 @@ from anybatch.models.pretrained import read_model
 
 
 class QuestionAnsweringModel(nn.Module):
-    """A span head on an encoder, around transformers' `BertForQuestionAnswering` or its like with Pre-LN."""
+    """A span head on an encoder, around transformers' `BertForQuestionAnswering` or its equivalent with Pre-LN."""
 
     def __init__(self, bert: nn.Module) -> None:
         super().__init__()
@@ -21,16 +21,16 @@ class QuestionAnsweringModel(nn.Module):
 
     @property
     def max_positions(self) -> int:
-        """The longest window, in tokens, that the encoder has positions for."""
+        """The longest window, in tokens, for which the encoder has positions."""
         return num_positions(self.bert.config)
 
     @property
     def vocabulary_size(self) -> int:
-        """Tokens that the encoder has an embedding for."""
+        """The number of tokens for which the encoder has an embedding."""
         return int(self.bert.config.vocab_size)
 
     def logits(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Start and end scores, float[B, S] each; positions that are padding score minus infinity."""
+        """Returns start and end scores, float[B, S] each; padding scores minus infinity."""
         mask = padding_mask(attention_mask)
         output = self.bert(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=mask)
         padding = attention_mask == 0
@@ -46,7 +46,7 @@ class QuestionAnsweringModel(nn.Module):
         start_positions: Tensor,
         end_positions: Tensor,
     ) -> tuple[Sums, Sums]:
-        """The mean of the start's and the end's cross-entropy, summed over the B windows; positions are int64[B].
+        """Returns the mean of the start's and the end's cross-entropy, summed over B windows; positions int64[B].
 
         Returns:
             ({"span": loss sum}, {"span": windows with both ends right}); the second is empty in training mode.
@@ -67,18 +67,17 @@ class QuestionAnsweringModel(nn.Module):
 
 
 def question_answering_model(folder: Path, seed: int | None = None) -> QuestionAnsweringModel:
-    """The encoder in a Hugging Face `folder` with its span head.
+    """Loads the encoder in a Hugging Face `folder` with its span head.
 
-    `seed`: a new head is drawn from it where the folder has none; without a seed, such a folder is an error.
+    `seed`: draws a new head if the folder has none; without a seed, such a folder is an error.
 
     Raises:
-        InputError: the folder holds no encoder that transformers can read, or one of whose tensors is missing or
-            surplus.
+        InputError: the folder holds no encoder that transformers can read, or one with a missing or surplus tensor.
     """
     quiet_transformers()
     config = read_encoder_config(folder)
     check_segments(folder, config)
-    # A folder of a classifier has as many labels as it has classes; a span has two ends.
+    # A classifier's folder has as many labels as classes; a span has two ends.
     config.num_labels = 2
     with seeded(seed or 0):
         return QuestionAnsweringModel(
@@ -87,12 +86,12 @@ def question_answering_model(folder: Path, seed: int | None = None) -> QuestionA
 
 
 def untrained_question_answering_model(config: Any) -> QuestionAnsweringModel:
-    """The model of the shape that transformers' `config` of a BERT describes, with new weights."""
+    """Makes a model of the shape in `config`, transformers' configuration of a BERT, with new weights."""
     return QuestionAnsweringModel(_kind(config)(config))
 
 
 def _kind(config: Any) -> Any:
-    """The class of transformers for such an encoder."""
+    """Returns transformers' class for such an encoder."""
     from transformers import BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
 
     return RobertaPreLayerNormForQuestionAnswering if config.model_type == PRE_NORM else BertForQuestionAnswering

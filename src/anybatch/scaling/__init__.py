@@ -1,6 +1,6 @@
 """How much changes with the batch: learning rate, warm-up, steps, and which batch is worth it.
 
-Pure functions, and the one class that looks at gradients.
+Pure functions, and one class that reads gradients.
 """
 
 from anybatch.scaling.meter import GradientNoiseScale

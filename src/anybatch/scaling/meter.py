@@ -1,4 +1,4 @@
-"""The gradient noise scale of a training loop, measured from the micro-batches that it computes anyway."""
+"""The gradient noise scale of a training loop, measured from the loop's own micro-batches."""
 
 import sys
 from collections import deque
@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from anybatch.scaling.noise import NoiseScale, noise_scale
 
-# Elements that one fp32 dot product may sum: its error grows with their number, 1e-5 at this one.
+# Elements that one fp32 dot product may sum: its error grows with their number, and is 1e-5 at this one.
 _CHUNK = 2**18
 
-# Elements by which a gradient is known again.
+# Elements of a gradient that are compared to detect a change.
 _SAMPLE = 64
 
 
@@ -29,37 +29,42 @@ class GradientNoiseScale:
 
         noise.estimate()                                      # NoiseScale: value, 95 % interval
 
-    Each step gives squared norms at two batch sizes. Plain parameters: that of every micro-batch on every rank, seen by
+    Each step gives squared norms at two batch sizes. Plain parameters: of every micro-batch on every rank, read by a
+    hook before the gradients are added up, and of the whole step. FSDP2, which sums over ranks first: of the first
+    micro-batch over all ranks, and of the whole step. So FSDP2 needs at least two micro-batches, with gradients
+    synchronized in each.
     a hook before it is added up, and that of the whole step. FSDP2, which sums over ranks first: the first
     micro-batch's over all ranks, and the whole step's; so at least two micro-batches, with gradients synchronised in
     each.
 
-    A gradient that is changed between the last `micro_batch()` and `step()` (divided, clipped, unscaled) would give a
-    noise scale of nothing; `estimate()` refuses it. A GradScaler scales what the backward passes give, and not what the
-    optimizer gets: name it, and call `step()` after `unscale_`:
+    If a gradient is changed (divided, clipped, unscaled) between the last `micro_batch()` and `step()`, the noise
+    scale would be meaningless; `estimate()` refuses it. A GradScaler scales the gradients of the backward passes, but
+    not the gradients that the optimizer gets: name the scaler, and call `step()` after `unscale_`:
 
         noise = GradientNoiseScale(model, optimizer, scaler=scaler)
         ...
         scaler.unscale_(optimizer)
         noise.step()
 
-    With an Adam-like optimizer also the preconditioned noise scale tr(P Sigma)/(G' P G), where P is what the update
-    multiplies a gradient with: 1/(sqrt(v_hat) + eps), times the layer's trust ratio under LAMB. It says where larger
-    batches stop paying for that optimizer; the plain one says so for SGD and LARS, and is the one that others publish.
+    With an Adam-like optimizer, also measures the preconditioned noise scale tr(P Sigma)/(G' P G). P is what the
+    update multiplies a gradient with: 1/(sqrt(v_hat) + eps), times the layer's trust ratio under LAMB. It is the batch
+    after which larger batches stop paying for this optimizer. The plain noise scale is this batch for SGD and LARS,
+    and is the one that others publish.
 
     Args:
-        model: as it is trained: a module, DDP's wrapper, or a module after `fully_shard`.
+        model: the model that is trained: a module, DDP's wrapper, or a module after `fully_shard`.
         optimizer: gives P; None leaves the preconditioned noise scale out.
-        every: measure each so many steps; the others cost nothing. A measured step reads every gradient once more a
-            micro-batch, with an optimizer v as well. None: only those that `measure()` begins.
-        window: steps that are kept.
-        ranks: whether the gradient of a step is the "sum" or the "mean" over ranks of their gradients; by default the
-            mean under DDP, else the sum. Where torch.distributed is running, all ranks must measure the same steps.
-        scaler: `torch.amp.GradScaler` of the loop. Reads its scale on the host, once a measured step.
+        every: measure every N steps; the other steps cost nothing. A measured step reads every gradient once more for
+            each micro-batch, with an optimizer also v. None: only the steps that `measure()` begins.
+        window: measured steps to keep.
+        ranks: whether the gradient of a step is the "sum" or the "mean" of the ranks' gradients; default: the mean
+            under DDP, otherwise the sum. If torch.distributed is running, all ranks must measure the same steps.
+        scaler: the loop's `torch.amp.GradScaler`. Its scale is read on the host, once a measured step.
 
     Raises:
         ValueError: naming the argument, its value and its bound; a step of a single micro-batch on one rank; or, from
-            what gives results, that the gradient of a step was not the sum of its micro-batches'.
+            the methods that return results, that the gradient of a step was not the sum of its micro-batches'
+            gradients.
 
     Source: McCandlish et al. 2018, arXiv 1812.06162.
 
@@ -104,7 +109,8 @@ class GradientNoiseScale:
         self._steps = 0
         # One tensor a measured step: (|G|^2, tr(Sigma)) of each row (plain, preconditioned) and layer.
         self._seen: deque[Tensor] = deque(maxlen=window)
-        # Of the same steps: whether the gradient was what the micro-batches gave, as a few of its elements tell.
+        # For the same steps: whether the gradient was the sum of the micro-batches' gradients, judged by a few
+        # elements.
         self._whole: deque[Tensor] = deque(maxlen=window)
         self._witness = min(self._parameters, key=lambda name: self._parameters[name].numel())
         self._weights: dict[str, Tensor] | None = None
@@ -130,12 +136,12 @@ class GradientNoiseScale:
         self._hooks = self._attached()
 
     def measure(self) -> None:
-        """Measures the step that begins, whatever `every` says."""
+        """Measures the next step, even if `every` skips it."""
         self._start_step()
         self._measuring = not self._removed
 
     def micro_batch(self, num_examples: int) -> None:
-        """After the backward pass of `num_examples` examples on this rank."""
+        """Records a backward pass of `num_examples` examples on this rank; call it after the pass."""
         if not isinstance(num_examples, int) or num_examples < 1:
             raise ValueError(f"num_examples={num_examples!r} is not an int of at least 1")
         if not self._measuring:
@@ -154,19 +160,19 @@ class GradientNoiseScale:
         self._current = {}
 
     def idle(self) -> None:
-        """After a backward pass without examples, which only keeps this rank in step with the others."""
+        """Records a backward pass without examples, which only keeps this rank in step with the others."""
         if self._measuring and self._sharded:
             self._given = _sample(self._parameters[self._witness].grad)
 
     def step(self) -> None:
-        """Once a step's gradient is whole, and before it is changed or cleared."""
+        """Ends a step; call it when the step's gradient is complete, before it is changed or cleared."""
         if self._measuring:
             self._record()
         self._steps += 1
         self._start_step()
 
     def remove(self) -> None:
-        """Takes the hooks off the model; what was measured stays."""
+        """Removes the hooks from the model; keeps what was measured."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -174,7 +180,7 @@ class GradientNoiseScale:
         self._removed = True
 
     def estimate(self, *, preconditioned: bool = False) -> NoiseScale:
-        """The noise scale of all parameters together, over the steps measured so far.
+        """Returns the noise scale of all parameters together, over the steps measured so far.
 
         Raises:
             ValueError: fewer than 3 steps, or `preconditioned` without an Adam-like optimizer.
@@ -182,7 +188,7 @@ class GradientNoiseScale:
         return noise_scale(*self.history(preconditioned=preconditioned))
 
     def layers(self, *, preconditioned: bool = False) -> dict[str, NoiseScale]:
-        """The noise scale of each parameter on its own, by name."""
+        """Returns the noise scale of each parameter by itself, by name."""
         measured = self._measured(preconditioned)
         squares, traces = measured.unbind(1)
         return {
@@ -191,15 +197,16 @@ class GradientNoiseScale:
         }
 
     def history(self, *, preconditioned: bool = False) -> tuple[list[float], list[float]]:
-        """The unbiased estimates of |G|^2 and tr(Sigma) of every step measured, in order; of all parameters."""
+        """Returns the unbiased |G|^2 and tr(Sigma) over all parameters, for every measured step in order."""
         squares, traces = self._measured(preconditioned).sum(2).T.tolist()
         return squares, traces
 
     def last_step(self) -> dict[str, Any]:
-        """The newest measured step in detail: pairs (|G|^2, tr(Sigma)), JSON values only.
+        """Returns the newest measured step in detail: pairs (|G|^2, tr(Sigma)), as JSON values.
 
         Returns:
-            "layers": of each parameter, by name; "preconditioned": of all together, if an Adam-like optimizer gives P.
+            "layers": the pair of each parameter, by name; "preconditioned": the pair of all together, if an Adam-like
+            optimizer gives P.
         """
         squares, traces = self._measured(False)[-1].tolist()
         found: dict[str, Any] = {
@@ -250,7 +257,7 @@ class GradientNoiseScale:
         return add
 
     def _record(self) -> None:
-        """The two unbiased estimates of this step, after one all-reduce."""
+        """Computes the two unbiased estimates of this step, with one all-reduce."""
         large = self._squares_of_gradients()
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -266,13 +273,13 @@ class GradientNoiseScale:
             dist.all_reduce(packed)
         cells = large.numel()
         small = packed[:cells].view_as(large)
-        # Host arithmetic on the four counts alone; where one rank measures they never were on the device.
+        # Only the four counts are computed on the host. If one rank measures, they never were on the device.
         count, inverse, examples, first = packed[cells : cells + 4].tolist() if several else counts
         rest = cells + 4 + 4 * _SAMPLE
         given, sizes, whole, _ = packed[cells + 4 : rest].view(4, _SAMPLE)
-        # Where every rank has the sum of all ranks' gradients, the all-reduce has added it up once a rank.
+        # If every rank already has the sum of all ranks' gradients, the all-reduce has added it once for each rank.
         times = 1 if self._sharded or self._mean else size
-        # Rounding, in bf16 too, is far below a fiftieth. A step that is not finite is left out in any case.
+        # Rounding, also in bf16, is far below a fiftieth. A step that is not finite is left out in any case.
         self._whole.append(~((whole - times * given).abs().sum() > 0.02 * times * sizes.sum()))
         if self._sharded:
             large = packed[rest:].view_as(large)
@@ -317,7 +324,7 @@ class GradientNoiseScale:
         return torch.stack(squares) / parts
 
     def _preconditioner(self) -> Mapping[str, Tensor]:
-        """P of every parameter that the optimizer has a state for; it changes with each step."""
+        """Returns P of every parameter for which the optimizer has a state; P changes with each step."""
         if self._weights is None:
             assert self._optimizer is not None
             self._weights = preconditioner(self._optimizer, self._parameters)
@@ -330,7 +337,7 @@ class GradientNoiseScale:
 
 
 def _sample(gradient: Any) -> Tensor:
-    """The first elements that this rank holds, and their sizes: float64[2, _SAMPLE]; 0 where there are none."""
+    """Returns the first elements that this rank holds, and their sizes: float64[2, _SAMPLE], padded with 0."""
     if gradient is None:
         return torch.zeros(2, _SAMPLE, dtype=torch.float64, device="cpu")
     local = (gradient.to_local() if _is_sharded(gradient) else gradient).detach().reshape(-1)[:_SAMPLE].double()
@@ -339,7 +346,7 @@ def _sample(gradient: Any) -> Tensor:
 
 
 def square_sum(tensor: Tensor) -> Tensor:
-    """Sum of squares in float64, at the speed of one read; relative error 1e-5 or less in fp32."""
+    """Returns the sum of squares in float64, at the speed of one read; relative error at most 1e-5 in fp32."""
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
         flat = tensor.view(-1)
         parts: tuple[Tensor, ...] = torch.split(flat, _CHUNK)
@@ -350,9 +357,9 @@ def square_sum(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def preconditioner(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What an Adam-like update multiplies a gradient with, element by element, for each parameter that has a state.
+    """Returns what an Adam-like update multiplies a gradient with, by element, for each parameter with a state.
 
-    1/(sqrt(v/(1 - beta2^t)) + eps), times the layer's last trust ratio where the optimizer has some.
+    1/(sqrt(v/(1 - beta2^t)) + eps), times the layer's last trust ratio if the optimizer has one.
     """
     names = {parameter: name for name, parameter in parameters.items()}
     ratios: Mapping[str, Any] = getattr(optimizer, "trust_ratios", dict)()
@@ -372,6 +379,6 @@ def preconditioner(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Te
 
 
 def _is_sharded(t: Any) -> bool:
-    """Whether `t` is a DTensor, whose module is too large to import for nothing."""
+    """Returns whether `t` is a DTensor; does not import DTensor's module, which is large."""
     distributed = sys.modules.get("torch.distributed.tensor")
     return distributed is not None and isinstance(t, distributed.DTensor)

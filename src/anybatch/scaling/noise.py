@@ -1,8 +1,8 @@
-"""The gradient noise scale, and what it says about batches. Pure functions, without torch or NumPy.
+"""The gradient noise scale, and what follows from it for the batch. Pure functions, without torch or NumPy.
 
-With per-example gradients of mean G and covariance Sigma, the gradient of n examples has a mean square of
-|G|^2 + tr(Sigma)/n. Norms at two sizes give both unknowns; B_simple = tr(Sigma)/|G|^2 is the batch at which noise and
-signal are equal.
+If per-example gradients have mean G and covariance Sigma, the gradient of n examples has a mean square of |G|^2 +
+tr(Sigma)/n. Norms at two sizes give both unknowns. B_simple = tr(Sigma)/|G|^2 is the batch at which noise and signal
+are equal.
 """
 
 import math
@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """B_simple in examples, with its 95 % interval; `high` is infinite where the gradient is lost in its noise.
+    """B_simple in examples, with its 95 % interval; `high` is infinite if the gradient is lost in its noise.
 
     `gradient_square` and `noise_trace` are the averages of |G|^2 and tr(Sigma) over `num_steps` steps.
     """
@@ -29,13 +29,13 @@ class NoiseScale:
 def split_norms(
     small_square: float, small_inverse: float, large_square: float, large_inverse: float
 ) -> tuple[float, float]:
-    """(|G|^2, tr(Sigma)), each unbiased, from squared norms at two batch sizes.
+    """Returns unbiased estimates of (|G|^2, tr(Sigma)), from squared norms at two batch sizes.
 
         |G|^2 = (B |G_B|^2 - b |G_b|^2) / (B - b)        tr(Sigma) = (|G_b|^2 - |G_B|^2) / (1/b - 1/B)
 
     Args:
-        small_square, large_square: |G_b|^2 and |G_B|^2, or means of several.
-        small_inverse, large_inverse: 1/b and 1/B, or the mean of 1/b over the same several.
+        small_square, large_square: |G_b|^2 and |G_B|^2, or means over several gradients.
+        small_inverse, large_inverse: 1/b and 1/B, or the mean of 1/b over the same gradients.
 
     Raises:
         ValueError: 1/b is not above 1/B.
@@ -56,12 +56,12 @@ def split_norms(
 
 
 def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]) -> NoiseScale:
-    """B_simple from the two unbiased estimates of several steps, numerator and denominator averaged apart.
+    """Returns B_simple from the two unbiased estimates of several steps, each averaged by itself.
 
-    The interval is a delete-one jackknife of the reciprocal |G|^2 / tr(Sigma): the trace is well known after few steps,
-    so that the reciprocal is nearly normal where the ratio itself has a heavy tail. With n steps it is
-    +- t(0.975, n - 1) standard errors, the upper end moved out for skewness; where it reaches zero, the noise scale has
-    no upper bound.
+    The interval is a delete-one jackknife of the reciprocal |G|^2 / tr(Sigma). The trace is well known after few
+    steps, so the reciprocal is nearly normal, while the ratio has a heavy tail. With n steps the interval is
+    +- t(0.975, n - 1) standard errors, and its upper end is moved out for skewness. If the reciprocal's
+    interval reaches zero, the noise scale has no upper bound.
 
     Raises:
         ValueError: fewer than 3 steps, or sequences of different lengths.
@@ -91,7 +91,8 @@ def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]
     middle = math.fsum(without) / count
     error = math.sqrt((count - 1) / count * math.fsum((value - middle) ** 2 for value in without))
     reach = student_t(count - 1) * error
-    # Squares are skewed to the right: half of what an interval of the logarithm would add, which simulations ask for.
+    # Squares are skewed to the right. This adds half of what an interval of the logarithm would add, as simulations
+    # require.
     top = reciprocal + reach + reach**2 / (4 * max(reciprocal, reach))
     return NoiseScale(
         value=1 / reciprocal if reciprocal > 0 else math.inf,
@@ -104,11 +105,11 @@ def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]
 
 
 def examples_at(reference_examples: float, reference_batch: float, batch_size: float, critical_batch: float) -> float:
-    """Examples to the same loss at another batch: E(B) = E_min (1 + B / B_crit).
+    """Returns the examples to the same loss at another batch: E(B) = E_min (1 + B / B_crit).
 
     Args:
-        reference_examples: what the run needs at `reference_batch`.
-        critical_batch: B_crit, at which examples double; infinite where nothing is lost.
+        reference_examples: the examples that the run needs at `reference_batch`.
+        critical_batch: B_crit, at which examples double; infinite if larger batches lose nothing.
 
     Source: McCandlish et al. 2018, arXiv 1812.06162, section 2.3.
 
@@ -120,7 +121,7 @@ def examples_at(reference_examples: float, reference_batch: float, batch_size: f
 
 
 def student_t(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: exact for 1 and 2 degrees of freedom, else to 1 in 100.
+    """Returns the 97.5 % quantile of Student's t: exact for 1 and 2 degrees of freedom, otherwise to 1 in 100.
 
     Source: Abramowitz and Stegun 1964, equation 26.7.5.
     """

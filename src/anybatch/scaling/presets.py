@@ -1,6 +1,6 @@
-"""Named scaling rules: what each hyperparameter becomes if the batch is kappa = B / B0 times the reference's.
+"""Named scaling rules: the value of each hyperparameter if the batch is kappa = B / B0 times the reference's.
 
-A preset is a `Rule`: one choice for each part. `Reference` takes a preset by name, and each part by itself.
+A preset is a `Rule`: one choice for each part. `Reference` takes a preset by name, and each part separately.
 """
 
 import math
@@ -25,8 +25,8 @@ class Rule:
         beta1, beta2: "kept": beta. "sde": 1 - kappa (1 - beta). "half-life": beta^kappa, which halves the weight of an
             old gradient after the same number of examples. `momentum` follows beta1.
         eps: "kept": eps. "sde": eps / sqrt(kappa).
-        weight_decay: "kept": weight_decay. "timescale": weight_decay * kappa / (lr's factor), so that lr * weight_decay
-            an example, the rate at which AdamW forgets its parameters, stays the same.
+        weight_decay: "kept": weight_decay. "timescale": weight_decay * kappa / (lr's factor). It keeps lr *
+            weight_decay an example, the rate at which AdamW forgets its parameters.
         warmup: "steps": the same number of steps, so the warm-up ratio grows by kappa (the linear-epoch rule).
             "examples": the same number of examples, so the warm-up ratio stays.
     """
@@ -47,18 +47,18 @@ class Rule:
 
 
 def sqrt_rule() -> Rule:
-    """The paper's rule: lr * sqrt(kappa), and a warm-up of the same number of steps; all else is kept.
+    """The paper's rule: lr * sqrt(kappa), and a warm-up of the same number of steps; everything else is kept.
 
         lr(B) = lr sqrt(kappa)        warm-up ratio(B) = kappa * warm-up ratio
 
-    Limit: it ends at the batch whose warm-up takes the whole run.
+    Limit: the rule ends at the batch whose warm-up takes the whole run.
     Source: You et al. 2020, arXiv 1904.00962, section 4.3 and the appendix, for LAMB.
     """
     return Rule(lr="sqrt")
 
 
 def linear_rule() -> Rule:
-    """The linear rule: lr * kappa, and a warm-up of the same number of steps; all else is kept.
+    """The linear rule: lr * kappa, and a warm-up of the same number of steps; everything else is kept.
 
         lr(B) = lr kappa        warm-up ratio(B) = kappa * warm-up ratio
 
@@ -74,9 +74,9 @@ def sde_rule() -> Rule:
 
         lr(B) = lr sqrt(kappa)      beta(B) = 1 - kappa (1 - beta)      eps(B) = eps / sqrt(kappa)
 
-    Runs whose gradients are mostly noise then follow the same distribution over examples. Decoupled weight decay keeps
-    its timescale, weight_decay * sqrt(kappa): the same argument asks for it. RMSprop's alpha is beta2, with beta1 = 0.
-    A beta of 0 has no memory and stays 0.
+    If gradients are mostly noise, runs then follow the same distribution over examples. Decoupled weight decay keeps
+    its timescale, weight_decay * sqrt(kappa), by the same argument. RMSprop's alpha is beta2, with beta1 = 0. A beta
+    of 0 has no memory and stays 0.
 
     Limits: it ends where beta(B) falls below 0: for beta1 = 0.9 at kappa = 10. `beta1_rule="kept"` goes on.
     There is no such rule for SGD's momentum.
@@ -86,7 +86,7 @@ def sde_rule() -> Rule:
 
 
 def half_life_rule() -> Rule:
-    """Keeps the half-life of Adam's second moment in examples; beta1, eps and weight decay are kept.
+    """The half-life of Adam's second moment in examples is kept; so are beta1, eps and weight decay.
 
         beta2(B) = beta2^kappa        lr(B) = lr sqrt(kappa)
 
@@ -123,7 +123,7 @@ def scaled_lr(rule: LrRule, lr: float, batch_size: int, reference_batch_size: in
 
 
 def scaled_beta(rule: MomentRule, beta: float, kappa: Fraction) -> float:
-    """A moment's decay at kappa times the batch, kappa at most `largest_kappa`."""
+    """A moment's decay at kappa times the batch; kappa is at most `largest_kappa`."""
     if rule == "kept" or beta == 0:
         return beta
     if rule == "half-life":
@@ -139,7 +139,7 @@ def largest_kappa(rule: MomentRule, beta: float) -> Fraction | None:
 
 
 def _forgotten(beta: float) -> Fraction:
-    """1 - beta, exact in the decimal digits that the user wrote: 0.9 ends at kappa = 10, not just below."""
+    """1 - beta, exact in the decimal digits that the user wrote: 0.9 ends exactly at kappa = 10."""
     return 1 - Fraction(repr(float(beta)))
 
 

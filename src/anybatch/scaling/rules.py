@@ -1,4 +1,4 @@
-"""One tuned batch size stands for all of them: the rules that carry its settings to another batch."""
+"""The rules that carry the settings of one tuned batch to another batch."""
 
 import itertools
 import math
@@ -25,13 +25,13 @@ from anybatch.scaling.schedule import Decay, Join, Stretch, check_shape, count, 
 
 Preset = Literal["sqrt", "linear", "sde", "half-life"]
 
-# The least number that rounds to 1.0: a warm-up this long leaves no step for training.
+# The smallest number that rounds to 1.0: a warm-up this long leaves no step for training.
 _ALL_OF_IT = 1 - Fraction(1, 2**54)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """What a run at `batch_size` uses, or a stretch of a run; made by `Reference.at` and `Reference.ramp`.
+    """The settings of a run at `batch_size`, or of a stretch of a run; made by `Reference.at` and `Reference.ramp`.
 
     A hyperparameter that the reference lacks is None. `stretch` is the schedule of a part of a ramp.
     """
@@ -53,21 +53,21 @@ class Scaled:
 
     @property
     def schedule(self) -> Callable[[int], float]:
-        """The multiplier of `lr` at step t, for `LambdaLR`; t counts from the start of the stretch."""
+        """Returns the multiplier of `lr` at step t, for `LambdaLR`; t counts from the start of the stretch."""
         if self.stretch is not None:
             return self.stretch
         return schedule(self.num_steps, self.warmup_steps, decay=self.decay, power=self.power, join=self.join)
 
     @property
     def optimizer(self) -> dict[str, Any]:
-        """Keyword arguments for the optimizer: lr, and of betas, momentum, eps, weight_decay those that are known."""
+        """Keyword arguments for the optimizer: lr, and the known ones of betas, momentum, eps and weight_decay."""
         names = ("lr", "betas", "momentum", "eps", "weight_decay")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Settings known to work at one batch size, and the rules that carry them to every other, larger or smaller.
+    """Settings known to work at one batch size, and the rules that scale them to any other, larger or smaller.
 
         lr            lr(B) = lr(B0) * sqrt(B / B0)       rule="sqrt";   * B / B0 with rule="linear"
         warm-up       ratio(B) = ratio(B0) * B / B0       linear-epoch warm-up: the same number of steps, more epochs
@@ -75,13 +75,14 @@ class Reference:
 
     The rules "sde" and "half-life" also change betas, eps and weight decay: see `anybatch.scaling.presets`.
 
-    `weight_decay_rule="timescale"` is meant for AdamW. In LAMB, weight decay lies inside the ratio: there it sets how
-    much of a step's direction is decay, and the step's length does not depend on it.
+    `weight_decay_rule="timescale"` is meant for AdamW. In LAMB, weight decay is inside the ratio: it sets how much
+    of a step's direction is decay, and does not change the step's length.
 
     Raises:
         ValueError: naming the field, its value and its bound.
 
-    Source: You et al. 2020, arXiv 1904.00962, section 4.3 and the tables of the appendix; of other rules, see theirs.
+    Source: You et al. 2020, arXiv 1904.00962, section 4.3 and the tables of the appendix; each other rule names its
+    source.
 
     Example: BERT-large, from 512 to 32,768; and AdamW from 256 down to 64.
         >>> bert = Reference(512, lr=5 / 8000, warmup_ratio=1 / 320, num_examples=512_000_000)
@@ -194,7 +195,7 @@ class Reference:
                 raise ValueError(f"{name}={value} is not a finite number of at least 0")
 
     def _lacks(self, name: str) -> bool:
-        """Whether neither `name` nor, for betas, momentum is given."""
+        """Returns whether neither `name` nor, for betas, momentum is given."""
         return getattr(self, name) is None and (name != "betas" or self.momentum is None)
 
     def length(self, epoch_examples: int | None = None, share: float = 1.0) -> int:
@@ -212,17 +213,17 @@ class Reference:
 
     @property
     def parts(self) -> Rule:
-        """The preset, with the parts that were chosen by themselves in place of its own."""
+        """The preset, with the separately chosen parts instead of the preset's."""
         names = ("lr", "beta1", "beta2", "eps", "weight_decay", "warmup")
         chosen = {name: value for name in names if (value := getattr(self, f"{name}_rule")) is not None}
         return replace(PRESETS[self.rule](), **chosen)
 
     def at(self, batch_size: int) -> Scaled:
-        """The settings at another batch size; at the reference's own, the reference itself.
+        """Returns the settings at another batch size; at the reference's batch size, the reference's settings.
 
         Raises:
-            ValueError: batch_size is below 1, not an int, above `num_examples`, or so large that warm-up would take the
-                whole run or a moment would leave [0, 1); the last two name the largest batch that the rule allows.
+            ValueError: batch_size is below 1, not an int, above `num_examples`, or so large that warm-up would take
+                the whole run or a moment would leave [0, 1). The last two name the largest batch that the rule allows.
         """
         num_examples = self.length()
         if count("batch_size", batch_size, 1) > num_examples:
@@ -249,16 +250,16 @@ class Reference:
         )
 
     def ramp(self, stages: Sequence[tuple[float, int]]) -> tuple[Scaled, ...]:
-        """A batch that grows during the run, under one schedule: each stage as a stretch of it.
+        """Returns the stages of a run whose batch grows under one schedule; each stage is a stretch of the run.
 
             lr at a step = lr(B) * multiplier(examples so far)      B: the stage's batch
 
-        A switch from B to 2B multiplies the learning rate by the rule's factor (sqrt(2) by the square root), and there
-        is one warm-up, which the first batch's rule gives.
+        A switch from B to 2B multiplies the learning rate by the rule's factor (sqrt(2) for the square root). There is
+        one warm-up, which the first batch's rule gives.
 
         Args:
-            stages: (share of the examples, batch), in order; the shares add up to 1, and no batch is below the one
-                before.
+            stages: (share of the examples, batch), in order; the shares add up to 1, and no batch is smaller than the
+                previous one.
 
         Returns:
             One `Scaled` a stage. Keep the optimizer and its moments from stage to stage.
@@ -286,7 +287,7 @@ class Reference:
             if batch_size < before:
                 raise ValueError(f"batch {batch_size} follows {before}: a ramp does not shrink")
         num_examples = self.length()
-        # The warm-up is the first batch's alone; a larger one would need more than it has.
+        # The warm-up is the first batch's; a larger batch would need more than its stage has.
         warmup_ratio = self._warmup_ratio(stages[0][1])
         runs = [replace(self, warmup_ratio=0.0).at(batch_size) for _, batch_size in stages]
         steps, examples = [], 0
@@ -298,7 +299,7 @@ class Reference:
                 raise ValueError(f"batch {run.batch_size}: its share of {num_examples} examples is less than a step")
             examples += steps[-1] * run.batch_size
         first = runs[0]
-        # The same whole number of steps as at one batch, if there is only one.
+        # If there is only one batch, the same whole number of steps as `at` gives.
         warmup_examples = round(warmup_ratio * examples / first.batch_size) * first.batch_size
         found, start = [], 0
         for run, num_steps in zip(runs, steps, strict=True):

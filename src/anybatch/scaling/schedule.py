@@ -18,25 +18,25 @@ def schedule(
     power: float = 1.0,
     join: Join = "continuous",
 ) -> Callable[[int], float]:
-    """The multiplier of the peak rate at step t = 0 ... T-1, for `torch.optim.lr_scheduler.LambdaLR`.
+    """Returns the multiplier of the peak learning rate at step t = 0 ... T-1, for `torch.optim.lr_scheduler.LambdaLR`.
 
-        t < W    (t + 1) / W                      the first step already moves; step W-1 has the full rate
+        t < W    (t + 1) / W                      the first step already moves; step W-1 has the full learning rate
         t >= W   (1 - s)^power                    decay="polynomial"
                  (1 + cos(pi s)) / 2              decay="cosine"
                  1                                decay="constant"
 
         s = (t - W) / (T - W)                     join="continuous": the decay starts after warm-up
-        s = t / T                                 join="global": it began at t = 0, so that the rate drops at the join,
-                                                  as in the BERT family
+        s = t / T                                 join="global": it began at t = 0, so the learning rate drops at the
+                                                  join, as in the BERT family
 
-    From step T on, where LambdaLR looks once, s is 1.
+    From step T on, which LambdaLR reads once, s is 1.
 
     Args:
         num_steps: T, at least 1.
         warmup_steps: W, from 0 to T.
         decay: "polynomial" (the paper's linear decay at power 1), "cosine" or "constant".
-        power: of the polynomial, above 0.
-        join: where the decay counts from.
+        power: the polynomial's, above 0.
+        join: the step from which the decay counts.
 
     Raises:
         ValueError: naming the argument, its value and its bound.
@@ -74,17 +74,17 @@ def _decayed(gone: float, decay: Decay, power: float) -> float:
 
 @dataclass(frozen=True)
 class Stretch:
-    """The multiplier at step t of a stretch of a longer run, whose schedule counts examples, not steps.
+    """The multiplier at step t of a stretch of a longer run; the run's schedule counts examples, not steps.
 
         warm-up    e / W, e examples after the step     then    the decay at the share (e - W) / (E - W) before it
 
-    With one stretch it equals `schedule`. It is a class, not a function inside one, so that it can be pickled.
+    With one stretch it equals `schedule`. It is a class and not a nested function, so it can be pickled.
 
     Args:
-        batch_size: of the stretch.
+        batch_size: the stretch's batch.
         start: examples before the stretch.
-        num_examples: E, of the whole run.
-        warmup_examples: W, of the whole run.
+        num_examples: E, the examples of the whole run.
+        warmup_examples: W, the examples of the whole run's warm-up.
         decay, power, join: as in `schedule`.
     """
 
@@ -121,7 +121,7 @@ class Growing:
 
 
 def check_shape(decay: str, power: float, join: str) -> None:
-    """Raises ValueError for a decay, power or join that `schedule` does not know."""
+    """Raises ValueError if `schedule` does not know the decay, power or join."""
     if decay not in get_args(Decay):
         raise ValueError(f"decay={decay!r} is not one of {', '.join(get_args(Decay))}")
     if join not in get_args(Join):
@@ -131,7 +131,7 @@ def check_shape(decay: str, power: float, join: str) -> None:
 
 
 def count(name: str, value: int, lowest: int) -> int:
-    """`value` where it is an int of at least `lowest`; ValueError otherwise."""
+    """Returns `value` if it is an int of at least `lowest`; otherwise raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise ValueError(f"{name}={value!r} is not an int of at least {lowest}")
     return value
