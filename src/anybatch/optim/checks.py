@@ -1,4 +1,4 @@
-"""Is this a group that a layer-wise optimizer can use? Errors name the argument, its value and its bound."""
+"""Checks of the groups of a layer-wise optimizer. Errors name the argument, its value and its bound."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,25 +15,25 @@ from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a real number, be it in a 0-d tensor."""
+    """Returns whether this is a real number, also in a 0-d tensor."""
     return isinstance(value, Real) or (isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex())
 
 
 def at_least(group: Mapping[str, Any], name: str, bound: float) -> None:
-    """Raises ValueError where a value of the group is no number, below `bound`, or not finite."""
+    """Raises ValueError if a value of the group is no number, below `bound`, or not finite."""
     value = group[name]
     if not is_number(value) or (_known(value) and not bound <= value < math.inf):
         raise ValueError(f"{name}={_words(value)} is not at least {bound:g} and finite")
 
 
 def fraction(name: str, value: float) -> None:
-    """Raises ValueError where a decay rate is outside [0, 1)."""
+    """Raises ValueError if a decay rate is outside [0, 1)."""
     if not is_number(value) or (_known(value) and not 0 <= value < 1):
         raise ValueError(f"{name}={_words(value)} is not in [0, 1)")
 
 
 def pair(group: Mapping[str, Any], name: str) -> tuple[Any, Any]:
-    """The two values; ValueError where there are not two."""
+    """Returns the two values; ValueError if there are not two."""
     value = group[name]
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise ValueError(f"{name}={value!r} is not a pair")
@@ -41,7 +41,7 @@ def pair(group: Mapping[str, Any], name: str) -> tuple[Any, Any]:
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raises ValueError where the value is not among the choices."""
+    """Raises ValueError if the value is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, choices))}")
 
@@ -55,7 +55,7 @@ def _words(value: object) -> str:
 
 
 def clip_bound(max_grad_norm: Any) -> float | None:
-    """The bound of the gradient norm as a step takes it: None where nothing is above it.
+    """Returns the bound of the gradient norm for a step: None if no norm exceeds it.
 
     Raises:
         ValueError: it is not above 0.
@@ -68,7 +68,7 @@ def clip_bound(max_grad_norm: Any) -> float | None:
 
 
 def check_strategy(group: Mapping[str, Any]) -> None:
-    """The keys that every layer-wise optimizer has."""
+    """Checks the keys that every layer-wise optimizer has."""
     lr = group["lr"]
     if isinstance(lr, Tensor) and lr.ndim:
         raise ValueError(f"lr of shape {tuple(lr.shape)} is not a number or a 0-d tensor")
@@ -84,7 +84,7 @@ def check_strategy(group: Mapping[str, Any]) -> None:
 
 
 def check_speed(group: Mapping[str, Any]) -> None:
-    """The keys that choose how the same step is computed."""
+    """Checks the keys that choose how the same step is computed."""
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True exclude each other")
     if group["fused"]:
@@ -96,7 +96,7 @@ def check_speed(group: Mapping[str, Any]) -> None:
                 )
 
 
-# What libraries leave on parameters that they have flattened or cut up.
+# Attributes that libraries put on parameters that they have flattened or cut up.
 _FLATTENERS = {
     "FSDP1 (FullyShardedDataParallel)": ("_is_flat_param", "_fsdp_flattened"),
     "DeepSpeed's ZeRO, stage 3": ("ds_id", "ds_tensor"),
@@ -109,10 +109,10 @@ _LOST = (
 
 
 def check_replaced(index: int, gone: Sequence[torch.Size], come: Sequence[Tensor]) -> None:
-    """Raises TypeError where the parameters of a group have given way to one flat tensor, or to a part of one.
+    """Raises TypeError if one flat tensor, or a part of one, has replaced the parameters of a group.
 
-    ZeRO does so behind the optimizer's back. A parameter of another shape in the place of one is the user's affair, and
-    so are parameters that come or go.
+    ZeRO does so without telling the optimizer. The user may replace a parameter by one of another shape, and may add
+    or remove parameters.
     """
     like_for_like = len(gone) == len(come) and all(len(shape) == 1 for shape in gone)
     for p in come if gone else []:
@@ -124,7 +124,7 @@ def check_replaced(index: int, gone: Sequence[torch.Size], come: Sequence[Tensor
 
 
 def check_parameter(name: str, p: Tensor, blocks: int) -> None:
-    """Raises TypeError for a tensor whose norm this process cannot know, ValueError where it is no set of layers."""
+    """Raises TypeError if this process cannot know the tensor's norm, ValueError if `blocks` do not divide it."""
     for library, marks in _FLATTENERS.items():
         if any(getattr(p, mark, None) is not None and getattr(p, mark) is not False for mark in marks):
             raise TypeError(f"{name} belongs to {library}, {_LOST}")
@@ -141,9 +141,9 @@ def check_parameter(name: str, p: Tensor, blocks: int) -> None:
 
 
 def check_state(name: str, p: Tensor, state: Mapping[str, Any], required: Sequence[str]) -> None:
-    """Raises ValueError for a state that is not this parameter's: a name missing, another shape or another layout.
+    """Raises ValueError if a state does not fit this parameter: a missing name, another shape or another layout.
 
-    None is nothing, as in the states of torch.optim.SGD. What others keep beside the optimizer's own is not looked at.
+    None counts as no state, as in torch.optim.SGD. What others keep beside the optimizer's states is not checked.
     """
     present = {key: value for key, value in state.items() if value is not None}
     missing = [key for key in required if key not in present]
@@ -175,7 +175,7 @@ def _check_step(name: str, step: object) -> None:
 
 
 def local_gradient(name: str, p: Tensor) -> Tensor:
-    """What this rank holds of the gradient, cut as the parameter is; TypeError for one that is sparse or not real."""
+    """Returns this rank's part of the gradient, cut like the parameter; TypeError if it is sparse or not real."""
     grad = p.grad
     assert grad is not None
     if is_sharded(p):

@@ -10,13 +10,13 @@ from anybatch.optim.lars import LARS
 
 @dataclass(frozen=True)
 class Dialect:
-    """How another implementation takes a step, said in keywords of ours.
+    """Keywords of ours with which a step is that of another implementation.
 
     Attributes:
-        name: as given to `dialect`.
-        keywords: all that the optimizer needs besides params and lr.
-        adapts_undecayed: whether a group without weight decay has trust ratios; if not, it takes the plain base step.
-        source: what was read or run.
+        name: the name given to `dialect`.
+        keywords: everything that the optimizer needs besides params and lr.
+        adapts_undecayed: whether a group without weight decay has trust ratios; if not, it takes the base step.
+        source: the code that was read or run.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Dialect:
     source: str
 
     def groups(self, params: Iterable[Any]) -> list[dict[str, Any]]:
-        """The parameters as groups with `adapt` set, or set anew, as that implementation would adapt them.
+        """Returns the parameters as groups whose `adapt` is set as that implementation adapts them.
 
         Args:
             params: parameters, (name, parameter) pairs, or groups of either, as an optimizer takes them. A group
-                without `weight_decay` has that of `keywords`. The groups that were passed are left as they are.
+                without `weight_decay` has that of `keywords`. The groups passed in are not changed.
         """
         items = list(params)
         groups = items if items and isinstance(items[0], dict) else [{"params": items}]
@@ -88,15 +88,15 @@ _DIALECTS: dict[type, tuple[Dialect, ...]] = {
 
 
 def dialect(name: str, optimizer: type[LAMB] | type[LARS], **overrides: Any) -> Dialect:
-    """The keywords, and the way with groups, by which `optimizer` does what another implementation does.
+    """Returns the keywords and the treatment of groups with which `optimizer` does what another implementation does.
 
-    Defaults are those of that implementation, so that its users name what they named there and no more.
+    Defaults are those of the other implementation, so its users set here only what they set there.
 
     Args:
         name: for LAMB "paper", "apex", "timm", "optax", "nvidia-bert", "resnet-author"; for LARS "lamb-paper",
             "lars-2017", "optax", "timm".
         optimizer: the class LAMB or LARS.
-        overrides: keywords that replace the dialect's, say weight_decay=0.02.
+        overrides: keywords that replace the dialect's, such as weight_decay=0.02.
 
     Raises:
         ValueError: no dialect of that name, or an optimizer that has none.

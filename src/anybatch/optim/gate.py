@@ -1,4 +1,4 @@
-"""The look at all gradients before a step: the clip coefficient, and whether they are finite."""
+"""Reads all gradients before a step: the clip coefficient, and whether they are finite."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ Nonfinite = Literal["propagate", "skip", "raise"]
 
 
 class Verdict(NamedTuple):
-    """`finite` speaks for all ranks, `nonfinite` has this rank's indices; `clip` is None where nothing is clipped."""
+    """`finite` holds for all ranks, `nonfinite` has this rank's indices; `clip` is None if nothing is clipped."""
 
     finite: bool
     nonfinite: list[int]
@@ -31,18 +31,19 @@ def look(
     process_group: Any = None,
     glance: tuple[Tensor, Tensor] | None = None,
 ) -> Verdict:
-    """Reads every gradient once, if clipping or the policy asks for it, and transfers two numbers if the policy does.
+    """Reads every gradient once if clipping or the policy needs it; transfers two numbers if the policy needs them.
 
         clip = max_grad_norm / max(|g|, max_grad_norm)      |g| over all gradients of all ranks
 
     Args:
-        parts: whose gradients; those of a mesh are measured over all their shards, in one all-reduce.
-        device: where the norms meet.
-        process_group: ranks that own different parameters; each must call, with or without gradients of its own.
-        glance: where a fused kernel has looked already: |g|^2 of every parameter; and of the finite ones their sum, the
+        parts: the parts whose gradients are read; those of a mesh are measured over all their shards, in one
+            all-reduce.
+        device: the device on which the norms are collected.
+        process_group: ranks that own different parameters; each rank must call, even without gradients.
+        glance: what a fused kernel has already read: |g|^2 of every parameter; for the finite ones their sum, the
             number of the others, and clip.
 
-    Under "propagate" a gradient that is not finite counts as 0 in |g|, so that it harms no other layer.
+    Under "propagate" a gradient that is not finite counts as 0 in |g|, so it harms no other layer.
     """
     if max_grad_norm is None and nonfinite == "propagate":
         return Verdict(True, [], None)

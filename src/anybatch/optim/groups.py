@@ -1,26 +1,27 @@
-"""Model -> parameter groups: what is decayed and what is adapted."""
+"""Model -> parameter groups: which parameters are decayed and which are adapted."""
 
 import re
 from typing import Any
 
 from torch import nn
 
-# Any class of a module's ancestry counts, and third-party norms (T5LayerNorm, LlamaRMSNorm, ...) are found by name.
+# All base classes of a module count; third-party norms (T5LayerNorm, LlamaRMSNorm, ...) are found by name.
 _NORMALISATION = re.compile(r"(Layer|Batch|Group|Instance|RMS)Norm(\dd)?$")
 _BIAS = re.compile(r"(^|_)bias$|^bias_")
 
 
 def param_groups(model: nn.Module, weight_decay: float = 0.01, adapt_excluded: bool = False) -> list[dict[str, Any]]:
-    """The model's trainable parameters by name, in a group that is decayed and adapted and one that is not decayed.
+    """Returns the model's trainable parameters by name: a group that is decayed and adapted, and one not decayed.
 
-    Excluded from decay are biases, all parameters of normalisation modules, and every parameter of fewer than two
-    dimensions. A shared parameter appears once, under its first name, and a frozen one not at all.
+    Biases, all parameters of normalization modules, and every parameter of fewer than two dimensions are excluded
+    from decay. A
+    shared parameter appears once, under its first name; a frozen parameter does not appear.
 
     Args:
         model: the module; wrap it (DDP) before or after, the parameters are the same.
-        weight_decay: of the first group, at least 0.
-        adapt_excluded: whether the excluded parameters have a trust ratio of their own. False, as in the authors' BERT
-            code, gives them ratio 1; True is Algorithm 2 to the letter.
+        weight_decay: the first group's, at least 0.
+        adapt_excluded: whether the excluded parameters have trust ratios. False, as in the authors' BERT code, gives
+            them ratio 1; True is exactly Algorithm 2.
 
     Returns:
         Groups for any `torch.optim.Optimizer`: "params" as (name, parameter) pairs, "weight_decay", "adapt".

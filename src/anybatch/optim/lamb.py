@@ -27,15 +27,15 @@ class LAMB(NativeOptimizer):
         nesterov="mv"   and v_hat = b2 v / (1-b2^(t+1)) + (1-b2) g*g / (1-b2^t)    NN-LAMB
         bias_correction=False   every denominator 1-b^t is 1
 
-    |.| is taken over the whole layer: over all shards of a DTensor, as `fully_shard` and tensor parallelism make them,
-    and one block at a time where a group sets `blocks`; phi clamps it.
+    |.| is taken over the whole layer: over all shards of a DTensor, as `fully_shard` and tensor parallelism make them;
+    and one block at a time if a group sets `blocks`. phi clamps |x|.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
-            override every argument but max_grad_norm, nonfinite and process_group, and sets `adapt` (False: ratio 1,
-            whatever the weight decay) and `blocks` (equal slices along dimension 0 that are layers of their own: 3 for
-            a fused QKV).
-        lr: relative step; an adapted layer moves by lr * phi(|x|). A 0-d tensor may stand for the number.
+            override every argument except max_grad_norm, nonfinite and process_group. It may set `adapt` (False: ratio
+            1, at any weight decay) and `blocks` (the number of equal slices along dimension 0 that are separate
+            layers: 3 for a fused QKV).
+        lr: relative step; an adapted layer moves by lr * phi(|x|). A 0-d tensor is allowed.
         betas: (b1, b2), each in [0, 1).
         eps: added to sqrt(v_hat), at least 0.
         weight_decay: wd, at least 0; inside u, and so inside the ratio.
@@ -44,25 +44,26 @@ class LAMB(NativeOptimizer):
         norm: |.| is "l2", "l1" or "linf".
         phi: bounds of |x|.
         trust_clip: bounds of the ratio.
-        max_grad_norm: clip g so that the norm over all gradients of all groups is at most this; p.grad stays as it is.
-        nonfinite: what a NaN or infinite gradient does. "propagate": spoils its own layer; costs nothing. "skip": the
-            step is left out. "raise": an error. The last two read all gradients first, and wait for the device.
-        process_group: ranks that own different parameters (ZeroRedundancyOptimizer), which agree on the clip norm and
-            on whether to skip; nothing else is reduced.
+        max_grad_norm: clips g so that the norm over all gradients of all groups is at most this; p.grad is not
+            changed.
+        nonfinite: what a NaN or infinite gradient does. "propagate": it spoils only its layer; costs nothing. "skip":
+            the step is skipped. "raise": an error. The last two read all gradients first, and wait for the device.
+        process_group: ranks that own different parameters (ZeroRedundancyOptimizer); they agree on the clip norm and
+            on whether to skip, and reduce nothing else.
         maximize: ascend.
         foreach: many tensors in one kernel; None: on CUDA.
         fused: both phases of all tensors in one kernel (on a CPU) or two (on CUDA, in Triton), for fp32 and bf16
-            parameters, on CUDA fp16, too, with the l2 norm. None: on a CPU, where that can be, unless parameters are
-            sharded, or foreach or capturable is set. True: an error where it cannot be, on every rank. False: never.
-        capturable: the step counts on the device, and nothing waits for it.
-        master_weights: keep an fp32 `master` of bf16 and fp16 parameters in the state. Without it a step is computed in
-            fp32, too, but what rounding takes from the parameter is lost.
+            parameters, on CUDA also fp16, with the l2 norm. None: on a CPU, if the kernel can do it, unless parameters
+            are sharded, or foreach or capturable is set. True: an error on every rank if it cannot. False: never.
+        capturable: the step count is on the device, and nothing waits for it.
+        master_weights: keep an fp32 `master` of bf16 and fp16 parameters in the state. Without it, a step is also
+            computed in fp32, but the parameter loses what rounding takes.
 
     State:
-        exp_avg, exp_avg_sq: like x, fp32 even where x is bf16; step: 0-d fp32; master.
+        exp_avg, exp_avg_sq: like x, but fp32 if x is bf16; step: 0-d fp32; master.
 
     Guarantees:
-        p.grad is never written. p.grad None skips the parameter. |x| = 0 or |u| = 0 gives ratio 1.
+        p.grad is never written. If p.grad is None, the parameter is skipped. |x| = 0 or |u| = 0 gives ratio 1.
 
     Raises:
         ValueError: naming the argument, its value and its bound.
@@ -263,11 +264,11 @@ def _multi_tensor_lamb(
 
 
 def _clock(step: Tensor, capturable: bool) -> Any:
-    """t as a number; as a tensor where the device must not be waited for (float64: 1 - 0.999^t needs its digits)."""
+    """Returns t as a number; for capturable as a float64 tensor, since 1 - 0.999^t needs the digits."""
     return step.to(accumulator(step.device)) if capturable or not has_numbers(step) else step.item()
 
 
 def _look_ahead(beta: float, t: Any, bias_correction: bool, nesterov: bool) -> tuple[Any, Any]:
-    """(a, b) of the estimate a * moment + b * gradient."""
+    """Returns (a, b) of the estimate a * moment + b * gradient."""
     now, then = (1 - beta**t, 1 - beta ** (t + 1)) if bias_correction else (1.0, 1.0)
     return (beta / then, (1 - beta) / now) if nesterov else (1 / now, 0.0)

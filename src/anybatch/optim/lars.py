@@ -28,14 +28,14 @@ class LARS(NativeOptimizer):
 
         nesterov            x moves along mu m + (...) d, with the new m, in place of m
 
-    The last two differ as soon as lr changes; timm's is the last. |.| is taken over the whole layer: over all shards of
-    a DTensor, and one block at a time where a group sets `blocks`.
+    The last two differ as soon as lr changes; timm's is the last. |.| is taken over the whole layer: over all shards
+    of a DTensor, and one block at a time if a group sets `blocks`.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either, as `param_groups` makes them. A group may
-            override arguments, and sets `adapt` (False: q = 1) and `blocks`, as in `LAMB`.
-        lr: relative step: under Algorithm 1 an adapted layer moves by lr * tc * phi(|x|). May be a 0-d tensor.
-            Needed unless every group has its own.
+            override arguments, and may set `adapt` (False: q = 1) and `blocks`, as in `LAMB`.
+        lr: relative step: under Algorithm 1 an adapted layer moves by lr * tc * phi(|x|). A 0-d tensor is allowed.
+            Needed unless every group has one.
         momentum: mu, in [0, 1).
         weight_decay: wd, at least 0.
         form: see above.
@@ -47,11 +47,11 @@ class LARS(NativeOptimizer):
         maximize, foreach, fused, capturable, master_weights: as in `LAMB`.
 
     State:
-        momentum_buffer: like x, fp32 even where x is bf16; master.
+        momentum_buffer: like x, but fp32 if x is bf16; master.
 
     Guarantees:
-        p.grad is never written. p.grad None skips the parameter. |x| = 0 or |u| = 0 gives q = 1; so does |g| = 0
-        where |u| = |g| + wd |x|, as in the authors' code and in timm.
+        p.grad is never written. If p.grad is None, the parameter is skipped. |x| = 0 or |u| = 0 gives q = 1. If |u| =
+        |g| + wd |x|, |g| = 0 also gives q = 1, as in the authors' code and in timm.
 
     Raises:
         ValueError: naming the argument, its value and its bound.
@@ -150,7 +150,8 @@ class LARS(NativeOptimizer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         bounds = {"phi": group["phi"], "trust_clip": group["trust_clip"]}
         if group["form"] != "lamb-paper" and not group["joint_norm"]:
-            # As in NVCaffe (the authors' code), TensorFlow and timm: no rate of its own for a layer without gradient.
+            # As in NVCaffe (the authors' code), TensorFlow and timm, a layer without gradient has no learning rate of
+            # its own.
             still = update_norms == 0
             update_norms = torch.where(still, 0.0, update_norms + group["weight_decay"] * weight_norms)
         return update_norms, *trust_ratios(
@@ -183,7 +184,7 @@ class LARS(NativeOptimizer):
 def lars_direction(
     weights: list[Tensor], grads: Iterable[Tensor], *, weight_decay: float, foreach: bool
 ) -> list[Tensor]:
-    """d = g + wd x of every tensor."""
+    """Returns d = g + wd x of every tensor."""
     if foreach:
         return list(torch._foreach_add(list(grads), weights, alpha=weight_decay))
     return [g.add(x, alpha=weight_decay) for x, g in zip(weights, grads, strict=True)]
@@ -192,7 +193,7 @@ def lars_direction(
 def lars_average(
     directions: list[Tensor], averages: list[Tensor], *, momentum: float, nesterov: bool, foreach: bool
 ) -> list[Tensor]:
-    """m <- mu m + (1-mu) d in place; returns u: m, or its look-ahead mu m + (1-mu) d, for which d is overwritten."""
+    """m <- mu m + (1-mu) d in place; returns u: m, or its look-ahead mu m + (1-mu) d, which overwrites d."""
     if foreach:
         torch._foreach_lerp_(averages, directions, 1 - momentum)
         if nesterov:
@@ -216,7 +217,7 @@ def lars_move(
     nesterov: bool,
     foreach: bool,
 ) -> None:
-    """m <- mu m + inside * d; x <- x - outside * m, or its look-ahead mu m + inside * d, for which d is overwritten."""
+    """m <- mu m + inside * d; x <- x - outside * m, or its look-ahead mu m + inside * d, which overwrites d."""
     if foreach and weights:  # a shard may hold no row of any layer
         torch._foreach_mul_(sums, momentum)
         torch._foreach_addcmul_(sums, directions, inside)

@@ -28,19 +28,19 @@ _UNFIT: dict[type[Optimizer], str] = {
 
 
 class Layerwise(LayerwiseOptimizer):
-    """The paper's general strategy: the base optimizer says where to, the layer's own norm how far.
+    """The paper's general strategy: the base optimizer gives the direction, the layer's norm the length.
 
         x' = base step from x at lr = 1        u = x - x'        x <- x - lr * phi(|x|)/|u| * u
 
-    `Layerwise(AdamW(...))` is LAMB, up to the rounding of x - x'. The learning rate is that of the base's groups, so a
-    scheduler may hold either optimizer, and lr 0 moves nothing. Groups, state, defaults and hooks are the base's own
-    objects; saving, loading, adding a group and zeroing are its own. A hook of either runs once a step, around the
-    whole of it: it finds the real rate and the parameters as they stay.
+    `Layerwise(AdamW(...))` is LAMB, up to the rounding of x - x'. The learning rate is in the base's groups, so a
+    scheduler may hold either optimizer; lr 0 moves nothing. Groups, state, defaults and hooks are the base's objects;
+    saving, loading, adding a group and zeroing are the base's, too. A hook of either optimizer runs once a step,
+    around the whole step: it finds the real learning rate and the final parameters.
 
     Args:
         base: any `torch.optim.Optimizer` whose update is proportional to lr and whose step needs no closure. Of
-            PyTorch's these are Adadelta, Adagrad, Adam, AdamW, Adamax, Muon, NAdam, RAdam, RMSprop and SGD. Its groups
-            may set `adapt` (False: the base's own step) and `blocks`, as those of `LAMB`.
+            PyTorch's optimizers these are Adadelta, Adagrad, Adam, AdamW, Adamax, Muon, NAdam, RAdam, RMSprop and SGD.
+            Its groups may set `adapt` (False: the base's step) and `blocks`, as in `LAMB`.
         norm, phi, trust_clip: as in `LAMB`; a group may override them.
 
     State: the base's. During a step: one copy of the parameters, and u.
@@ -84,7 +84,7 @@ class Layerwise(LayerwiseOptimizer):
                 raise ValueError(f"base={type(base).__name__} cannot be made layer-wise: {reason}")
         if any("lr" not in group for group in base.param_groups):
             raise ValueError(f"base={type(base).__name__} has groups without lr, so there is no step at lr = 1")
-        # The keys become the base's, so that groups added or loaded later have them, too.
+        # The base gets the keys, so that groups added or loaded later have them, too.
         keys = {"adapt": True, "blocks": 1, "norm": norm, "phi": phi, "trust_clip": trust_clip}
         check_strategy({**base.param_groups[0], **keys})
         for key, value in keys.items():
@@ -108,7 +108,7 @@ class Layerwise(LayerwiseOptimizer):
             with _without_step_hooks(self.base):
                 _unhooked(self.base)()
         except BaseException:
-            # A step at lr = 1 that was not scaled down would ruin what it had reached.
+            # A step at lr = 1 that was not scaled down would ruin the parameters.
             for part in parts:
                 for p, x in zip(part.locals, part.weights, strict=True):
                     p.copy_(x)
@@ -151,13 +151,13 @@ class Layerwise(LayerwiseOptimizer):
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what this or a bare base has saved.
+        """Loads what this optimizer or a bare base has saved.
 
         Raises:
             ValueError: a group has a value that no group can have; nothing was loaded.
         """
 
-        # A hook, so that it sees what the user's own hooks have made of the state dict.
+        # A hook, so that it sees the state dict after the user's hooks.
         def checked(base: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
             given = fitted(base, given)
             self._check_loaded(given)
@@ -184,14 +184,14 @@ class Layerwise(LayerwiseOptimizer):
         super().__setstate__(state)
         if "base" in state:  # what is loaded into the base itself shall lose no setting either
             self.base.register_load_state_dict_pre_hook(fitted)
-        # One list of hooks for both: the base saves and loads, and the two step as one, whoever is asked.
+        # One list of hooks for both: the base saves and loads, and both step together, whichever is called.
         for what in ("step", "state_dict", "load_state_dict"):
             for hooks in (f"_optimizer_{what}_pre_hooks", f"_optimizer_{what}_post_hooks"):
                 self.__dict__[hooks] = self.base.__dict__[hooks]
 
 
 def _unhooked(optimizer: Optimizer) -> Callable[[], Any]:
-    """The optimizer's step without PyTorch's wrapper around it, which calls the hooks of all optimizers."""
+    """Returns the optimizer's step without PyTorch's wrapper around it, which calls the hooks of all optimizers."""
     step: Any = optimizer.step
     if getattr(step, "_wrapped_by_lr_sched", False):  # a scheduler's own wrapper, which only says that it was called
         optimizer._opt_called = True  # type: ignore[attr-defined]

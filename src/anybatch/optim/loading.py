@@ -1,4 +1,4 @@
-"""State from elsewhere: a file, another library, a model that has since been moved."""
+"""State from elsewhere: from a file, from another library, or for a model that has since been moved."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ StateDict = dict[str, Any]
 
 
 def laid_out_like(p: Tensor, state: Tensor) -> Tensor:
-    """`state` if it lies in memory as a new state of `p` would, else a copy that does.
+    """Returns `state` if its memory layout is that of a new state of `p`, otherwise a copy with this layout.
 
     Files keep no memory format (safetensors makes every tensor contiguous), and `model.to(memory_format=...)` changes
-    that of the parameters alone.
+    only the parameters'.
     """
     x, s = local(p), local(state)
     if s.stride() == x.stride() or s.stride() == torch.empty_like(x, device="meta").stride():
@@ -29,13 +29,13 @@ def laid_out_like(p: Tensor, state: Tensor) -> Tensor:
 
 
 def fitted(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
-    """The state dict with every state at the place of its parameter, and groups with the settings that they lack.
+    """Returns the state dict with every state at its parameter's place, and with the settings that groups lack.
 
-    PyTorch goes by position alone, and forgets what a group has if the saved group does not have it. Here parameters
-    that have names are found by name, and settings that were not saved stay the optimizer's own, as names do.
+    PyTorch matches by position only, and forgets a group's setting if the saved group does not have it. Here, named
+    parameters are found by name. Settings that were not saved keep the optimizer's values, and so do names.
 
     Raises:
-        ValueError: a name stands in another group, or at another place among names that are not all the same.
+        ValueError: a name is in another group, or at another place among names that are not all the same.
     """
     own, saved = optimizer.param_groups, state_dict["param_groups"]
     if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
@@ -52,9 +52,9 @@ def fitted(optimizer: Optimizer, state_dict: StateDict) -> StateDict:
 def _by_name(
     index: int, mine: Mapping[str, Any], theirs: Mapping[str, Any], places: Mapping[str, tuple[int, int]]
 ) -> list[Any]:
-    """The keys of a saved group in the order of the optimizer's."""
+    """Returns the keys of a saved group in the order of the optimizer's."""
     names, keys = mine.get("param_names", []), list(theirs["params"])
-    # torch.distributed.checkpoint's functions have names for keys, already in the optimizer's order.
+    # torch.distributed.checkpoint's functions use names as keys, already in the optimizer's order.
     known: Sequence[Any] = keys if keys and isinstance(keys[0], str) else theirs.get("param_names", [])
     if len(known) == len(keys) == len(set(known)) and set(known) == set(names):
         key_of = dict(zip(known, keys, strict=True))
@@ -71,11 +71,11 @@ def _by_name(
 
 @contextmanager
 def exact_state(optimizer: Optimizer, own: Sequence[str], check: Callable[[StateDict], None]) -> Iterator[None]:
-    """While a state dict is loaded: PyTorch casts state to the parameter's dtype, which would round fp32 to bf16.
+    """Keeps state exact while a state dict is loaded: PyTorch casts it to the parameter's dtype, fp32 to bf16.
 
     Args:
-        own: names of the optimizer's states. What others keep beside them is loaded as it is.
-        check: raises for a state dict that cannot be used, as the user's own hooks have left it.
+        own: names of the optimizer's states. What others keep beside them is loaded unchanged.
+        check: raises for a state dict that cannot be used; it sees the state dict after the user's hooks.
     """
     given: StateDict = {}
     foreign: dict[Any, dict[Any, Any]] = {}
@@ -117,7 +117,7 @@ def exact_state(optimizer: Optimizer, own: Sequence[str], check: Callable[[State
 
 
 def _as_kept(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checked state without the names that have None; its step, which others keep as a number, as an fp32 tensor."""
+    """Returns a checked state without names whose value is None; a step kept as a number becomes an fp32 tensor."""
     kept = {name: value for name, value in state.items() if value is not None}
     step = kept.get("step")
     if isinstance(step, Tensor):

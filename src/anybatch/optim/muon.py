@@ -18,13 +18,13 @@ class MuonAdamW(Optimizer):
     Args:
         params: groups with the key "optimizer", such as `muon_groups` gives.
         lr, weight_decay: as in AdamW; a group may override them.
-        momentum, nesterov: of Muon.
-        betas, eps: of AdamW.
+        momentum, nesterov: Muon's.
+        betas, eps: AdamW's.
 
     State: momentum_buffer of Muon's parameters; exp_avg, exp_avg_sq and step of AdamW's.
 
     Raises:
-        ValueError: a group names another optimizer or none, or holds for Muon what is no matrix.
+        ValueError: a group names another optimizer or none, or a Muon group holds a parameter that is no matrix.
 
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); Liu et al. 2025, arXiv 2502.16982, for the scale.
     """
@@ -55,20 +55,20 @@ class MuonAdamW(Optimizer):
             mine = [group for group in self.param_groups if group["optimizer"] == name]
             if not mine:
                 continue
-            # Given the dictionaries themselves, the constructor checks them and fills in what they lack.
+            # The constructor gets the dictionaries themselves, checks them and fills in what they lack.
             self._by_name[name] = make(mine, lr=lr, weight_decay=weight_decay, **own[name])
             for group, filled in zip(mine, self._by_name[name].param_groups, strict=True):
                 group.update(filled)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Takes one step of both."""
+        """Takes one step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for name, optimizer in self._by_name.items():
-            # Loading replaces groups and state: each step works on those that this optimizer has now.
+            # Loading replaces groups and state, so each step uses those that this optimizer has now.
             optimizer.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
             optimizer.state = self.state
             optimizer.step()
@@ -76,9 +76,9 @@ class MuonAdamW(Optimizer):
 
 
 def muon_groups(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`groups` of (name, parameter) pairs, each parted into what Muon takes and what AdamW takes.
+    """Returns `groups` of (name, parameter) pairs, each split into Muon's parameters and AdamW's.
 
-    Muon takes the matrices of hidden layers: parameters of two dimensions that are decayed, but for the weights of
+    Muon takes the matrices of hidden layers: parameters of two dimensions that are decayed, except the weights of
     embeddings, what is tied to them, and the model's last linear layer.
 
     Raises:

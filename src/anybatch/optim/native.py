@@ -1,4 +1,4 @@
-"""What LAMB and LARS share beyond the strategy: the gate, state of their own, and narrow parameters."""
+"""What LAMB and LARS share beyond the strategy: the gate, their state, and narrow parameters."""
 
 import inspect
 import weakref
@@ -19,7 +19,7 @@ from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import is_sharded, local
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
 
-# Looked through for the optimizer whose groups a new one is made of.
+# Searched for the optimizer whose groups a new optimizer gets.
 _LIVING: "weakref.WeakSet[NativeOptimizer]" = weakref.WeakSet()
 
 
@@ -56,9 +56,9 @@ class NativeOptimizer(LayerwiseOptimizer):
         _LIVING.add(self)
 
     def _inherited(self, params: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What an optimizer with these groups has and this one was not told.
+        """Returns the settings of an optimizer with these groups that this one was not given.
 
-        Horovod and others make an optimizer anew from `param_groups` alone, which do not have what holds for all.
+        Horovod and others make a new optimizer from `param_groups` only, which lack the settings for all groups.
         """
         if not (params and all(isinstance(each, dict) and each.keys() >= {"adapt", "blocks", "lr"} for each in params)):
             return {}
@@ -76,17 +76,18 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """Steps refused under nonfinite="skip" in this object's life.
+        """The number of steps refused under nonfinite="skip" in this object's life.
 
-        Pickled and copied with it, but not part of `state_dict`, which has PyTorch's two keys and no other.
+        It is pickled and copied, but not part of `state_dict`, which has only PyTorch's two keys.
         """
         return self._seen.skipped_steps
 
     @property
     def nonfinite_layers(self) -> list[str]:
-        """Names of the parameters for which the last step was refused; empty if it was taken.
+        """The names of the parameters because of which the last step was refused; empty if it was taken.
 
-        Of a sharded parameter every rank knows; of ranks that own different parameters each knows its own.
+        Every rank knows the names of sharded parameters; ranks that own different parameters know only the names of
+        theirs.
         """
         return self._seen.nonfinite_layers
 
@@ -99,7 +100,7 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     @abstractmethod
     def _new_state(self, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
-        """The state of a parameter before its first step."""
+        """Returns the state of a parameter before its first step."""
 
     def _parts(self) -> list[Part]:
         recall, self._recall = self._recall, None
@@ -139,7 +140,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         except RuntimeError:
             if self._recall is None:
                 raise
-            # Only states that were looked at anew have followed their parameters into another memory format.
+            # Only states that were checked again have followed their parameters into another memory format.
             self._recall = None
             self._find_states(parts)
             columns = launches.step(parts, clip)
@@ -157,7 +158,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         return super()._layer_names(parts) if self._recall is None else self._recall.layers
 
     def _launches(self, device: torch.device) -> Any:
-        """The fused steps of this optimizer on a device."""
+        """Returns the fused steps of this optimizer on a device."""
         if device not in self._fused:
             self._fused[device] = kernels_for(device).Launches(type(self)._algorithm)
         return self._fused[device]
@@ -168,9 +169,10 @@ class NativeOptimizer(LayerwiseOptimizer):
             self._update(part, clip)
 
     def _init_group(self) -> None:
-        """Makes the states that are missing, of all groups.
+        """Makes the missing states of all groups.
 
-        torch.compile knows the name, and calls it instead of tracing it; a state made by a second call it would miss.
+        torch.compile knows this name, and calls the method instead of tracing it; it would miss a state made by a
+        second call.
         """
         for group, p in [(each, p) for each in self.param_groups for p in each["params"]]:
             if p.grad is None:
@@ -195,7 +197,7 @@ class NativeOptimizer(LayerwiseOptimizer):
                 state["master"] = p.to(computed_in(p.dtype))
 
     def _fit(self, p: Tensor, state: dict[str, Tensor]) -> None:
-        """Lays the state out as the parameter is now; RuntimeError where that has got another dtype or shape."""
+        """Gives the state the parameter's present layout; RuntimeError if the parameter has another dtype or shape."""
         dtype, shape, stride, sharded = computed_in(p.dtype), p.shape, p.stride(), is_sharded(p)
         for key, value in state.items():
             if key == "step" or (key != "master" and key not in self._state_names):
@@ -251,9 +253,9 @@ class NativeOptimizer(LayerwiseOptimizer):
         return verdict.finite, verdict.clip
 
     def _meeting_place(self) -> torch.device:
-        """Where a rank that has no gradient, or no parameter at all, takes part in the look."""
+        """Returns the device on which a rank without gradients, or without parameters, takes part in the gate."""
         device = next((p.device for group in self.param_groups for p in group["params"]), None)
-        # Of a group for all devices, `get_backend` does not name NCCL.
+        # For a group on all devices, `get_backend` does not name NCCL.
         group = self.process_group
         if (
             device is None
@@ -265,7 +267,7 @@ class NativeOptimizer(LayerwiseOptimizer):
         return device or torch.device("cpu")
 
     def _glance(self, parts: list[Part], bound: float | None) -> tuple[Tensor, Tensor] | None:
-        """|g|^2 of every parameter and the verdict on all of them, where one launch has both."""
+        """Returns |g|^2 of every parameter and the verdict on all of them, if one launch gives both."""
         if (bound is None and self.nonfinite == "propagate") or self.process_group is not None:
             return None
         if torch.compiler.is_compiling() or not all(part.fused for part in parts):
@@ -288,7 +290,8 @@ class NativeOptimizer(LayerwiseOptimizer):
         known = any(names & state.keys() for state in states.values() if isinstance(state, Mapping))
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             for name, p, key in zip(parameter_names(index, group), group["params"], saved["params"], strict=False):
-                # Others may keep something of a parameter that was never stepped. If all is theirs, it is not for us.
+                # Others may keep data for a parameter that was never stepped. If all of the state is theirs, it is not
+                # checked.
                 if not isinstance(states.get(key, {}), Mapping):
                     raise ValueError(f"the state of {name} is {states[key]!r}, not a dict")
                 theirs = bool(known and states.get(key) and not names & states[key].keys())

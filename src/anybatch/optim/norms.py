@@ -15,14 +15,14 @@ from anybatch.optim.sharding import Layout, add_over_mesh, away_in, cut_of, redu
 Norm = Literal["l2", "l1", "linf"]
 ORDER: dict[str, float] = {"l2": 2.0, "l1": 1.0, "linf": math.inf}
 
-# Elements that the CPU sums at a time. The float64 copy of so few stays in the cache (that of a whole embedding costs
-# ten times as much), and below torch's grain of 32,768 one thread sums them: the norm has the same bits on any number
-# of threads, and no barrier waits for a busy neighbour.
+# Elements that the CPU sums at a time. The float64 copy of these stays in the cache (a copy of a whole embedding costs
+# ten times as much). Below torch's grain of 32,768 one thread sums them: the norm has the same bits on any number of
+# threads, and no barrier waits for a busy neighbor.
 _PIECE = 32_000
 
 
 class Layers(NamedTuple):
-    """Tensors on one device whose layers are to be measured: what this rank holds of each, and how they are cut."""
+    """Tensors on one device whose layers are to be measured: this rank's part of each, and how they are cut."""
 
     tensors: list[Tensor]
     layouts: list[Layout]
@@ -31,9 +31,9 @@ class Layers(NamedTuple):
 
 
 def measure(several: Sequence[Layers]) -> list[Tensor]:
-    """The norms of all layers, over all their shards: of each of `several` a tensor of shape (layers,).
+    """Returns the norms of all layers, over all their shards: for each of `several` a tensor of shape (layers,).
 
-    All that is sharded over one mesh is summed in one all-reduce; maxima (linf) in one more. Every rank of the mesh
+    Everything sharded over one mesh is summed in one all-reduce, maxima (linf) in one more. Every rank of the mesh
     must call with the same layers, and gets the same bits.
     """
     norms: dict[int, Tensor] = {}
@@ -65,7 +65,7 @@ def _over_mesh(several: list[Layers], mesh: Any, largest: bool) -> list[Tensor]:
 
 def _maxima(norms: list[Tensor], mesh: Any, dims: frozenset[int]) -> list[Tensor]:
     packed = torch.cat(norms)
-    # A maximum may or may not pass a NaN on, from one backend to the next.
+    # Whether a maximum passes a NaN on differs from one backend to the next.
     packed = torch.cat([packed.nan_to_num(nan=0.0, posinf=math.inf), packed.isnan().to(packed.dtype)])
     reduce_over(packed, mesh, dims, dist.ReduceOp.MAX)
     packed, lost = packed.chunk(2)
@@ -73,7 +73,7 @@ def _maxima(norms: list[Tensor], mesh: Any, dims: frozenset[int]) -> list[Tensor
 
 
 def _local_norms(layers: Layers, away: frozenset[int] = frozenset()) -> Tensor:
-    """What this rank's rows give to each layer; 0 for tensors that another rank speaks for."""
+    """Returns what this rank's rows add to each layer; 0 for tensors that another rank counts."""
     tensors, layouts = layers.tensors, layers.layouts
     exact, order = accumulator(tensors[0].device), ORDER[layers.norm]
     simple = all(layout.pieces is None and away <= layout.cut for layout in layouts)
@@ -108,7 +108,7 @@ def _rows_norm(rows: Tensor, order: float, dtype: torch.dtype) -> Tensor:
 
 
 def accumulator(device: torch.device) -> torch.dtype:
-    """The dtype in which norms are summed on a device: float64 on every one that has it.
+    """Returns the dtype in which norms are summed on a device: float64 if the device has it.
 
     torch's float32 norms are not enough: on the CPU they are off by 2e-3 at the size of BERT-large's embedding.
     """

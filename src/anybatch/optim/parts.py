@@ -1,4 +1,4 @@
-"""The tensors that one call of an update function takes together: of each, what this rank holds."""
+"""The tensors that one call of an update function takes together: this rank's part of each."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ from anybatch.optim.sharding import Layout, Piece
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the state and of the arithmetic for parameters of `dtype`: at least fp32."""
+    """Returns the dtype of the state and of the arithmetic for parameters of `dtype`: at least fp32."""
     return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(slots=True, weakref_slot=True)
 class Part:
-    """The parameters of one group, device, dtype and mesh that have a gradient, in the order of the group.
+    """The parameters with a gradient of one group, device, dtype and mesh, in the group's order.
 
-    `params` are the optimizer's own objects, which key its state; every other list has what this rank holds: `locals`
-    of the parameters, `grads`, `weights`, which a step moves, in the dtype it is computed in (the parameters, or fp32
-    for narrower ones), and `updates`, which is u. The first phase of a step sets the last two. `states` are the
-    optimizer's own dictionaries.
+    `params` are the optimizer's parameters, which key its state; every other list has this rank's part of them:
+    `locals`, the parameters; `grads`; `weights`, which a step moves, in the dtype of the arithmetic (the parameters,
+    or fp32 for narrower ones); and `updates`, which is u. The first phase of a step sets the last two. `states` are
+    the optimizer's dictionaries.
     """
 
     group: dict[str, Any]
@@ -42,30 +42,30 @@ class Part:
 
     @property
     def blocks(self) -> int:
-        """Layers in each tensor."""
+        """The number of layers in each tensor."""
         blocks: int = self.group["blocks"]
         return blocks
 
     @property
     def foreach(self) -> bool:
-        """Whether one call takes many tensors: as the group says, or on CUDA, where launches cost most."""
+        """Whether one call takes many tensors: as the group sets, or on CUDA, since launches cost most there."""
         chosen = self.group.get("foreach")
         return self.device.type == "cuda" if chosen is None else bool(chosen)
 
     @property
     def fused(self) -> bool:
-        """Whether one kernel takes both phases of all tensors. Sharded ones only if asked to: all ranks must agree."""
+        """Whether one kernel takes both phases of all tensors; sharded ones only on request: all ranks must agree."""
         if self.mesh is not None:
             return bool(self.group.get("fused"))
         return "fused" in self.group and wants_fused(self.device, self.dtype, self.group)
 
     def layer_names(self) -> Iterator[str]:
-        """name, or name[0], name[1], ... where a tensor is several layers."""
+        """Yields name, or name[0], name[1], ... if a tensor is several layers."""
         for name in self.names:
             yield from [name] if self.blocks == 1 else (f"{name}[{b}]" for b in range(self.blocks))
 
     def scaled_grads(self, clip: Tensor | None) -> Iterable[Tensor]:
-        """g as the step uses it: clipped, turned round where the group maximizes, in the step's dtype; p.grad stays."""
+        """Yields g as the step uses it: clipped, negated if the group maximizes, in the step's dtype; p.grad stays."""
         grads = (g.to(computed_in(self.dtype)) for g in self.grads)
         sign = -1.0 if self.group["maximize"] else 1.0
         if clip is None and sign == 1.0:
@@ -74,11 +74,11 @@ class Part:
         return torch._foreach_mul(list(grads), scale) if self.foreach else (g * scale for g in grads)
 
     def layers(self, tensors: list[Tensor], norm: Norm) -> Layers:
-        """What `measure` asks for."""
+        """Returns the input of `measure`."""
         return Layers(tensors, self.layouts, norm, self.mesh)
 
     def by_layer(self, tensors: list[Tensor]) -> list[Tensor]:
-        """The tensors, or views in which the layers of one lie along a dimension of their own, in front."""
+        """Returns the tensors, or views in which dimension 0 runs over the layers of one tensor."""
         if self.blocks == 1:
             return tensors
         return [piece.of(tensors[i]) for i, piece in self._pieces()]
@@ -88,9 +88,9 @@ class Part:
             yield from ((i, piece) for piece in layout.pieces or ())
 
     def rates(self, rates: Tensor) -> list[Tensor]:
-        """One rate a layer, shape (layers,) -> a factor of each tensor of `by_layer(weights)`."""
+        """Turns one learning rate a layer, shape (layers,), into a factor for each tensor of `by_layer(weights)`."""
         dtype = computed_in(self.dtype)
-        # A vanishing update can have a ratio that the dtype does not hold, and infinity times that update is no step.
+        # A vanishing update can have a ratio beyond the dtype's range; infinity times the update is no step.
         each = rates.clamp(max=torch.finfo(dtype).max).to(dtype)
         if self.blocks == 1:
             return list(each.unbind())

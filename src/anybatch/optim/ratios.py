@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class TrustRatio(NamedTuple):
-    """What the last step did to one layer: it moved by lr * ratio * update."""
+    """The last step of one layer: it moved by lr * ratio * update."""
 
     weight_norm: float
     update_norm: float
@@ -24,7 +24,7 @@ def trust_ratios(
     coefficient: float = 1.0,
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """ratio = clip(coefficient * phi(|x|) / (|u| + eps)); 1 where |x| = 0 or |u| = 0.
+    """ratio = clip(coefficient * phi(|x|) / (|u| + eps)); 1 if |x| = 0 or |u| = 0.
 
     Args:
         weight_norms, update_norms: |x| and |u|, shape (layers,).

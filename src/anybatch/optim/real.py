@@ -5,5 +5,5 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def has_numbers(t: Tensor) -> bool:
-    """Whether the host can ask for what is in `t`."""
+    """Returns whether the host can read the numbers in `t`."""
     return not (t.is_meta or isinstance(t, FakeTensor))

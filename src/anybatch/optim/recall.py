@@ -1,4 +1,4 @@
-"""The parts of the last step, taken again where nothing but the gradients has changed."""
+"""The parts of the last step, used again if only the gradients have changed."""
 
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -11,15 +11,15 @@ from torch import Tensor
 from anybatch.optim.parts import Part
 
 _GRAD, _LAYOUT, _DTYPE = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
-# What decides how a group is cut into parts, and what state its parameters have.
+# Keys that decide how a group is cut into parts, and which state its parameters have.
 _KEYS = ("blocks", "master_weights", "fused", "foreach", "norm", "capturable")
 
 
 class Recall:
-    """At 10,000 tensors, to sort them into parts anew takes longer than to step them.
+    """Keeps the parts of a step: at 10,000 tensors, sorting them into parts takes longer than stepping them.
 
-    Only for parts that a fused CPU kernel has stepped, all of them: it finds every tensor in memory again, and refuses
-    one that has got another size, dtype or device.
+    Only for parts that a fused CPU kernel has stepped as a whole: the kernel finds every tensor in memory again, and
+    refuses a tensor with another size, dtype or device.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], states: Mapping[Tensor, Any], parts: list[Part]) -> None:
@@ -35,7 +35,7 @@ class Recall:
         self._indices = [[where[id(p)] for p in part.params] for part in parts]
 
     def again(self, groups: Sequence[dict[str, Any]], states: Mapping[Tensor, Any]) -> list[Part] | None:
-        """The parts with the gradients of now; None where anything else is not as it was."""
+        """Returns the parts with the present gradients; None if anything else has changed."""
         if len(groups) != len(self._groups) or not _same(states.values(), self._states):
             return None
         if list(map(len, self._dicts)) != self._sizes:
@@ -55,7 +55,7 @@ class Recall:
         return self.parts
 
     def forget(self) -> None:
-        """Lets go of the gradients, which are not ours."""
+        """Releases the gradients, which are not ours."""
         for part in self.parts:
             part.grads = []
 

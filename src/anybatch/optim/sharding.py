@@ -1,4 +1,4 @@
-"""What this rank holds of a sharded tensor: which rows, of which layers, and which ranks hold the rest."""
+"""This rank's part of a sharded tensor: which rows, of which layers, and which ranks hold the rest."""
 
 import math
 import sys
@@ -20,17 +20,17 @@ class Piece(NamedTuple):
     layers: int
 
     def of(self, t: Tensor) -> Tensor:
-        """The rows in a view whose dimension 0 runs over the layers."""
+        """Returns the rows in a view whose dimension 0 runs over the layers."""
         rows = self.stop - self.start
         return t.narrow(0, self.start, rows).view(self.layers, rows // self.layers, *t.shape[1:])
 
 
 class Layout(NamedTuple):
-    """How the layers of one tensor lie in what this rank holds of it.
+    """The layers of one tensor in this rank's part of it.
 
     Attributes:
-        blocks: layers in the whole tensor.
-        pieces: where they lie in the local rows; None: the local tensor is, of every size, a single layer's.
+        blocks: the number of layers in the whole tensor.
+        pieces: their places in the local rows; None: the local tensor, of any size, is part of a single layer.
         cut: mesh dimensions (of more than one rank) along which the tensor is sharded.
     """
 
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
         return Layout(1, None, self.cut)
 
     def segments(self, t: Tensor) -> Iterator[tuple[int, int, int]]:
-        """(layer, its first element, its number of elements) of what this rank holds of the tensor, `t`."""
+        """Yields (layer, its first element, its number of elements) for this rank's part of the tensor, `t`."""
         if self.pieces is None:
             yield 0, 0, t.numel()
             return
@@ -55,33 +55,33 @@ class Layout(NamedTuple):
 
 
 def is_sharded(t: Tensor) -> bool:
-    """Whether `t` is a DTensor, be it one that every rank holds whole."""
-    # DTensor's module is large; a tensor can only be one if something has imported it.
+    """Returns whether `t` is a DTensor, also if every rank holds the whole tensor."""
+    # DTensor's module is large; a tensor can be a DTensor only if something has imported it.
     distributed = sys.modules.get("torch.distributed.tensor")
     return distributed is not None and isinstance(t, distributed.DTensor)
 
 
 def local(t: Tensor) -> Tensor:
-    """What this rank holds of `t`, sharing its memory."""
+    """Returns this rank's part of `t`, which shares its memory."""
     here: Tensor = t.to_local() if is_sharded(t) else t  # type: ignore[attr-defined]
     return here
 
 
 def mesh_of(t: Tensor) -> Any:
-    """The device mesh over which `t` is distributed, None for an ordinary tensor."""
+    """Returns the device mesh over which `t` is distributed, None for an ordinary tensor."""
     return t.device_mesh if is_sharded(t) else None  # type: ignore[attr-defined]
 
 
 def layout_words(t: Tensor) -> str:
-    """For an error: how `t` is distributed."""
+    """Returns for an error message how `t` is distributed."""
     return f"sharded {t.placements} over {t.device_mesh}" if is_sharded(t) else "an ordinary tensor"  # type: ignore[attr-defined]
 
 
 def layout_of(t: Tensor, blocks: int) -> Layout:
-    """Where the `blocks` equal slices of `t` along dimension 0 lie on this rank.
+    """Returns where the `blocks` equal slices of `t` along dimension 0 are on this rank.
 
     Raises:
-        TypeError: a mesh dimension holds partial sums, or the rows of a tensor in blocks lie scattered on this rank.
+        TypeError: a mesh dimension holds partial sums, or the rows of a tensor in blocks are scattered on this rank.
     """
     if is_sharded(t):
         return _sharded_layout(t.shape, blocks, t.device_mesh, t.placements)  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ def _sharded_layout(shape: torch.Size, blocks: int, mesh: Any, placements: Seque
     cut = {i: placement.dim for i, placement in enumerate(placements) if hasattr(placement, "dim") and mesh.size(i) > 1}
     if blocks == 1:
         return Layout(1, None, frozenset(cut))
-    # The definition of each placement, applied to the numbers of the rows: right for uneven and strided shards, too.
+    # Applies the definition of each placement to the row numbers: correct for uneven and strided shards, too.
     rows = torch.arange(shape[0], dtype=torch.int64, device="cpu")
     for i, placement in enumerate(placements):
         if cut.get(i) == 0:
@@ -109,7 +109,7 @@ def _sharded_layout(shape: torch.Size, blocks: int, mesh: Any, placements: Seque
 
 
 def _pieces(start: int, stop: int, size: int) -> tuple[Piece, ...]:
-    """Rows start .. stop of a tensor in layers of `size` rows: the end of a layer, whole layers, the start of one."""
+    """Splits rows start .. stop at the layers of `size` rows: the end of a layer, whole layers, the start of one."""
     if size == 0:
         return ()
     whole_from = min(stop, -(-start // size) * size)
@@ -119,21 +119,21 @@ def _pieces(start: int, stop: int, size: int) -> tuple[Piece, ...]:
 
 
 def cut_of(layouts: Iterable[Layout]) -> frozenset[int]:
-    """The mesh dimensions along which any of the tensors is sharded."""
+    """Returns the mesh dimensions along which any of the tensors is sharded."""
     return frozenset[int]().union(*(layout.cut for layout in layouts))
 
 
 def away_in(mesh: Any, dims: Collection[int]) -> frozenset[int]:
-    """Those of `dims` in which this rank is not the first, which speaks for all along a dimension that cuts nothing."""
+    """Returns those of `dims` in which this rank is not the first; if nothing is cut, the first counts for all."""
     return frozenset(i for i in dims if mesh.get_local_rank(i) > 0)
 
 
 def add_over_mesh(shares: Sequence[Tensor], layouts: Sequence[Sequence[Layout]], mesh: Any) -> list[Tensor]:
-    """Adds up what each rank gives to every layer, in one all-reduce of all that is given.
+    """Adds up each rank's shares of every layer, in one all-reduce of all shares.
 
     Args:
-        shares: this rank's, each of shape (..., layers).
-        layouts: of each share, those of its tensors.
+        shares: this rank's shares, each of shape (..., layers).
+        layouts: for each share, the layouts of its tensors.
     """
     dims = cut_of(layout for several in layouts for layout in several)
     away = away_in(mesh, dims)
@@ -149,10 +149,10 @@ def add_over_mesh(shares: Sequence[Tensor], layouts: Sequence[Sequence[Layout]],
 
 
 def reduce_over(packed: Tensor, mesh: Any, dims: Collection[int], op: Any) -> None:
-    """Reduces `packed` in place over the ranks that differ from this one in the mesh dimensions `dims` alone.
+    """Reduces `packed` in place over the ranks that differ from this one only in the mesh dimensions `dims`.
 
-    One all-reduce where `dims` has one dimension or they span all ranks; else one a dimension: a group for several can
-    be made only with the help of ranks that are not in it, and PyTorch makes one for each dimension alone.
+    One all-reduce if `dims` has one dimension or spans all ranks; otherwise one a dimension. A group for several
+    dimensions can be made only with the help of ranks outside it, and PyTorch makes groups only for single dimensions.
     """
     if len(dims) > 1 and math.prod(mesh.size(i) for i in dims) == dist.get_world_size():
         dist.all_reduce(packed, op)

@@ -21,14 +21,14 @@ from anybatch.optim.sharding import layout_of, local, mesh_of
 
 @dataclass
 class Seen:
-    """What steps leave to be asked for: in an object of its own, since torch.compile forgets what is set on optimizers.
+    """Records of steps for later questions; a separate object, since torch.compile forgets attributes of optimizers.
 
     Attributes:
         layers: names of the layers of the last step taken.
         columns: weight norm, update norm, ratio and whether a bound acted, shape (4, layers).
         skipped_steps, nonfinite_layers: see `NativeOptimizer`.
-        params: of each group, those that were checked, with their shapes. Held weakly, since whoever shards a model in
-            place wants the whole parameters gone; not copied or pickled.
+        params: for each group, the checked parameters with their shapes. Held weakly, since whoever shards a model in
+            place wants the whole parameters freed; not copied or pickled.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Seen:
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
-    """Owns `step`; a subclass brings u.
+    """Owns `step`; a subclass computes u.
 
     gate     may refuse the step before anything has changed
     phase 1  u for every layer of every group                 moments advance
@@ -57,13 +57,13 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Phase 1: sets weights and updates of every part."""
 
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
-        """Whether to take the step, and the factor that clips the gradients."""
+        """Returns whether to take the step, and the factor that clips the gradients."""
         return True, None
 
     def _ratios(
         self, group: dict[str, Any], weight_norms: Tensor, update_norms: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """|u| as the ratio uses it, the ratio, and whether a bound acted, for each layer of an adapted group."""
+        """Returns the ratio's |u|, the ratio, and whether a bound acted, for each layer of an adapted group."""
         bounds = {"phi": group["phi"], "trust_clip": group["trust_clip"]}
         return update_norms, *trust_ratios(weight_norms, update_norms, **bounds)
 
@@ -78,11 +78,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; returns what `closure`, which may compute the gradients anew, returns.
+        """Takes one step; returns the result of `closure`, which may compute the gradients again.
 
         Raises:
-            RuntimeError: under nonfinite="raise", or where a parameter has got another dtype or shape than its state,
-                naming the parameters; nothing was changed.
+            RuntimeError: under nonfinite="raise", naming the parameters; or if a parameter has another dtype or shape
+                than its state; nothing was changed.
             TypeError: a gradient is sparse or complex; nothing was changed.
         """
         loss = None
@@ -95,12 +95,12 @@ class LayerwiseOptimizer(Optimizer, ABC):
             record = self._take(parts, clip)
             self._seen.layers = self._layer_names(parts)
             columns = [each.to(record[0].device) for each in record]
-            # One is not copied: that would start PyTorch's threads, which then spin beside the caller.
+            # A single tensor is not copied: this would start PyTorch's threads, which then spin beside the caller.
             self._seen.columns = columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
         return loss
 
     def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
-        """Both phases; of each part, weight norm, update norm, ratio and whether a bound acted, shape (4, layers)."""
+        """Takes both phases; returns (4, layers) a part: weight norm, update norm, ratio, whether a bound acted."""
         self._updates(parts, clip)
         return self._move(parts)
 
@@ -125,10 +125,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return [name for part in parts for name in part.layer_names()]
 
     def trust_ratios(self) -> dict[str, TrustRatio]:
-        """What the last step that was taken did to every layer that had a gradient; {} before the first.
+        """Returns what the last step taken did to every layer that had a gradient; {} before the first step.
 
-        Named as in `param_groups` or `named_parameters` where the optimizer was given names, else "group.index"; with
-        blocks, "name[block]". One transfer from the device. NaN where the parameters have no numbers (meta, fake).
+        Names are those of `param_groups` or `named_parameters` if the optimizer was given names, otherwise
+        "group.index"; with blocks, "name[block]". Costs one transfer from the device. Values are NaN if the parameters
+        have no numbers (meta, fake).
         """
         layers, columns = self._seen.layers, self._seen.columns
         if columns is None:
@@ -161,11 +162,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return list(parts.values())
 
     def _check(self, group: dict[str, Any]) -> None:
-        """Raises ValueError for a key of a group that cannot be stepped."""
+        """Raises ValueError if a key of a group cannot be used."""
         check_strategy(group)
 
     def _check_replaced(self) -> None:
-        """Looks at parameters that came into a group otherwise than by `add_param_group`."""
+        """Checks parameters that came into a group without `add_param_group`."""
         seen = self._seen.params
         for index, group in enumerate(self.param_groups):
             if index == len(seen):
@@ -198,7 +199,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         self._seen.params[index:] = [known, *self._seen.params[index + 1 :]]
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError where a saved group cannot be stepped."""
+        """Raises ValueError if a saved group cannot be used."""
         for index, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
             loaded = {**self.defaults, **saved, "params": group["params"]}
             self._check(loaded)
@@ -206,9 +207,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 check_parameter(name, p, loaded["blocks"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group as PyTorch does; ValueError or TypeError, and no group added, where something in it is wrong.
+        """Adds a group as PyTorch does; ValueError or TypeError, and no group added, if something in it is wrong.
 
-        Groups with names and groups without may be mixed; parameters without have the name "group.index".
+        Groups with and without names may be mixed; parameters without a name are called "group.index".
         """
         if isinstance(param_group, dict):
             _name_alike(self.param_groups, param_group)
@@ -234,15 +235,15 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
 
 def parameter_names(index: int, group: dict[str, Any]) -> list[str]:
-    """As the user gave them; "group.index" where the parameters came without."""
+    """Returns the user's names, or "group.index" if the parameters came without."""
     names: list[str] = group.get("param_names", [])
     size = len(group["params"])
-    # Whoever changes the parameters of a group by hand leaves its names as they were.
+    # If somebody changes a group's parameters by hand, its names stay as they were.
     return names if len(names) == size else [*names[:size], *(f"{index}.{i}" for i in range(len(names), size))]
 
 
 def _name_alike(groups: list[dict[str, Any]], new: dict[str, Any]) -> None:
-    """Gives names to what has none, if anything has some: PyTorch wants all groups with names or all without."""
+    """Names the unnamed if anything has names: PyTorch wants all groups with names or all without."""
     params = new.get("params")
     if params is None or isinstance(params, set):
         return  # PyTorch refuses it
@@ -255,7 +256,7 @@ def _name_alike(groups: list[dict[str, Any]], new: dict[str, Any]) -> None:
 
 
 def _own_tensors(several: list[dict[str, Any]]) -> None:
-    """Gives every group, and the defaults, a tensor of its own for each setting: schedulers fill them in place."""
+    """Gives every group, and the defaults, a separate tensor for each setting: schedulers fill them in place."""
     seen: set[int] = set()
     for settings in several:
         for key, value in settings.items():
