@@ -1,11 +1,11 @@
-"""From AdamW at batch 256 to LAMB at 8,192 in three lines, and where the learning rate comes from.
+"""From AdamW at batch 256 to LAMB at 8,192 in three lines, and how to find the learning rate.
 
     python examples/adamw_to_lamb.py
 
-AdamW's rate says nothing about LAMB's: AdamW moves a weight by about the rate, LAMB a layer by that share of its norm.
-So LAMB's rate is looked for once, at the batch that is cheap to try (five short runs here), and the square-root rule
-carries it to the batch that the hardware wants: times sqrt(8192 / 256) = 5.7. Nothing is tuned at 8,192. Whether so
-large a batch is worth it is another question: `anybatch.GradientNoiseScale` measures it.
+AdamW's learning rate says nothing about LAMB's. AdamW moves a weight by about its learning rate; LAMB moves a layer by
+this share of the layer's norm. So tune LAMB's learning rate once, at a batch that is cheap to try (five short runs
+here). The square-root rule carries it to the batch that the hardware wants: times sqrt(8192 / 256) = 5.7. Nothing is
+tuned at 8,192. Whether so large a batch is worth it is another question: `anybatch.GradientNoiseScale` measures it.
 """
 
 import torch
@@ -21,7 +21,7 @@ held_out = torch.randn(8192, 32)
 
 
 def train(batch_size, make):
-    """The held-out loss after all examples; `make` builds optimizer and scheduler for a fresh model."""
+    """Returns the held-out loss after all examples; `make` builds optimizer and scheduler for a new model."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer, scheduler = make(model)

@@ -14,8 +14,8 @@ teacher = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
 model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 10))
 run = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=51_200).at(256)
 
-# The rate is a tensor, which the loop fills: a float that changes would be compiled once more. A scheduler is left out,
-# since it puts a function of its own around `optimizer.step`, in which the graph would break.
+# The learning rate is a tensor, which the loop fills: a float that changes would be compiled again. There is no
+# scheduler, since it wraps `optimizer.step` in a function, and the graph would break in it.
 optimizer = LAMB(param_groups(model), lr=torch.tensor(run.lr), foreach=True)
 optimizer_step = torch.compile(optimizer.step, fullgraph=True)
 

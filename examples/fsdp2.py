@@ -1,4 +1,4 @@
-"""LAMB over FSDP2: parameters, gradients and states are shards, norms are those of whole layers.
+"""LAMB over FSDP2: parameters, gradients and states are shards; norms are those of whole layers.
 
 torchrun --standalone --nproc-per-node 2 examples/fsdp2.py
 """
@@ -52,6 +52,6 @@ if rank == 0:
     print("trust ratios:", ", ".join(f"{name} {layer.ratio:.3f}" for name, layer in ratios.items()))
 dist.destroy_process_group()
 if kind == "cpu":
-    # torch's caches keep the mesh, and so gloo's threads, which can abort an interpreter that is being taken down.
+    # torch's caches keep the mesh, and so gloo's threads; these can abort an interpreter during its shutdown.
     sys.stdout.flush()
     os._exit(0)

@@ -15,7 +15,7 @@ from anybatch.integrations.trainer import optimizer, prepare, scaled_arguments
 torch.manual_seed(0)
 config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 model = BertForSequenceClassification(config)
-# Sentences of 16 words; the label says whether the first word is in the upper half of the vocabulary.
+# Sentences of 16 words; the label is whether the first word is in the upper half of the vocabulary.
 words = torch.randint(64, (1024, 16))
 examples = [{"input_ids": row, "labels": int(row[0] >= 32)} for row in words]
 

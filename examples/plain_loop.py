@@ -13,7 +13,7 @@ torch.manual_seed(0)
 teacher = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
 model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 10))
 
-# What was tuned at 32 examples a step, and what the rules make of it at 256.
+# The settings tuned at 32 examples a step, and what the rules make of them at 256.
 tuned = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=51_200)
 run = tuned.at(batch_size=256)
 optimizer = LAMB(param_groups(model), lr=run.lr)

@@ -47,6 +47,6 @@ accelerator.print(f"{seen.num_steps} steps of {BATCH}: loss {losses[0]:.3f} to {
 accelerator.print(f"median trust ratio {numbers['trust_ratio/p50']:.3f}, noise scale {numbers['noise/scale']:.0f}")
 accelerator.end_training()
 if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-    # What was prepared keeps gloo's threads, which can abort an interpreter that is being taken down.
+    # Prepared objects keep gloo's threads, which can abort an interpreter during its shutdown.
     sys.stdout.flush()
     os._exit(0)

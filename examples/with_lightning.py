@@ -17,7 +17,7 @@ tuned = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=32_7
 
 
 class Classifier(lightning.LightningModule):
-    """A small network, which learns the classes of another one."""
+    """A small network that learns the classes of another network."""
 
     def __init__(self):
         super().__init__()

@@ -26,8 +26,9 @@ def main():
     model = DistributedDataParallel(nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.LayerNorm(64), nn.Linear(64, 10)))
 
     run = Reference(batch_size=32, lr=0.01, warmup_ratio=1 / 80, num_examples=51_200).at(256)
-    # ZeroRedundancyOptimizer takes tensors without names. `process_group` makes the ranks, each of which sees the
-    # gradients of its own share, clip by the norm over all; it has an argument of that name of its own, hence partial.
+    # ZeroRedundancyOptimizer takes tensors without names. LAMB's `process_group` makes the ranks, each of which sees
+    # the gradients of its share, clip by the norm over all. ZeroRedundancyOptimizer has an argument of this name, too,
+    # hence the partial.
     groups = [{**group, "params": [p for _, p in group["params"]]} for group in param_groups(model)]
     sharded_lamb = functools.partial(LAMB, max_grad_norm=1.0, process_group=dist.group.WORLD)
     optimizer = ZeroRedundancyOptimizer(groups, sharded_lamb, lr=run.lr)
@@ -48,6 +49,7 @@ def main():
 
 dist.init_process_group()
 main()
-# Whoever holds the group keeps its threads, and one that outlives the interpreter can abort the process.
+# An object that holds the group keeps the group's threads, and a thread that outlives the interpreter can abort the
+# process.
 gc.collect()
 dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, hardware, threads, source revision."""
+"""The environment of a run: versions, hardware, threads, source revision."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ _PACKAGES = ("anybatch", "torch", "numpy", "transformers", "tokenizers", "safete
 
 
 def describe_environment() -> dict[str, Any]:
-    """What somebody needs to know to repeat the run; JSON values only."""
+    """Returns what somebody needs to repeat the run; JSON values only."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *map(masked, sys.argv[1:])],
@@ -34,7 +34,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def version_of(package: str) -> str | None:
-    """None if the package is not installed."""
+    """Returns the package's version; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -42,17 +42,17 @@ def version_of(package: str) -> str | None:
 
 
 def physical_memory() -> int:
-    """Bytes of this machine's memory."""
+    """Returns this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def half_of_memory() -> int:
-    """Bytes that may be planned for one thing."""
+    """Returns the bytes that one purpose may plan to use."""
     return physical_memory() // 2
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -67,7 +67,7 @@ def _processor() -> str:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that this package runs from; None where it was installed from a package."""
+    """Returns the revision of the checkout that this package runs from; None if it was installed from a package."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

@@ -150,10 +150,10 @@ def remove_leftovers(folder: Path, pattern: str = "*") -> None:
 
 @contextmanager
 def locked(path: Path, wait_s: float | None = None) -> Iterator[None]:
-    """Holds the lock file `path` for the block; the system frees it if the process dies.
+    """Holds the lock file `path` for the block; the system releases it if the process dies.
 
     Args:
-        wait_s: seconds to wait for a process that holds it; None: until it lets go.
+        wait_s: seconds to wait for a process that holds it; None: until that process releases it.
 
     Raises:
         BlockingIOError: another process still holds it.

@@ -7,7 +7,7 @@ _OPTIMIZERS = {"lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "sgd": "SGD"}
 
 
 def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> str:
-    """The three names most like `name`, separated by commas; `otherwise`, or all, if none is like it.
+    """Returns the three names most like `name`, separated by commas; if none is like it, `otherwise`, or all.
 
     Example:
         >>> nearest("bert-tny", ["bert-tiny", "gpt2-small"]), nearest("x", ["bert-tiny", "gpt2-small"])
@@ -18,5 +18,5 @@ def nearest(name: str, known: Iterable[str], otherwise: Iterable[str] = ()) -> s
 
 
 def optimizer_title(name: str) -> str:
-    """The usual spelling: 'adamw' -> 'AdamW', 'momentum' -> 'Momentum'."""
+    """Returns the usual spelling: 'adamw' -> 'AdamW', 'momentum' -> 'Momentum'."""
     return _OPTIMIZERS.get(name.lower(), name.capitalize() if name.islower() else name)

@@ -1,4 +1,4 @@
-"""Numbers as they can be counted on, finite or None, and as people read them."""
+"""Numbers: finite or None, and in a form for people."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ _DAY = 86_400
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a float; None for anything that is not a finite number."""
+    """Returns `value` as a float; None for anything that is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -19,13 +19,13 @@ def finite(value: Any) -> float | None:
 
 
 def whole(value: Any) -> int | None:
-    """`value` rounded to a whole number; None as for `finite`."""
+    """Returns `value` rounded to a whole number; None as for `finite`."""
     number = finite(value)
     return None if number is None else round(number)
 
 
 def null_for_nonfinite(value: Any) -> Any:
-    """`value` with None for NaN and infinity, which JSON cannot hold; mappings become dicts, tuples lists."""
+    """Returns `value` with None for NaN and infinity, which JSON cannot hold; mappings become dicts, tuples lists."""
     if isinstance(value, Mapping):
         return {name: null_for_nonfinite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -34,7 +34,7 @@ def null_for_nonfinite(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Writes seconds as a person says them.
 
     Example:
         >>> duration(0.25), duration(48.2), duration(185), duration(7800), duration(400_000), duration(4e8)

@@ -1,4 +1,4 @@
-"""What is running, how fast, and how long it will take: live bars in a terminal, plain lines elsewhere."""
+"""Shows what is running, how fast, and how long it will take: live bars in a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -21,14 +21,14 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """`task` starts showing a piece of work of `total` examples, `say` prints a line."""
+    """A display: `task` shows a piece of work of `total` examples, `say` prints a line."""
 
     def task(self, title: str, total: int, done: int = 0) -> Task: ...
     def say(self, line: str) -> None: ...
 
 
 class SilentProgress:
-    """Shows nothing; what a caller without a display gets."""
+    """Shows nothing, for callers without a display."""
 
     def task(self, title: str, total: int, done: int = 0) -> Task:
         return self
@@ -39,7 +39,7 @@ class SilentProgress:
 
 
 class PlainProgress:
-    """A line at the start of each piece of work and one every `interval_s` seconds of it, on standard error."""
+    """Prints a line at the start of each piece of work, and one every `interval_s` seconds, on standard error."""
 
     def __init__(self, interval_s: float = 10.0) -> None:
         self.interval_s = interval_s
@@ -63,7 +63,7 @@ class _PlainTask:
             return
         self._printed = now
         rate = (done - self._first) / (now - self._started)
-        # A pass may have been begun before it was shown, and nothing have come since.
+        # A pass may have begun before it was shown, with no progress since.
         pace = f"{rate:,.0f}/s, {duration((self._total - done) / rate)} left, " if rate > 0 else ""
         self._display.say(f"{self._title}: {done:,} of {self._total:,}, {pace}{note}")
 
@@ -98,7 +98,7 @@ class _LiveTask:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """The display that fits standard error: rich's live bars on a terminal, plain lines otherwise; rank 0's alone."""
+    """Yields the display for standard error: rich's live bars on a terminal, plain lines otherwise; only on rank 0."""
     if os.environ.get("RANK", "0") != "0":
         yield SilentProgress()
         return

@@ -72,7 +72,7 @@ class ImageClassifier(nn.Module):
         """Returns sums, not means, so that the caller can divide by the count of the whole global batch.
 
         Args:
-            images: float[B, C, S, S]; or uint8, which `normalised` makes floats of with scale, shift and seen.
+            images: float[B, C, S, S]; or uint8, which `normalized` makes floats of with scale, shift and seen.
             labels: int64[B]; -100 is no target.
             partner_labels, shares: for mixed images: the other label, int64[B], and the remaining share of the image's
                 own label.
@@ -82,7 +82,7 @@ class ImageClassifier(nn.Module):
             training, the loss is smoothed and the second is empty.
         """
         if scale is not None and shift is not None and seen is not None:
-            images = normalised(images, scale, shift, seen)
+            images = normalized(images, scale, shift, seen)
         logits = self.logits(images).float()
         if self.training:
             return {"label": self._smoothed(logits, labels, partner_labels, shares)}, {}
@@ -126,7 +126,7 @@ class ImageClassifier(nn.Module):
         return model
 
 
-def normalised(images: Tensor, scale: Tensor, shift: Tensor, seen: Tensor) -> Tensor:
+def normalized(images: Tensor, scale: Tensor, shift: Tensor, seen: Tensor) -> Tensor:
     """Returns uint8[B, C, S, S] * scale - shift, by channel; 0 if an image could not be read (`seen`, bool[B])."""
     found = images.float().mul_(scale[:, None, None]).sub_(shift[:, None, None])
     return found.masked_fill_(~seen[:, None, None, None], 0.0)

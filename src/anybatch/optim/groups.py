@@ -6,16 +6,15 @@ from typing import Any
 from torch import nn
 
 # All base classes of a module count; third-party norms (T5LayerNorm, LlamaRMSNorm, ...) are found by name.
-_NORMALISATION = re.compile(r"(Layer|Batch|Group|Instance|RMS)Norm(\dd)?$")
+_NORMALIZATION = re.compile(r"(Layer|Batch|Group|Instance|RMS)Norm(\dd)?$")
 _BIAS = re.compile(r"(^|_)bias$|^bias_")
 
 
 def param_groups(model: nn.Module, weight_decay: float = 0.01, adapt_excluded: bool = False) -> list[dict[str, Any]]:
     """Returns the model's trainable parameters by name: a group that is decayed and adapted, and one not decayed.
 
-    Biases, all parameters of normalization modules, and every parameter of fewer than two dimensions are excluded
-    from decay. A
-    shared parameter appears once, under its first name; a frozen parameter does not appear.
+    Biases, all parameters of normalization modules, and every parameter of fewer than two dimensions are excluded from
+    decay. A shared parameter appears once, under its first name; a frozen parameter does not appear.
 
     Args:
         model: the module; wrap it (DDP) before or after, the parameters are the same.
@@ -42,12 +41,12 @@ def param_groups(model: nn.Module, weight_decay: float = 0.01, adapt_excluded: b
     excluded: list[tuple[str, nn.Parameter]] = []
     seen: set[nn.Parameter] = set()
     for prefix, module in model.named_modules():
-        normalises = any(_NORMALISATION.search(kind.__name__) for kind in type(module).__mro__)
+        normalizes = any(_NORMALIZATION.search(kind.__name__) for kind in type(module).__mro__)
         for leaf, p in module.named_parameters(recurse=False):
             if p in seen or not p.requires_grad:
                 continue
             seen.add(p)
-            exempt = normalises or p.ndim < 2 or _BIAS.search(leaf)
+            exempt = normalizes or p.ndim < 2 or _BIAS.search(leaf)
             (excluded if exempt else decayed).append((f"{prefix}.{leaf}" if prefix else leaf, p))
     if not seen:
         raise ValueError("model has no trainable parameter")
