@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from anybatch import LAMB, LARS
-from anybatch.machine.busy import busy_processes
+from anybatch.machine.bench import busy_processes
 from anybatch.machine.shapes import SETS
 from anybatch.optim.kernels.cpu import unavailable
 

@@ -7,14 +7,14 @@ others in it stay as they are.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from anybatch.engine import progress_display
 from anybatch.files import read_json, write_json, write_text
 from anybatch.machine.bench import Conditions, measure
-from anybatch.machine.table import COLUMNS, conditions, findings, markdown, rows, title
+from anybatch.machine.measured import COLUMNS, conditions, findings, rows, title
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/optimizer-step.json"
@@ -41,8 +41,14 @@ def page(runs: dict[str, Any]) -> Iterator[str]:
         for found in runs[name]["sets"]:
             yield f"### {title(found)}\n"
             yield f"{conditions(runs[name])}. {runs[name]['environment']['started'][:10]}\n"
-            yield markdown(rows(found), COLUMNS) + "\n"
+            yield _markdown(rows(found), COLUMNS) + "\n"
             yield "\n".join(f"- {line}" for line in findings(found)) + "\n"
+
+
+def _markdown(lines: Iterable[tuple[str, ...]], header: tuple[str, ...]) -> str:
+    """A Markdown table, the first column to the left."""
+    marks = ("---", *("---:" for _ in header[1:]))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *lines))
 
 
 def main() -> None:

@@ -2,12 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports Triton, which decides then whether to compile its programs or to interpret them on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from anybatch.data.squad import Question
 
 torch.set_num_threads(1)
 
@@ -20,3 +26,22 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the data sets in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def questions() -> list["Question"]:
+    """Two hundred of the package's, each with one answer."""
+    from anybatch.data.squad import Question, load_builtin
+
+    return [Question(q.id, q.question, q.context, q.answers[:1], q.title) for q in load_builtin()[:200]]
+
+
+@pytest.fixture(scope="session")
+def words(questions: list["Question"]) -> "Tokenizer":
+    """A vocabulary of what the questions are asked about."""
+    from asking import HARD
+
+    from anybatch.data import vocabulary
+
+    texts = [HARD, *(question.context for question in questions)]
+    return vocabulary.train(lambda: texts, 600)

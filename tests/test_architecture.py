@@ -19,9 +19,10 @@ LEVELS = (
     {"cli"},
     {"study", "planner", "report", "machine", "integrations"},
     {"recipes"},
+    {"evaluation"},
     {"engine", "data", "models", "optim", "scaling"},
     {"accelerators", "elsewhere", "environment", "progress", "runs"},
-    {"files", "names", "numbers", "process"},
+    {"files", "names", "numbers", "process", "tables"},
     {"errors"},
 )
 # What a base installation has: the optimizers and the scaling rules need no more than torch.

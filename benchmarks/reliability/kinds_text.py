@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from anybatch.data import vocabulary
 from anybatch.data.squad import read_questions
-from anybatch.data.squad_score import read_predictions, score
 from anybatch.data.text import read_documents
+from anybatch.evaluation.squad_score import read_predictions, score
 from anybatch.models import PretrainingModel, question_answering_model
 from anybatch.planner.clusters import find_cluster
 from anybatch.recipes.recipe import from_json

@@ -6,7 +6,7 @@ RUN/metrics.jsonl       one JSON object a line; see below
 RUN/checkpoints/        step-00000100/ ...: see engine/checkpoint.py
 RUN/model/              the final weights and tokenizer as a Hugging Face folder
 RUN/skipped-images.txt  for images: the images that could not be read, and why
-RUN/classification.json for images: the confusion matrix and worst mistakes; see recipes/classification.py
+RUN/classification.json for images: the confusion matrix and worst mistakes; see evaluation/image_scores.py
 RUN/sample.json         for a GPT: the finished model's continuation of a held-out text's start
 RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}

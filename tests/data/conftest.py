@@ -1,18 +1,16 @@
-"""Small made-up text, and the shards and the vocabulary made of it; questions, and a vocabulary of theirs."""
+"""Small made-up text, and the shards and the vocabulary made of it."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import HARD
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
 from anybatch.data.prepare import prepare
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import Shards, open_shards
-from anybatch.data.squad import Question, load_builtin
 from anybatch.data.text import Document
 
 SYLLABLES = ("ba", "co", "di", "fu", "le", "mo", "na", "pi", "ro", "su", "ta", "ve")
@@ -41,18 +39,6 @@ def made_up() -> Callable[[int], list[Document]]:
 def tokenizer() -> Tokenizer:
     texts = [document.text for document in make_documents(60)]
     return vocabulary.train(lambda: texts, 400)
-
-
-@pytest.fixture(scope="session")
-def questions() -> list[Question]:
-    """Two hundred of the package's, each with one answer."""
-    return [Question(q.id, q.question, q.context, q.answers[:1], q.title) for q in load_builtin()[:200]]
-
-
-@pytest.fixture(scope="session")
-def words(questions: list[Question]) -> Tokenizer:
-    texts = [HARD, *(question.context for question in questions)]
-    return vocabulary.train(lambda: texts, 600)
 
 
 @pytest.fixture(scope="session")

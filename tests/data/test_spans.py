@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from anybatch.data.answers import decode
 from anybatch.data.spans import LONGEST_QUESTION, QuestionSource
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
+from anybatch.evaluation.answers import decode
 
 
 def certain(source: QuestionSource, inputs: dict[str, torch.Tensor]) -> dict[str, str]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from anybatch.errors import InputError
-from anybatch.machine import bench, contenders, problem, shapes, table, traffic
+from anybatch.machine import bench, contenders, measured, problem, shapes, traffic
 from anybatch.machine.bench import Conditions
-from anybatch.machine.unavailable import Unavailable
+from anybatch.machine.problem import Unavailable
 from anybatch.optim import LAMB
 
 TINY = [(30, 8), (17,), (), (4, 3, 3)]
@@ -51,14 +51,14 @@ def test_every_contender_takes_part_or_says_why(tiny, algorithm, clip):
         assert len(row["samples_s"]) == 7
         assert min(row["samples_s"]) <= row["median_s"] <= max(row["samples_s"])
         assert row["against_reference"] > 0
-    measured = {row["name"]: row for row in only["rows"] if "median_s" in row}
-    assert {row["role"] for row in measured.values()} >= {"ours", "reference"}
+    times = {row["name"]: row for row in only["rows"] if "median_s" in row}
+    assert {row["role"] for row in times.values()} >= {"ours", "reference"}
     if algorithm == "lamb" and clip is None:
         # Beyond the tensors themselves there are only scalars and norms: the count must be near whole passes.
-        assert measured["anybatch LAMB foreach"]["bytes_per_parameter"] == pytest.approx(112, abs=8)
+        assert times["anybatch LAMB foreach"]["bytes_per_parameter"] == pytest.approx(112, abs=8)
     assert json.loads(json.dumps(found)) == found
-    assert all(len(cells) == len(table.COLUMNS) for cells in table.rows(only))
-    assert any(table.findings(only))
+    assert all(len(cells) == len(measured.COLUMNS) for cells in measured.rows(only))
+    assert any(measured.findings(only))
 
 
 def test_states_are_shared_so_that_all_contenders_fit(tiny):
@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_left_out_with_the_reason(tiny, monkeypatch):
     monkeypatch.setattr(problem, "free_bytes", lambda device: 1_000)
     (only,) = bench.measure(Conditions(sets=("tiny",)))["sets"]
     assert only["why_not"] == "needs about 0.0 GB of memory, 0.0 GB are free"
-    assert list(table.findings(only)) == ["not measured: needs about 0.0 GB of memory, 0.0 GB are free"]
+    assert list(measured.findings(only)) == ["not measured: needs about 0.0 GB of memory, 0.0 GB are free"]
 
 
 def test_no_compiler_is_a_reason(monkeypatch):

@@ -80,11 +80,12 @@ def test_doctor_says_what_serves_and_why_not(monkeypatch, capsys):
 
 
 def test_doctor_names_the_command_that_brings_what_is_missing(monkeypatch, capsys):
-    from anybatch.machine import installed
+    from anybatch import environment
+    from anybatch.machine import doctor
 
     declared = ["torch>=2", 'optuna>=4; extra == "study"', 'no-such-package; extra == "hub"', 'mypy; extra == "dev"']
-    monkeypatch.setattr(installed, "requires", lambda name: declared)
-    monkeypatch.setattr(installed, "version", lambda name: "1" if name != "no-such-package" else _not_found(name))
+    monkeypatch.setattr(doctor, "requires", lambda name: declared)
+    monkeypatch.setattr(environment, "version", lambda name: "1" if name != "no-such-package" else _not_found(name))
     code, said = run(["doctor", "--json"], monkeypatch, capsys)
     assert code == 0
     found = json.loads(said.out)

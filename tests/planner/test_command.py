@@ -1,7 +1,5 @@
 """What `anybatch plan` answers, and how what is wrong is said."""
 
-import json
-
 import pytest
 
 from anybatch.errors import InputError
@@ -11,7 +9,7 @@ from anybatch.recipes import RECIPES
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_planned(name):
-    told = json.loads(plan(name, "a100-node", devices=8, as_json=True))
+    told = plan(name, "a100-node", devices=8)
     assert told["chosen"]["total_s"] > 0
     assert told["precision"] in ("fp32", "tf32", "bf16")
     (command,) = told["commands"]
@@ -19,10 +17,10 @@ def test_every_recipe_can_be_planned(name):
 
 
 def test_no_batch_is_proposed_whose_warm_up_nobody_has_tried():
-    told = json.loads(plan("bert-large-paper", "h100-node", deadline="2h", as_json=True))
+    told = plan("bert-large-paper", "h100-node", deadline="2h")
     assert told["chosen"]["batch_size"] <= 32_768
     # Asked for, it is still planned.
-    assert json.loads(plan("bert-large-paper", "h100-node", devices=512, batch_size=65_536, as_json=True))["chosen"]
+    assert plan("bert-large-paper", "h100-node", devices=512, batch_size=65_536)["chosen"]
 
 
 def test_unknown_names_are_answered_with_near_ones():
@@ -62,7 +60,7 @@ def test_nonsense_is_one_clear_line(arguments, message):
 def test_advice_makes_examples_grow(tmp_path):
     advice = tmp_path / "advice.json"
     advice.write_text('{"critical_batch": 512, "reference_batch_size": 32}')
-    told = json.loads(plan("bert-tiny", "h100-node", devices=1, batch_size=512, advice=advice, as_json=True))
+    told = plan("bert-tiny", "h100-node", devices=1, batch_size=512, advice=advice)
     assert told["chosen"]["num_examples"] == pytest.approx(500_000 * 2 / (1 + 32 / 512))
     assert f"reference.num_examples={round(told['chosen']['num_examples'])}" in told["commands"][0]
     advice.write_text("{}")
@@ -71,8 +69,8 @@ def test_advice_makes_examples_grow(tmp_path):
 
 
 def test_another_optimizer_is_planned_with_its_own_moments():
-    told = json.loads(plan("bert-tiny", "h100-node", devices=8, optimizer="momentum", as_json=True))
+    told = plan("bert-tiny", "h100-node", devices=8, optimizer="momentum")
     assert told["optimizer"] == "momentum"
     assert "--set optimizer.name=momentum" in told["commands"][0]
-    published = json.loads(plan("published-resnet50", "h100-node", devices=8, optimizer="lars", as_json=True))
+    published = plan("published-resnet50", "h100-node", devices=8, optimizer="lars")
     assert (published["optimizer"], published["commands"]) == ("lars", [])

@@ -6,13 +6,14 @@ import shlex
 import pytest
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from anybatch.cli.text import plan_text
 from anybatch.errors import InputError
 from anybatch.planner.command import plan
 from anybatch.recipes import change, find_recipe
 
 
 def test_json_and_text_say_the_same():
-    told = json.loads(plan("bert-mini", "h100-node", devices=16, batch_size=1024, as_json=True))
+    told = plan("bert-mini", "h100-node", devices=16, batch_size=1024)
     chosen = told["chosen"]
     parts = chosen["phases"][0]["step_parts_s"]
     assert sum(parts.values()) == pytest.approx(chosen["phases"][0]["step_s"])
@@ -26,22 +27,23 @@ def test_json_and_text_say_the_same():
     assert (read.module, read.training_script, read.node_rank) == (True, "anybatch", 1)
     arguments = ["train", "bert-mini", "--batch-size", "1024", "--set", f"engine.precision={told['precision']}"]
     assert read.training_script_args[:6] == arguments
-    text = plan("bert-mini", "h100-node", devices=16, batch_size=1024)
+    json.dumps(told)
+    text = plan_text(told)
     assert command in text
     assert "US$" in text
 
 
 def test_on_one_machine_the_command_is_the_houses_own():
-    (command,) = json.loads(plan("bert-mini", "h100-node", devices=8, batch_size=1024, as_json=True))["commands"]
+    (command,) = plan("bert-mini", "h100-node", devices=8, batch_size=1024)["commands"]
     assert command.endswith(" --run runs/bert-mini-b1024 --nproc 8")
-    (alone,) = json.loads(plan("bert-mini", "h100-node", devices=1, batch_size=1024, as_json=True))["commands"]
+    (alone,) = plan("bert-mini", "h100-node", devices=1, batch_size=1024)["commands"]
     assert "--nproc" not in alone
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_command_sets_what_the_plan_supposes(precision):
     asked = [f"engine.precision={precision}"]
-    told = json.loads(plan("bert-large-paper", "rtx4090-box", devices=6, assignments=asked, as_json=True))
+    told = plan("bert-large-paper", "rtx4090-box", devices=6, assignments=asked)
     words = shlex.split(told["commands"][0])
     given = [words[k + 1] for k, word in enumerate(words) if word == "--set"]
     engine = change(find_recipe("bert-large-paper"), given).engine
@@ -53,7 +55,7 @@ def test_the_command_sets_what_the_plan_supposes(precision):
 
 def test_fp32_is_not_planned_as_tf32_unless_torch_computes_so():
     fast, slow, images = (
-        json.loads(plan(name, "h100-node", devices=8, assignments=[f"engine.precision={precision}"], as_json=True))
+        plan(name, "h100-node", devices=8, assignments=[f"engine.precision={precision}"])
         for name, precision in (("bert-large-paper", "bf16"), ("bert-large-paper", "fp32"), ("resnet50-paper", "fp32"))
     )
     assert slow["chosen"]["training_s"] > 5 * fast["chosen"]["training_s"]

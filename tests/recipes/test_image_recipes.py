@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from torch import nn
 
+from anybatch.cli.text import preview_text
 from anybatch.data.batch import Batch
 from anybatch.engine import Phase
 from anybatch.errors import InputError
 from anybatch.models import ClassifierSettings, image_classifier
 from anybatch.optim import LAMB, LARS
-from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, preview_recipe, preview_text, with_batch_size
+from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, preview_recipe, with_batch_size
 from anybatch.recipes.optimizers import OPTIMIZERS, build_optimizer
 from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import OptimizerSettings

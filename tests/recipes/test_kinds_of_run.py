@@ -10,9 +10,9 @@ import torch
 
 from anybatch.data.prepare import Kind, prepare, tokenizer_of
 from anybatch.data.squad import Question, load_builtin, read_questions
-from anybatch.data.squad_score import normalize, read_predictions, score
 from anybatch.data.text import Document
 from anybatch.errors import InputError
+from anybatch.evaluation.squad_score import normalize, read_predictions, score
 from anybatch.recipes import causal, change, evaluate_run, find_recipe, images, pretraining, questions, train_recipe
 
 SMALL = ["reference.num_examples=32", "engine.num_evals=1", "data.num_held_out=16"]

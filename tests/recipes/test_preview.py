@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from anybatch.cli import main
+from anybatch.cli.text import plot, preview_text
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, train_recipe
-from anybatch.recipes.phases import StreamedExamples
-from anybatch.recipes.preview import plot, preview_recipe, preview_text, sampled_rates
+from anybatch.recipes.preview import preview_recipe, sampled_rates
 from anybatch.recipes.recipe import CorpusSettings
+from anybatch.recipes.streaming import StreamedExamples
 
 TEXT = " ".join("one two three four five six seven eight nine ten." for _ in range(8))
 

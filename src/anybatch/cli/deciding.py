@@ -224,9 +224,10 @@ def plan(
       anybatch plan bert-mini --cluster this-machine --plot plan.svg
       anybatch plan bert-tiny --cluster this-machine --calibrate runs/small
     """
+    from anybatch.cli.text import plan_text
     from anybatch.planner.command import plan as make_plan
 
-    text = make_plan(
+    found = make_plan(
         recipe,
         cluster,
         devices=devices,
@@ -240,6 +241,5 @@ def plan(
         calibration_run=calibrate,
         plot=plot,
         assignments=assignments,
-        as_json=as_json,
     )
-    show(text)
+    show(json.dumps(found, indent=1) if as_json else plan_text(found))

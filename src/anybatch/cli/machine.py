@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from anybatch.cli.app import AsJson, app, print_values
+from anybatch.cli.app import AsJson, app, print_values, show
 from anybatch.errors import InputError
 from anybatch.files import write_json
 
@@ -34,10 +34,10 @@ def bench(
       anybatch bench --shapes bert-base --threads 1 --out step.json
       anybatch bench --algorithm lars --shapes resnet-50 --busy 1
     """
+    from anybatch.cli.text import bench_text
     from anybatch.engine import progress_display
     from anybatch.machine.bench import Conditions, measure
     from anybatch.machine.shapes import SETS
-    from anybatch.machine.table import print_tables
 
     chosen = Conditions(
         algorithm=algorithm,
@@ -58,7 +58,7 @@ def bench(
     if as_json:
         print_values(found, as_json)
     else:
-        print_tables(found)
+        show("\n".join(bench_text(found)))
 
 
 @app.command()

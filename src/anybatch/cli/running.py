@@ -87,13 +87,13 @@ def train(
       anybatch train bert-mini --set reference.lr=0.005      before scaling
       anybatch train bert-mini --set optimizer.lr=0.02       after it
     """
+    from anybatch.cli.text import preview_text
     from anybatch.engine import progress_display, supervise
     from anybatch.integrations.trackers import Tracker, check_tracker
     from anybatch.recipes import (
         change,
         find_recipe,
         preview_recipe,
-        preview_text,
         recipe_of,
         train_recipe,
         with_batch_size,
@@ -161,7 +161,7 @@ def evaluate(
         if squad is None or run is not None or null_threshold is not None:
             raise InputError("--predictions needs --squad FILE, and neither a run folder nor a null threshold")
         from anybatch.data.squad import read_questions
-        from anybatch.data.squad_score import read_predictions, score
+        from anybatch.evaluation.squad_score import read_predictions, score
 
         print_values(score(read_predictions(predictions), read_questions(squad)), as_json)
         return

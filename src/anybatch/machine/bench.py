@@ -2,26 +2,30 @@
 
 import gc
 import math
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 import torch
 
-from anybatch.environment import describe_environment
+from anybatch.environment import describe_environment, version_of
 from anybatch.errors import InputError
-from anybatch.machine.busy import busy_processes
 from anybatch.machine.contenders import Contender, contenders
-from anybatch.machine.installed import versions
-from anybatch.machine.problem import Problem
+from anybatch.machine.doctor import PACKAGES
+from anybatch.machine.problem import Problem, Unavailable
 from anybatch.machine.shapes import SETS, find_shapes
 from anybatch.machine.traffic import CountBytes
-from anybatch.machine.unavailable import Unavailable
 from anybatch.progress import Progress, SilentProgress
 
 # A sample takes at least this long, so that the clock and a stray interrupt matter little.
 _SAMPLE_S = 0.02
+# It ends with the process that started it, however that ends.
+_SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(1_000_000))\n"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def measure(conditions: Conditions, progress: Progress | None = None) -> dict[st
     before = torch.get_num_threads()
     torch.set_num_threads(conditions.threads or before)
     try:
-        environment = {**describe_environment(), "versions": versions()}
+        environment = {**describe_environment(), "versions": {name: version_of(name) for name in PACKAGES}}
         sets = [_set(name, conditions, progress) for name in conditions.sets]
     finally:
         torch.set_num_threads(before)
@@ -176,3 +180,18 @@ def _samples(name: str, runners: list[_Runner], repeats: int, progress: Progress
         if collects:
             gc.enable()
         task.end()
+
+
+@contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """While the block runs, `number` other processes compute as fast as they can."""
+    others: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(number):
+            others.append(subprocess.Popen([sys.executable, "-S", "-c", _SPIN]))
+        yield
+    finally:
+        for other in others:
+            other.kill()
+        for other in others:
+            other.wait()

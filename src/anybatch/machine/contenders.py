@@ -13,9 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anybatch.machine.problem import Problem
+from anybatch.machine.problem import Problem, Unavailable
 from anybatch.machine.traffic import pattern
-from anybatch.machine.unavailable import Unavailable
 from anybatch.optim import LAMB, LARS
 
 Step = Callable[[], object]

@@ -1,22 +1,25 @@
 """What is installed here, which kernels take a step, how fast memory is, and the command that mends what is missing."""
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import time
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 import torch
 
-from anybatch.environment import describe_environment
-from anybatch.machine.installed import missing, versions
+from anybatch.environment import describe_environment, version_of
 from anybatch.optim.kernels import why_not_fused
 
 # The settings on which it depends whether a kernel serves.
 _SETTINGS = {"norm": "l2", "fused": True, "foreach": None}
 _READY = "ready"
 # The other extras are for work on the package itself.
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra == ['\"]([a-z]+)['\"]")
+PACKAGES = ("anybatch", "torch", "numpy", "triton", "timm", "pytorch_optimizer", "optax", "jax")
 _FOR_USERS = ("train", "study", "parquet", "hub", "tensorboard")
 
 
@@ -26,7 +29,7 @@ def examine() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     compiler = _compiler()
     fused = {"CPU": _serves("cpu"), "CUDA": _serves("cuda") if gpus else "no GPU"}
-    extras = missing()
+    extras = _missing()
     mend = {
         name: f"pip install 'anybatch[{name}]'" for name, packages in extras.items() if packages and name in _FOR_USERS
     }
@@ -45,7 +48,7 @@ def examine() -> dict[str, Any]:
         "memory, copied": f"{_copied_gb_per_s():.0f} GB/s read and written, on {place['threads']} threads",
         "GPU": ", ".join(gpus) or "none that torch can use",
         "C compiler": compiler or "none found",
-        "package": {name: found or "not installed" for name, found in versions().items()},
+        "package": {name: version_of(name) or "not installed" for name in PACKAGES},
         "extra": {
             name: f"missing {', '.join(packages)}" if packages else "installed"
             for name, packages in extras.items()
@@ -54,6 +57,19 @@ def examine() -> dict[str, Any]:
         "fused step": fused,
         "to mend": mend or "nothing is missing",
     }
+
+
+def _missing() -> dict[str, list[str]]:
+    """Missing packages of each optional extra; empty if anybatch is not installed."""
+    try:
+        declared = requires("anybatch") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, declared)):
+        package, extra = match.groups()
+        found.setdefault(extra, []).extend([] if version_of(package) else [package])
+    return found
 
 
 def _copied_gb_per_s() -> float:

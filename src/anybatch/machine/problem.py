@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from anybatch.environment import half_of_memory
 from anybatch.machine.shapes import Shape
-from anybatch.machine.unavailable import Unavailable
 
 # Parameters, gradients and two states; and what a foreach step and a jitted one with its own buffers take beside them.
 _BYTES_SHARED = 16
 _BYTES_BESIDE = 24
+
+
+class Unavailable(Exception):
+    """It is not installed, does not fit, or does not work on this machine; the message says which, in a few words."""
 
 
 class Problem:

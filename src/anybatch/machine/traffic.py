@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anybatch.machine.unavailable import Unavailable
+from anybatch.machine.problem import Unavailable
 
 _SOURCE = Path(__file__).with_name("traffic.c")
 _CHUNK = 65_536

@@ -1,8 +1,8 @@
 """What `anybatch plan` does."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import read_object
@@ -12,7 +12,7 @@ from anybatch.planner.clusters import find_cluster
 from anybatch.planner.measure import calibrate
 from anybatch.planner.plan import make_plan, parse_duration
 from anybatch.planner.published import PUBLISHED
-from anybatch.planner.tell import draw, to_json, to_text
+from anybatch.planner.tell import draw, to_json
 from anybatch.planner.workload import Workload, with_critical_batch, workload_of
 from anybatch.recipes import RECIPES, change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
@@ -33,9 +33,8 @@ def plan(
     calibration_run: Path | None = None,
     plot: Path | None = None,
     assignments: list[str] | None = None,
-    as_json: bool = False,
-) -> str:
-    """The plan, as text or as JSON; the picture is written to `plot`."""
+) -> dict[str, Any]:
+    """The plan, in JSON's types; the picture is written to `plot`."""
     cluster = find_cluster(cluster_name)
     settings = tuple(assignments or [])
     if optimizer is not None and name in RECIPES:
@@ -66,9 +65,7 @@ def plan(
     )
     if plot is not None:
         draw(made, plot)
-    if as_json:
-        return json.dumps(to_json(made, calibration, settings), indent=1)
-    return to_text(made, calibration, settings)
+    return to_json(made, calibration, settings)
 
 
 def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> Workload:

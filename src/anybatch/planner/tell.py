@@ -1,16 +1,14 @@
-"""A plan as text, as JSON, as a picture, and as the commands that start it."""
+"""A plan as JSON, as a picture, and as the commands that start it."""
 
 from pathlib import Path
 from typing import Any
 
 from anybatch.errors import InputError
-from anybatch.numbers import duration
 from anybatch.planner.examples import Law
 from anybatch.planner.measure import Calibration
 from anybatch.planner.plan import Plan
 from anybatch.planner.prediction import Prediction
 from anybatch.recipes.change import as_options
-from anybatch.recipes.preview import aligned
 
 FORMATS = ("svg", "png", "pdf")
 
@@ -29,6 +27,10 @@ def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[
         "mfu_source": mfu.source,
         "supposed": list(workload.supposed),
         "price": cluster.price,
+        "price_source": cluster.price_source,
+        "title": cluster.title,
+        "peak_flops": cluster.accelerator.peak_flops[workload.precision],
+        "is_published": workload.recipe is None,
         "calibration": None if calibration is None else vars(calibration),
         "chosen": {"why": plan.why, **_option(plan, plan.chosen)},
         "diminishing_returns": None
@@ -43,6 +45,7 @@ def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
     epoch = plan.workload.epoch_examples
     return {
         "devices": option.num_devices,
+        "is_chosen": option is plan.chosen,
         "batch_size": option.batch_size,
         "num_examples": option.num_examples,
         "epochs": None if epoch is None else option.num_examples / epoch,
@@ -69,74 +72,6 @@ def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
             for phase in option.phases
         ],
     }
-
-
-def to_text(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> str:
-    """The table, the choice, where its time goes, and how to start it."""
-    workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
-    mfu = cluster.mfu_of(workload.family, workload.precision)
-    peak = cluster.accelerator.peak_flops[workload.precision]
-    devices = "1 device" if chosen.num_devices == 1 else f"{chosen.num_devices} devices"
-    lines = [
-        f"{workload.name} ({workload.optimizer}, {workload.precision}) on {cluster.name}: {cluster.title}",
-        f"MFU {mfu.share:.1%} of {peak / 1e12:.3g} TFLOP/s in {workload.precision}: {mfu.source}"
-        + (f"; before: {calibration.before:.1%}" if calibration else ""),
-        *(f"supposed: {each}" for each in workload.supposed),
-        "",
-        *_table(plan),
-        "",
-        f"* {plan.why}: {devices}, batch {chosen.batch_size:,}, {duration(chosen.total_s)}",
-    ]
-    for phase in chosen.phases:
-        parts = ", ".join(
-            f"{name.replace('_', '-')} {1e3 * value:.3g}" for name, value in vars(phase.step).items() if value > 0
-        )
-        lines.append(
-            f"  {phase.title}: {phase.num_steps:,} steps of {phase.batch_size:,}, {1e3 * phase.step.total:.4g} ms each "
-            f"({parts}); {phase.layout.title(chosen.num_devices)}, micro-batch {phase.layout.micro_batch_size}, "
-            f"{phase.memory_bytes / 1e9:.1f} GB a device"
-        )
-    lines.append(
-        f"  besides: start {duration(chosen.start_s)}, evaluation {duration(chosen.evaluation_s)}, checkpoints "
-        f"{duration(chosen.checkpoint_s)}"
-    )
-    if cluster.price is not None:
-        lines.append(f"  price: {cluster.price:g} US dollars a device an hour; {cluster.price_source}")
-    started = commands(plan, settings)
-    if workload.recipe is None:
-        lines += ["", f"{workload.name} is a published run, which has no command here; a plan of a recipe has one"]
-    if started:
-        lines += [
-            "",
-            "on every node:" if "$NODE_RANK" in started[0] else "start it:",
-            *(f"  {line}" for line in started),
-        ]
-        if not any(setting.startswith("data.path=") for setting in settings):
-            lines.append("  with --set data.path=FOLDER for data of your own")
-    return "\n".join(lines)
-
-
-def _table(plan: Plan) -> list[str]:
-    header = ["", "devices", "batch", "steps", "examples", "time", "device-hours", "US$", "kWh", "layout"]
-    rows = [header]
-    for option in plan.options:
-        rows.append(
-            [
-                "*" if option is plan.chosen else "",
-                f"{option.num_devices:,}",
-                f"{option.batch_size:,}",
-                f"{option.num_steps:,}",
-                f"{option.num_examples:.4g}",
-                duration(option.total_s),
-                f"{option.num_devices * option.total_s / 3600:,.1f}",
-                "-" if option.cost is None else f"{option.cost:,.2f}",
-                "-" if option.energy_kwh is None else f"{option.energy_kwh:,.1f}",
-                option.phases[0].layout.title(option.num_devices),
-            ]
-        )
-    # A column that says nothing is left out.
-    kept = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"-"}]
-    return aligned(list(zip(*kept, strict=True)))
 
 
 def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:

@@ -3,7 +3,7 @@
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.change import change, with_batch_size
 from anybatch.recipes.execute import evaluate_run, evaluate_step, recipe_of, train_recipe
-from anybatch.recipes.preview import preview_recipe, preview_text
+from anybatch.recipes.preview import preview_recipe
 from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe, QuestionsRecipe, Recipe, from_json
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "find_recipe",
     "from_json",
     "preview_recipe",
-    "preview_text",
     "recipe_of",
     "train_recipe",
     "with_batch_size",

@@ -17,9 +17,10 @@ from anybatch.engine.job import Scores
 from anybatch.files import sha256, write_json
 from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model, save_tokenizer
 from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.phases import fingerprints, plan_phases, summarise
 from anybatch.recipes.recipe import CausalRecipe
 from anybatch.recipes.run_text import data_folder, open_text
+from anybatch.recipes.streaming import held_out_batches
 from anybatch.runs import Run
 
 _START_TOKENS = 31

@@ -3,32 +3,21 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from anybatch.data.batch import Batch, Source
-from anybatch.data.sampling import Stream, checksum
+from anybatch.data.batch import Source
+from anybatch.data.sampling import Stream
 from anybatch.engine import Phase
 from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
+from anybatch.recipes.streaming import StreamedExamples
 from anybatch.runs import Run
 from anybatch.scaling import Scaled
 from anybatch.scaling.schedule import Growing
-
-
-@dataclass(frozen=True)
-class StreamedExamples:
-    """The examples of `source` in the order of `stream`."""
-
-    source: Source
-    stream: Stream
-
-    def read(self, start: int, count: int) -> Batch:
-        epochs, examples = self.stream.at(start, count)
-        return replace(self.source.batch(epochs, examples), checksum=checksum(epochs, examples))
 
 
 def plan_phases(
@@ -100,13 +89,6 @@ def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
     if recipe.optimizer.weight_decay is not None:
         fixed["weight_decay"] = recipe.optimizer.weight_decay
     return replace(scaled, **fixed)
-
-
-def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:
-    """The first `count` examples of a shuffled `source` (all, where it has fewer), each as it is in epoch 0."""
-    examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
-    count = min(count, source.num_examples)
-    return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
 
 
 def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:

@@ -27,9 +27,10 @@ from anybatch.models import (
     weights_fingerprint,
 )
 from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.phases import fingerprints, plan_phases, summarise
 from anybatch.recipes.recipe import PretrainingRecipe, TextPhaseSettings
 from anybatch.recipes.run_text import data_folder, open_text
+from anybatch.recipes.streaming import held_out_batches
 from anybatch.runs import Run, sound_model
 
 

@@ -1,6 +1,5 @@
 """A recipe before it is run: its phases, steps and rates, and what they would take here."""
 
-import math
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
-from anybatch.numbers import duration
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
 from anybatch.recipes.optimizers import MOMENTS
@@ -20,8 +18,6 @@ from anybatch.runs import Run
 
 _SIZES = ("sequence_length", "image_size")
 _COLUMNS = 64
-_ROWS = 8
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
@@ -107,66 +103,6 @@ def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[s
         phase = phases[number]
         rates.append({"step": step + 1, "lr": phase.lr * phase.schedule(step - (ends[number] - phase.num_steps))})
     return rates
-
-
-def preview_text(found: dict[str, Any]) -> str:
-    """`preview_recipe`'s answer for a terminal: a table, a plot of the learning rate, and two estimates."""
-    size = next(name for name in _SIZES if name in found["phases"][0])
-    names = ("batch_size", size, "num_steps", "num_examples", "lr", "warmup_steps", "carry_over",
-             "micro_batch_size")  # fmt: skip
-    table = [[name.removeprefix("num_").replace("_", " ") for name in names]]
-    for phase in found["phases"]:
-        table.append([f"{phase[n]:,}" if isinstance(phase[n], int) else f"{phase[n]:.4g}" if n == "lr" else phase[n]
-                      for n in names])  # fmt: skip
-    lines = [*aligned(table), "", *_hyperparameters(found)]
-    rates = [point["lr"] for point in found["learning_rates"]]
-    lines += ["", f"learning rate over {found['num_steps']:,} steps", *plot(rates), ""]
-    memory = found["memory_bytes_a_rank"]
-    lines.append(f"memory: about {memory / 2**20:,.0f} MiB a process for {found['parameters']:,} parameters, their "
-                 "gradients, the optimizer's state and a micro-batch; Python and PyTorch take 0.4 GB more")  # fmt: skip
-    processes = "1 process" if found["num_ranks"] == 1 else f"{found['num_ranks']} processes"
-    lines.append(f"time: about {duration(found['time_s'])} on {processes} like this one, "
-                 "from a micro-batch, or a part of one, timed now")  # fmt: skip
-    if found["stand_in"]:
-        lines.append(f"data: {found['stand_in']}, for data.path is not set")
-    lines += [f"inferred, not in the source: {each}" for each in found["inferred"]]
-    return "\n".join(lines)
-
-
-def _hyperparameters(found: dict[str, Any]) -> list[str]:
-    """What the optimizer is given beside the learning rate, in each phase; one line if it is the same in all."""
-    shown = []
-    for phase in found["phases"]:
-        settings = (f"{name.replace('_', ' ')} {hyperparameter(x)}" for name, x in phase["hyperparameters"].items())
-        shown.append(f"{found['optimizer']}: {', '.join(settings)}")
-    fixed = f"; {', '.join(found['fixed'])} set after scaling" if found["fixed"] else ""
-    rule = f" ({found['reference']['rule']} rule from batch {found['reference']['batch_size']:,}{fixed})"
-    if len(set(shown)) == 1:
-        return [shown[0] + rule]
-    return [f"phase {number}: {line}{rule}" for number, line in enumerate(shown, 1)]
-
-
-def hyperparameter(value: Any) -> str:
-    """A hyperparameter for a person: betas as '0.9 0.999', numbers to six digits."""
-    return " ".join(f"{each:.6g}" for each in value) if isinstance(value, list | tuple) else f"{value:.6g}"
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows whose columns end below each other."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
-
-
-def plot(values: list[float]) -> list[str]:
-    """A column for each value, 8 rows high, with the greatest one beside the first row and 0 beside the last."""
-    top = max(values) or 1.0
-    heights = [value / top * _ROWS * (len(_BARS) - 1) for value in values]
-    rows = []
-    for row in reversed(range(_ROWS)):
-        label = f"{top:9.3g}" if row == _ROWS - 1 else f"{0:9d}" if row == 0 else " " * 9
-        levels = (min(max(math.ceil(height) - row * (len(_BARS) - 1), 0), len(_BARS) - 1) for height in heights)
-        rows.append(f"{label} {''.join(_BARS[level] for level in levels)}".rstrip())
-    return rows
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -12,20 +12,21 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from anybatch.data import vocabulary
-from anybatch.data.answers import Candidates, decode
 from anybatch.data.prepare import TOKENIZER
 from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question, load_builtin, read_questions, split_by_article
-from anybatch.data.squad_score import score
 from anybatch.engine import Job, evaluate
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
+from anybatch.evaluation.answers import Candidates, decode
+from anybatch.evaluation.squad_score import score
 from anybatch.files import write_json
 from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer, weights_fingerprint
 from anybatch.recipes.job import job_of
-from anybatch.recipes.phases import fingerprints, held_out_batches, plan_phases, summarise
+from anybatch.recipes.phases import fingerprints, plan_phases, summarise
 from anybatch.recipes.recipe import QuestionsRecipe
+from anybatch.recipes.streaming import held_out_batches
 from anybatch.runs import Run, sound_model
 
 PREDICTIONS = "predictions.json"

@@ -13,7 +13,6 @@ from anybatch.errors import Failed, InputError
 from anybatch.numbers import null_for_nonfinite
 from anybatch.recipes import Recipe
 from anybatch.recipes.phases import scaled_phase
-from anybatch.recipes.preview import aligned
 from anybatch.recipes.recipe import ImageRecipe
 from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
@@ -28,6 +27,7 @@ from anybatch.study.measuring import (
     staged,
 )
 from anybatch.study.rate_range import RateRange, lost_rate
+from anybatch.tables import aligned
 
 FEWEST_STEPS = 16
 _RANGE_STEPS = 40

@@ -10,7 +10,6 @@ from typing import Any
 from anybatch.errors import Failed, InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes import Recipe
-from anybatch.recipes.preview import aligned
 from anybatch.runs import Run
 from anybatch.study.critical import TOLERANCE, CriticalBatch, critical_batch, excess, power_law, ramp, table
 from anybatch.study.measuring import (
@@ -22,6 +21,7 @@ from anybatch.study.measuring import (
     kept_or_removed,
     staged,
 )
+from anybatch.tables import aligned
 
 FACTORS = (1, 2, 4, 8, 16)
 POINTS = (0.05, 0.2, 0.5)

@@ -11,11 +11,12 @@ from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes.optimizers import tuned_moments
-from anybatch.recipes.preview import aligned, stand_in
+from anybatch.recipes.preview import stand_in
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
 from anybatch.study.findings import headline, sentences
 from anybatch.study.setup import setup
+from anybatch.tables import aligned
 
 _WARMUP = "optimizer.warmup_ratio"
 # By a recipe's task, what its evaluations count beside the loss.

@@ -15,8 +15,9 @@ from anybatch.files import write_json
 from anybatch.recipes import Recipe, train_recipe
 from anybatch.recipes.change import with_absolute_paths
 from anybatch.recipes.execute import build
-from anybatch.recipes.phases import StreamedExamples, fingerprints
+from anybatch.recipes.phases import fingerprints
 from anybatch.recipes.recipe import from_json
+from anybatch.recipes.streaming import StreamedExamples
 from anybatch.runs import Run
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from anybatch.elsewhere import Log, batch_of, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.numbers import null_for_nonfinite
-from anybatch.recipes.preview import aligned
 from anybatch.scaling import NoiseScale, Reference, examples_at, noise_scale
 from anybatch.study.advice import nearly_free_batch
+from anybatch.tables import aligned
 
 # Entries of a log that a noise scale needs.
 _FEWEST = 4

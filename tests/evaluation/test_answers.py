@@ -8,10 +8,10 @@ import torch
 from asking import ask, whole
 from tokenizers import Tokenizer
 
-from anybatch.data.answers import decode
 from anybatch.data.spans import QuestionSource
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
+from anybatch.evaluation.answers import decode
 
 
 def all_spans(

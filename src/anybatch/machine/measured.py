@@ -1,6 +1,6 @@
-"""A measurement as tables for a terminal and for a Markdown page."""
+"""What `bench` measured, as cells and sentences."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 COLUMNS = ("step", "ms", "smallest to largest", "× reference", "B/parameter", "GB/s")
@@ -46,33 +46,6 @@ def findings(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"not measured: {row['name']}: {row['why_not']}"
 
 
-def print_tables(result: Mapping[str, Any]) -> None:
-    """A table for each set of shapes, on standard output."""
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    console.print(escape(conditions(result)))
-    for found in result["sets"]:
-        table = Table(title=escape(title(found)), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-        for name in COLUMNS:
-            table.add_column(name, justify="left" if name == "step" else "right")
-        roles = {row["name"]: row["role"] for row in found.get("rows", ())}
-        for cells in rows(found):
-            table.add_row(*map(escape, cells), style="bold" if roles[cells[0]] == "ours" else None)
-        console.print()
-        if table.row_count:
-            console.print(table)
-        else:
-            console.print(escape(title(found)), style="bold")
-        for line in findings(found):
-            console.print(f"  {escape(line)}")
-
-
 def conditions(result: Mapping[str, Any]) -> str:
     """Where and how it was measured, in one line."""
     chosen, place = result["conditions"], result["environment"]
@@ -87,12 +60,6 @@ def conditions(result: Mapping[str, Any]) -> str:
     if chosen["clip"] is not None:
         parts.append(f"global norm clipped to {chosen['clip']:g}")
     return ", ".join(parts)
-
-
-def markdown(lines: Iterable[tuple[str, ...]], header: tuple[str, ...]) -> str:
-    """A Markdown table, the first column to the left."""
-    marks = ("---", *("---:" for _ in header[1:]))
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *lines))
 
 
 def _median(row: Mapping[str, Any]) -> float:

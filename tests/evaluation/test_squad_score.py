@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from squad_oracle import official_scores
 
 from anybatch.data.squad import Answer, Question, parse_questions, read_questions
-from anybatch.data.squad_score import exact_match, f1, normalize, read_predictions, score
 from anybatch.errors import InputError
+from anybatch.evaluation.squad_score import exact_match, f1, normalize, read_predictions, score
 
 TEXT = st.text(alphabet="aAnthe bc.,-'\t1é")
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 from anybatch.data.images.source import ImageSource, late_batches
-from anybatch.engine.job import Scores
 from anybatch.files import write_json
 from anybatch.models import ImageClassifier
+from anybatch.numbers import finite
 from anybatch.runs import Run
 
 NUM_WORST = 24
@@ -36,7 +36,7 @@ def judge(
     classes: tuple[str, ...],
     run: Run | None,
     batch_size: int,
-) -> Scores:
+) -> dict[str, float]:
     """Mean loss, top-1 and top-5 over all examples of `source` that can be read.
 
     With a `run`, writes its classification.json: {"classes": names, "confusion": [[true, predicted, count], ...],
@@ -87,7 +87,7 @@ def _described(
         "name": names.name(example),
         "label": label,
         "predicted": predicted,
-        "loss": loss if math.isfinite(loss) else None,
+        "loss": finite(loss),
         "probability": math.exp(-loss) if math.isfinite(loss) else None,
         "png": _picture(source, example),
     }

@@ -24,10 +24,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-# Percentages and counts by name.
-Scores = dict[str, float]
-
-
 def normalize(text: str) -> str:
     """What is compared of an answer.
 
@@ -49,7 +45,7 @@ def f1(prediction: str, reference: str) -> float:
     return 2 * common / (len(predicted) + len(wanted)) if common else 0.0
 
 
-def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> Scores:
+def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
     """The scores of `predictions`, question id to text; predictions for other ids are not looked at.
 
     Returns:
@@ -75,7 +71,7 @@ def _summary(
     predictions: Mapping[str, str],
     questions: Sequence[Question],
     rule: Callable[[str, Sequence[str]], tuple[float, float]],
-) -> Scores:
+) -> dict[str, float]:
     answered = [question for question in questions if question.id in predictions]
     found = [rule(predictions[each.id], [answer.text for answer in each.answers]) for each in answered]
     total = len(questions)

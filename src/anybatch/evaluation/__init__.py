@@ -1,0 +1,1 @@
+"""HOW WELL a model does: answers and their scores, classes of images told right."""

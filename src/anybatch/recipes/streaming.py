@@ -1,0 +1,26 @@
+"""Where data meet the engine: the examples of a source, in the order of a run."""
+
+from dataclasses import dataclass, replace
+
+from anybatch.data.batch import Batch, Source
+from anybatch.data.sampling import Stream, checksum
+
+
+@dataclass(frozen=True)
+class StreamedExamples:
+    """The engine's `Examples`: those of `source`, in the order of `stream`."""
+
+    source: Source
+    stream: Stream
+
+    def read(self, start: int, count: int) -> Batch:
+        """The run's examples number `start` to `start + count - 1`."""
+        epochs, examples = self.stream.at(start, count)
+        return replace(self.source.batch(epochs, examples), checksum=checksum(epochs, examples))
+
+
+def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:
+    """The first `count` examples of a shuffled `source` (all, if it has fewer), each as it is in epoch 0."""
+    examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
+    count = min(count, source.num_examples)
+    return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
