@@ -9,8 +9,8 @@ signal is compared, removed and begun anew.
 
 Sound: every result is that of the undisturbed command (prepare and report: every file, byte for byte; study: its table;
 demo: weights and scores of all runs); every exit code is one that the signal allows; nothing is printed but lines; no
-process is left 30 s later, and in the end no file or lock that the undisturbed command did not leave. Prints a JSON
-object; exit code 1 if something is not sound.
+process is left two minutes after the command, and in the end no file or lock that the undisturbed command did not
+leave. Prints a JSON object; exit code 1 if something is not sound.
 """
 
 import argparse
@@ -41,6 +41,8 @@ SIGNALS = {
 MARK = "ANYBATCH_KILLED"
 SMALL_DEMO = Path(__file__).with_name("small_demo.py")
 PATIENCE_S = 600.0
+# A worker that was just started sees that its command is gone once it has imported torch: seconds, more under load.
+MOST_ORPHANED_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def cases(inputs: Path) -> dict[str, Case]:
     study += [
         "--optimizer=lamb",
         "--optimizer=momentum",
-        "--set=reference.num_examples=4096",
+        "--set=reference.num_examples=2048",
         "--set=reference.num_epochs=null",
     ]
     prepare = ["data", "prepare", str(inputs / "text.txt"), "--vocabulary-size=500", "--processes=2"]
@@ -191,9 +193,10 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
                 tally.faults.append(f"{name} at {moment_s:.2f} s: exit code {code}: {said[-300:]}")
             if "Traceback" in said or "Exception ignored" in said:
                 tally.faults.append(f"{name} at {moment_s:.2f} s: {said[-1000:]}")
-            while marked(killed) and time.monotonic() - sent < 30:
+            ended = time.monotonic()
+            while marked(killed) and time.monotonic() - ended < MOST_ORPHANED_S:
                 time.sleep(0.05)
-            tally.slowest_orphan_s = max(tally.slowest_orphan_s, time.monotonic() - sent)
+            tally.slowest_orphan_s = max(tally.slowest_orphan_s, time.monotonic() - ended)
             if left := marked(killed):
                 tally.faults.append(f"{name} at {moment_s:.2f} s: {len(left)} processes are left")
                 for one in left:
@@ -238,7 +241,7 @@ def main() -> int:
                 "ends compared": tally.finished,
                 "undisturbed_s": round(tally.undisturbed_s, 1),
                 "slowest end after a signal_s": round(tally.slowest_end_s, 1),
-                "slowest end of all processes_s": round(tally.slowest_orphan_s, 1),
+                "slowest end of its processes after it_s": round(tally.slowest_orphan_s, 1),
                 "faults": tally.faults,
                 "environment": describe_environment(),
             }
