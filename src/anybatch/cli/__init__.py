@@ -1,7 +1,7 @@
 """The command line: arguments in, exit codes out; no logic.
 
 Exit codes: 0 done; 1 failed; 2 the input is wrong; 75 stopped on request and resumable; 130 interrupted, 143 and 129
-ended by SIGTERM and SIGHUP, with nothing to go on from.
+ended by SIGTERM and SIGHUP, with nothing to resume from.
 """
 
 import errno  # noqa: I001  (commands register in the order in which `anybatch --help` lists them)
@@ -26,9 +26,9 @@ from anybatch.process import decide, end_of, is_rank, listening, masked, say_err
 __all__ = ["app", "data", "deciding", "machine", "main", "running"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Commands that go on where they were, and how they are asked to.
-_GOES_ON = {"train": "the same command with --resume goes on", "study": "the same command goes on"}
-_GOES_ON["demo"] = _GOES_ON["data"] = _GOES_ON["study"]
+# Commands that can continue, and how.
+_CONTINUED = {"train": "run the same command with --resume to continue", "study": "run the same command to continue"}
+_CONTINUED["demo"] = _CONTINUED["data"] = _CONTINUED["study"]
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     signals = _Signals()
     hook = sys.unraisablehook
     try:
-        # A rank has no command of its own to end: until it can be asked to stop, a signal ends it at once.
+        # A rank is not the user's command: a signal ends it at once, until training listens for it.
         with nullcontext() if is_rank() else listening(signals.heard):
             sys.unraisablehook = signals.unraisable
             try:
@@ -57,10 +57,10 @@ def main() -> None:
 
 
 class _Signals:
-    """What asks a command to end outside training, where a run is saved first: it ends at once, but cleans up.
+    """The signals that end a command: it ends at once, but cleans up. Training handles them itself: it saves the run.
 
-    Code on the way may turn the interrupt into another error, or drop it, such as a library while it is imported; so
-    the first signal is remembered, and sent again where it was dropped.
+    Other code may turn the interrupt into another error, or drop it, such as a library during its import. So the first
+    signal is remembered, and sent again if it was dropped.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class _Signals:
 
 def _run(arguments: list[str]) -> tuple[int, str]:
     code = app(arguments, standalone_mode=False)
-    # What could not be printed is a failure, and must show before the interpreter ends.
+    # Failed printing is a failure, and must show before the interpreter ends.
     with named_errors("standard output"):
         sys.stdout.flush()
     # Typer returns the code of a typer.Exit, and that of an interrupt.
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 
 def _end(error: BaseException, signals: _Signals) -> tuple[int, str]:
-    """The exit code that `error` means, and what is said; of a defect of the program, its traceback."""
+    """Returns the exit code and the message for `error`; prints the traceback of a defect of the program."""
     if isinstance(error, Stopped):
         return 75, str(error)
     if isinstance(error, Elsewhere):
@@ -107,26 +107,26 @@ def _end(error: BaseException, signals: _Signals) -> tuple[int, str]:
     if isinstance(error, Failed):
         return 1, str(error)
     if isinstance(error, BrokenPipeError):
-        # The reader of our output has gone: nothing is left to say.
+        # The reader of our output is gone: there is nothing to print.
         return 1, ""
     if isinstance(error, OSError):
         return 1, told(error) + _advice(error)
-    # A defect of the program. Nothing that it says holds a password.
+    # A defect of the program. Passwords are masked in its traceback.
     sys.stderr.write(masked("".join(traceback.format_exception(error))))
     return 1, ""
 
 
 def _advice(error: OSError) -> str:
-    """What helps, with no option that the command lacks."""
+    """Returns a remedy that names only options of this command."""
     if error.errno in _FULL:
-        return f"; free some space, and {_GOES_ON.get(command_of() or '', 'give the same command again')}"
+        return f"; free some space, and {_CONTINUED.get(command_of() or '', 'run the same command again')}"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return "; choose a place that can be written, or change its permissions"
     return "; choose a shorter name" if error.errno == errno.ENAMETOOLONG else ""
 
 
 def _flush() -> None:
-    """Writes what was printed; where that fails, the interpreter must not try again, and change the exit code."""
+    """Writes what was printed; if it fails, keeps the interpreter from trying again, which changes the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""What all commands share: the applications that they register with, options, and how a result is printed."""
+"""Shared by all commands: the applications that they register with, common options, and printing of results."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ _asked: list[str] = []
 
 
 def command_of() -> str | None:
-    """The command that was asked for; None before that is known."""
+    """Returns the command that the user gave; None before it is known."""
     return _asked[-1] if _asked else None
 
 
@@ -50,7 +50,7 @@ def begin(
 
 
 data_app = typer.Typer(
-    help="""Raw text files to token shards, and a look at them.
+    help="""Turn raw text into token shards, and inspect them.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ app.add_typer(data_app, name="data")
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """What a shell offers for the beginning of a recipe's name."""
+    """Returns the recipe names that begin with `incomplete`, for a shell's completion."""
     from anybatch.recipes import RECIPES
 
     return [name for name in RECIPES if name.startswith(incomplete)]
@@ -74,19 +74,19 @@ Assignments = Annotated[
 ]
 LogBatchSizes = Annotated[
     list[str] | None,
-    typer.Option("--batch-size", metavar="FOLDER=N", help="The global batch of a log that does not say; repeat it."),
+    typer.Option("--batch-size", metavar="FOLDER=N", help="The global batch of a log without one; repeat it."),
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step; rate, warm-up and steps follow.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step; scales learning rate, warm-up, steps.")]
 
 
 def show(text: str) -> None:
-    """Prints the answer of a command; an error of it names where it goes."""
+    """Prints the result of a command; an error names standard output."""
     with named_errors("standard output"):
         print(text, flush=True)
 
 
 def print_values(values: Mapping[str, Any], as_json: bool) -> None:
-    """As JSON, or as lines of name and value, nested names joined."""
+    """Prints JSON, or lines of name and value, nested names joined."""
     if as_json:
         show(json.dumps(values, indent=1, ensure_ascii=False))
         return

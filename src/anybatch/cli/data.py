@@ -19,19 +19,20 @@ def prepare(
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     vocabulary_size: Annotated[int, typer.Option(help="WordPieces to train; the most characters to keep.")] = 8192,
     tokenizer: Annotated[
-        str, typer.Option(help="wordpiece, characters or bytes; or a tokenizer.json or vocab.txt to use as it is.")
+        str, typer.Option(help="wordpiece, characters or bytes; or a tokenizer.json or vocab.txt to use unchanged.")
     ] = "wordpiece",
     held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the choice of held-out documents.")] = 0,
-    min_characters: Annotated[int, typer.Option(min=0, help="Leave shorter documents out.")] = 0,
-    max_characters: Annotated[int | None, typer.Option(min=1, help="Leave longer documents out.")] = None,
-    drop_duplicates: Annotated[bool, typer.Option(help="Leave out documents whose text stood before.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of held-out documents.")] = 0,
+    min_characters: Annotated[int, typer.Option(min=0, help="Skip shorter documents.")] = 0,
+    max_characters: Annotated[int | None, typer.Option(min=1, help="Skip longer documents.")] = None,
+    drop_duplicates: Annotated[bool, typer.Option(help="Skip documents whose text repeats an earlier one.")] = False,
     processes: Annotated[int | None, typer.Option(help="Default: the number of cores.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards: documents, sentences, a vocabulary, memory-mapped tokens.
 
-    After a kill the same command goes on, once the vocabulary is there; with --tokenizer from the first minute.
+    If killed, run the same command again: it continues, except during vocabulary training. --tokenizer FILE skips this
+    training.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ def prepare(
         )
         if summary.unknown_share > 0.02:
             progress.say(
-                f"{summary.unknown_share:.1%} of the tokens are [UNK], which nothing can be learned of: "
+                f"{summary.unknown_share:.1%} of the tokens are [UNK], from which the model learns nothing: "
                 "a larger --vocabulary-size, or a vocabulary for this language, has fewer"
             )
     print_values({"folder": str(out), **asdict(summary)}, as_json)
@@ -74,7 +75,7 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="A folder made by `anybatch data prepare`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what token shards hold, and check them against their checksums.
+    """Show the contents of token shards, and check them against their checksums.
 
     \b
     Examples:
@@ -95,7 +96,7 @@ def inspect(
     lengths = {name: found[name].pop("document_lengths") for name in ("train", "held_out")}
     print_values(found, as_json)
     for name, counts in lengths.items():
-        show(f"\n{name.replace('_', ' ')} documents of at least so many tokens, and fewer than twice as many:")
+        show(f"\n{name.replace('_', ' ')} documents by length (row n: n to 2n-1 tokens):")
         show("\n".join(histogram(counts)))
     show("\nexamples as the model sees them, and [what is shown→what is to be predicted]:")
     for example in examples:

@@ -46,25 +46,29 @@ def study(
     ] = None,
     storage: Annotated[str | None, typer.Option(metavar="URL", help="A database that workers share.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that this command starts.")] = 1,
-    optimizers: Annotated[list[str] | None, typer.Option("--optimizer", help="Of a recipe's study; repeat it.")] = None,
-    ranges: Annotated[
-        list[str] | None, typer.Option("--range", metavar="[OPTIMIZER:]FIELD=LOW:HIGH", help="What is tuned.")
+    optimizers: Annotated[
+        list[str] | None, typer.Option("--optimizer", help="An optimizer to compare on a recipe; repeat it.")
     ] = None,
-    batch_sizes: Annotated[list[int] | None, typer.Option("--batch-size", help="Repeat it.")] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", metavar="[OPTIMIZER:]FIELD=LOW:HIGH", help="A field to tune.")
+    ] = None,
+    batch_sizes: Annotated[
+        list[int] | None, typer.Option("--batch-size", help="A batch to compare at; repeat it.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="untuned, grid or quasirandom.")] = None,
     trials: Annotated[int | None, typer.Option(help="Tuning trials of a quasirandom search.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Reported runs of each optimizer at each batch.")] = None,
     metric: Annotated[str | None, typer.Option(help="loss, or the name of an accuracy.")] = None,
-    target: Annotated[float | None, typer.Option(help="The metric that steps are counted to.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the theory study.")] = 0,
-    heartbeat: Annotated[int, typer.Option(min=1, help="Seconds between a worker's signs of life.")] = 20,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    target: Annotated[float | None, typer.Option(help="Count the steps until the metric reaches this.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the theory study.")] = 0,
+    heartbeat: Annotated[int, typer.Option(min=1, help="Seconds between a worker's heartbeats.")] = 20,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run.")] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare optimizers over batch sizes at equal tuning budgets; or measure the theory.
 
-    Run the same command again, anywhere that reaches the storage, and the workers share the trials.
+    To add a worker, run the same command anywhere that reaches the storage: workers share the trials.
 
     \b
     Examples:
@@ -114,18 +118,18 @@ def advise(
     ],
     steps: Annotated[int, typer.Option(help="Steps to train while measuring.")] = 256,
     branch: Annotated[
-        bool, typer.Option("--branch", help="Measure the critical batch over training, by branches of the run.")
+        bool, typer.Option("--branch", help="Measure the critical batch during training, by branches of the run.")
     ] = False,
-    points: Annotated[str, typer.Option(help="--branch: shares of the run at which it is branched.")] = POINTS,
-    factors: Annotated[str, typer.Option(help="--branch: multiples of the batch that are tried.")] = FACTORS,
+    points: Annotated[str, typer.Option(help="--branch: the shares of the run at which to branch.")] = POINTS,
+    factors: Annotated[str, typer.Option(help="--branch: the multiples of the batch to try.")] = FACTORS,
     tolerance: Annotated[
-        float, typer.Option(help="--branch: a loss this much higher still counts as equal.")
+        float, typer.Option(help="--branch: a loss higher by this still counts as equal.")
     ] = TOLERANCE,
     out: Annotated[
         Path | None, typer.Option(help="Keep the measuring runs here; the same command continues them.")
     ] = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes of this machine to measure on, by torchrun.")
+        int | None, typer.Option(min=1, help="Processes to measure on, on this machine, by torchrun.")
     ] = None,
     assignments: Assignments = None,
     batch_sizes: LogBatchSizes = None,
@@ -133,7 +137,7 @@ def advise(
 ) -> None:
     """Measure which batch is worth it: by the gradient noise of a short run, or by branches of a run.
 
-    Of a folder with runs of a Hugging Face Trainer, or TensorBoard's event files, say it from what they logged.
+    For a folder with runs of the Hugging Face Trainer, or with TensorBoard's event files, read it from their logs.
 
     \b
     Examples:
@@ -202,20 +206,20 @@ def plan(
         str,
         typer.Option(help="h100-node, a100-node, ..., this-machine, or a FILE.toml.", autocompletion=_complete_cluster),
     ],
-    devices: Annotated[int | None, typer.Option(help="Plan for this many; default: find the best.")] = None,
+    devices: Annotated[int | None, typer.Option(help="The number of devices; default: find the best.")] = None,
     batch_size: BatchSize = None,
-    deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: the cheapest that meets it.")] = None,
-    budget: Annotated[float | None, typer.Option(help="US dollars: the fastest within it.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="45min, 2h, 1.5d: find the cheapest plan that meets it.")] = None,
+    budget: Annotated[float | None, typer.Option(help="US dollars: find the fastest plan within it.")] = None,
     price: Annotated[float | None, typer.Option(help="US dollars a device an hour.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Another one than the recipe's.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Another optimizer than the recipe's.")] = None,
     critical_batch: Annotated[float | None, typer.Option(help="The batch at which examples double.")] = None,
-    advice: Annotated[Path | None, typer.Option(help="What `anybatch advise --json` printed, for the same.")] = None,
-    calibrate: Annotated[Path | None, typer.Option(help="A run folder: take the steps' speed from it.")] = None,
+    advice: Annotated[Path | None, typer.Option(help="The output of `anybatch advise --json` for this recipe.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="A run folder: take the speed of a step from it.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw time and cost: an .svg, .png or .pdf file.")] = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time, cost and the point of diminishing returns on hardware that is not here.
+    """Predict time, cost and the point of diminishing returns on other hardware.
 
     \b
     Examples:

@@ -18,15 +18,15 @@ def bench(
     ] = None,
     algorithm: Annotated[str, typer.Option(help="lamb or lars.")] = "lamb",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="Of torch; default: as torch chooses.")] = None,
-    busy: Annotated[int, typer.Option(help="Other processes that keep a core busy meanwhile.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; default: torch's choice.")] = None,
+    busy: Annotated[int, typer.Option(help="Other processes that each keep a core busy.")] = 0,
     clip: Annotated[float | None, typer.Option(help="Clip the gradients' global norm to this.")] = None,
     repeats: Annotated[int, typer.Option(help="Samples of each step, at least 7; the median counts.")] = 9,
     compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of a per-tensor LAMB.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the measurement as JSON here, too.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the measurement as JSON here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time the optimizer step on this machine, against what else is installed and what the memory allows.
+    """Time the optimizer step on this machine, against other installed libraries and the memory's speed.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def bench(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is installed, which kernels take a step here, and what is missing.
+    """Print what is installed, which kernels take a step here, and what is missing.
 
     \b
     Examples:

@@ -16,9 +16,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder for the data, the runs, findings.json and report.html.")] = Path(
         "anybatch-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Of weights and order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
 ) -> None:
-    """Train a GPT at small and large batches on text that every Python has, and show whether quality held.
+    """Train a GPT at small and large batches on text that comes with Python, and show whether quality held.
 
     \b
     Examples:
@@ -55,27 +55,27 @@ def recipes(as_json: AsJson = False) -> None:
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A name from `anybatch recipes`; --resume knows it.", autocompletion=complete_recipe),
+        typer.Argument(
+            help="A name from `anybatch recipes`; not needed with --resume.", autocompletion=complete_recipe
+        ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
     batch_size: BatchSize = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed run.")] = False,
     assignments: Assignments = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes of this machine to train on, by torchrun.")
+        int | None, typer.Option(min=1, help="Processes to train on, on this machine, by torchrun.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show phases, rates, memory and time; train nothing.")
+        bool, typer.Option("--dry-run", help="Show phases, learning rates, memory and time; train nothing.")
     ] = False,
-    relaunch: Annotated[int, typer.Option(min=0, help="Start again after a crash, at most so often.")] = 0,
-    track: Annotated[
-        str | None, typer.Option(help="wandb, mlflow or tensorboard: send the numbers there, too.")
-    ] = None,
+    relaunch: Annotated[int, typer.Option(min=0, help="Restart after a crash, at most N times.")] = 0,
+    track: Annotated[str | None, typer.Option(help="Also send the numbers to wandb, mlflow or tensorboard.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe, at any batch size, into a run folder.
 
-    --set changes any field of the recipe, whatever stands under its name in a run's recipe.json.
+    --set changes any field of the recipe; fields are named as in a run's recipe.json.
 
     \b
     Examples:
@@ -142,13 +142,14 @@ def evaluate(
     squad: Annotated[Path | None, typer.Option(help="Questions in SQuAD v1.1 or v2.0 layout.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Answers to score: a JSON object, id to text.")] = None,
     null_threshold: Annotated[
-        float | None, typer.Option(help="SQuAD v2.0: answer nothing where that scores more than so much better.")
+        float | None,
+        typer.Option(help='SQuAD v2.0: predict "no answer" if its score exceeds the best answer\'s by more than this.'),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a run, one of its checkpoints, or a file of answers.
 
-    A run that has not finished is scored at its newest checkpoint; `step` says which step was scored.
+    A run that has not finished is scored at its newest checkpoint; `step` is the scored step.
 
     \b
     Examples:
@@ -177,13 +178,11 @@ def evaluate(
 
 @app.command()
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Run folders, other trainers' logs, or folders that hold some.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, other trainers' logs, or folders of them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
     batch_sizes: LogBatchSizes = None,
 ) -> None:
-    """Make one self-contained HTML page of run folders, of ours or of a Hugging Face Trainer, or of TensorBoard logs.
+    """Make one self-contained HTML page from run folders of anybatch or the Hugging Face Trainer, or TensorBoard logs.
 
     \b
     Examples:

@@ -78,7 +78,7 @@ def sde_rule() -> Rule:
     its timescale, weight_decay * sqrt(kappa), by the same argument. RMSprop's alpha is beta2, with beta1 = 0. A beta
     of 0 has no memory and stays 0.
 
-    Limits: it ends where beta(B) falls below 0: for beta1 = 0.9 at kappa = 10. `beta1_rule="kept"` goes on.
+    Limits: the rule ends if beta(B) falls below 0: for beta1 = 0.9 at kappa = 10. `beta1_rule="kept"` goes further.
     There is no such rule for SGD's momentum.
     Source: Malladi et al. 2022, arXiv 2205.10287, definitions of the square-root scaling rules.
     """
