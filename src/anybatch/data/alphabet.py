@@ -13,10 +13,11 @@ _COVERED = 0.9995
 
 
 def most_frequent(texts: Iterable[str], normalizer: normalizers.Normalizer, *, most: int, fewest: int) -> list[str]:
-    """The fewest characters that cover 99.95 % of the normalized texts, in the order of their code points.
+    """Returns the fewest characters that cover 99.95 % of the normalized texts, in the order of their code points.
 
     Args:
-        most, fewest: how many at most, and how many at least if the texts have them. White space does not count.
+        most, fewest: the largest number of characters, and the smallest if the texts have as many. White space does
+            not count.
     """
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
     for text in _joined(in_pieces(texts)):
@@ -30,7 +31,7 @@ def most_frequent(texts: Iterable[str], normalizer: normalizers.Normalizer, *, m
 
 
 def _joined(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, several in one, so that the count of a whole alphabet is paid for once a megabyte."""
+    """Joins texts to about a megabyte, so that the cost of counting a whole alphabet is paid once a megabyte."""
     part: list[str] = []
     length = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""What a model is fed: some examples as tensors, and where they come from."""
+"""The input of a model: some examples as tensors, and where they come from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """`inputs` are the model's keyword arguments; `num_targets` counts, by loss, what its sum is to be divided by.
+    """A batch: `inputs` are the model's keyword arguments; `num_targets` has the divisor of each loss sum, by loss.
 
-    `checksum` tells which examples these are, where whoever asked for them filled it in (`sampling.checksum`).
+    `checksum` identifies the examples (`sampling.checksum`), if the caller filled it in.
     """
 
     inputs: Mapping[str, Tensor]
@@ -23,13 +23,13 @@ class Batch:
 
 
 class Source(Protocol):
-    """Numbered examples; `batch` is a pure function, and an example's content depends on its own numbers alone."""
+    """Numbered examples; `batch` is a pure function, and an example's content depends only on its numbers."""
 
     @property
     def num_examples(self) -> int:
-        """Examples in one epoch."""
+        """Returns the number of examples in one epoch."""
         ...
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
-        """The examples numbered `examples`, each as it is in its epoch; both int64[B]."""
+        """Returns the examples numbered `examples`, each as in its epoch; both int64[B]."""
         ...

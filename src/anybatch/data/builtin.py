@@ -16,10 +16,10 @@ _BODIES = ("body", "handlers", "orelse", "finalbody")
 
 
 def python_documents() -> Iterator[Document]:
-    """Each topic of the language reference, then each module's docstrings, cleaned of markup and code.
+    """Yields each topic of the language reference, then each module's docstrings, cleaned of markup and code.
 
-    Sorted by name, so that one installation always gives the same documents; other versions of Python give others.
-    A text of fewer than thirty words is left out, as is a module that cannot be read.
+    Documents are sorted by name, so one installation always gives the same documents; other versions of Python give
+    others. A text of fewer than thirty words and a module that cannot be read are skipped.
     """
     from pydoc_data.topics import topics
 
@@ -37,7 +37,7 @@ def _sources(root: Path) -> Iterator[Path]:
 
 
 def _document(text: str, where: str) -> Iterator[Document]:
-    # A docstring can spell half of a surrogate pair, which is no character and cannot be written down.
+    # A docstring can hold half of a surrogate pair, which is no character and cannot be written.
     cleaned = clean(text.encode(errors="ignore").decode())
     if len(cleaned.split()) >= _FEWEST_WORDS:
         yield Document(cleaned, where)
@@ -46,12 +46,12 @@ def _document(text: str, where: str) -> Iterator[Document]:
 def _docstrings(path: Path) -> Iterator[str]:
     try:
         with warnings.catch_warnings():
-            # A doubtful escape in somebody's source is not this reader's business, nor a reason to leave it out.
+            # Ignores a doubtful escape in somebody's source, and reads the source.
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
-    # Only statements can hold a definition: to leave expressions out spares most of the walk.
+    # Only statements can hold a definition: skipping expressions saves most of the walk.
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -76,7 +76,7 @@ _REPLACED = (
 )
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 _CODE = re.compile(r"[={}<>\\|@#$^~_\[\]]|\w\(.|\w\.\w|::|^\W+$")
-# Words that English cannot do without and code seldom has.
+# Words that English needs and code seldom has.
 _SMALL_WORDS = """
 a an and are as at be been being but by can do does each from has have if in into is it its may must no not of on only
 or other same should so such than that the their then there these they this to was were when where which will with
@@ -86,7 +86,7 @@ _GLUE = frozenset(_SMALL_WORDS.split())
 
 
 def clean(text: str) -> str:
-    """The prose of `text` without interpreter sessions, code, tables, rules and marks; paragraphs stay paragraphs."""
+    """Returns the prose of `text` without interpreter sessions, code, tables, rules and marks; keeps paragraphs."""
     paragraphs = []
     for block in _BLOCK_END.split(text.expandtabs()):
         for lines in _items(block):
@@ -99,7 +99,7 @@ def clean(text: str) -> str:
 
 
 def _items(block: str) -> Iterator[list[str]]:
-    """The lines of a block, each item of a list by itself; an interpreter session ends the block."""
+    """Yields the lines of a block, each list item separately; an interpreter session ends the block."""
     lines: list[str] = []
     for line in block.split("\n"):
         if _SESSION.match(line):
@@ -114,7 +114,7 @@ def _items(block: str) -> Iterator[list[str]]:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Whether most of it is words, some of them the small words of English, and few pieces look like code."""
+    """Returns whether most pieces are words, some are small English words, and few look like code."""
     pieces = paragraph.split()
     words = _WORD.findall(paragraph)
     glue = sum(word.lower() in _GLUE for word in words)

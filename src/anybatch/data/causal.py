@@ -18,9 +18,9 @@ SHORTEST_SEQUENCE = 2
 
 
 class CausalSource:
-    """Contexts of `seq_length` tokens: the tokens of all documents in their order, [SEP] behind each, cut evenly.
+    """Contexts of `seq_length` tokens: the tokens of all documents in order, [SEP] after each, cut evenly.
 
-    The rest behind the last whole context is left out. Nothing is drawn: an example is the same in every epoch.
+    The rest after the last whole context is left out. Nothing is random: an example is the same in every epoch.
 
     Raises:
         InputError: a length below 2, shards written with another vocabulary, or too few tokens for one context.
@@ -33,7 +33,7 @@ class CausalSource:
         self.seq_length = seq_length
         self._separator = Marks.of(tokenizer).separator
         self._shards, self._parts = shards, shards.parts
-        # Where each shard's part of the stream begins; a document takes its tokens and one separator.
+        # The start of each shard's part of the stream; a document takes its tokens and one separator.
         self._begins = np.cumsum([0, *(len(part.tokens) + len(part.document_ends) for part in shards.parts)])
         self._ends = [_document_ends(part) for part in shards.parts]
         if self.num_examples < 1:
@@ -43,14 +43,14 @@ class CausalSource:
 
     @property
     def num_examples(self) -> int:
-        """Whole contexts in the stream."""
+        """Returns the number of whole contexts in the stream."""
         return int(self._begins[-1]) // self.seq_length
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
-        """B contexts, both int64[B].
+        """Returns B contexts; both arguments are int64[B].
 
         Returns:
-            input_ids, int64[B, S]. Targets: "lm" B * (S - 1), each token but the first of a context.
+            input_ids, int64[B, S]. Targets: "lm" B * (S - 1), each token except the first of a context.
         """
         places = np.asarray(examples, dtype=np.int64)[:, None] * self.seq_length + np.arange(self.seq_length)
         ids = self._tokens(places.reshape(-1)).reshape(places.shape)
@@ -59,13 +59,14 @@ class CausalSource:
         return Batch({"input_ids": torch.from_numpy(ids)}, {"lm": count * (self.seq_length - 1)}, count)
 
     def _tokens(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What stands at the given places of the stream."""
+        """Returns the tokens at the given places of the stream."""
         found = np.full(len(places), self._separator, dtype=np.int64)
         owners = np.searchsorted(self._begins, places, side="right") - 1
         for owner in np.unique(owners):
             mine = np.flatnonzero(owners == owner)
             inside = places[mine] - self._begins[owner]
-            # The separators before a place are the documents that end before it: the d-th stands at its end + d.
+            # The separators before a place belong to the documents that end before it: the d-th separator is at its
+            # end + d.
             separators = self._ends[owner] + np.arange(len(self._ends[owner]))
             before = np.searchsorted(separators, inside, side="left")
             is_text = separators[np.minimum(before, len(separators) - 1)] != inside

@@ -1,4 +1,4 @@
-"""Where the examples of pretraining lie in the shards: even cuts of documents, and the sentences that begin in them."""
+"""The places of pretraining examples in the shards: even cuts of documents, and the sentences that begin in them."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Chunks:
-    """Chunk c is the tokens begin[c] .. end[c] - 1, counted through all shards, and lies in document[c] (ascending).
+    """Chunk c is the tokens begin[c] .. end[c] - 1, counted over all shards, in document[c] (ascending).
 
-    It can be parted at the tokens split[first_split[c]] .. split[first_split[c + 1] - 1]: at least one. `owner` is each
+    It can be split at the tokens split[first_split[c]] .. split[first_split[c + 1] - 1]: at least one. `owner` is each
     split's chunk.
     """
 
@@ -30,11 +30,11 @@ class Chunks:
 
 
 def cut(parts: tuple[Shard, ...], room: int) -> Chunks:
-    """Cuts each document into as few chunks of at most `room` tokens as it takes, all of about one length.
+    """Cuts each document into the fewest chunks of at most `room` tokens, of nearly equal length.
 
-    A chunk begins and ends where the cut falls, in the middle of a sentence if need be: whole sentences would leave a
-    fifth of short sequences empty. It can be parted wherever a sentence begins inside it, or else in its middle. A
-    chunk of a single token cannot, and is left out.
+    A chunk may begin and end in the middle of a sentence: whole sentences would leave a fifth of short sequences
+    empty. A chunk can be split wherever a sentence begins inside it, otherwise in its middle. A chunk of a single
+    token cannot be split, and is left out.
     """
     columns: tuple[list[Places], ...] = ([], [], [], [])
     num_tokens = num_documents = 0
@@ -49,7 +49,7 @@ def cut(parts: tuple[Shard, ...], room: int) -> Chunks:
 
 
 def _cut_shard(part: Shard, room: int) -> tuple[Places, Places, Places, Places]:
-    """begin, end, document and split (see Chunks), counted within the shard."""
+    """Returns begin, end, document and split (see Chunks), counted within the shard."""
     sentence_ends = part.sentence_ends.astype(np.int64)
     document_ends = sentence_ends[part.document_ends.astype(np.int64) - 1]
     lengths = np.diff(document_ends, prepend=0)
@@ -59,7 +59,7 @@ def _cut_shard(part: Shard, room: int) -> tuple[Places, Places, Places, Places]:
     cuts = lengths[document] * np.stack([place, place + 1]) // counts[document]
     begin, end = cuts + (document_ends - lengths)[document]
     begin, end, document = (column[end - begin > 1] for column in (begin, end, document))
-    # A sentence that begins where its chunk does parts nothing; neither does one in a chunk that is left out.
+    # A sentence that begins where its chunk begins splits nothing; neither does one in a chunk that is left out.
     inside = np.searchsorted(begin, sentence_ends, side="right") - 1
     splits = sentence_ends[(sentence_ends > begin[inside]) & (sentence_ends < end[inside])] if len(begin) else begin
     is_whole = np.searchsorted(splits, begin) == np.searchsorted(splits, end)

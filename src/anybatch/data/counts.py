@@ -1,4 +1,4 @@
-"""What a preparation counts: as it goes, and what it tells at the end."""
+"""The counts of a preparation: while it runs, and at its end."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from anybatch.data.raw import Place
 from anybatch.errors import InputError
 
-# A vocabulary that knows so little of the text is not for it: seen in so many tokens, or at the end.
+# A vocabulary that knows less of the text than this does not fit it: checked after this many tokens, or at the end.
 _MOSTLY_UNKNOWN = 0.5
 JUDGED_AFTER_TOKENS = 1_000_000
 
@@ -22,7 +22,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Documents that are in no part: for their length, or because the same text stood before."""
+    """Documents that are in no part: because of their length, or because their text repeats an earlier one."""
 
     by_length: int = 0
     duplicates: int = 0
@@ -30,7 +30,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written; `unknown_share` of its tokens are [UNK], words that the vocabulary does not have."""
+    """The result of a preparation; `unknown_share` of the tokens are [UNK], words outside the vocabulary."""
 
     vocabulary_size: int
     unknown_share: float
@@ -41,7 +41,7 @@ class Summary:
 
 @dataclass
 class State:
-    """How far the last pass is."""
+    """The progress of the last pass."""
 
     place: Place = field(default_factory=Place)
     documents: int = 0
@@ -57,7 +57,7 @@ class State:
         return self.unknown / max(self.tokens, 1)
 
     def check_known(self) -> None:
-        """InputError where most of the text so far is unknown to the vocabulary."""
+        """Raises InputError if the vocabulary does not know most of the text so far."""
         if self.unknown_share > _MOSTLY_UNKNOWN:
             raise InputError(
                 f"{self.unknown_share:.0%} of the text's tokens are [UNK]: the vocabulary is of another language, or "

@@ -1,4 +1,4 @@
-"""Which documents stood before, exactly: their hashes in disk partitions, so that any number needs little memory."""
+"""Finds exact duplicates of earlier documents: hashes in disk partitions, so any number needs little memory."""
 
 import hashlib
 import shutil
@@ -15,16 +15,16 @@ _PARTITIONS = 64
 
 
 def hashes(texts: Sequence[str]) -> Hashes:
-    """128 bits of BLAKE2b of each text, uint64[N, 2]; how its white space is laid out does not matter."""
+    """Returns 128 bits of BLAKE2b of each text, uint64[N, 2]; the layout of white space does not matter."""
     digests = b"".join(hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest() for text in texts)
     return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
 
 
 class DuplicateFinder:
-    """Collects the hashes of documents in order, in a folder of its own that is gone at the end.
+    """Collects the hashes of documents in order, in a temporary folder that is removed at the end.
 
-    A partition holds what falls to it, by the hash's upper bits, as rows of (hash, hash, number of the document): a
-    sixty-fourth of all in memory at a time, 24 bytes a document.
+    A partition holds the hashes with its upper bits, as rows of (hash, hash, number of the document): a sixty-fourth
+    of all hashes is in memory at a time, 24 bytes a document.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class DuplicateFinder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, found: Hashes) -> None:
-        """The hashes of the next documents."""
+        """Adds the hashes of the next documents."""
         numbers = np.arange(self._count, self._count + len(found), dtype=np.uint64)
         rows = np.column_stack([found, numbers])
         owners = (found[:, 0] >> np.uint64(58)).astype(np.int64)
@@ -55,7 +55,7 @@ class DuplicateFinder:
         self._count += len(found)
 
     def duplicates(self) -> NDArray[np.uint8]:
-        """One bit a document (see numpy.packbits): 1 where the same text stood before."""
+        """Returns one bit a document (see numpy.packbits): 1 if its text repeats an earlier one."""
         found = np.zeros(-(-self._count // 8), dtype=np.uint8)
         for file in self._files:
             file.close()
@@ -68,7 +68,7 @@ class DuplicateFinder:
 
 
 def is_marked(marks: NDArray[np.uint8], first: int, count: int) -> NDArray[np.bool_]:
-    """The bits first .. first + count - 1."""
+    """Returns the bits first .. first + count - 1."""
     begin = first // 8
     bits = np.unpackbits(marks[begin : (first + count + 7) // 8])
     return bits[first - 8 * begin : first - 8 * begin + count].astype(np.bool_)

@@ -1,4 +1,4 @@
-"""What word frequencies alone give: the mark that a language model has to pass before it has learned anything else."""
+"""The loss that word frequencies give: a language model must be better before it has learned anything else."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,16 +13,16 @@ from anybatch.data.shards import Shards
 
 
 def masked_frequency_loss(shards: Shards, batches: Iterable[Batch]) -> float:
-    """The mean cross-entropy, in nats, of the masked words in `batches` under the token frequencies of `shards`.
+    """Returns the mean cross-entropy, in nats, of the masked words in `batches` under the tokens' frequencies.
 
-    Each token of the vocabulary is counted once more than it occurs (Laplace), in the first shard only, which is a
-    sample large enough for frequencies.
+    Each token of the vocabulary is counted once more than it occurs (Laplace), in the first shard only; this sample is
+    large enough for frequencies.
     """
     return _loss(_counts(shards), [batch.inputs["masked_labels"].numpy() for batch in batches])
 
 
 def causal_frequency_loss(shards: Shards, tokenizer: Tokenizer, batches: Iterable[Batch]) -> float:
-    """The same of every token but the first of each context; the [SEP] behind each document counts as a token."""
+    """Returns the same for every token except the first of each context; the [SEP] after each document is a token."""
     counts = _counts(shards)
     counts[Marks.of(tokenizer).separator] += len(shards.parts[0].document_ends)
     return _loss(counts, [batch.inputs["input_ids"].numpy()[:, 1:].reshape(-1) for batch in batches])

@@ -1,4 +1,4 @@
-"""Which documents are kept for evaluation: a pure function of (seed, number of the document)."""
+"""Chooses the documents kept for evaluation: a pure function of (seed, number of the document)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ from anybatch.errors import InputError
 
 # A random next sentence comes from another document of the same part.
 FEWEST_IN_A_PART = 2
-# Of so few documents, exactly the wanted share is held out; of more, each one with that probability, uncounted.
+# Up to this many documents, exactly the wanted share is held out; of more, each one with this probability.
 _FEW = 1024
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The documents whose hash lies below `bound`; `known` holds the choice where there are few."""
+    """The documents whose hash is below `bound`; `known` holds the choice if there are few documents."""
 
     seed: int
     bound: int
     known: NDArray[np.bool_] | None
 
     def of(self, first: int, count: int) -> NDArray[np.bool_]:
-        """Whether each of the documents first .. first + count - 1 is held out."""
+        """Returns whether each of the documents first .. first + count - 1 is held out."""
         if self.known is not None:
             return self.known[first : first + count]
         return _hashes(self.seed, first, count) < np.uint64(self.bound)
 
 
 def choose(documents: Iterable[object], share: float, seed: int) -> HeldOut:
-    """Looks at the first documents alone; either part gets at least two of few.
+    """Chooses from the first documents only; if there are few, either part gets at least two.
 
     Raises:
         InputError: a share outside (0, 1), or fewer than four documents.

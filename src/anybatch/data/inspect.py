@@ -1,4 +1,4 @@
-"""A look at prepared data: how much there is, how well the vocabulary covers it, and what a model will see."""
+"""Inspects prepared data: how much there is, how well the vocabulary covers it, and what a model will see."""
 
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,9 +19,9 @@ _NO_LABEL = -1
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Counts of one part; lengths are in tokens, `unknown_share` is the share of [UNK] among them.
+    """Counts of one part; lengths are in tokens; `unknown_share` is the share of [UNK] in them.
 
-    `document_lengths` counts the documents of at least 1, 2, 4, 8, ... tokens that have fewer than twice as many.
+    `document_lengths` counts documents by length: the entry n (1, 2, 4, 8, ...) those of n to 2n - 1 tokens.
     """
 
     documents: int
@@ -36,7 +36,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """`examples`: a few pretraining examples in words, as the model sees them; [seen→label] where it is to predict."""
+    """`examples`: a few pretraining examples in words, as the model sees them; [seen→label] if it must predict."""
 
     vocabulary_size: int
     train: PartSummary
@@ -48,7 +48,8 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
     """Reads everything in a folder that `prepare` wrote, and checks it against its checksums.
 
     Raises:
-        InputError: the folder is not one, or a file in it is missing, damaged, or does not belong to the vocabulary.
+        InputError: the folder is not such a folder, or a file in it is missing, damaged, or does not match the
+            vocabulary.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; `anybatch data prepare` makes one")
@@ -76,7 +77,7 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
 
 
 def _in_words(tokenizer: Tokenizer, ids: list[int], labels: list[int]) -> str:
-    """The text of tokens, with [seen→label] in the place of each that is to be predicted."""
+    """Returns the text of tokens, with [seen→label] in place of each token to predict."""
     words: list[str] = []
     for is_predicted, group in groupby(zip(ids, labels, strict=False), key=lambda pair: pair[1] != _NO_LABEL):
         if is_predicted:
@@ -108,14 +109,14 @@ def _summarise(shards: Shards, unknown: int) -> PartSummary:
 
 
 def _by_powers_of_two(lengths: NDArray[np.int64]) -> dict[int, int]:
-    """The number of lengths in [2^k, 2^(k+1)), by 2^k, from the least to the greatest k there is."""
+    """Returns the number of lengths in [2^k, 2^(k+1)), by 2^k, from the smallest to the largest k that occurs."""
     powers, counts = np.unique(np.floor(np.log2(lengths)).astype(np.int64), return_counts=True)
     found = dict(zip(powers.tolist(), counts.tolist(), strict=True))
     return {1 << power: found.get(power, 0) for power in range(min(found), max(found) + 1)}
 
 
 def histogram(counts: dict[int, int], width: int = 40) -> list[str]:
-    """A bar for each count, the longest `width` characters.
+    """Draws a bar for each count, the longest `width` characters.
 
     >>> histogram({1: 2, 2: 0, 4: 4}, width=4)
     ['      1  ██  2', '      2    0', '      4  ████  4']

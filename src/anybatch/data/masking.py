@@ -1,4 +1,4 @@
-"""Which words of an example are to be predicted, and how they appear.
+"""Chooses the words of an example to predict, and how they appear.
 
 Source: Devlin et al. 2019, arXiv 1810.04805, section 3.1 and appendix A.1; whole words: the authors' code of May 2019.
 """
@@ -21,12 +21,12 @@ class Masking:
     """A share `rate` of the tokens, at least one and at most `most`, is to be predicted: 80 % of them appear as [MASK],
     10 % as a random ordinary token, 10 % unchanged.
 
-    With `whole_words`, a token that goes on with a word ('##ing') is predicted exactly where the one before it is.
-    Words are then taken in a random order, each that fits into what is left of the count; where the first of all does
-    not fit, its first tokens alone.
+    With `whole_words`, a token that continues a word ('##ing') is predicted if, and only if, the token before it is.
+    Words are taken in a random order, each word that fits into the rest of the count. If the first word does not fit,
+    only its first tokens are taken.
 
     Raises:
-        InputError: a rate outside (0, 1), fewer than one prediction, or a vocabulary of special tokens alone.
+        InputError: a rate outside (0, 1), fewer than one prediction, or a vocabulary that has only special tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, rate: float, most: int, whole_words: bool) -> None:
@@ -45,13 +45,14 @@ class Masking:
         """Changes `pairs.input_ids` in place, by random words uint64[B, S].
 
         Returns:
-            The places to predict, b * S + s ascending, and what stood there, int64[M] both.
+            The places to predict, b * S + s ascending, and their true tokens, int64[M] both.
         """
         counts = np.clip(np.round(pairs.is_text.sum(1) * self.rate).astype(np.int64), 1, self.most)
         positions = self._whole(pairs, words, counts) if self.whole_words else self._tokens(pairs, words, counts)
         ids = pairs.input_ids.reshape(-1)
         labels = ids[positions]
-        # The low half of the position's word, times ten: a digit that says what is shown, and the rest that says which.
+        # The low half of the position's random word, times ten: one digit decides the kind of what is shown, the rest
+        # which token.
         tenths = (words.reshape(-1)[positions] & _LOW_32) * np.uint64(10)
         digit = tenths >> np.uint64(32)
         random_tokens = self._ordinary[below((tenths & _LOW_32) << np.uint64(32), len(self._ordinary))]
@@ -65,13 +66,13 @@ class Masking:
         return np.sort(np.repeat(np.arange(len(counts)) * words.shape[1], counts) + columns)
 
     def _whole(self, pairs: Pairs, words: Words, counts: Places) -> Places:
-        """Steps through the words of all rows at once, in the order of their keys."""
+        """Steps through the words of all rows at once, in the order of their random keys."""
         num_rows, width = words.shape
         column = np.arange(width)
         begins = pairs.is_text & ~self._continued[pairs.input_ids]
-        # The first token of a part begins a word, whatever it is: a part may be cut in the middle of one.
+        # The first token of a part begins a word in any case: a part may be cut in the middle of one.
         begins[:, 1:] |= pairs.is_text[:, 1:] & ~pairs.is_text[:, :-1]
-        # Where the word that a column lies in ends: at the next column that begins one or is no text.
+        # The end of the word at each column: the next column that begins a word or is no text.
         stops = np.where(begins | ~pairs.is_text, column, width)
         ends = np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1]
         ends = np.concatenate([ends[:, 1:], np.full((num_rows, 1), width)], axis=1)
@@ -98,7 +99,7 @@ class Masking:
 
 
 def _sorted_keys(candidates: NDArray[np.bool_], words: Words) -> Words:
-    """Each row's random keys of its candidates, ascending, columns in the low bits, so that keys never tie."""
+    """Returns each row's random keys of its candidates, ascending; the low bits hold the column, so keys never tie."""
     column = np.arange(words.shape[1], dtype=np.uint64)
     keys = np.where(candidates, (words >> np.uint64(32)) << _POSITION_BITS | column, _NEVER)
     keys.sort(axis=1)

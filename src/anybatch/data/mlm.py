@@ -28,7 +28,8 @@ from anybatch.errors import InputError
 SHORTEST_SEQUENCE = 16
 LONGEST_SEQUENCE = 1 << 15
 
-# How far from the wanted length, in places of the list sorted by length, a part of another document is looked for.
+# The distance from the wanted length, in places of the list sorted by length, within which a part of another document
+# is chosen.
 _REACHES = (0, 0, 0, 16, 128, 1024)
 _NUM_PAIR_WORDS = 3 + len(_REACHES)
 
@@ -54,23 +55,23 @@ class MlmSettings:
 class PretrainingSource:
     """Pretraining examples of `seq_length` tokens from shards.
 
-    An example is a chunk of a document, up to seq_length - 3 tokens (see chunks.py). In each epoch it is parted anew
-    into A and B where a sentence begins, uniformly. With probability 1/2, B is then replaced by the second part of
-    another chunk, from another document and of the same length, so that neither a length nor the way a part ends tells
-    the label; where the data has none of that length, one of about that length is taken, cut to it.
+    An example is a chunk of a document, up to seq_length - 3 tokens (see chunks.py). In each epoch it is split again
+    into A and B at the begin of a sentence, chosen uniformly. With probability 1/2, B is then replaced by the second
+    part of another chunk, from another document and of the same length; so neither a length nor the way a part ends
+    reveals the label. If the data have none of this length, one of about this length is taken, cut to it.
 
-    The other objectives have the same chunks: `sentence_order` exchanges A and B instead; `full_sentences` takes the
+    The other objectives use the same chunks: `sentence_order` exchanges A and B instead; `full_sentences` takes the
     whole chunk, up to seq_length - 2 tokens.
 
-    With probability `short_seq_prob` an example is cut, on both sides of where it is parted, to a random length, as
-    BERT does for 10 % of its examples. Which words are to be predicted, and how they appear: see masking.py.
+    With probability `short_seq_prob` an example is cut to a random length, on both sides of its split, as BERT does
+    for 10 % of its examples. masking.py chooses the words to predict, and how they appear.
 
-    Where `packed`, several examples share a row of `seq_length` tokens, and each sees itself alone: see packing.py.
-    Everything drawn for an example depends on (seed, epoch, example) alone.
+    If `packed`, several examples share a row of `seq_length` tokens, and each sees only itself: see packing.py. All
+    random choices for an example depend only on (seed, epoch, example).
 
     Raises:
-        InputError: a setting out of bounds, shards written with another vocabulary or one of special tokens alone,
-            or fewer than two documents.
+        InputError: a setting out of bounds, shards written with another vocabulary or one that has only special
+            tokens, or fewer than two documents.
     """
 
     def __init__(
@@ -117,11 +118,11 @@ class PretrainingSource:
 
     @property
     def num_examples(self) -> int:
-        """Examples in one epoch."""
+        """Returns the number of examples in one epoch."""
         return len(self._chunks)
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
-        """B examples, each as it is in its epoch, both int64[B].
+        """Returns B examples, each as in its epoch; both arguments are int64[B].
 
         Returns:
             input_ids, token_type_ids, attention_mask, int64[B, S]; masked_positions, int64[M], as b * S + s, ascending;
@@ -152,7 +153,7 @@ class PretrainingSource:
         return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, num_targets, len(examples))
 
     def _pairs(self, examples: Places, words: Words, short: Words | None) -> tuple[Pairs, Places]:
-        """The examples before masking, and their labels."""
+        """Returns the examples before masking, and their labels."""
         table = self._chunks
         first = table.first_split[examples]
         split = first + below(words[:, 0], table.first_split[examples + 1] - first)
@@ -176,7 +177,7 @@ class PretrainingSource:
         return join(self._tokens, (a_begin, b_begin), (a_length, b_length), self.seq_length, self._marks), label
 
     def _elsewhere(self, document: Places, length: Places, words: Words) -> Places:
-        """For each row a random split outside `document` with `length` tokens behind it, or about as many."""
+        """Returns for each row a random split outside `document` with `length` tokens after it, or about as many."""
         table = self._chunks
         begin, end = self._length_begins[length], self._length_begins[length + 1]
         found = np.full(len(length), -1)
@@ -196,7 +197,7 @@ class PretrainingSource:
     def _shortened(
         self, a_begin: Places, a_length: Places, b_length: Places, words: Words
     ) -> tuple[Places, Places, Places]:
-        """A without some of its first tokens and B without some of its last, in the rows that are to be short."""
+        """Removes some of A's first tokens and of B's last tokens, in the rows that are to be short."""
         is_short = below(words[:, 0], 1 << 32) < self.short_seq_prob * (1 << 32)
         total = a_length + b_length
         wanted = np.where(is_short, 2 + below(words[:, 1], total - 1), total)

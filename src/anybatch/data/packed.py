@@ -1,10 +1,10 @@
 """Compressed files as streams of their content, each by the rule of its format for what follows the first stream.
 
     .gz     any number of members, then zeros (RFC 1952, section 2.2; padding as gzip does)
-    .xz     any number of streams, with zeros between and behind them, four at a time (the .xz format, section 2.2)
+    .xz     any number of streams, with zeros between and after them, four at a time (the .xz format, section 2.2)
     .zst    any number of frames and skippable frames (RFC 8878, section 3)
 
-Anything else behind a stream is damage, as it is to `xz -t` and `zstd -t`.
+Anything else after a stream is damage, as for `xz -t` and `zstd -t`.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from anybatch.errors import InputError
 
 PACKINGS = (".gz", ".xz", ".zst")
-# What is raised over damaged content; pyarrow raises OSError without a number.
+# Errors raised for damaged content; pyarrow raises OSError without a number.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 _MAGIC = b"\xfd7zXZ\x00"
@@ -27,7 +27,7 @@ _MOST_MEMORY = 1 << 30
 
 
 def open_packed(path: Path, packing: str, offset: int = 0) -> BinaryIO:
-    """The content of `path` from byte `offset` on; without a packing, the file's own."""
+    """Opens the content of `path` from byte `offset` on; without a packing, the file's own bytes."""
     if not packing:
         file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
         file.seek(offset)
@@ -43,11 +43,11 @@ def open_packed(path: Path, packing: str, offset: int = 0) -> BinaryIO:
 
 
 class _Xz(io.RawIOBase):
-    """Python's lzma module leaves out, without a word, whatever it cannot read behind the first stream."""
+    """A stream of .xz content. Python's lzma module silently skips what it cannot read after the first stream."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb")  # noqa: SIM115  (closed with the stream)
-        # An old .lzma file may bear the name; nothing may follow it.
+        # An old .lzma file may have this name; nothing may follow it.
         self._alone = self._file.read(len(_MAGIC)) != _MAGIC
         self._file.seek(0)
         self._decoder = lzma.LZMADecompressor(lzma.FORMAT_AUTO, _MOST_MEMORY)
@@ -69,7 +69,7 @@ class _Xz(io.RawIOBase):
                 return len(found)
 
     def _next(self) -> bytes:
-        """The beginning of the next stream, b"" at the end of the file."""
+        """Returns the beginning of the next stream, b"" at the end of the file."""
         rest, zeros = self._decoder.unused_data, 0
         while True:
             found = rest.lstrip(b"\0")
@@ -87,7 +87,7 @@ class _Xz(io.RawIOBase):
 
 
 class _Zstd(io.RawIOBase):
-    """A stream of pyarrow's, which reads as `zstd` does."""
+    """A stream of pyarrow's that reads as `zstd` does."""
 
     def __init__(self, path: Path) -> None:
         self._stream = pyarrow(path).CompressedInputStream(str(path), "zstd")
@@ -106,7 +106,7 @@ class _Zstd(io.RawIOBase):
 
 
 def pyarrow(name: object) -> Any:
-    """The library; InputError where it is not installed."""
+    """Returns the library; InputError if it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

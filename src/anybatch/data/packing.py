@@ -1,8 +1,7 @@
-"""Several sequences in one row, none of which sees another: what padding wastes is filled.
+"""Several sequences in one row, none of which sees another: they fill what padding would waste.
 
-Packing is a matter of layout alone. The sequences of a batch, their targets and their losses stay what they are; a
-row's tokens are told apart by the number of their sequence (attention is block-diagonal), and positions begin at 0 in
-each.
+Packing changes only the layout. The sequences of a batch, their targets and their losses stay the same. A row's tokens
+carry the number of their sequence (attention is block-diagonal), and positions begin at 0 in each sequence.
 """
 
 import numpy as np
@@ -12,15 +11,16 @@ Arrays = dict[str, NDArray[np.int64]]
 
 
 def pack(inputs: Arrays) -> Arrays:
-    """B padded sequences of S tokens as R <= B rows of S, by first fit, the longest first.
+    """Packs B padded sequences of S tokens into R <= B rows of S, by first fit, the longest first.
 
     Args:
         inputs: input_ids, token_type_ids, attention_mask, int64[B, S]; masked_positions, b * S + s, and masked_labels,
             int64[M].
 
     Returns:
-        The same for the rows, with attention_mask the number of a token's sequence in its row, from 1, 0 for padding;
-        position_ids, int64[R, S]; first_positions, int64[B]: the place r * S + s of each sequence's first token.
+        The same for the rows. attention_mask is the number of a token's sequence in its row, from 1, and 0 for
+        padding; position_ids, int64[R, S]; first_positions, int64[B]: the place r * S + s of each sequence's first
+        token.
     """
     length = inputs["attention_mask"].sum(1)
     width = inputs["attention_mask"].shape[1]
@@ -39,7 +39,7 @@ def pack(inputs: Arrays) -> Arrays:
         "attention_mask": numbers,
         "position_ids": positions,
     }
-    # The padding token stands in any padded place; where none is padded, none is needed.
+    # Any padded place holds the padding token; if none is padded, none is needed.
     padding = inputs["input_ids"][~is_token]
     for name, values in sources.items():
         filler = padding[0] if name == "input_ids" and len(padding) else 0
@@ -55,7 +55,7 @@ def pack(inputs: Arrays) -> Arrays:
 
 
 def _first_fit(length: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], ...]:
-    """Each sequence's row, its first column there, and its number in the row, from 1."""
+    """Returns each sequence's row, its first column there, and its number in the row, from 1."""
     row, offset, number = np.zeros((3, len(length)), dtype=np.int64)
     filled: list[int] = []
     counts: list[int] = []

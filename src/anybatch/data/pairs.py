@@ -1,4 +1,4 @@
-"""How two runs of tokens become one input: [CLS] A [SEP] B [SEP], padded."""
+"""Joins two runs of tokens into one input: [CLS] A [SEP] B [SEP], padded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Marks:
-    """The numbers of the special tokens that stand around text."""
+    """The numbers of the special tokens around text."""
 
     padding: int
     first: int
@@ -47,7 +47,7 @@ class Tokens:
         self._begins = np.cumsum([0, *map(len, arrays)])
 
     def __getitem__(self, places: Places) -> NDArray[np.int64]:
-        """The tokens at `places`, int64[N]."""
+        """Returns the tokens at `places`, int64[N]."""
         if len(self._arrays) == 1:
             return self._arrays[0][places].astype(np.int64)
         found = np.empty(len(places), dtype=np.int64)
@@ -61,9 +61,9 @@ class Tokens:
 def join(
     tokens: Tokens, starts: tuple[Places, Places], lengths: tuple[Places, Places], seq_length: int, marks: Marks
 ) -> Pairs:
-    """The pairs whose parts are the tokens starts .. starts + lengths - 1, int64[B] each, first A then B.
+    """Joins the parts of tokens starts .. starts + lengths - 1, int64[B] each, first A then B, into pairs.
 
-    token_type_ids are 0 up to the first [SEP], 1 up to the second, 0 in the padding. Where B is empty, so is its [SEP].
+    token_type_ids are 0 up to the first [SEP], 1 up to the second, 0 in the padding. If B is empty, it has no [SEP].
     """
     column = np.arange(seq_length)
     a_start, b_start = (start[:, None] for start in starts)

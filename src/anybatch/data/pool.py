@@ -1,4 +1,4 @@
-"""One function over many items in several processes, results in the order of the items."""
+"""Maps one function over many items in several processes; results are in the order of the items."""
 
 import ctypes
 import multiprocessing
@@ -15,7 +15,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items under way for each process: enough that none waits, few enough to hold. Of large ones fewer, down to one.
+# Items in flight for each process: enough that no process waits, few enough for the memory. Large items: fewer, down
+# to one.
 _AHEAD = 2
 _BYTES_AHEAD_A_PROCESS = 4 << 20
 _BYTES_AHEAD = 128 << 20
@@ -28,16 +29,16 @@ def map_in_order(
     num_processes: int,
     size: Callable[[Item], int] = lambda item: 0,
 ) -> Iterator[Result]:
-    """`map(function, items)`, computed in `num_processes` processes (in this one, where it is 1), few items ahead.
+    """Computes `map(function, items)` in `num_processes` processes (1: in this one), a few items ahead.
 
-    `size` tells the bytes of an item: of all that are under way together, 128 MiB at most, or 4 MiB a process.
+    `size` gives the bytes of an item: all items in flight together have at most 128 MiB, or 4 MiB a process.
 
-    Raises whatever `function` raises for the first item that fails; ChildProcessError where a process is killed.
+    Raises what `function` raises for the first item that fails; ChildProcessError if a process is killed.
     """
     if num_processes <= 1:
         yield from map(function, items)
         return
-    # A fork starts at once and shares what is loaded; elsewhere it is not safe.
+    # A fork starts at once and shares what is loaded; on other systems it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(num_processes, context, _begin)
     waiting: deque[tuple[Future[Result], int]] = deque()
@@ -70,13 +71,13 @@ def map_in_order(
 
 def _submit(executor: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
     with warnings.catch_warnings():
-        # Python 3.12 warns of a fork beside any thread; the children use none of what such threads hold.
+        # Python 3.12 warns of a fork in a process with threads; the children use nothing that such threads hold.
         warnings.simplefilter("ignore", DeprecationWarning)
         return executor.submit(function, item)
 
 
 def _begin() -> None:
-    """In a new process: signals are the parent's business, which ends this process; and it ends with the parent."""
+    """Prepares a new process: it ignores signals, which the parent handles, and it ends with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,4 +1,4 @@
-"""What is done to one portion of raw text, in whatever process: parsed, cleaned, filtered, hashed or encoded."""
+"""Processes one portion of raw text, in any process: parses, cleans, filters, and hashes or encodes it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from anybatch.errors import InputError
 
 @dataclass(frozen=True)
 class LengthFilter:
-    """Documents of fewer or more characters, once cleaned, are left out; 0 and None: none is, but a blank one fails."""
+    """Skips documents of fewer or more characters, after cleaning; 0 and None skip none; then a blank one fails."""
 
     fewest: int = 0
     most: int | None = None
@@ -31,7 +31,7 @@ class LengthFilter:
             )
 
     def texts(self, portion: Portion) -> list[str]:
-        """The cleaned documents of a portion, "" in the place of one that is left out."""
+        """Returns the cleaned documents of a portion, "" in place of a skipped one."""
         found = [clean(document.text) for document in self.documents(portion)]
         return [text if self.fewest <= len(text) <= (self.most or len(text)) else "" for text in found]
 
@@ -52,12 +52,12 @@ class EncodedPortion:
 
 
 def hash_portion(lengths: LengthFilter, portion: Portion) -> duplicates.Hashes:
-    """A hash for each document, uint64[D, 2]."""
+    """Returns a hash for each document, uint64[D, 2]."""
     return duplicates.hashes(lengths.texts(portion))
 
 
 def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, portion: Portion) -> EncodedPortion:
-    """The tokens of a portion, with the tokenizer.json at `tokenizer`, which has that fingerprint."""
+    """Encodes a portion with the tokenizer.json at `tokenizer`, which has this fingerprint."""
     texts = lengths.texts(portion)
     sentences = [split_sentences(text) for text in texts]
     # The space between two sentences belongs to the second; WordPiece has no token for it, characters do.
@@ -76,5 +76,5 @@ def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, por
 
 @lru_cache(maxsize=1)
 def _encoder(tokenizer: Path, fingerprint: str) -> Encoder:
-    """Kept from portion to portion, with the words that it has met."""
+    """Returns an encoder that is kept from portion to portion, with the words that it has met."""
     return Encoder(vocabulary.load(tokenizer))

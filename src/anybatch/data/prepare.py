@@ -1,11 +1,11 @@
-"""Raw documents to a folder that a run can be trained on.
+"""Turns raw documents into a folder for training.
 
     OUT/tokenizer.json    the vocabulary
     OUT/train/            token shards (see shards.py)
     OUT/held_out/         token shards of the documents kept for evaluation
 
-They appear together or not at all. The text is read in passes, in portions that do not depend on the number of
-processes, and never held as a whole.
+The files appear together or not at all. The text is read in passes, in portions that do not depend on the number of
+processes, and is never held as a whole.
 """
 
 import json
@@ -39,25 +39,25 @@ TOKENIZER = "tokenizer.json"
 TRAIN = "train"
 HELD_OUT = "held_out"
 
-# A vocabulary is trained on so much text at most: its words are counted in memory.
+# The largest amount of text to train a vocabulary on: its words are counted in memory.
 VOCABULARY_CHARACTERS = 1 << 30
 _CHARACTERS_IN_A_PORTION = 1 << 21
 _DUPLICATES = "duplicates.npy"
-# Part of what a half-finished folder must share with the work that goes on with it.
+# Part of what a half-finished folder and the work that continues it must have in common.
 _FORMAT = 4
 _MOST_PROCESSES = 1024
 
 # (pass, documents done in it, bytes of the sources read, bytes in all)
 Progress = Callable[[str, int, int, int], None]
-# Vocabularies that are made here.
+# Vocabularies that this module makes.
 Kind = Literal["wordpiece", "characters", "bytes"]
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """The vocabulary of the shards in a folder that was prepared.
+    """Returns the vocabulary of the shards in a prepared folder.
 
     Raises:
-        InputError: there is none, or one that no model can use.
+        InputError: there is none, or no model can use it.
     """
     path = folder / TOKENIZER
     if not path.exists():
@@ -66,7 +66,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 
 def kind_of(tokenizer: Tokenizer) -> Kind | None:
-    """The kind of a vocabulary; None where it is none of those that are made here."""
+    """Returns the kind of a vocabulary; None if it is not one that this module makes."""
     parts = json.loads(tokenizer.to_str())
     match parts["model"]:
         case {"type": "WordPiece"}:
@@ -81,13 +81,13 @@ class Options:
     """How text becomes shards.
 
     Args:
-        vocabulary_size: of the vocabulary made of the training documents, of the first 2^30 characters of them: as many
-            WordPieces, or at most as many characters. Not used for bytes or a given tokenizer.
-        tokenizer: the kind of vocabulary to make, or one that there is.
+        vocabulary_size: the number of WordPieces, or the largest number of characters, of the vocabulary made from the
+            training documents (from their first 2^30 characters). Not used for bytes or a given tokenizer.
+        tokenizer: the kind of vocabulary to make, or an existing one.
         held_out: the share of documents kept for evaluation, chosen by a hash of (seed, document number). Either part
             gets at least two documents, which next-sentence prediction needs.
-        lengths: which documents are left out for their length.
-        drop_duplicates: whether a document whose text stood before is left out.
+        lengths: which documents are skipped because of their length.
+        drop_duplicates: whether to skip a document whose text repeats an earlier one.
     """
 
     vocabulary_size: int = 8192
@@ -105,13 +105,13 @@ def prepare(
     """Writes the folder `out`: a vocabulary, and token shards for training and evaluation.
 
     Args:
-        documents: gives the same documents afresh each time it is called.
-        options: of `Options`.
-        progress: told how far each pass is.
+        documents: gives the same documents again each time it is called.
+        options: the fields of `Options`.
+        progress: called with the progress of each pass.
 
     Raises:
-        InputError: fewer than four documents, or fewer than two of two tokens or more in a part; a share outside
-            (0, 1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
+        InputError: fewer than four documents, or fewer than two with two tokens or more in a part; a share outside (0,
+            1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
     with Staging(out, None) as staging:
         sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0], are_files=False)
@@ -126,10 +126,10 @@ def prepare_files(
     progress: Progress | None = None,
     **options: Any,
 ) -> Summary:
-    """`prepare` of files, folders, globs, lists and data sets of the Hub (see raw.find_sources), in `processes`
-    processes (as many as there are cores, where None); the shards are the same for any number.
+    """Prepares files, folders, globs, lists and data sets of the Hub (see raw.find_sources), in `processes` processes
+    (None: the number of cores); the shards are the same for any number.
 
-    Where a killed process has left the same work unfinished, it is gone on with.
+    If a killed process left the same work unfinished, it is continued.
     """
     if processes is not None and not 1 <= processes <= _MOST_PROCESSES:
         raise InputError(f"processes = {processes}: must be at least 1 and at most {_MOST_PROCESSES}")
@@ -142,7 +142,7 @@ def prepare_files(
 
 
 def _identity(sources: list[str], options: Options) -> dict[str, Any]:
-    """What makes one preparation another: files that changed, other settings."""
+    """Returns what distinguishes preparations: files that changed, other settings."""
     chosen = options.tokenizer
     tokenizer = chosen if isinstance(chosen, str) else vocabulary.fingerprint(chosen)
     files = [
@@ -157,7 +157,7 @@ def _identity(sources: list[str], options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Named sources of portions, with their sizes in bytes (0: not known)."""
+    """Named sources of portions, with their sizes in bytes (0: unknown)."""
 
     names: list[str]
     portions: Callable[[Place | None], Iterator[Portion]]
@@ -165,7 +165,7 @@ class _Sources:
     are_files: bool = True
 
     def bytes_before(self, place: Place) -> int:
-        """How much lies before a place; inside a packed file it is guessed too high."""
+        """Returns the bytes before a place; inside a packed file the estimate is too high."""
         return sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
 
 
@@ -239,7 +239,7 @@ class _Preparation:
         return marks
 
     def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None, stage: str) -> Iterator[str]:
-        """The texts that a vocabulary may be trained on, up to a bound."""
+        """Yields the texts to train a vocabulary on, up to a bound."""
         done = characters = filtered = 0
         for portion in self._sources.portions(None):
             texts = self._options.lengths.texts(portion)
@@ -264,7 +264,7 @@ class _Preparation:
     def _write(
         self, tokenizer: Tokenizer, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None
     ) -> tuple[State, tuple[Counts, Counts]]:
-        """The last pass: all documents to the shards of their parts."""
+        """Runs the last pass: writes all documents to the shards of their parts."""
         folder, saved = self._staging.folder, self._staging.saved
         state = State.of(saved["pass"]) if saved else State()
         writers = []
@@ -309,7 +309,7 @@ class _Preparation:
 
 
 class _Places:
-    """Portions on their way to other processes, and where those that come back end."""
+    """Portions in flight to other processes, and the ends of those that come back."""
 
     def __init__(self, portions: Iterator[Portion]) -> None:
         self._portions = portions
@@ -331,7 +331,7 @@ def _add(
     chosen: evaluation.HeldOut,
     marks: NDArray[np.uint8] | None,
 ) -> None:
-    """Gives each document of a portion to the writer of its part, and moves `state` behind the portion."""
+    """Gives each document of a portion to the writer of its part, and moves `state` past the portion."""
     count = len(portion.num_sentences)
     kept = portion.num_sentences > 0
     if marks is not None:
@@ -356,7 +356,7 @@ def _add(
 
 
 def _check_usable(part: str, count: int) -> None:
-    """InputError where too few documents of `part` can become an example, which takes two tokens."""
+    """Raises InputError if too few documents of `part` can become an example, which takes two tokens."""
     if count < evaluation.FEWEST_IN_A_PART:
         raise InputError(
             f"the {part.replace('_', '-')} part has {count} document{'' if count == 1 else 's'} of two tokens or more: "

@@ -1,4 +1,4 @@
-"""What a user names (files, folders, globs, lists, data sets of the Hub) to portions of raw text."""
+"""Turns the names that a user gives (files, folders, globs, lists, data sets of the Hub) into portions of raw text."""
 
 import glob
 import re
@@ -14,22 +14,22 @@ from anybatch.errors import InputError
 FORMATS = (".txt", ".jsonl", ".parquet")
 HUB = "hf:"
 
-# Bytes in one portion, about: much for one message between processes, little for the memory.
+# About the bytes in one portion: much for one message between processes, little for the memory.
 PORTION_BYTES = 1 << 21
-# A document of plain text is cut where it is longer, so that a file without an end in it needs little memory.
+# A longer document of plain text is cut, so that a file without an end in it needs little memory.
 LARGEST_DOCUMENT_BYTES = 1 << 22
 # A line of JSON cannot be cut.
 LARGEST_LINE_BYTES = 1 << 26
 _ROWS_AT_ONCE = 256
 
-# Lines of plain text end in CR, LF or both; those of JSON in LF, as JSON Lines says.
+# Lines of plain text end in CR, LF or both; lines of JSON in LF, as JSON Lines defines.
 _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
 _DOCUMENT_END = re.compile(_LINE_END + rb"[ \t\f\v]*" + _LINE_END + rb"[ \t\f\v]*" + _LINE_END)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to read on: in which source, at which byte (row, in .parquet and on the Hub), and the line's number."""
+    """The place to continue reading: the source, the byte (row, in .parquet and on the Hub), and the line's number."""
 
     source: int = 0
     offset: int = 0
@@ -51,15 +51,16 @@ class Portion:
 
     @property
     def num_bytes(self) -> int:
-        """About, of the text in it."""
+        """Returns about the bytes of its text."""
         if isinstance(self.content, bytes):
             return len(self.content)
         return sum(len(text) for text in self.content if isinstance(text, str))
 
 
 def find_sources(names: Iterable[str | Path]) -> list[str]:
-    """Files to read, in order: each name is a file, a folder (all text files in it and below, sorted), a glob, `@LIST`
-    (a file with one name a line), or `hf:NAME[,CONFIG][@SPLIT]`, a data set of the Hugging Face Hub. None comes twice.
+    """Returns the files to read, in order: each name is a file, a folder (all text files in and below it, sorted), a
+    glob, `@LIST` (a file with one name a line), or `hf:NAME[,CONFIG][@SPLIT]`, a data set of the Hugging Face Hub.
+    Each comes once.
 
     Raises:
         InputError: nothing is named, or a name leads to no file that can be read.
@@ -67,7 +68,7 @@ def find_sources(names: Iterable[str | Path]) -> list[str]:
     found: dict[str, str] = {}
     for name in names:
         for source in _expand(str(name), ()):
-            # A file has many names: links, and ways through folders.
+            # A file has many names: links, and paths through folders.
             found.setdefault(source if source.startswith(HUB) else str(Path(source).resolve()), source)
     if not found:
         raise InputError("no text files are given; name at least one .txt, .jsonl or .parquet file, or a folder")
@@ -75,7 +76,7 @@ def find_sources(names: Iterable[str | Path]) -> list[str]:
 
 
 def _expand(name: str, lists: tuple[Path, ...]) -> list[str]:
-    """The files behind a name, which stands in `lists`, each in the one before."""
+    """Returns the files of a name; `lists` are the lists that led to it, each in the one before."""
     if not name:
         raise InputError("an empty name is given; name a file or a folder, or . for this one")
     path = Path(name)
@@ -116,13 +117,13 @@ def _expand(name: str, lists: tuple[Path, ...]) -> list[str]:
 
 
 def suffixes(path: Path) -> tuple[str, str]:
-    """The suffixes that tell the format and the packing, in lower case; "" where there is none."""
+    """Returns the suffixes of the format and of the packing, in lower case; "" if there is none."""
     packing = path.suffix.lower() if path.suffix.lower() in PACKINGS else ""
     return (path.with_suffix("") if packing else path).suffix.lower(), packing
 
 
 def read_portions(sources: list[str], start: Place | None = None) -> Iterator[Portion]:
-    """The portions of all sources in order, from the place `start`, where one of them ended.
+    """Yields the portions of all sources in order, from the place `start`, which is the end of an earlier portion.
 
     Raises:
         InputError: damaged compression, a file that may not be read, a line of JSON above 64 MB.
@@ -161,14 +162,14 @@ def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
 
 
 def line_ends(kind: str, content: bytes) -> int:
-    """How many lines end in `content`, of .jsonl or .txt."""
+    """Returns the number of lines that end in `content`, of .jsonl or .txt."""
     if kind == "jsonl" or b"\r" not in content:
         return content.count(b"\n")
     return content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
 def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
-    """How many of the bytes are whole documents; 0 where more must be read first."""
+    """Returns how many of the bytes are whole documents; 0 if more must be read first."""
     if kind == "jsonl":
         if (end := held.rfind(b"\n") + 1) == 0 and len(held) > LARGEST_LINE_BYTES:
             raise InputError(
@@ -177,7 +178,7 @@ def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
             )
         return end
     last = None
-    # A CR at the very end may be the half of a line's end.
+    # A CR at the very end may be half of a line's end.
     for last in _DOCUMENT_END.finditer(held, 0, len(held) - held.endswith(b"\r")):  # noqa: B007
         pass
     if last is not None:
@@ -187,7 +188,7 @@ def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
     for mark in (b"\n\n", b"\n", b"\r", b". ", b" "):
         if (found := held.rfind(mark, len(held) // 2, len(held) - (mark == b"\r"))) >= 0:
             return found + len(mark)
-    # No white space at all: between two characters of UTF-8, whose continuation bytes begin with the bits 10.
+    # No white space at all: cuts between two characters of UTF-8, whose continuation bytes begin with the bits 10.
     end = len(held)
     while end and held[end - 1] & 0xC0 == 0x80:
         end -= 1
@@ -196,7 +197,7 @@ def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[list[int]]:
-    """InputError in place of what a damaged or locked file raises; the list holds the line that was reached."""
+    """Raises InputError instead of a damaged or locked file's error; the list holds the line that was reached."""
     reached = [1]
     try:
         yield reached
@@ -205,7 +206,7 @@ def _explained(path: Path) -> Iterator[list[int]]:
     except PermissionError:
         raise InputError(f"{path}: may not be read; change its permissions") from None
     except OSError as error:
-        # pyarrow raises it without a number where compressed bytes make no sense.
+        # pyarrow raises it without a number if compressed bytes make no sense.
         if error.errno is not None:
             raise
         why = " ".join(str(error).split())
@@ -221,7 +222,7 @@ def _rows(name: str, rows: Iterator[list[Any]], begin: Place) -> Iterator[Portio
 
 
 def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
-    """The column "text" from row `skip` on; groups of rows before it are not read."""
+    """Yields the column "text" from row `skip` on; does not read groups of rows before it."""
     arrow = pyarrow(path)
     try:
         file = arrow.parquet.ParquetFile(path)
@@ -249,7 +250,7 @@ def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
 
 
 def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
-    """The texts of a data set of the Hub, streamed."""
+    """Yields the texts of a data set of the Hub, streamed."""
     try:
         from datasets import load_dataset
     except ImportError:
@@ -270,6 +271,6 @@ def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
             yield texts
     except InputError:
         raise
-    # The library fails in any way it likes: no such name, no network, no access.
+    # The library raises various errors: no such name, no network, no access.
     except Exception as error:
         raise InputError(f"{name}: cannot be read: {' '.join(str(error).split())[:200]}") from None

@@ -1,8 +1,8 @@
-"""Random numbers and the order of examples, as pure functions of what they belong to; nothing here has a state.
+"""Random numbers and the order of examples, as pure functions of their keys; nothing here has a state.
 
-Philox (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) turns a key and a counter into random words, so
-that an example's words depend on (seed, purpose, epoch, example) alone: not on the batch that it is in, nor on what was
-drawn before. `generator` is NumPy's own Philox; `random_words` gives the same words for many examples at once.
+Philox (Salmon et al. 2011, Parallel Random Numbers: As Easy as 1, 2, 3) turns a key and a counter into random words.
+So an example's words depend only on (seed, purpose, epoch, example): not on its batch, nor on earlier draws.
+`generator` is NumPy's Philox; `random_words` gives the same words for many examples at once.
 """
 
 import hashlib
@@ -38,10 +38,10 @@ class Stream:
         self.seed = seed
 
     def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(epochs, examples), int64[count] each, of the positions start .. start + count - 1; no cost in `start`.
+        """Returns (epochs, examples), int64[count] each, at positions start .. start + count - 1; no cost in `start`.
 
         Raises:
-            InputError: `count` is below 1, or above `num_examples`, so that an example would be in one batch twice.
+            InputError: `count` is below 1, or above `num_examples`, so that a batch would hold an example twice.
         """
         if start < 0:
             raise ValueError(f"start = {start}: must be 0 or more")
@@ -63,7 +63,7 @@ class Stream:
 
 @lru_cache(maxsize=4)
 def _order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0 .. num_examples - 1, keyed by (seed, epoch)."""
+    """Returns a permutation of 0 .. num_examples - 1, keyed by (seed, epoch)."""
     words = random_words(seed, "order", [epoch], [0], num_examples)[0]
     order = np.argsort(words, kind="stable").astype(np.int64)
     order.flags.writeable = False
@@ -71,7 +71,7 @@ def _order(num_examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def generator(seed: int, epoch: int, example: int, purpose: str) -> np.random.Generator:
-    """One example's own randomness for one purpose, as a NumPy generator."""
+    """Returns one example's randomness for one purpose, as a NumPy generator."""
     _check_seed(seed)
     counter = np.array([0, 0, epoch, example], dtype=np.uint64)
     key = np.array([seed, _purpose_key(purpose)], dtype=np.uint64)
@@ -79,14 +79,14 @@ def generator(seed: int, epoch: int, example: int, purpose: str) -> np.random.Ge
 
 
 def random_words(seed: int, purpose: str, epochs: ArrayLike, examples: ArrayLike, count: int) -> Words:
-    """The first `count` raw words of `generator(seed, epoch, example, purpose)` for B examples: uint64[B, count].
+    """Returns the first `count` words of `generator(seed, epoch, example, purpose)` for B examples: uint64[B, count].
 
     Philox4x64 with 10 rounds; word w of an example is word w mod 4 of the counter (w div 4 + 1, 0, epoch, example).
     """
     _check_seed(seed)
     num_blocks = -(-count // _WORDS_A_BLOCK)
     rows = np.asarray(examples, dtype=np.uint64)
-    # Words 0 and 2 of each block, which are multiplied, and words 1 and 3, which are mixed in: uint64[2, B, blocks].
+    # Words 0 and 2 of each block are multiplied, words 1 and 3 are mixed in: uint64[2, B, blocks].
     even, odd = np.zeros((2, 2, len(rows), num_blocks), dtype=np.uint64)
     even[0] = np.arange(1, num_blocks + 1, dtype=np.uint64)
     even[1] = np.asarray(epochs, dtype=np.uint64)[:, None]
@@ -101,20 +101,20 @@ def random_words(seed: int, purpose: str, epochs: ArrayLike, examples: ArrayLike
 
 
 def checksum(epochs: ArrayLike, examples: ArrayLike) -> int:
-    """A sum over examples, modulo 2^64, of a word that belongs to each (epoch, example): the same in any order and cut.
+    """Returns a sum over examples, modulo 2^64, of a word for each (epoch, example): the same in any order and cut.
 
-    The first word of the example's stream for this purpose, whatever the run's seed.
+    The word is the first of the example's stream for this purpose, for any seed of the run.
     """
     return int(random_words(0, "checksum", epochs, examples, 1).sum(dtype=np.uint64))
 
 
 def below(words: Words, bounds: ArrayLike) -> NDArray[np.int64]:
-    """Each word as a number in 0 .. bound - 1, from its upper 32 bits; uniform to bound / 2^32, bound <= 2^32."""
+    """Maps each word to a number in 0 .. bound - 1, by its upper 32 bits; uniform to bound / 2^32, bound <= 2^32."""
     return (((words >> _HALF) * np.asarray(bounds).astype(np.uint64)) >> _HALF).astype(np.int64)
 
 
 def _multiply(a: Words, b: Words) -> tuple[Words, Words]:
-    """The upper and the lower 64 bits of a * b: NumPy has no 128-bit product, so it is put together from halves."""
+    """Returns the upper and the lower 64 bits of a * b, computed from halves: NumPy has no 128-bit product."""
     a_high, a_low = a >> _HALF, a & _LOW
     b_high, b_low = b >> _HALF, b & _LOW
     middle = a_high * b_low

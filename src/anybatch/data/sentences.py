@@ -1,10 +1,10 @@
-"""Documents to sentences: cleaned of what is no text, parted where a sentence, a paragraph or a list's item ends."""
+"""Documents to sentences: removes what is no text, and splits at the end of a sentence, paragraph or list item."""
 
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-# A longer stretch without an end of a sentence is parted evenly: subtitles, verse, transcripts of speech.
+# A longer stretch without an end of a sentence is split evenly: subtitles, verse, transcripts of speech.
 LONGEST_SENTENCE_WORDS = 256
 _PART_WORDS = 128
 # WordPiece reads a longer word as unknown, and its time and memory grow with it.
@@ -12,16 +12,16 @@ LONGEST_WORD = 1000
 # A multiple of that.
 _PIECE = 64_000
 
-# Control characters other than white space, the soft hyphen, the marks of byte order, and what is no character at all.
+# Control characters except white space, the soft hyphen, byte order marks, and code points that are no character.
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff]+")
 _PARAGRAPH_END = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:[-*•‣◦▪]|\d{1,3}[.)])[ \t]+\S)")
-# A sentence may end behind . ! ? … and closing marks, where a capital, a digit, an opening mark or a letter of a script
+# A sentence may end after . ! ? … and closing marks, if a capital, a digit, an opening mark or a letter of a script
 # without capitals follows ...
 _SPACED = r"""[.!?…؟۔।॥](?P<closing>["'”’»)\]]*)\s+""" + (
     r"""(?=["'“‘«(\[]*[A-Z0-9À-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĪŁŃŇŌŒŘŚŞŠŤŪŮŽΑ-ΩА-Я\u0590-\u1fff\u2e80-\ud7ff\uf900-\ufdff]|["“‘«])"""
 )
 _END = re.compile(_SPACED)
-# ... and behind the full stops of scripts that put no space there, at once.
+# ... and directly after the full stops of scripts that put no space there.
 _END_WITHOUT_SPACE = re.compile(_SPACED + r"|[。！？｡]+[」』”’）】》]*\s*")
 _WIDE_STOP = re.compile("[。！？｡]")
 _TITLES = """
@@ -36,7 +36,7 @@ _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 
 
 def clean(text: str) -> str:
-    """`text` without control characters, soft hyphens and byte order marks.
+    """Returns `text` without control characters, soft hyphens and byte order marks.
 
     >>> clean("co\\xadoperate\\x00!")
     'cooperate!'
@@ -45,14 +45,14 @@ def clean(text: str) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of `text`, each on one line, words apart by one space.
+    """Returns the sentences of `text`, each on one line, with one space between words.
 
-    The end of a paragraph (a blank line) and the beginning of an item of a list ('- ', '2. ') always end a sentence.
-    Inside a paragraph a sentence ends behind '.', '!', '?' or '…' (or such a mark of Arabic, Devanagari, Chinese or
-    Japanese), with the quotes and brackets that close there, where white space and then a capital, a digit, an opening
-    quote or a letter of a script without capitals follow; but not behind a common abbreviation, an initial or dotted
-    letters ('J.', 'U.S.'), nor the number of a list item ('1.'). A stretch of more than 256 words without an end is
-    parted evenly, a word of more than 1,000 characters behind each thousandth.
+    The end of a paragraph (a blank line) and the beginning of a list item ('- ', '2. ') always end a sentence. Inside
+    a paragraph, a sentence ends after '.', '!', '?' or '…' (or such a mark of Arabic, Devanagari, Chinese or Japanese)
+    and the quotes and brackets that close there, if white space follows and then a capital, a digit, an opening quote
+    or a letter of a script without capitals. It does not end after a common abbreviation, an initial or dotted letters
+    ('J.', 'U.S.'), nor after the number of a list item ('1.'). A stretch of more than 256 words without an end is
+    split evenly; a word of more than 1,000 characters is split after every thousandth.
 
     >>> split_sentences("Dr. J. Smith paid 3.50 dollars. “Why?” he asked.\\nNobody knew.\\n\\nThe end")
     ['Dr. J. Smith paid 3.50 dollars.', '“Why?” he asked.', 'Nobody knew.', 'The end']
@@ -79,9 +79,9 @@ def split_sentences(text: str) -> list[str]:
 
 
 def in_pieces(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, in pieces of at most 64,000 characters: cut at white space, or in the middle of a longer word.
+    """Yields the texts, in pieces of at most 64,000 characters: cut at white space, or in the middle of a longer word.
 
-    A text of many megabytes must not become a list of its words at once, which takes ten times its memory.
+    A text of many megabytes must not become one list of its words: the list takes ten times its memory.
     """
     for text in texts:
         begin = 0
@@ -103,7 +103,7 @@ def _on_one_line(text: str) -> str:
 
 
 def _add(sentence: str, sentences: list[str]) -> None:
-    # A word and its space take two characters at least.
+    # A word and its space take at least two characters.
     if len(sentence) < 2 * LONGEST_SENTENCE_WORDS or sentence.count(" ") < LONGEST_SENTENCE_WORDS:
         sentences.append(sentence)
         return
@@ -114,7 +114,7 @@ def _add(sentence: str, sentences: list[str]) -> None:
 
 
 def _goes_on(line: str, start: int, match: re.Match[str]) -> bool:
-    """Whether the full stop at `match` belongs to the word before it, in the sentence from `start`."""
+    """Returns whether the full stop at `match` belongs to the word before it, in the sentence from `start`."""
     stop = match.start()
     first = max(line.rfind(" ", start, stop) + 1, start)
     word = line[first:stop].lstrip("\"'“‘«([")

@@ -1,4 +1,4 @@
-"""Token shards as they are written (see shards.py): appended to as documents come, so that little is held."""
+"""Writes token shards (see shards.py): appends documents as they come, so memory stays small."""
 
 import io
 import os
@@ -26,7 +26,8 @@ class ShardWriter:
     """Writes documents into an existing folder; nothing can be opened before `close`.
 
     Args:
-        state: what `state` gave, to go on from there in the same folder, whatever was written after it.
+        state: an earlier result of `state`, to continue from in the same folder; what was written after it is
+            discarded.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ShardWriter:
                 file.seek(0, os.SEEK_END)
 
     def add(self, sentences: Sequence[Sequence[int]]) -> None:
-        """One document: its sentences as token numbers; empty sentences, and a document of no other, are left out."""
+        """Adds one document: its sentences as token numbers; empty sentences and documents are skipped."""
         lengths = np.array([len(sentence) for sentence in sentences if sentence], dtype=np.int64)
         tokens = np.fromiter(chain.from_iterable(sentences), dtype=self._dtypes["tokens"], count=int(lengths.sum()))
         self.add_documents(tokens, lengths, np.array([len(lengths)][: len(lengths)], dtype=np.int64))
@@ -63,7 +64,7 @@ class ShardWriter:
     def add_documents(
         self, tokens: NDArray[Any], sentence_lengths: NDArray[np.int64], num_sentences: NDArray[np.int64]
     ) -> None:
-        """D documents of S sentences of N tokens: tokens [N], sentence_lengths int64[S], num_sentences int64[D].
+        """Adds D documents of S sentences of N tokens: tokens [N], sentence_lengths int64[S], num_sentences int64[D].
 
         No sentence and no document is empty.
         """
@@ -79,7 +80,7 @@ class ShardWriter:
             if last == first and self._counts["tokens"]:
                 self._finish_shard()
                 continue
-            # A document above the limit gets a shard of its own.
+            # A document above the limit gets a separate shard.
             last = max(last, first + 1)
             self._append(
                 tokens=tokens[token : token_ends[last - 1]],
@@ -89,16 +90,16 @@ class ShardWriter:
             first = last
 
     def state(self) -> dict[str, Any]:
-        """What is needed to go on after a kill, in JSON's types; everything before it is on the disk."""
+        """Returns what is needed to continue after a kill, as JSON types; everything before it is on the disk."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {"index": {name: self._index[name] for name in (*COUNTS, "shards")}, "open": dict(self._counts)}
 
     def close(self) -> dict[str, int]:
-        """Writes what is left and the index; returns the counts of documents, sentences and tokens."""
+        """Writes the rest and the index; returns the counts of documents, sentences and tokens."""
         if self._counts["tokens"]:
             self._finish_shard()
-        # A shard begun after the state that this writer went on from, and not again.
+        # A shard that was begun after the state from which this writer continued, and not begun again.
         known = {about["name"] for shard in self._index["shards"] for about in shard["files"].values()}
         for left in self._folder.glob("shard-*.npy"):
             if left.name not in known:
@@ -107,7 +108,7 @@ class ShardWriter:
         return {name: int(self._index[name]) for name in COUNTS}
 
     def abandon(self) -> None:
-        """Lets go of the files, as they are."""
+        """Closes the files, as they are."""
         for file in self._files.values():
             file.close()
         self._files = {}
@@ -116,7 +117,7 @@ class ShardWriter:
         return self._folder / f"shard-{len(self._index['shards']):05d}.{name}.npy"
 
     def _open(self) -> None:
-        # Without a buffer: what could not be written is not tried again when the file is closed.
+        # Without a buffer: a failed write is not tried again when the file is closed.
         for name in ARRAYS:
             mode = "r+" if self._counts[name] else "w+"
             self._files[name] = io.FileIO(self._path(name), mode)
@@ -140,7 +141,7 @@ class ShardWriter:
             raise
 
     def _header(self, name: str) -> bytes:
-        """The .npy header for the present count; NumPy keeps its length the same for any count."""
+        """Returns the .npy header for the present count; NumPy keeps its length the same for any count."""
         header = io.BytesIO()
         about = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(self._dtypes[name])),

@@ -2,10 +2,10 @@
 
     FOLDER/index.json                  counts, the vocabulary's fingerprint, and bytes and SHA-256 of every file
     FOLDER/shard-00000.tokens.npy      uint16 or uint32: the tokens of all documents, one after the other
-    FOLDER/shard-00000.sentences.npy   uint32: for each sentence, the token behind its last one
-    FOLDER/shard-00000.documents.npy   uint32: for each document, the sentence behind its last one
+    FOLDER/shard-00000.sentences.npy   uint32: for each sentence, the index after its last token
+    FOLDER/shard-00000.documents.npy   uint32: for each document, the index after its last sentence
 
-A document lies in one shard.
+A document is in one shard.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ VERSION = 1
 INDEX = "index.json"
 ARRAYS = ("tokens", "sentences", "documents")
 COUNTS = ("documents", "sentences", "tokens")
-# Bytes whose checksums are compared at every opening: under a second's work. Of more, only `verify` reads every token.
+# Bytes whose checksums are compared at every opening: under a second's work. If there are more, only `verify` reads
+# every token.
 _VERIFIED_WHEN_OPENED = 256 << 20
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The three arrays of one shard, offsets counted within it."""
+    """The three arrays of one shard; offsets count within it."""
 
     tokens: NDArray[Any]
     sentence_ends: NDArray[np.uint32]
@@ -52,7 +53,7 @@ class Shards:
     parts: tuple[Shard, ...]
 
     def document(self, number: int) -> list[NDArray[Any]]:
-        """The sentences of document `number`, each an array of tokens."""
+        """Returns the sentences of document `number`, each an array of tokens."""
         for part in self.parts:
             if number < len(part.document_ends):
                 first, last = (int(part.document_ends[number - 1]) if number else 0), int(part.document_ends[number])
@@ -63,7 +64,7 @@ class Shards:
         raise IndexError(f"document {number} of {self.num_documents}")
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """InputError where `tokenizer` is not the one that these shards were written with."""
+        """Raises InputError if these shards were not written with `tokenizer`."""
         found = vocabulary.fingerprint(tokenizer)
         if found != self.vocabulary_fingerprint:
             raise InputError(
@@ -73,7 +74,7 @@ class Shards:
             )
 
     def check_tokens(self, tokens: NDArray[np.int64]) -> None:
-        """InputError where one of them is not of the vocabulary: files that were too large to be read when opened."""
+        """Raises InputError if a token is not in the vocabulary; for files that were too large to read when opened."""
         if (largest := int(tokens.max(initial=0))) >= self.vocabulary_size:
             raise InputError(
                 f"{self.path}: damaged: token {largest} of a vocabulary of {self.vocabulary_size}; `anybatch data "
@@ -141,7 +142,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _is_consistent(index: dict[str, Any]) -> bool:
-    """Whether the vocabulary is described, and the counts are those of the shards together."""
+    """Returns whether the vocabulary is described, and the counts are the sums over the shards."""
     try:
         size, fingerprint = index["vocabulary"]["size"], index["vocabulary"]["fingerprint"]
         totals = [sum(shard[name] for shard in index["shards"]) for name in COUNTS]
@@ -152,7 +153,7 @@ def _is_consistent(index: dict[str, Any]) -> bool:
 
 
 def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name to bytes and SHA-256 of every file."""
+    """Returns the name of every file, with its bytes and SHA-256."""
     try:
         files = [shard["files"][name] for shard in index["shards"] for name in ARRAYS if shard[name]]
         return {str(file["name"]): {"bytes": file["bytes"], "sha256": file["sha256"]} for file in files}
@@ -161,7 +162,7 @@ def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _open_shard(folder: Path, about: dict[str, Any]) -> Shard:
-    """The arrays of one shard; InputError where offsets lead out of them, or to sentences without a token."""
+    """Opens the arrays of one shard; InputError if offsets leave them, or a sentence has no token."""
     paths = {name: folder / about["files"][name]["name"] for name in ARRAYS}
     shard = Shard(*(_map(paths[name], about[name]) for name in ARRAYS))
     _check_ends(paths["sentences"], shard.sentence_ends, len(shard.tokens))
@@ -180,7 +181,7 @@ def _map(path: Path, length: int) -> NDArray[Any]:
     try:
         # A plain array over the mapped memory: indexing numpy.memmap itself costs several times as much.
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
-    # NumPy hands on whatever its parser meets in a damaged header, over several lines at times.
+    # NumPy passes on any error of its parser for a damaged header, sometimes over several lines.
     except Exception as error:
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a NumPy array: {why}; run `anybatch data prepare` again") from None

@@ -12,13 +12,13 @@ FEWEST_CHARACTERS = 32
 
 
 def characters(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
-    """A tokenizer of single characters, at most `size` tokens: the special ones, the space, then the others.
+    """Makes a tokenizer of single characters, at most `size` tokens: the special ones, the space, then the others.
 
     Text is lower-cased and loses its accents, as for WordPiece. The characters are the fewest that cover 99.95 % of the
     text; another character is [UNK]. `texts` is called once. Decoding gives back the normalized text.
 
     Raises:
-        InputError: `size` is below 32, or there is no character in the texts.
+        InputError: `size` is below 32, or the texts have no character.
     """
     if size < FEWEST_CHARACTERS:
         raise InputError(f"vocabulary size {size}: must be at least {FEWEST_CHARACTERS} for characters")
@@ -33,7 +33,7 @@ def characters(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
 
 
 def single_bytes() -> Tokenizer:
-    """The tokenizer of UTF-8 bytes: the special tokens, then a token a byte, 261. It keeps any text as it is.
+    """Makes the tokenizer of UTF-8 bytes: the special tokens, then one token a byte, 261. It keeps any text unchanged.
 
     Tokens are written as GPT-2 writes bytes: a space is 'Ġ'.
     """
@@ -44,6 +44,6 @@ def single_bytes() -> Tokenizer:
 
 
 def _of_symbols(symbols: list[str]) -> Tokenizer:
-    """Byte-pair encoding without a pair: each symbol is a token."""
+    """Makes a byte-pair encoding without a pair: each symbol is a token."""
     numbers = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *symbols])}
     return Tokenizer(models.BPE(numbers, [], unk_token="[UNK]"))

@@ -1,4 +1,4 @@
-"""Questions to windows of tokens, what a span model is trained on, and back; answers.py reads its scores.
+"""Questions to windows of tokens for training a span model, and back; answers.py reads the model's scores.
 
 [CLS] question [SEP] a window of the passage [SEP]
 """
@@ -19,16 +19,16 @@ from anybatch.errors import InputError
 
 LONGEST_QUESTION = 64
 SHORTEST_WINDOW = 16
-# The answer of a question that has none lies in no window.
+# A question without an answer: the answer is in no window.
 _NOWHERE = (-1, -1)
 
 
 class QuestionSource:
     """Windows of `max_length` tokens over the passages of `questions`, each an example, in the order of the questions.
 
-    A passage longer than a window is seen in several, which begin `stride` tokens apart, or closer where a window holds
+    A passage longer than a window is seen in several, which begin `stride` tokens apart, or closer if a window holds
     fewer. A question is cut to 64 tokens, and to half of what a window holds. In training, each (seed, epoch, example)
-    draws one of the question's answers; where it does not lie wholly in the window, or there is none, both positions
+    draws one of the question's answers. If the answer is not wholly in the window, or there is none, both positions
     are 0, the [CLS].
 
     Raises:
@@ -60,11 +60,11 @@ class QuestionSource:
 
     @property
     def num_examples(self) -> int:
-        """Windows of all questions together."""
+        """Returns the number of windows of all questions together."""
         return len(self._owner)
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
-        """B windows for training, each as it is in its epoch, both int64[B].
+        """Returns B windows for training, each as in its epoch; both arguments are int64[B].
 
         Returns:
             input_ids, token_type_ids, attention_mask, int64[B, S]; start_positions and end_positions, int64[B]: the
@@ -87,23 +87,23 @@ class QuestionSource:
         return Batch(inputs, {"span": len(examples)}, len(examples))
 
     def windows(self, start: int, count: int) -> dict[str, torch.Tensor]:
-        """input_ids, token_type_ids and attention_mask, int64[count, S], of the windows start .. start + count - 1."""
+        """Returns input_ids, token_type_ids, attention_mask, int64[count, S], of `count` windows from `start` on."""
         return _inputs(self._join(np.arange(start, min(start + count, self.num_examples))))
 
     @property
     def owners(self) -> Places:
-        """Which question each window belongs to, by its number, int64[N]."""
+        """Returns the number of each window's question, int64[N]."""
         owners: Places = self._owner
         return owners
 
     def passage_columns(self) -> tuple[Places, Places]:
-        """The first and the last column of each window that holds a token of the passage, int64[N] both."""
+        """Returns each window's first and last column with a token of the passage, int64[N] both."""
         first: Places = self._question_length[self._owner] + 2
         last: Places = first + self._length - 1
         return first, last
 
     def text(self, window: int, first: int, last: int) -> str:
-        """The part of the passage under the columns first .. last of a window."""
+        """Returns the part of the passage at the columns first .. last of a window."""
         owner = int(self._owner[window])
         shift = int(self._begin[window] - self._question_length[owner]) - 2
         begin, end = int(self._offsets[first + shift, 0]), int(self._offsets[last + shift, 1])
@@ -116,7 +116,7 @@ class QuestionSource:
         return join(self._tokens, starts, lengths, self.max_length, self._marks)
 
     def _build(self, tokenizer: Tokenizer, stride: int) -> None:
-        """The flat tables behind all examples: every passage's tokens once, then every question's."""
+        """Builds the flat tables of all examples: every passage's tokens once, then every question's."""
         room = self.max_length - NUM_MARKS
         contexts = list(dict.fromkeys(question.context for question in self.questions))
         encoded = tokenizer.encode_batch(contexts, add_special_tokens=False)
@@ -167,7 +167,7 @@ def _inputs(pairs: Pairs) -> dict[str, torch.Tensor]:
 
 
 def _with_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The offsets of tokens, with the combining marks behind them that the normalizer has dropped: 'cafe\u0301'."""
+    """Returns the offsets of tokens, with the combining marks after them that the normalizer dropped: 'cafe\u0301'."""
     if text.isascii():
         return offsets
     found, following = [], len(text)
@@ -180,6 +180,6 @@ def _with_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, in
 
 
 def _tokens_under(offsets: NDArray[np.int64], begin: int, end: int) -> tuple[int, int]:
-    """The first and the last token that share a character with begin .. end - 1, where tokens cover `offsets`."""
+    """Returns the first and the last token that share a character with begin .. end - 1; tokens cover `offsets`."""
     first = int(np.searchsorted(offsets[:, 1], begin, side="right"))
     return first, int(np.searchsorted(offsets[:, 0], end, side="left")) - 1

@@ -1,4 +1,4 @@
-"""Questions whose answers are spans of a passage, in the layout of SQuAD; spans.py makes examples of them.
+"""Questions whose answers are spans of a passage, in SQuAD's layout; spans.py makes examples of them.
 
 Sources: Rajpurkar et al. 2016, arXiv 1606.05250 (v1.1); Rajpurkar, Jia, Liang 2018, arXiv 1806.03822 (v2.0, in which
 the passage leaves some questions unanswered).
@@ -24,9 +24,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the passage it is about, and the answers that count as right; `title` is the article's.
+    """A question, its passage, and the right answers; `title` is the article's.
 
-    No answers: the passage does not answer it. `of_v2`: its file is of SQuAD v2.0, where a question may have none.
+    No answers: the passage does not answer it. `of_v2`: its file is SQuAD v2.0, in which a question may have no
+    answer.
     """
 
     id: str
@@ -38,13 +39,13 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions in a file, in order. "is_impossible": true, as in v2.0, marks one without an answer.
+    """Reads the questions in a file, in order. "is_impossible": true, as in v2.0, marks one without an answer.
 
-    A file is of v2.0 if its "version" says so, or a question in it has "is_impossible", true or false.
+    A file is v2.0 if its "version" is, or if a question in it has "is_impossible", true or false.
 
     Raises:
-        InputError: broken JSON, a missing field, an empty passage or question, no answers without that mark or some
-            with it, an answer that is not where it says, an id used twice; with the file and the article, passage or
+        InputError: broken JSON, a missing field, an empty passage or question, no answers without the mark or some
+            with it, an answer that is not at its place, or an id used twice; with the file and the article, passage or
             question.
     """
     if path.is_dir():
@@ -53,13 +54,13 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def load_builtin() -> list[Question]:
-    """The questions that come with the package."""
+    """Returns the questions that come with the package."""
     resource = files("anybatch.data") / "questions" / "questions.json"
     return read_questions(Path(str(resource)))
 
 
 def parse_questions(value: Any, where: str) -> list[Question]:
-    """The questions in the JSON value of a file; `where` names it in messages."""
+    """Parses the questions in the JSON value of a file; `where` names it in messages."""
     questions: list[Question] = []
     seen: set[str] = set()
     for i, article in enumerate(_field(value, "data", list, where)):
@@ -81,7 +82,7 @@ def parse_questions(value: Any, where: str) -> list[Question]:
 
 
 def split_by_article(questions: Sequence[Question], every: int) -> tuple[list[Question], list[Question]]:
-    """(training, held out): the questions of every `every`-th article, in order of appearance, are held out.
+    """Returns (training, held out): the questions of every `every`-th article, in order of appearance, are held out.
 
     Raises:
         InputError: `every` is below 2, or there are fewer than `every` articles.

@@ -1,4 +1,4 @@
-"""A folder under way, beside the one that it becomes: gone on with after a kill, shown whole or not at all."""
+"""An unfinished folder beside its final place: continued after a kill, shown whole or not at all."""
 
 import shutil
 import time
@@ -18,9 +18,9 @@ _SAVED_EVERY_S = 5.0
 class Staging:
     """`with Staging(out, identity) as staging`: `staging.folder` is filled, and becomes `out` at the end.
 
-    `identity` names the work in JSON; where a killed process has left the same work unfinished, `saved` is what it
-    last gave to `save`. None: nothing can be gone on with. An exception removes the folder, but for the death of a
-    worker; a signal leaves it, and so does a kill.
+    `identity` describes the work in JSON. If a killed process left the same work unfinished, `saved` is its last
+    argument of `save`. None: the work cannot be continued. An exception removes the folder, except for the death of a
+    worker; a signal leaves the folder, and so does a kill.
 
     Raises:
         InputError: `out` exists and is not an empty folder, or another process is at work on it.
@@ -72,7 +72,7 @@ class Staging:
             self._lock.close()
 
     def save(self, state: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
-        """Keeps what `state` gives, every few seconds."""
+        """Saves the result of `state`, every few seconds."""
         if self._identity is not None and (now or time.monotonic() - self._saved_at >= _SAVED_EVERY_S):
             write_json(self.folder / _PROGRESS, {"identity": self._identity, "state": state()})
             self._saved_at = time.monotonic()

@@ -12,14 +12,14 @@ from anybatch.files import json_kind, why_not_json
 
 @dataclass(frozen=True)
 class Document:
-    """`where` names the place that the text came from, for messages."""
+    """A text; `where` names its place, for messages."""
 
     text: str
     where: str
 
 
 def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
-    """The documents of text files in order, decompressed and parsed as they are read.
+    """Yields the documents of text files in order, decompressed and parsed as they are read.
 
         .txt           UTF-8; a blank line ends a paragraph, two or more blank lines end a document; lines end in LF,
                        CR or both
@@ -27,8 +27,8 @@ def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
         .gz .xz .zst   either of them, compressed
         .parquet       its column "text"
 
-    The last suffixes decide, in capitals or not; folders, globs, lists and the Hub: see `raw.find_sources`. Every name
-    is looked up before the first document is read. Of plain text, a document above 4 MiB comes in several.
+    The last suffixes decide, in capitals or not; for folders, globs, lists and the Hub see `raw.find_sources`. Every
+    name is checked before the first document is read. A plain-text document above 4 MiB comes in several parts.
 
     Raises:
         InputError: a missing or empty file, another kind of file, damaged compression, bytes that are not UTF-8 text,
@@ -49,13 +49,13 @@ def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
 
 
 def check_not_empty(source: str, num_documents: int) -> None:
-    """InputError where a source has given no document."""
+    """Raises InputError if a source has given no document."""
     if not num_documents:
         raise InputError(f"{source}: empty: there is no text in it")
 
 
 def parse(portion: Portion, *, keep_blank: bool = False) -> list[Document]:
-    """The documents of a portion; one without text is an error, or an empty document where `keep_blank`."""
+    """Parses the documents of a portion; one without text is an error, or with `keep_blank` an empty document."""
     if portion.kind == "txt":
         return _plain_documents(portion)
     if portion.kind == "jsonl":
@@ -87,7 +87,7 @@ def _decode(portion: Portion) -> str:
 
 
 def _line_of(portion: Portion, place: int) -> tuple[int, int]:
-    """The number of the line that byte `place` of the portion lies in, and the byte's number in it."""
+    """Returns the number of the line with byte `place` of the portion, and the byte's number in it."""
     assert isinstance(portion.content, bytes)
     before = portion.content[:place]
     begin = before.rfind(b"\n") if portion.kind == "jsonl" else max(before.rfind(b"\n"), before.rfind(b"\r"))

@@ -17,11 +17,11 @@ from anybatch.files import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SMALLEST_SIZE = 256
-# Far above any WordPiece vocabulary in use; the trainer reserves memory for what is asked for, and dies where it fails.
+# Far above any WordPiece vocabulary in use; the trainer reserves memory for this size, and crashes if it fails.
 LARGEST_SIZE = 1_000_000
 
 _CONTINUED = "##"
-# What transformers reads beside the files of a vocabulary.
+# Files that transformers reads beside a vocabulary.
 _FILES = ("tokenizer.json", "vocab.txt")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_ALPHABET = 1000
@@ -30,14 +30,14 @@ _LONGEST_WORD = 1000
 
 
 def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
-    """A lower-cased WordPiece tokenizer of at most `size` tokens, the special ones first: [PAD] is 0.
+    """Trains a lower-cased WordPiece tokenizer of at most `size` tokens, the special ones first: [PAD] is 0.
 
-    `texts` is called twice and gives the same texts afresh each time. The result depends on them and on `size` alone.
-    The alphabet is the most frequent characters: a quarter of the vocabulary at most, and 1,000 at most where these
-    cover 99.95 % of the text, as they do not in Chinese or Japanese. A word with another character is [UNK].
+    `texts` is called twice and gives the same texts again each time. The result depends only on them and on `size`.
+    The alphabet is the most frequent characters: at most a quarter of the vocabulary, and at most 1,000 if these cover
+    99.95 % of the text, which they do not in Chinese or Japanese. A word with another character is [UNK].
 
     Raises:
-        InputError: `size` is not in [256, 1,000,000], or there is no word in the texts.
+        InputError: `size` is not in [256, 1,000,000], or the texts have no word.
     """
     if size < SMALLEST_SIZE:
         raise InputError(f"vocabulary size {size}: must be at least {SMALLEST_SIZE}")
@@ -48,7 +48,7 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
         raise InputError("the texts hold no word to make a vocabulary of")
     continued = [_CONTINUED + letter for letter in alphabet if _goes_on_words(letter)]
     # The trainer numbers characters in the order of a hash table, and breaks ties between merges by these numbers, so
-    # that two runs differ; tokens named as special beforehand are numbered as they stand.
+    # two runs differ. Tokens that are named as special beforehand keep their order.
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=2,
@@ -58,13 +58,13 @@ def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
         show_progress=False,
     )
     trained = _tokenizer(models.WordPiece(unk_token="[UNK]"))
-    # The trainer holds hundreds of texts at a time, whatever their length.
+    # The trainer holds hundreds of texts at a time, of any length.
     trained.train_from_iterator(map(_without_long_words, in_pieces(texts())), trainer)
     return from_words(trained.get_vocab())
 
 
 def from_words(vocabulary: dict[str, int], *, lowercase: bool = True) -> Tokenizer:
-    """The tokenizer with exactly this vocabulary, token to number; only the five special tokens are special."""
+    """Makes the tokenizer with exactly this vocabulary, token to number; only the five special tokens are special."""
     model = models.WordPiece(vocabulary, unk_token="[UNK]", continuing_subword_prefix=_CONTINUED)
     tokenizer = _tokenizer(model, lowercase=lowercase)
     tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUED)
@@ -72,7 +72,7 @@ def from_words(vocabulary: dict[str, int], *, lowercase: bool = True) -> Tokeniz
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """`tokenizer`, whose vocabulary holds them, with the five special tokens and BERT's template for one and two texts.
+    """Adds the five special tokens, which the vocabulary holds, and BERT's template for one and two texts.
 
     The letters '[SEP]' in a text mean these letters, not the token.
     """
@@ -86,7 +86,7 @@ def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _from_lines(content: str, path: Path) -> Tokenizer:
-    # White space at a word's end is none of it, as to the libraries.
+    # White space at a word's end is no part of it, as for the libraries.
     words = [line.rstrip() for line in content.removesuffix("\n").split("\n")]
     numbers = {word: number for number, word in enumerate(words)}
     if len(numbers) < len(words):
@@ -105,16 +105,16 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load(path: Path) -> Tokenizer:
-    """The tokenizer in a tokenizer.json, or BERT's for the words of a vocab.txt, one a line.
+    """Loads the tokenizer in a tokenizer.json, or BERT's for the words of a vocab.txt, one a line.
 
-    Where a file with settings of transformers lies beside it (tokenizer_config.json, special_tokens_map.json or
-    added_tokens.json), transformers reads the folder: lower-casing, accents and added tokens are as it has them.
-    A lone vocab.txt does not say whether text is lower-cased before it is looked up: it is, unless one of the words has
-    a capital; marks such as [CLS] and <S> are no words.
+    If a file with transformers' settings is beside it (tokenizer_config.json, special_tokens_map.json or
+    added_tokens.json), transformers reads the folder: lower-casing, accents and added tokens are as in transformers. A
+    lone vocab.txt does not say whether text is lower-cased: it is, unless one of the words has a capital; marks such
+    as [CLS] and <S> are no words.
 
     Raises:
-        InputError: a missing or broken file, one that lacks a special token that BERT needs or has it by another name,
-            numbers with gaps, or settings under which tokens have other numbers than in the file.
+        InputError: a missing or broken file, a file in which one of BERT's special tokens is missing or has another
+            name, numbers with gaps, or settings under which tokens have other numbers than in the file.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -127,7 +127,7 @@ def load(path: Path) -> Tokenizer:
         raise InputError(f"{path}: is a folder; name the tokenizer.json in it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    # The library raises plain Exception for whatever it cannot read.
+    # The library raises plain Exception for anything it cannot read.
     except Exception as error:
         raise InputError(f"{path}: not a tokenizer.json: {error}") from None
     if path.name in _FILES and any((path.parent / name).is_file() for name in _SETTINGS):
@@ -146,19 +146,19 @@ def load(path: Path) -> Tokenizer:
 
 
 def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
-    """The tokenizer that transformers makes of a folder; `written` is what the file at `path` alone says."""
+    """Returns the tokenizer that transformers makes of a folder; `written` is the content of the file at `path`."""
     from transformers import AutoTokenizer, BertConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     folder = path.parent
-    # Without a config.json, which names the kind of model, transformers knows none.
+    # Without a config.json, which names the kind of model, transformers knows no kind.
     config = {} if (folder / "config.json").is_file() else {"config": BertConfig()}
     try:
         read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config)
         tokenizer: Tokenizer = read.backend_tokenizer
         names = {name: str(getattr(read, f"{name[1:-1].lower()}_token")) for name in SPECIAL_TOKENS}
-    # A damaged or foreign folder can make transformers fail in any way.
+    # A damaged or unknown folder can make transformers fail in any way.
     except Exception as error:
         raise InputError(f"{folder}: no readable tokenizer: {' '.join(str(error).split())[:200]}") from None
     if renamed := [name for name in SPECIAL_TOKENS if names[name] != name]:
@@ -176,13 +176,13 @@ def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
 
 
 def in_folder(folder: Path) -> Path:
-    """The file of a model folder's vocabulary: its tokenizer.json, or its vocab.txt where that is all there is."""
+    """Returns the vocabulary file of a model folder: its tokenizer.json, or its vocab.txt if it has no other."""
     words = folder / "vocab.txt"
     return words if words.is_file() and not (folder / "tokenizer.json").is_file() else folder / "tokenizer.json"
 
 
 def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str, int]:
-    """The number of each special token that BERT needs; InputError names the missing ones."""
+    """Returns the number of each special token that BERT needs; InputError names the missing ones."""
     found = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     numbers = {name: number for name, number in found.items() if number is not None}
     if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
@@ -191,7 +191,7 @@ def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str
 
 
 def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray[np.int64]:
-    """The number of every token that is not special, ascending; InputError where there is none."""
+    """Returns the number of every token that is not special, ascending; InputError if there is none."""
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     ordinary = set(tokenizer.get_vocab().values()) - special - set(special_ids(tokenizer, where).values())
     if not ordinary:
@@ -202,22 +202,22 @@ def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray
 
 
 def continued_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Whether each token goes on with the word before it ('##ing'), bool[vocabulary]."""
+    """Returns whether each token continues the word before it ('##ing'), bool[vocabulary]."""
     continued = np.zeros(tokenizer.get_vocab_size(), dtype=np.bool_)
     continued[[number for token, number in tokenizer.get_vocab().items() if token.startswith(_CONTINUED)]] = True
     return continued
 
 
 def gap(tokenizer: Tokenizer) -> str:
-    """What stands between two texts that are decoded apart: nothing where a space has a token, as a character does."""
+    """Returns the text between two separately decoded texts: nothing if a space has a token, as with characters."""
     return "" if tokenizer.encode(" ", add_special_tokens=False).ids else " "
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 of what decides how text becomes numbers: the tokens, their numbers and the rules that cut text."""
+    """Returns the SHA-256 of what maps text to numbers: the tokens, their numbers and the rules that cut text."""
     parts = json.loads(tokenizer.to_str())
     decisive = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")}
-    # Special tokens are never met in text, nor BERT's placeholders, with which a vocabulary is made larger.
+    # Text never contains special tokens, nor BERT's placeholders, which enlarge a vocabulary.
     added = [token for token in parts["added_tokens"] if not token["special"] and token["content"][:7] != "[unused"]
     if added:
         decisive["added_tokens"] = added
@@ -238,13 +238,13 @@ def _reading_text(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _goes_on_words(letter: str) -> bool:
-    """Whether a letter can stand behind another in a word: no mark can, and no Chinese character."""
+    """Returns whether a letter can follow another in a word: no mark can, and no Chinese character."""
     spaced = normalizers.BertNormalizer(lowercase=True).normalize_str(f"a{letter}")
     return len(pre_tokenizers.BertPreTokenizer().pre_tokenize_str(spaced)) == 1
 
 
 def _without_long_words(text: str) -> str:
-    """`text` with a space put into every longer word, behind each `_LONGEST_WORD` characters."""
+    """Returns `text` with a space after every `_LONGEST_WORD` characters of a longer word."""
     words = text.split()
     if max(map(len, words), default=0) <= _LONGEST_WORD:
         return text

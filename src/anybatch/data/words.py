@@ -1,9 +1,9 @@
-"""Sentences to token numbers, each word looked up once it has been met: several times the speed of `tokenizers`.
+"""Sentences to token numbers; each word is looked up only once: several times the speed of `tokenizers`.
 
-BERT's pipeline (normalise, split at white space and punctuation, WordPiece) never looks beyond a space or a punctuation
-mark, so that the tokens of a sentence are those of its words and marks one after the other. Text repeats its words: a
-table of those met before leaves few to the tokenizer. Where a tokenizer is not of this kind, every sentence is left to
-it.
+BERT's pipeline (normalize, split at white space and punctuation, WordPiece) never looks beyond a space or a
+punctuation mark. So the tokens of a sentence are those of its words and marks, one after the other. Text repeats its
+words: with a table of known words, the tokenizer sees few. If a tokenizer is not of this kind, it encodes every
+sentence.
 """
 
 import json
@@ -18,12 +18,12 @@ from tokenizers import Tokenizer
 
 from anybatch.errors import InputError
 
-# Words that are kept at most; then the table is begun anew. About 50 MB in each process.
+# The largest number of words in the table; then the table is begun again. About 50 MB in each process.
 _MOST_WORDS = 1 << 18
-# Words are Python objects of some 60 bytes: those of a huge document must not be held all at once.
+# Words are Python objects of some 60 bytes: the words of a huge document must not be held all at once.
 _CHARACTERS_AT_ONCE = 1 << 20
 
-# Marks that BERT takes for words of their own whatever stands beside them: those of ASCII, and of print.
+# Marks that BERT always takes for separate words: those of ASCII, and of print.
 _MARKS = r"!-/:-@\[-`{-~“”‘’«»–—…"
 _SENTENCE_END = "\n"
 _WORD = re.compile(rf"[^ \n{_MARKS}]+|[{_MARKS}]|\n")
@@ -31,14 +31,14 @@ _WORD = re.compile(rf"[^ \n{_MARKS}]+|[{_MARKS}]|\n")
 
 @dataclass(frozen=True)
 class EncodedSentences:
-    """The tokens of S sentences one after the other, and the number of each sentence's, int64[S], zeros included."""
+    """The tokens of S sentences one after the other, and the number of tokens of each, int64[S], including zeros."""
 
     tokens: NDArray[Any]
     lengths: NDArray[np.int64]
 
 
 class _Numbers(dict[str, int]):
-    """A word's place in the table; a new one gets the next and is remembered as fresh."""
+    """Maps a word to its place in the table; a new word gets the next place and is remembered as new."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Numbers(dict[str, int]):
 
 
 class Encoder:
-    """Encodes as `tokenizer.encode(sentence, add_special_tokens=False).ids` does, sentences on one line each."""
+    """Encodes as `tokenizer.encode(sentence, add_special_tokens=False).ids` does, for sentences on one line each."""
 
     def __init__(self, tokenizer: Tokenizer, *, by_word: bool | None = None) -> None:
         self._tokenizer = tokenizer
@@ -68,7 +68,7 @@ class Encoder:
         self._lengths: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def encode(self, sentences: list[str]) -> EncodedSentences:
-        """The tokens of all sentences; InputError where the tokenizer refuses one."""
+        """Returns the tokens of all sentences; InputError if the tokenizer refuses one."""
         parts = [self._encode(part) for part in _in_parts(sentences)]
         if not parts:
             return EncodedSentences(np.zeros(0, self._dtype), np.zeros(0, np.int64))
@@ -90,7 +90,7 @@ class Encoder:
         return tokens, np.diff(sentence_ends, prepend=0)
 
     def _learn(self) -> None:
-        """Asks the tokenizer for the fresh words and puts them into the table."""
+        """Gets the tokens of the new words from the tokenizer, and adds them to the table."""
         fresh = self._numbers.fresh
         if not fresh:
             return
@@ -104,7 +104,7 @@ class Encoder:
     def _ask(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         try:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        # The library raises plain Exception for whatever it cannot encode.
+        # The library raises plain Exception for anything it cannot encode.
         except Exception as error:
             raise InputError(
                 f"the tokenizer cannot encode the text: {error}; use another, or have one trained"
@@ -116,12 +116,12 @@ class Encoder:
 
 
 def token_dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger[Any]]:
-    """uint16 where every token's number fits, else uint32."""
+    """Returns uint16 if every token's number fits, otherwise uint32."""
     return np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
 
 
 def looks_at_words_alone(tokenizer: Tokenizer) -> bool:
-    """Whether the tokens of text are certainly those of its words and punctuation marks, one after the other."""
+    """Returns whether the tokens of text are certainly those of its words and punctuation marks, in order."""
     parts = json.loads(tokenizer.to_str())
     return (
         tokenizer.encode_special_tokens

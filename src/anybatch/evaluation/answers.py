@@ -1,4 +1,4 @@
-"""From the scores of windows to answers: the n best spans of each question, and whether it is to be left unanswered.
+"""From the scores of windows to answers: the n best spans of each question, and whether to leave it unanswered.
 
 Source: the answers of BERT's authors' code, google-research/bert, run_squad.py.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anybatch.data.spans import QuestionSource
 from anybatch.errors import InputError
 
-# What stands for a score that is no number: it loses, and yet leaves a span to every window; twice it is still finite.
+# Replaces a score that is not a number: it loses, but every window still has a span. Twice this score is still finite.
 _LOWEST = float(np.finfo(np.float32).min) / 4
 
 
@@ -33,22 +33,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Of one question: the best spans, best first, each text once; and the score of leaving it unanswered."""
+    """The candidates of one question: the best spans, best first, each text once; and the score of no answer."""
 
     spans: tuple[Candidate, ...]
     none: Candidate
 
     @property
     def null_odds(self) -> float:
-        """How much better no answer scores than the best span."""
+        """Returns how much better no answer scores than the best span."""
         return self.none.score - self.spans[0].score
 
     def answer(self, null_threshold: float | None) -> str:
-        """The best span, or "" where `null_odds` is above the threshold (None: never)."""
+        """Returns the best span, or "" if `null_odds` is above the threshold (None: never)."""
         return "" if null_threshold is not None and self.null_odds > null_threshold else self.spans[0].text
 
     def ranked(self, *, with_none: bool) -> list[dict[str, Any]]:
-        """All candidates by score, with the probabilities of a softmax over them, in JSON's types."""
+        """Returns all candidates by score, with the probabilities of a softmax over them, as JSON types."""
         found = sorted([*self.spans, *[self.none][:with_none]], key=lambda each: -each.score)
         weights = np.exp(np.array([each.score for each in found]) - found[0].score)
         return [
@@ -65,14 +65,14 @@ def decode(
     max_answer_length: int = 30,
     count: int = 1,
 ) -> dict[str, Candidates]:
-    """The best answers to each question, by its id, from the scores of all windows in order, float[N, S] both.
+    """Returns the best answers to each question, by its id, from the scores of all windows in order, float[N, S] both.
 
-    A span has at most `max_answer_length` tokens of the passage, inside one window; its score is the sum of its first
-    token's as start and of its last token's as end, and its text is cut from the passage. The score of no answer is
-    that of [CLS] as start and end, the least of all windows.
+    A span has at most `max_answer_length` tokens of the passage, inside one window. Its score is the sum of the start
+    score of its first token and the end score of its last token. Its text is cut from the passage. The score of no
+    answer is that of [CLS] as start and end, the smallest over all windows.
 
     Args:
-        count: how many spans are kept of each question at most.
+        count: the largest number of spans kept for each question.
 
     Raises:
         InputError: `max_answer_length` or `count` is below 1.
@@ -91,7 +91,7 @@ def decode(
     column = np.arange(source.max_length)
     inside = (column >= first[:, None]) & (column <= last[:, None])
     length = min(max_answer_length, source.max_length)
-    # ends[w, s, e]: the score of the token e places behind s as end.
+    # ends[w, s, e]: the score as end of the token e places after s.
     padded = np.pad(np.where(inside, end, -np.inf), ((0, 0), (0, length - 1)), constant_values=-np.inf)
     ends = sliding_window_view(padded, length, axis=1)
     starts = np.where(inside, start, -np.inf)
@@ -115,7 +115,7 @@ def decode(
 
 
 def _best(sums: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The places of the `count` greatest finite sums, the greatest first, int64[count, 3]; of equal ones the first."""
+    """Returns the places of the `count` largest finite sums, largest first, int64[count, 3]; ties: the first."""
     flat = sums.ravel()
     count = min(count, int(np.isfinite(flat).sum()))
     bound = np.partition(flat, len(flat) - count)[len(flat) - count]

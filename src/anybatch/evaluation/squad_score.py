@@ -3,8 +3,8 @@
 Both sides are lower-cased, stripped of punctuation and of the articles a, an, the, and split at white space; each
 question takes the best of its reference answers; a question without a prediction counts 0; scores are percentages.
 
-In a file of v2.0 (see squad.py), or where some question has no answer, the rules of v2.0 hold: it is right to leave
-such a question unanswered (""), and an answer with no word left counts as none, on either side.
+In a file of v2.0 (see squad.py), or if some question has no answer, the rules of v2.0 hold: the right answer to such a
+question is "", and an answer with no word left counts as none, on either side.
 
 Sources: Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1; Rajpurkar, Jia, Liang 2018, arXiv 1806.03822, and the
 official evaluate-v2.0.py.
@@ -25,7 +25,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(text: str) -> str:
-    """What is compared of an answer.
+    """Returns the part of an answer that is compared.
 
     >>> normalize("The Cat's  pyjamas!")
     'cats pyjamas'
@@ -34,23 +34,23 @@ def normalize(text: str) -> str:
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    """1.0 where the two are the same after `normalize`, else 0.0."""
+    """Returns 1.0 if the two are the same after `normalize`, otherwise 0.0."""
     return float(normalize(prediction) == normalize(reference))
 
 
 def f1(prediction: str, reference: str) -> float:
-    """The harmonic mean of precision and recall over the words of the two, as bags, after `normalize`."""
+    """Returns the harmonic mean of precision and recall over the words of the two, as bags, after `normalize`."""
     predicted, wanted = normalize(prediction).split(), normalize(reference).split()
     common = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * common / (len(predicted) + len(wanted)) if common else 0.0
 
 
 def score(predictions: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
-    """The scores of `predictions`, question id to text; predictions for other ids are not looked at.
+    """Scores `predictions`, question id to text; ignores predictions for other ids.
 
     Returns:
         exact_match and f1, in percent of all `total` questions, `missing` of which have no prediction. By the rules of
-        v2.0, the same of those that have an answer and of those that have none, as has_answer_* and no_answer_*.
+        v2.0, also the same for questions with and without an answer, as has_answer_* and no_answer_*.
     """
     if not questions:
         raise InputError("there is no question to score")
@@ -91,13 +91,13 @@ def _by_v2(prediction: str, references: Sequence[str]) -> tuple[float, float]:
     meant = [each for each in references if normalize(each)] or [""]
     if normalize(prediction) and meant != [""]:
         return _by_v1(prediction, meant)
-    # None against none is right, none against something wrong, and there is no overlap between them.
+    # No answer against no answer is right; no answer against a wrong one has no overlap.
     right = max(exact_match(prediction, each) for each in meant)
     return right, right
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """A file of predictions: one JSON object, question id to answer.
+    """Reads a file of predictions: one JSON object, question id to answer.
 
     Raises:
         InputError: broken JSON, or another shape; with the file and the id.
