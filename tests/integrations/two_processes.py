@@ -23,7 +23,7 @@ def parameters(model: torch.nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
-def trainer(folder: Path) -> dict[str, Any]:
+def trainer(folder: Path, sharded: bool = False) -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments
 
     from anybatch.integrations.trainer import optimizer, prepare, scaled_arguments
@@ -43,21 +43,47 @@ def trainer(folder: Path) -> dict[str, Any]:
             max_grad_norm=0.05,
             disable_tqdm=True,
             train_sampling_strategy="sequential",
+            **({"fsdp": True, "fsdp_config": {"version": 2}} if sharded else {}),
         )
+        if sharded:
+            as_accelerators()
         data = [{"x": x, "labels": label} for x, label in zip(*examples(), strict=True)]
         loop = Trainer(network(), args, train_dataset=data, optimizer_cls_and_kwargs=optimizer(LAMB, args))
         prepare(loop, noise_every=2)
         loop.train(resume_from_checkpoint=start)
-        found[name] = parameters(loop.model)
+        found[name] = gathered(loop.model_wrapped) if sharded else parameters(loop.model)
         if start is None:
             found["log"] = [entry for entry in loop.state.log_history if "loss" in entry]
             found["accumulation"] = args.gradient_accumulation_steps
     return found
 
 
-def accelerate(folder: Path) -> dict[str, Any]:
+def as_accelerators() -> None:
+    """Accelerate has FSDP2 for accelerators alone, and on CPUs takes DDP: it is told that these are some."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+
+def gathered(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Parameters, all of which must be sharded."""
+    return [p.full_tensor().detach() for p in model.parameters()]  # type: ignore[operator]
+
+
+def trainer_fsdp2(folder: Path) -> dict[str, Any]:
+    return trainer(folder, sharded=True)
+
+
+def accelerate_fsdp2(folder: Path) -> dict[str, Any]:
+    return accelerate(folder, sharded=True)
+
+
+def accelerate(folder: Path, sharded: bool = False) -> dict[str, Any]:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, GradientAccumulationPlugin
     from torch.utils.data import DataLoader, TensorDataset
 
     from anybatch.integrations.accelerate import scaled, scheduler, watch
@@ -66,7 +92,16 @@ def accelerate(folder: Path) -> dict[str, Any]:
     for name in ("whole", "resumed"):
         AcceleratorState._reset_state()
         GradientState._reset_state()
-        accelerator = Accelerator(cpu=True)
+        given: dict[str, Any] = {}
+        if sharded:
+            given["fsdp_plugin"] = FullyShardedDataParallelPlugin(fsdp_version=2)
+            given["gradient_accumulation_plugin"] = GradientAccumulationPlugin(num_steps=1, sync_each_batch=True)
+            if name == "whole":
+                assert Accelerator(cpu=True, **given).distributed_type == DistributedType.MULTI_CPU, "the page says so"
+                AcceleratorState._reset_state()
+                GradientState._reset_state()
+            as_accelerators()
+        accelerator = Accelerator(cpu=True, **given)
         run = scaled(accelerator, TUNED, BATCH, MICRO_BATCH)
         plain = network()
         made = LAMB(param_groups(plain, run.optimizer.pop("weight_decay")), lr=run.lr)
@@ -93,7 +128,7 @@ def accelerate(folder: Path) -> dict[str, Any]:
                 taken += accelerator.sync_gradients
             if taken == HALF:
                 accelerator.save_state(str(folder / "state"))
-        found[name] = parameters(plain)
+        found[name] = gathered(model) if sharded else parameters(plain)
         if name == "whole":
             found["log"], found["accumulation"] = [seen.numbers()], accelerator.gradient_accumulation_steps
     return found
@@ -178,7 +213,8 @@ def plain(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     library, place = sys.argv[1], Path(sys.argv[2])
-    result = {"trainer": trainer, "accelerate": accelerate, "lightning": lightning, "plain": plain}[library](place)
+    libraries = (trainer, trainer_fsdp2, accelerate, accelerate_fsdp2, lightning, plain)
+    result = {each.__name__: each for each in libraries}[library](place)
     if dist.get_rank() == 0:
         torch.save(result, place / "found.pt")
     dist.barrier()
