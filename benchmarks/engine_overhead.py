@@ -24,9 +24,9 @@ from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.recipes import change, find_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
-from anybatch.recipes.execute import build
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.recipe import Recipe
+from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
 SETTINGS = {

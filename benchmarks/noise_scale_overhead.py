@@ -25,7 +25,7 @@ from anybatch.engine.parallel import parallelise
 from anybatch.engine.step import train_step
 from anybatch.environment import describe_environment
 from anybatch.recipes import find_recipe
-from anybatch.recipes.execute import build
+from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
 EVERY = 100

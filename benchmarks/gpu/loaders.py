@@ -17,7 +17,7 @@ from anybatch.data.images.sets import Classes
 from anybatch.data.images.views import num_threads
 from anybatch.models.classifier import ClassifierSettings
 from anybatch.recipes import change, find_recipe, train_recipe
-from anybatch.recipes.execute import build
+from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
 GROUPS = (64, 128)

@@ -8,8 +8,7 @@ from anybatch.engine.preview import preview
 from anybatch.models import BertSettings, GptSettings, causal_flops, classifier_flops, pretraining_flops
 from anybatch.planner.model_cost import ModelCost, model_cost
 from anybatch.recipes import change, find_recipe
-from anybatch.recipes.execute import build
-from anybatch.recipes.outline import outline
+from anybatch.recipes.tasks import build, outline
 from anybatch.runs import Run
 
 

@@ -184,7 +184,7 @@ def test_a_group_of_examples_is_part_of_the_phase() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("data.mean=[0.5]", r"data: mean = \(0\.5,\), std = .*: must have one value each"),
+        ("data.mean=[0.5]", r"^data\.mean = \(0\.5,\), std = .*: must have one value each"),
         ("data.crop=centre", r"data\.crop = 'centre'"),
         ("model.batch_norm_group=1", r"model\.batch_norm_group = 1"),
         ("phases.0.sequence_length=32", "no such field"),

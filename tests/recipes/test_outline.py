@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from anybatch.recipes import RECIPES, change, find_recipe
-from anybatch.recipes.execute import build
-from anybatch.recipes.outline import outline
+from anybatch.recipes.tasks import build, outline
 from anybatch.runs import Run
 
 

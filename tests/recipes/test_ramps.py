@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from anybatch.engine.step import sum_of_squares
 from anybatch.errors import InputError, Stopped
 from anybatch.recipes import change, find_recipe, train_recipe
-from anybatch.recipes.execute import build
 from anybatch.recipes.recipe import Recipe
+from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
 SMALL = ["reference.num_epochs=null", "reference.num_examples=640", "ramp=16:64", "engine.num_evals=2", "seed=3"]

@@ -5,7 +5,7 @@ from functools import partial
 
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, find_recipe
-from anybatch.recipes.outline import outline
+from anybatch.recipes.tasks import outline
 
 Shape = tuple[int, ...]
 

@@ -71,6 +71,11 @@ class PretrainingModel(nn.Module):
         )
 
     @property
+    def max_positions(self) -> int:
+        """The longest sequence, in tokens."""
+        return num_positions(self.bert.config)
+
+    @property
     def _heads(self) -> tuple[nn.Module, nn.Module | None]:
         """Returns the head from hidden states to words, and the head from pooled states to a relation, or None."""
         if self.bert.config.model_type == PRE_NORM:

@@ -40,6 +40,11 @@ class CausalModel(nn.Module):
         super().__init__()
         self.gpt: Any = gpt
 
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence, in tokens."""
+        return int(self.gpt.config.n_positions)
+
     def forward(self, input_ids: Tensor) -> tuple[Sums, Sums]:
         """Returns the cross-entropy summed over all tokens except the first of each sequence, input_ids int64[B, S].
 

@@ -19,8 +19,9 @@ from anybatch.planner.cluster import Cluster, Family
 from anybatch.planner.examples import Examples, Fixed, Law
 from anybatch.planner.model_cost import ModelCost, model_cost
 from anybatch.recipes import Recipe, from_json
-from anybatch.recipes.outline import Outline, outline
 from anybatch.recipes.phases import scaled_phase
+from anybatch.recipes.task import Outline
+from anybatch.recipes.tasks import outline
 
 # Bytes a parameter of an optimizer, in fp32: what a step reads and writes, each tensor as often as it must be, and what
 # is kept from step to step. LAMB reads g, p, m, v and writes m, v, u, then reads p, u and writes p. Muon's share of a

@@ -1,26 +1,26 @@
-"""Builds a run of a left-to-right language model on the shards that BERT is trained on."""
+"""Runs of a left-to-right language model, on the shards that BERT is trained on."""
 
 import math
-from pathlib import Path
+from functools import partial
 
 from tokenizers import Tokenizer
 from torch import nn
 
-from anybatch.data import prepare, vocabulary
+from anybatch.data import vocabulary
 from anybatch.data.batch import Batch
 from anybatch.data.causal import CausalSource
 from anybatch.data.frequencies import causal_frequency_loss
-from anybatch.data.shards import open_shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
-from anybatch.files import sha256, write_json
-from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model, save_tokenizer
+from anybatch.files import write_json
+from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.phases import fingerprints, plan_phases, summarise
+from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import CausalRecipe
-from anybatch.recipes.run_text import data_folder, open_text
+from anybatch.recipes.run_text import Text, described, open_text, vocabulary_size
 from anybatch.recipes.streaming import held_out_batches
+from anybatch.recipes.task import Outline, Task, numbers
 from anybatch.runs import Run
 
 _START_TOKENS = 31
@@ -33,57 +33,53 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
     """
-    folder, tokenizer, shards = open_text(recipe, run)
-    settings = GptSettings(vocabulary_size=tokenizer.get_vocab_size(), **vars(recipe.model))
+    text = open_text(recipe, run)
+    settings = GptSettings(vocabulary_size=text.tokenizer.get_vocab_size(), **vars(recipe.model))
     phases = plan_phases(
         recipe,
-        lambda phase: CausalSource(shards, tokenizer, phase.sequence_length),
+        lambda phase: CausalSource(text.train, text.tokenizer, phase.sequence_length),
         lambda phase: causal_flops(settings, phase.sequence_length),
     )
-    batches = _held_out(recipe, folder, tokenizer)
-    model = fresh(lambda: causal_model(settings, recipe.seed))
-
-    def export(finished: nn.Module, target: Path) -> None:
-        assert isinstance(finished, CausalModel)
-        finished.save(target)
-        save_tokenizer(tokenizer, target, recipe.model.max_positions)
-
+    batches = _held_out(recipe, text)
     return job_of(
         recipe,
-        model,
+        run,
+        fresh(lambda: causal_model(settings, recipe.seed)),
         phases,
         held_out=batches,
-        inputs=fingerprints(
-            recipe,
-            run,
-            vocabulary=vocabulary.fingerprint(tokenizer),
-            data=sha256(folder / prepare.TRAIN / "index.json"),
-        ),
-        score=lambda finished: _judged(finished, batches, tokenizer, recipe, run),
-        export=export,
-        summary={
-            **summarise(recipe, phases, model),
-            "context_free_loss": causal_frequency_loss(shards, tokenizer, batches),
-        },
+        inputs=text.fingerprints(),
+        score=lambda finished: _judged(finished, batches, text.tokenizer, recipe, run),
+        tokenizer=text.tokenizer,
+        context_free_loss=causal_frequency_loss(text.train, text.tokenizer, batches),
     )
 
 
-def score_finished(recipe: CausalRecipe, run: Run) -> Scores:
+def score(recipe: CausalRecipe, run: Run) -> Scores:
     """Held-out loss, accuracy and perplexity of the run's saved model."""
-    folder = data_folder(recipe, run)
-    tokenizer = prepare.tokenizer_of(folder)
-    return _scores(
-        evaluate(CausalModel.load(run.sound_model()).to(local_device()), _held_out(recipe, folder, tokenizer))
+    model = CausalModel.load(run.sound_model()).to(local_device())
+    return _scores(evaluate(model, _held_out(recipe, open_text(recipe, run))))
+
+
+def source(recipe: CausalRecipe, run: Run) -> CausalSource:
+    text = open_text(recipe, run)
+    return CausalSource(text.train, text.tokenizer, recipe.phases[0].sequence_length)
+
+
+def outline(recipe: CausalRecipe) -> Outline:
+    settings = GptSettings(vocabulary_size=vocabulary_size(recipe.data), **vars(recipe.model))
+    model = fresh(lambda: causal_model(settings, recipe.seed))
+    return Outline(
+        model, lambda phase, count: {"input_ids": numbers(count, phase.sequence_length)}, recipe.data.num_held_out
     )
 
 
-def _held_out(recipe: CausalRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
-    source = CausalSource(open_shards(folder / prepare.HELD_OUT), tokenizer, recipe.phases[-1].sequence_length)
+def _held_out(recipe: CausalRecipe, text: Text) -> list[Batch]:
+    source = CausalSource(text.held_out, text.tokenizer, recipe.phases[-1].sequence_length)
     return held_out_batches(source, recipe.data.num_held_out, recipe.engine.evaluation_batch_size)
 
 
 def _judged(finished: nn.Module, batches: list[Batch], tokenizer: Tokenizer, recipe: CausalRecipe, run: Run) -> Scores:
-    """The scores; writes RUN/sample.json: {"start": held-out text, "text": how the model goes on from it}."""
+    """The scores; writes RUN/sample.json: {"start": held-out text, "text": how the model continues it}."""
     assert isinstance(finished, CausalModel)
     window = recipe.phases[-1].sequence_length - 1
     start = batches[0].inputs["input_ids"][0, : min(window, _START_TOKENS)].tolist()
@@ -99,3 +95,13 @@ def _scores(evaluation: Evaluation) -> Scores:
     # exp overflows beyond 709; a model so far off has no perplexity to speak of.
     perplexity = math.exp(evaluation.loss) if evaluation.loss < 700 else math.inf
     return {"loss": evaluation.loss, "perplexity": perplexity, "lm_accuracy": evaluation.accuracy["lm"]}
+
+
+TASK = Task(
+    build=build,
+    score=score,
+    source=source,
+    outline=outline,
+    describe=partial(described, "GPT-2"),
+    accuracies={"lm": "next-token accuracy"},
+)

@@ -14,9 +14,9 @@ from anybatch import engine
 from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
-from anybatch.recipes import causal, images, pretraining, questions
 from anybatch.recipes.change import field_names, value_at, with_absolute_paths
-from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, QuestionsRecipe, Recipe, from_json
+from anybatch.recipes.recipe import Recipe, from_json
+from anybatch.recipes.tasks import build, task_of
 from anybatch.runs import Run, locked, open_run
 
 
@@ -161,34 +161,17 @@ def evaluate_step(
 
 
 def _scores(recipe: Recipe, run: Run, squad_file: Path | None, null_threshold: float | None) -> dict[str, float]:
-    folder = run.path
-    if isinstance(recipe, QuestionsRecipe):
-        return questions.score_finished(recipe, run, squad_file, null_threshold)
+    task = task_of(recipe)
+    if task.answer is not None:
+        return task.answer(recipe, run, squad_file, null_threshold)
     if null_threshold is not None:
-        raise InputError(f"{folder}: is no run on questions, and has no null threshold")
-    if squad_file is not None and isinstance(recipe, ImageRecipe):
-        raise InputError(f"{folder}: a run on images cannot answer questions")
+        raise InputError(f"{run.path}: is no run on questions, and has no null threshold")
     if squad_file is not None:
         raise InputError(
-            f"{folder}: a pretraining run cannot answer questions; fine-tune it first: "
-            f"anybatch train squad-demo --set model.path={folder}"
+            f"{run.path}: its task is {recipe.task}, which answers no questions; fine-tune a pretraining run: "
+            "anybatch train squad-demo --set model.path=RUN"
         )
-    if isinstance(recipe, ImageRecipe):
-        return images.score_finished(recipe, run)
-    if isinstance(recipe, CausalRecipe):
-        return causal.score_finished(recipe, run)
-    return pretraining.score_finished(recipe, run)
-
-
-def build(recipe: Recipe, run: Run) -> engine.Job:
-    """The job of a recipe, whose own data, where it has any, are prepared in the run folder."""
-    if isinstance(recipe, QuestionsRecipe):
-        return questions.build(recipe, run)
-    if isinstance(recipe, ImageRecipe):
-        return images.build(recipe, run)
-    if isinstance(recipe, CausalRecipe):
-        return causal.build(recipe, run)
-    return pretraining.build(recipe, run)
+    return task.score(recipe, run)
 
 
 def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:

@@ -1,11 +1,13 @@
 """Builds a run on labelled images, and scores it: top-1, top-5, which classes are taken for which, what went worst."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.folder import WITHOUT_IMAGES
@@ -29,8 +31,9 @@ from anybatch.evaluation.image_scores import judge
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.memory import keep_freed_memory
-from anybatch.recipes.phases import fingerprints, plan_phases, summarise
+from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
+from anybatch.recipes.task import Outline, Task, numbers
 from anybatch.runs import Run
 
 
@@ -82,28 +85,24 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
     test = _side(recipe, held_out, size, False, skipped)
     evaluated = _source(recipe, test, 0, training=False)
 
-    def score(finished: nn.Module) -> Scores:
+    def judged(finished: nn.Module) -> Scores:
         assert isinstance(finished, ImageClassifier)
         scores = judge(finished, evaluated, test, training.classes.names, run, recipe.engine.evaluation_batch_size)
         return {**scores, "skipped_images": skipped.count()}
 
-    def export(finished: nn.Module, target: Path) -> None:
-        assert isinstance(finished, ImageClassifier)
-        finished.save(target)
-
     return job_of(
         recipe,
+        run,
         model,
         phases,
         held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
-        inputs=fingerprints(recipe, run, data=_fingerprint(training)),
-        score=score,
-        export=export,
-        summary={**summarise(recipe, phases, model), "classes": len(training.classes.names)},
+        inputs={"data": _fingerprint(training)},
+        score=judged,
+        classes=len(training.classes.names),
     )
 
 
-def score_finished(recipe: ImageRecipe, run: Run) -> Scores:
+def score(recipe: ImageRecipe, run: Run) -> Scores:
     """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
     source, names = _held_out(recipe, run)
     model = ImageClassifier.load(run.sound_model()).to(local_device())
@@ -226,3 +225,43 @@ def _fingerprint(images: ImageSet) -> str:
     last = len(classes.labels) - 1
     named = "\n".join([*classes.names, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
     return hashlib.sha256(named.encode(errors="replace") + classes.labels.tobytes()).hexdigest()
+
+
+def source(recipe: ImageRecipe, run: Run) -> ImageSource:
+    skipped = Skipped(run.path / "skipped-images.txt")
+    side = _side(recipe, open_images(recipe)[0], recipe.phases[0].image_size, True, skipped)
+    return _source(recipe, side, recipe.seed, training=True)
+
+
+def outline(recipe: ImageRecipe) -> Outline:
+    words = recipe.data.stand_in
+    shown = recipe if words is None else recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
+    training, held_out = open_images(shown)
+    size = max(phase.image_size for phase in recipe.phases)
+    model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
+
+    def inputs(phase: Any, count: int) -> dict[str, Tensor]:
+        images = torch.empty(count, len(recipe.data.mean), phase.image_size, phase.image_size, device="meta")
+        return {"images": images, "labels": numbers(count)}
+
+    supposed = () if words is None else (f"{words}, for data.path is not set",)
+    return Outline(model, inputs, len(held_out.classes.labels), len(training.classes.labels), supposed)
+
+
+def describe(recipe: ImageRecipe) -> tuple[str, str]:
+    model, data, size = recipe.model, recipe.data, recipe.phases[0].image_size
+    width = f", {model.width} wide" if model.width else ""
+    return (
+        f"The network {model.architecture}{width}",
+        f"{data.path or data.builtin or 'images'} ({size} x {size} pixels)",
+    )
+
+
+TASK = Task(
+    build=build,
+    score=score,
+    source=source,
+    outline=outline,
+    describe=describe,
+    accuracies={"label": "top-1 accuracy", "label_top5": "top-5 accuracy"},
+)

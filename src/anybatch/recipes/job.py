@@ -1,11 +1,14 @@
 """From what a kind of recipe brings to the engine's job, which takes the rest from the settings that all have."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from anybatch.engine import Job, Phase
@@ -13,9 +16,11 @@ from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
+from anybatch.models import save_tokenizer
 from anybatch.optim.kernels.library import squares
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.recipe import Recipe
+from anybatch.runs import Run
 from anybatch.scaling import GradientNoiseScale
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -23,16 +28,26 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def job_of(
     recipe: Recipe,
+    run: Run,
     model: nn.Module,
     phases: list[Phase],
     *,
     held_out: Any,
     inputs: dict[str, str],
     score: Callable[[nn.Module], Scores],
-    export: Callable[[nn.Module, Path], None],
-    summary: dict[str, Any],
+    tokenizer: Tokenizer | None = None,
+    parent: str | None = None,
+    **summary: Any,
 ) -> Job:
-    """The job, its model where this process computes; arguments as the fields of `Job`."""
+    """The job, its model where this process computes.
+
+    Args:
+        held_out, score: as the fields of `Job`.
+        inputs: fingerprints besides the recipe's.
+        tokenizer: of a model for text; the model is exported with it.
+        parent: the run that the model comes from.
+        summary: what result.json says besides the settings.
+    """
     # An optimizer asks for the kernels of the device that its parameters are on.
     model.to(local_device())
     optimizer = build_optimizer(model, recipe.optimizer, phases[0].hyperparameters)
@@ -40,21 +55,59 @@ def job_of(
     noise_meter = partial(
         GradientNoiseScale, optimizer=optimizer if recipe.engine.noise_detail else None, every=None, window=1
     )
+
+    def export(finished: nn.Module, target: Path) -> None:
+        kind: Any = finished
+        kind.save(target)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, target, kind.max_positions)
+
     return Job(
         model=model,
         optimizer=optimizer,
         phases=phases,
         held_out=held_out,
         seed=recipe.seed,
-        inputs=inputs,
+        inputs=fingerprints(recipe, run, **inputs),
         max_grad_norm=recipe.max_grad_norm,
         execution=recipe.engine,
         score=score,
         export=export,
-        summary=summary,
+        summary={**_summary(recipe, phases, model), "parent": parent, **summary},
         noise_meter=noise_meter,
         squares=squares,
     )
+
+
+def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
+    """What a checkpoint of this recipe must share with a run that goes on from it, by name.
+
+    The recipe counts as the run folder has it, whose fields may have had other names, without its engine options, which
+    do not change the result, and without its paths, whose content is among `others`.
+    """
+    values = run.recipe() if run.recipe_file.exists() else recipe.model_dump(mode="json")
+    values = {name: value for name, value in values.items() if name != "engine"}
+    for part in ("data", "model"):
+        values[part] = {name: value for name, value in values.get(part, {}).items() if name != "path"}
+    return {"recipe": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(), **others}
+
+
+def _summary(recipe: Recipe, phases: list[Phase], model: nn.Module) -> dict[str, Any]:
+    """The settings that result.json repeats, so that a table of runs needs no other file."""
+    return {
+        "recipe": recipe.name,
+        "task": recipe.task,
+        "optimizer": recipe.optimizer.name,
+        "global_batch_size": phases[0].global_batch_size,
+        "micro_batch_size": recipe.engine.micro_batch_size,
+        "lr": phases[0].lr,
+        "warmup_steps": phases[0].warmup_steps,
+        "seed": recipe.seed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "reference": {name: getattr(recipe.reference, name) for name in ("batch_size", "lr", "warmup_ratio")},
+        "rule": recipe.reference.rule,
+        "hyperparameters": dict(phases[0].hyperparameters),
+    }
 
 
 def fresh(make: Callable[[], Model]) -> Model:

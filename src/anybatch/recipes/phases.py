@@ -1,12 +1,8 @@
 """From a recipe's phases to the engine's: rate, warm-up and steps from the reference, examples from a stream."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-from torch import nn
 
 from anybatch.data.batch import Source
 from anybatch.data.sampling import Stream
@@ -15,7 +11,6 @@ from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.streaming import StreamedExamples
-from anybatch.runs import Run
 from anybatch.scaling import Scaled
 from anybatch.scaling.schedule import Growing
 
@@ -89,35 +84,3 @@ def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
     if recipe.optimizer.weight_decay is not None:
         fixed["weight_decay"] = recipe.optimizer.weight_decay
     return replace(scaled, **fixed)
-
-
-def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
-    """What a checkpoint of this recipe must share with a run that goes on from it, by name.
-
-    The recipe counts as the run folder has it, whose fields may have had other names, without its engine options, which
-    do not change the result, and without its paths, whose content is among `others`.
-    """
-    values = run.recipe() if run.recipe_file.exists() else recipe.model_dump(mode="json")
-    values = {name: value for name, value in values.items() if name != "engine"}
-    for part in ("data", "model"):
-        values[part] = {name: value for name, value in values.get(part, {}).items() if name != "path"}
-    return {"recipe": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest(), **others}
-
-
-def summarise(recipe: Recipe, phases: list[Phase], model: nn.Module, parent: str | None = None) -> dict[str, Any]:
-    """The settings that result.json repeats, so that a table of runs needs no other file."""
-    return {
-        "recipe": recipe.name,
-        "task": recipe.task,
-        "optimizer": recipe.optimizer.name,
-        "global_batch_size": phases[0].global_batch_size,
-        "micro_batch_size": recipe.engine.micro_batch_size,
-        "lr": phases[0].lr,
-        "warmup_steps": phases[0].warmup_steps,
-        "seed": recipe.seed,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "reference": {name: getattr(recipe.reference, name) for name in ("batch_size", "lr", "warmup_ratio")},
-        "rule": recipe.reference.rule,
-        "hyperparameters": dict(phases[0].hyperparameters),
-        "parent": parent,
-    }

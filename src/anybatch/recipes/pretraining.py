@@ -1,36 +1,37 @@
-"""Builds a pretraining run: masked batches from shards, BERT, an optimizer at the scaled rate."""
+"""Pretraining runs: masked batches from shards, BERT, an optimizer at the scaled learning rate."""
 
 import math
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor
 
-from anybatch.data import prepare, vocabulary
+from anybatch.data import vocabulary
 from anybatch.data.batch import Batch
 from anybatch.data.frequencies import masked_frequency_loss
 from anybatch.data.mlm import PretrainingSource
-from anybatch.data.shards import Shards, open_shards
+from anybatch.data.shards import Shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
-from anybatch.files import sha256
 from anybatch.models import (
     BertSettings,
     EncoderSettings,
     PretrainingModel,
     pretraining_flops,
     pretraining_model,
-    save_tokenizer,
     weights_fingerprint,
 )
 from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.phases import fingerprints, plan_phases, summarise
+from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import PretrainingRecipe, TextPhaseSettings
-from anybatch.recipes.run_text import data_folder, open_text
+from anybatch.recipes.run_text import Text, described, open_text, vocabulary_size
 from anybatch.recipes.streaming import held_out_batches
+from anybatch.recipes.task import Outline, Task, numbers, tokens
 from anybatch.runs import Run, sound_model
 
 
@@ -40,65 +41,58 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
     """
-    folder, tokenizer, shards = open_text(recipe, run)
+    text = open_text(recipe, run)
+    settings = _settings(recipe, text.tokenizer)
     phases = plan_phases(
         recipe,
-        lambda phase: _source(recipe, shards, tokenizer, phase, seed=recipe.seed),
-        lambda phase: _flops(recipe, tokenizer, phase),
+        partial(_source, recipe, text.train, text.tokenizer, recipe.seed),
+        lambda phase: pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate),
     )
-    batches = _held_out(recipe, folder, tokenizer)
-    model = _model(recipe, tokenizer)
-
-    def export(finished: nn.Module, target: Path) -> None:
-        assert isinstance(finished, PretrainingModel)
-        finished.save(target)
-        save_tokenizer(tokenizer, target, recipe.model.max_positions)
-
+    batches = _held_out(recipe, text)
+    path, relation = recipe.model.path, _relation(recipe)
+    if path is None:
+        model = fresh(lambda: pretraining_model(settings, recipe.seed, relation))
+    else:
+        model = _pretrained(sound_model(Path(path)), settings, relation, recipe.seed)
     return job_of(
         recipe,
+        run,
         model,
         phases,
         held_out=batches,
-        inputs=fingerprints(
-            recipe,
-            run,
-            vocabulary=vocabulary.fingerprint(tokenizer),
-            data=sha256(folder / prepare.TRAIN / "index.json"),
-            **_start(recipe),
-        ),
-        score=lambda finished: _scores(evaluate(finished, batches)),
-        export=export,
-        summary={
-            **summarise(recipe, phases, model),
-            # The relation of sentences is a fair coin to a model that sees no more than frequencies.
-            "context_free_loss": masked_frequency_loss(shards, batches)
-            + (0.0 if recipe.data.objective == "full_sentences" else math.log(2)),
+        inputs={
+            **text.fingerprints(),
+            **({} if path is None else {"pretrained model": weights_fingerprint(Path(path))}),
         },
+        score=lambda finished: _scores(evaluate(finished, batches)),
+        tokenizer=text.tokenizer,
+        # The relation of sentences is a fair coin to a model that sees no more than frequencies.
+        context_free_loss=masked_frequency_loss(text.train, batches) + (math.log(2) if settings.relation else 0.0),
     )
 
 
-def score_finished(recipe: PretrainingRecipe, run: Run) -> Scores:
+def score(recipe: PretrainingRecipe, run: Run) -> Scores:
     """Held-out losses and accuracies of the run's saved model."""
-    folder = data_folder(recipe, run)
-    tokenizer = prepare.tokenizer_of(folder)
     model = PretrainingModel.load(run.sound_model(), _relation(recipe)).to(local_device())
-    return _scores(evaluate(model, _held_out(recipe, folder, tokenizer)))
+    return _scores(evaluate(model, _held_out(recipe, open_text(recipe, run))))
 
 
-def _flops(recipe: PretrainingRecipe, tokenizer: Tokenizer, phase: TextPhaseSettings) -> float:
-    settings = _settings(recipe, tokenizer)
-    return pretraining_flops(settings, phase.sequence_length, recipe.data.masking_rate)
+def source(recipe: PretrainingRecipe, run: Run) -> PretrainingSource:
+    text = open_text(recipe, run)
+    return _source(recipe, text.train, text.tokenizer, recipe.seed, recipe.phases[0])
 
 
-def _model(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> PretrainingModel:
-    settings = _settings(recipe, tokenizer)
-    if recipe.model.path is not None:
-        return _pretrained(sound_model(Path(recipe.model.path)), settings, _relation(recipe), recipe.seed)
-    return fresh(lambda: pretraining_model(settings, recipe.seed, _relation(recipe)))
+def outline(recipe: PretrainingRecipe) -> Outline:
+    settings = encoder_settings(recipe, vocabulary_size(recipe.data))
+    model = fresh(lambda: pretraining_model(settings, recipe.seed))
 
+    def inputs(phase: Any, count: int) -> dict[str, Tensor]:
+        masked = max(1, round(recipe.data.masking_rate * phase.sequence_length))
+        targets = numbers(count * min(masked, phase.max_predictions or masked))
+        labels = {"next_sentence_label": numbers(count)} if settings.relation else {}
+        return {**tokens(phase, count), "masked_positions": targets, "masked_labels": targets, **labels}
 
-def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
-    return encoder_settings(recipe, tokenizer.get_vocab_size(), vocabulary.special_ids(tokenizer)["[PAD]"])
+    return Outline(model, inputs, recipe.data.num_held_out)
 
 
 def encoder_settings(recipe: PretrainingRecipe, vocabulary_size: int, padding: int = 0) -> BertSettings:
@@ -108,12 +102,16 @@ def encoder_settings(recipe: PretrainingRecipe, vocabulary_size: int, padding: i
     return BertSettings(vocabulary_size=vocabulary_size, relation=relation, padding=padding, **shape)
 
 
+def _settings(recipe: PretrainingRecipe, tokenizer: Tokenizer) -> BertSettings:
+    return encoder_settings(recipe, tokenizer.get_vocab_size(), vocabulary.special_ids(tokenizer)["[PAD]"])
+
+
 def _relation(recipe: PretrainingRecipe) -> str:
     return "sop" if recipe.data.objective == "sentence_order" else "nsp"
 
 
 def _pretrained(folder: Path, settings: BertSettings, relation: str, seed: int) -> PretrainingModel:
-    """The model in a folder; InputError where its shape is not the recipe's, or its vocabulary not that of the data."""
+    """The model in a folder; InputError if its shape is not the recipe's, or its vocabulary not that of the data."""
     model = PretrainingModel.load(folder, relation, seed=seed)
     found = model.settings
     for field, name in (
@@ -130,29 +128,17 @@ def _pretrained(folder: Path, settings: BertSettings, relation: str, seed: int) 
     return model
 
 
-def _start(recipe: PretrainingRecipe) -> dict[str, str]:
-    """The weights that the run starts from, where they are somebody's."""
-    path = recipe.model.path
-    return {} if path is None else {"pretrained model": weights_fingerprint(Path(path))}
-
-
-def _held_out(recipe: PretrainingRecipe, folder: Path, tokenizer: Tokenizer) -> list[Batch]:
+def _held_out(recipe: PretrainingRecipe, text: Text) -> list[Batch]:
     """What every run on this data is evaluated on, whatever its seed."""
-    source = _source(recipe, open_shards(folder / prepare.HELD_OUT), tokenizer, recipe.phases[-1], seed=0)
+    source = _source(recipe, text.held_out, text.tokenizer, 0, recipe.phases[-1])
     return held_out_batches(source, recipe.data.num_held_out, recipe.engine.evaluation_batch_size)
 
 
 def _source(
-    recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, phase: TextPhaseSettings, seed: int
+    recipe: PretrainingRecipe, shards: Shards, tokenizer: Tokenizer, seed: int, phase: TextPhaseSettings
 ) -> PretrainingSource:
-    return PretrainingSource(
-        shards,
-        tokenizer,
-        phase.sequence_length,
-        seed=seed,
-        settings=recipe.data,
-        max_predictions=phase.max_predictions,
-    )
+    most = phase.max_predictions
+    return PretrainingSource(shards, tokenizer, phase.sequence_length, seed, settings=recipe.data, max_predictions=most)
 
 
 def _scores(evaluation: Evaluation) -> Scores:
@@ -161,3 +147,17 @@ def _scores(evaluation: Evaluation) -> Scores:
         **{f"{name}_loss": value for name, value in evaluation.losses.items()},
         **{f"{name}_accuracy": value for name, value in evaluation.accuracy.items()},
     }
+
+
+TASK = Task(
+    build=build,
+    score=score,
+    source=source,
+    outline=outline,
+    describe=partial(described, "BERT"),
+    accuracies={
+        "mlm": "masked-word accuracy",
+        "nsp": "next-sentence accuracy",
+        "sop": "sentence-order accuracy",
+    },
+)

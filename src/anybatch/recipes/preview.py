@@ -11,9 +11,9 @@ from typing import Any
 from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
 from anybatch.recipes.change import with_absolute_paths
-from anybatch.recipes.execute import build
 from anybatch.recipes.optimizers import MOMENTS
-from anybatch.recipes.recipe import CorpusSettings, ImageSettings, Recipe
+from anybatch.recipes.recipe import QuestionSettings, Recipe
+from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
 _SIZES = ("sequence_length", "image_size")
@@ -30,9 +30,8 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     Raises:
         InputError: as training would.
     """
-    stands_in = stand_in(recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(with_stand_in(recipe) if stands_in else recipe), Run(Path(scratch)))
+        job = build(with_absolute_paths(_with_stand_in(recipe)), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
@@ -63,7 +62,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
         ],
         "reference": {"batch_size": recipe.reference.batch_size, "rule": recipe.reference.rule},
         "inferred": list(recipe.inferred),
-        "stand_in": stands_in,
+        "stand_in": stand_in(recipe),
         "num_ranks": num_ranks,
         "phases": phases,
         "num_steps": job.num_steps,
@@ -78,19 +77,13 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
 
 def stand_in(recipe: Recipe) -> str | None:
     """In words, what stands in for the data of a recipe that has none yet, of the extent that its source had."""
-    data = recipe.data
-    if data.path is not None:
-        return None
-    if isinstance(data, ImageSettings) and data.builtin is None and data.source_examples:
-        return f"{data.source_examples:,} blank images"
-    if isinstance(data, CorpusSettings) and data.source_vocabulary:
-        return f"Python's text, repeated, under a vocabulary of {data.source_vocabulary:,}"
-    return None
+    return None if isinstance(recipe.data, QuestionSettings) else recipe.data.stand_in
 
 
-def with_stand_in(recipe: Recipe) -> Recipe:
-    """`recipe` on the data that stand in for its own."""
-    assert isinstance(recipe.data, CorpusSettings | ImageSettings)
+def _with_stand_in(recipe: Recipe) -> Recipe:
+    """`recipe` on the data that stand in for its own, if it has none."""
+    if isinstance(recipe.data, QuestionSettings) or recipe.data.stand_in is None:
+        return recipe
     return recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
 
 

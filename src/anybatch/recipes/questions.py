@@ -6,10 +6,11 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from anybatch.data import vocabulary
 from anybatch.data.prepare import TOKENIZER
@@ -22,11 +23,21 @@ from anybatch.errors import InputError
 from anybatch.evaluation.answers import Candidates, decode
 from anybatch.evaluation.squad_score import score
 from anybatch.files import write_json
-from anybatch.models import QuestionAnsweringModel, question_answering_model, save_tokenizer, weights_fingerprint
+from anybatch.models import (
+    QuestionAnsweringModel,
+    question_answering_model,
+    untrained_question_answering_model,
+    weights_fingerprint,
+)
+from anybatch.models.bert import read_encoder_config
+from anybatch.recipes import pretraining
+from anybatch.recipes.bert import bert_demo
+from anybatch.recipes.bert_large import bert_base
 from anybatch.recipes.job import job_of
-from anybatch.recipes.phases import fingerprints, plan_phases, summarise
+from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import QuestionsRecipe
 from anybatch.recipes.streaming import held_out_batches
+from anybatch.recipes.task import Outline, Task, numbers, tokens
 from anybatch.runs import Run, sound_model
 
 PREDICTIONS = "predictions.json"
@@ -71,32 +82,24 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
         answers = _chosen(predict(finished, held_out_source, recipe), recipe)
         return {**_scores(answers, held_out), "loss": evaluate(finished, batches).loss}
 
-    def export(finished: nn.Module, target: Path) -> None:
-        assert isinstance(finished, QuestionAnsweringModel)
-        finished.save(target)
-        save_tokenizer(tokenizer, target, finished.max_positions)
-
     return job_of(
         recipe,
+        run,
         model,
         phases,
         held_out=batches,
-        inputs=fingerprints(
-            recipe,
-            run,
-            vocabulary=vocabulary.fingerprint(tokenizer),
-            data=_fingerprint(training),
-            **{"pretrained model": weights_fingerprint(pretrained.model)},
-        ),
+        inputs={
+            "vocabulary": vocabulary.fingerprint(tokenizer),
+            "data": _fingerprint(training),
+            "pretrained model": weights_fingerprint(pretrained.model),
+        },
         score=score_answers,
-        export=export,
-        summary=summarise(recipe, phases, model, _relative(pretrained.run, run.path)),
+        tokenizer=tokenizer,
+        parent=None if pretrained.run is None else os.path.relpath(pretrained.run, run.path),
     )
 
 
-def score_finished(
-    recipe: QuestionsRecipe, run: Run, squad_file: Path | None, null_threshold: float | None = None
-) -> Scores:
+def answer(recipe: QuestionsRecipe, run: Run, squad_file: Path | None, null_threshold: float | None) -> Scores:
     """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
 
     Of the latter, RUN/predictions.json holds the answers, id to text, as the official script reads them, and
@@ -210,5 +213,38 @@ def _source(
     return QuestionSource(questions, tokenizer, window, recipe.data.stride, seed=seed, where=name)
 
 
-def _relative(parent: Path | None, run: Path) -> str | None:
-    return None if parent is None else os.path.relpath(parent, run)
+def source(recipe: QuestionsRecipe, run: Run) -> QuestionSource:
+    tokenizer = vocabulary.load(vocabulary.in_folder(find_pretrained(recipe).model))
+    training, _ = split_by_article(open_questions(recipe), recipe.data.held_out_every)
+    return _source(recipe, training, tokenizer, recipe.phases[0].sequence_length, recipe.seed)
+
+
+def outline(recipe: QuestionsRecipe) -> Outline:
+    training, held_out = split_by_article(open_questions(recipe), recipe.data.held_out_every)
+    supposed = ["one window a question"]  # A long passage is cut into several; to count them takes the vocabulary.
+    if recipe.model.path is None:
+        encoder = bert_demo() if recipe.name == "squad-demo" else bert_base()
+        pretrained: Any = pretraining.outline(encoder).model
+        config = pretrained.bert.config
+        supposed.insert(0, f"the model of {encoder.name}, for model.path is not set")
+    else:
+        config = read_encoder_config(find_pretrained(recipe).model)
+
+    def inputs(phase: Any, count: int) -> dict[str, Tensor]:
+        return {**tokens(phase, count), "start_positions": numbers(count), "end_positions": numbers(count)}
+
+    return Outline(untrained_question_answering_model(config), inputs, len(held_out), len(training), tuple(supposed))
+
+
+TASK = Task(
+    build=build,
+    score=lambda recipe, run: answer(recipe, run, None, None),
+    source=source,
+    outline=outline,
+    describe=lambda recipe: (
+        f"The encoder of {recipe.model.path}",
+        recipe.data.path or "the questions that come with the package",
+    ),
+    accuracies={"span": "accuracy of answers"},
+    answer=answer,
+)

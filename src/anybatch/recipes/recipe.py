@@ -4,6 +4,7 @@ An option is declared in the frozen dataclass of the room that owns it, with a l
 declared here. Pydantic checks both where a recipe is made, and turns them into JSON and back (docs/adr/0001).
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -115,6 +116,13 @@ class CorpusSettings:
     num_held_out: Annotated[int, Interval(ge=1, le=10**7)] = 1024
     """Held-out sequences that the run is scored on, at most."""
 
+    @property
+    def stand_in(self) -> str | None:
+        """In words, the text of a dry run without a path, of the extent that the recipe's source had."""
+        if self.path is not None or self.source_vocabulary is None:
+            return None
+        return f"Python's text, repeated, under a vocabulary of {self.source_vocabulary:,}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings(CorpusSettings, MlmSettings):
@@ -173,6 +181,13 @@ class ImageSettings(Normalization, Cropping, Mixing):
     """Parts that the images are cut into, of which one is held out, if the data have no held-out images."""
     fold: Annotated[int, Ge(0)] = 0
     """The part that is held out, counted from 0."""
+
+    @property
+    def stand_in(self) -> str | None:
+        """In words, the images of a dry run without a path, of the extent that the recipe's source had."""
+        if self.path is not None or self.builtin is not None or self.source_examples is None:
+            return None
+        return f"{self.source_examples:,} blank images"
 
     def __post_init__(self) -> None:
         Normalization.__post_init__(self)
@@ -278,4 +293,7 @@ def from_json(values: dict[str, Any]) -> Recipe:
         # The first part of a location is the task that selected the class, not a field.
         field = ".".join(str(part) for part in first["loc"][1:]) or "task"
         shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        raise InputError(f"{field}{shown}: {first['msg'].removeprefix('Value error, ')}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        # What a dataclass says of its own field begins with the field's name.
+        own = re.match(r"\w+ ?=", message) and isinstance(first["input"], dict) and field != "task"
+        raise InputError(f"{field}.{message}" if own else f"{field}{shown}: {message}") from None

@@ -1,27 +1,46 @@
-"""The text of a run: where its shards lie, its vocabulary, and whether the model has room for its sequences."""
+"""The text of a run: where its shards are, its vocabulary, and whether the model has room for its sequences."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from anybatch.data import prepare
+from anybatch.data import prepare, vocabulary
 from anybatch.data.shards import Shards, open_shards
 from anybatch.errors import InputError
-from anybatch.recipes.builtin_text import prepare_builtin_text
-from anybatch.recipes.recipe import CausalRecipe, PretrainingRecipe
+from anybatch.files import sha256
+from anybatch.recipes.builtin_text import VOCABULARY_SIZES, prepare_builtin_text
+from anybatch.recipes.recipe import CausalRecipe, CorpusSettings, PretrainingRecipe
 from anybatch.runs import Run
 
 
-def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> tuple[Path, Tokenizer, Shards]:
-    """The run's folder of text, its vocabulary and its training shards.
+@dataclass(frozen=True)
+class Text:
+    """A folder that `anybatch data prepare` wrote."""
 
-    Without a `data.path`, the built-in text is prepared in the run folder.
+    folder: Path
+    tokenizer: Tokenizer
+    train: Shards
+
+    @property
+    def held_out(self) -> Shards:
+        """The shards that evaluations see."""
+        return open_shards(self.folder / prepare.HELD_OUT)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a checkpoint must share, by name."""
+        data = sha256(self.folder / prepare.TRAIN / "index.json")
+        return {"vocabulary": vocabulary.fingerprint(self.tokenizer), "data": data}
+
+
+def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> Text:
+    """The run's text. Without a `data.path`, the built-in text is prepared in the run folder.
 
     Raises:
         InputError: the folder is no prepared text, or has another kind of vocabulary than the recipe asks for; or a
             phase's sequences are longer than the model takes.
     """
-    folder = data_folder(recipe, run)
+    folder = run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
     if recipe.data.path is None and not folder.exists():
         prepare_builtin_text(folder, recipe.data.tokenizer or "wordpiece")
     tokenizer = prepare.tokenizer_of(folder)
@@ -39,9 +58,18 @@ def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> tuple[Path,
         raise InputError(
             f"a phase's sequence_length = {longest} is above model.max_positions = {recipe.model.max_positions}"
         )
-    return folder, tokenizer, open_shards(folder / prepare.TRAIN)
+    return Text(folder, tokenizer, open_shards(folder / prepare.TRAIN))
 
 
-def data_folder(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> Path:
-    """Where the run's shards lie."""
-    return run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
+def vocabulary_size(data: CorpusSettings) -> int:
+    """The size of the vocabulary, of which nothing but the tokenizer is read."""
+    if data.path is not None:
+        return prepare.tokenizer_of(Path(data.path)).get_vocab_size()
+    return data.source_vocabulary or VOCABULARY_SIZES[data.tokenizer or "wordpiece"]
+
+
+def described(name: str, recipe: PretrainingRecipe | CausalRecipe) -> tuple[str, str]:
+    """The model, which is called `name`, and the data, in words."""
+    lengths = " and ".join(dict.fromkeys(f"{phase.sequence_length:,}" for phase in recipe.phases))
+    model = f"{name} with {recipe.model.num_layers} layers of {recipe.model.hidden_size}"
+    return model, f"{recipe.data.path or 'text that comes with Python'} in sequences of {lengths} tokens"

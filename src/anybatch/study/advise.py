@@ -13,7 +13,6 @@ from anybatch.errors import Failed, InputError
 from anybatch.numbers import null_for_nonfinite
 from anybatch.recipes import Recipe
 from anybatch.recipes.phases import scaled_phase
-from anybatch.recipes.recipe import ImageRecipe
 from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Candidate, Growth, candidates, nearly_free_batch
@@ -133,7 +132,7 @@ def _measured_batch(recipe: Recipe) -> int:
     batch_size = recipe.reference.batch_size
     if batch_size < 2:
         raise InputError(f"batch size {batch_size}: the noise scale needs at least two examples a step")
-    group = recipe.model.batch_norm_group if isinstance(recipe, ImageRecipe) else None
+    group = getattr(recipe.model, "batch_norm_group", None)
     return batch_size if group is None else batch_size * math.ceil((group + 1) / batch_size)
 
 

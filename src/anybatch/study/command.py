@@ -12,6 +12,7 @@ from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.preview import stand_in
+from anybatch.recipes.tasks import task_of
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
 from anybatch.study.findings import headline, sentences
@@ -19,13 +20,6 @@ from anybatch.study.setup import setup
 from anybatch.tables import aligned
 
 _WARMUP = "optimizer.warmup_ratio"
-# By a recipe's task, what its evaluations count beside the loss.
-_ACCURACIES = {
-    "images": ("label", "label_top5"),
-    "pretraining": ("mlm", "nsp", "sop"),
-    "causal": ("lm",),
-    "questions": ("span",),
-}
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
@@ -155,7 +149,7 @@ def check(study: Study) -> None:
             tuned_moments(recipe.optimizer, recipe.reference)
         except InputError as error:
             raise InputError(f"{entrant.name}: {error}") from None
-        known = ("loss", *_ACCURACIES.get(recipe.task, ()))
+        known = ("loss", *task_of(recipe).accuracies)
         if study.metric not in known:
             raise InputError(f"metric = {study.metric!r}: {recipe.name} measures {', '.join(known)}")
         if recipe.data.path is not None and not Path(recipe.data.path).exists():

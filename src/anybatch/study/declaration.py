@@ -13,6 +13,7 @@ from anybatch.engine import Progress
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe, change, with_batch_size
 from anybatch.recipes.phases import scaled_phase
+from anybatch.recipes.tasks import TASKS
 from anybatch.scaling import Scaled
 from anybatch.study.protocols import Range, grid, quasirandom
 
@@ -20,15 +21,7 @@ Part = Literal["tuning", "reported"]
 Protocol = Literal["untuned", "grid", "quasirandom"]
 Settings = Mapping[str, float]
 LR = "optimizer.lr"
-METRIC_NAMES = {
-    "label": "top-1 accuracy",
-    "label_top5": "top-5 accuracy",
-    "mlm": "masked-word accuracy",
-    "nsp": "next-sentence accuracy",
-    "sop": "sentence-order accuracy",
-    "lm": "next-token accuracy",
-    "span": "accuracy of answers",
-}
+METRIC_NAMES = {name: words for task in TASKS.values() for name, words in task.accuracies.items()}
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from anybatch.errors import Failed, InputError, Reached, Stopped
 from anybatch.files import write_json
 from anybatch.recipes import Recipe, train_recipe
 from anybatch.recipes.change import with_absolute_paths
-from anybatch.recipes.execute import build
-from anybatch.recipes.phases import fingerprints
+from anybatch.recipes.job import fingerprints
 from anybatch.recipes.recipe import from_json
-from anybatch.recipes.streaming import StreamedExamples
+from anybatch.recipes.tasks import task_of
 from anybatch.runs import Run
 
 
@@ -81,10 +80,7 @@ def epoch_examples(recipe: Recipe) -> int:
         InputError: the recipe or its data are wrong.
     """
     with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
-        examples = build(with_absolute_paths(recipe), Run(Path(scratch))).phases[0].examples
-    # Recipes stream their data in epochs.
-    assert isinstance(examples, StreamedExamples)
-    return examples.stream.num_examples
+        return int(task_of(recipe).source(with_absolute_paths(recipe), Run(Path(scratch))).num_examples)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from anybatch.recipes import Recipe
-from anybatch.recipes.recipe import CausalRecipe, ImageRecipe, PretrainingRecipe
+from anybatch.recipes.tasks import task_of
 from anybatch.study.declaration import LR, Study
 
 
@@ -14,7 +14,7 @@ def setup(study: Study) -> list[str]:
         []
         if study.run is not None
         else [
-            f"{_model(recipe)}, on {_data(recipe)}.",
+            f"{', on '.join(task_of(recipe).describe(recipe))}.",
             _course(recipe, "optimizer.warmup_ratio" in study.entrants[0].ranges),
         ]
     )
@@ -23,28 +23,6 @@ def setup(study: Study) -> list[str]:
     seeds = f"Reported: {_seeds(study.seeds)}"
     parts = ", on every other batch of the held-out data; tuning saw those between" if study.run is None else ""
     return [*said, f"{seeds}{parts if study.protocol != 'untuned' else ''}."]
-
-
-def _model(recipe: Recipe) -> str:
-    if isinstance(recipe, ImageRecipe):
-        return f"The network {recipe.model.architecture}" + (
-            f", {recipe.model.width} wide" if recipe.model.width else ""
-        )
-    if isinstance(recipe, PretrainingRecipe | CausalRecipe):
-        name = "BERT" if isinstance(recipe, PretrainingRecipe) else "GPT-2"
-        return f"{name} with {recipe.model.num_layers} layers of {recipe.model.hidden_size}"
-    return f"The encoder of {recipe.model.path}"
-
-
-def _data(recipe: Recipe) -> str:
-    path = recipe.data.path
-    if isinstance(recipe, ImageRecipe):
-        size = recipe.phases[0].image_size
-        return f"{path or recipe.data.builtin or 'images'} ({size} x {size} pixels)"
-    if isinstance(recipe, PretrainingRecipe | CausalRecipe):
-        lengths = _numbers(dict.fromkeys(phase.sequence_length for phase in recipe.phases))
-        return f"{path or 'text that comes with Python'} in sequences of {lengths} tokens"
-    return str(path or "the questions that come with the package")
 
 
 def _course(recipe: Recipe, is_tuned: bool) -> str:
