@@ -1,10 +1,10 @@
-"""Tables of text: columns that end below each other."""
+"""Tables of text with aligned columns."""
 
 from collections.abc import Sequence
 
 
 def aligned(table: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """Rows whose columns end below each other; the first `left` columns begin below each other instead."""
+    """Aligns the columns of rows to the right; the first `left` columns to the left."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(

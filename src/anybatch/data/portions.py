@@ -41,8 +41,11 @@ class LengthFilter:
 
 @dataclass(frozen=True)
 class EncodedPortion:
-    """D documents: `num_sentences` int64[D] counts those of each that have a token, 0 where it is left out; then the
-    lengths of all sentences together and their tokens. `num_filtered` were left out for their length."""
+    """D documents, encoded.
+
+    `num_sentences` int64[D] counts the sentences of each with a token, 0 if the document is skipped. Then the lengths
+    of all sentences together, and their tokens. `num_filtered` were skipped because of their length.
+    """
 
     end: Place
     num_sentences: NDArray[np.int64]

@@ -126,8 +126,9 @@ def prepare_files(
     progress: Progress | None = None,
     **options: Any,
 ) -> Summary:
-    """Prepares files, folders, globs, lists and data sets of the Hub (see raw.find_sources), in `processes` processes
-    (None: the number of cores); the shards are the same for any number.
+    """Prepares files, folders, globs, lists and data sets of the Hub (see raw.find_sources).
+
+    It uses `processes` processes (None: the number of cores); the shards are the same for any number.
 
     If a killed process left the same work unfinished, it is continued.
     """

@@ -58,9 +58,10 @@ class Portion:
 
 
 def find_sources(names: Iterable[str | Path]) -> list[str]:
-    """Returns the files to read, in order: each name is a file, a folder (all text files in and below it, sorted), a
-    glob, `@LIST` (a file with one name a line), or `hf:NAME[,CONFIG][@SPLIT]`, a data set of the Hugging Face Hub.
-    Each comes once.
+    """Returns the files to read, in order, each once.
+
+    A name is a file, a folder (all text files in and below it, sorted), a glob, `@LIST` (a file with one name a line),
+    or `hf:NAME[,CONFIG][@SPLIT]`, a data set of the Hugging Face Hub.
 
     Raises:
         InputError: nothing is named, or a name leads to no file that can be read.

@@ -1,4 +1,4 @@
-"""The judgement of an image model: scores, and RUN/classification.json for whoever wants to look at its mistakes."""
+"""Scores an image model, and writes RUN/classification.json with its mistakes."""
 
 import base64
 import heapq
@@ -23,7 +23,7 @@ _LARGEST_PICTURE = 96
 
 
 class Named(Protocol):
-    """What can name an example."""
+    """An object that can name an example."""
 
     def name(self, example: int) -> str: ...
 
@@ -37,7 +37,7 @@ def judge(
     run: Run | None,
     batch_size: int,
 ) -> dict[str, float]:
-    """Mean loss, top-1 and top-5 over all examples of `source` that can be read.
+    """Returns mean loss, top-1 and top-5 over all examples of `source` that can be read.
 
     With a `run`, writes its classification.json: {"classes": names, "confusion": [[true, predicted, count], ...],
     "worst": the 24 examples of the greatest loss, each {"name", "label", "predicted", "loss", "probability", "png"}},
@@ -94,7 +94,7 @@ def _described(
 
 
 def _picture(source: ImageSource, example: int) -> str:
-    """The example as the model saw it, as a PNG of at most 96 pixels a side, in base64."""
+    """Returns the example as the model saw it, as a PNG of at most 96 pixels a side, in base64."""
     pixels, _ = source.views(np.zeros(1, dtype=np.int64), np.array([example]))
     image = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[-1] == 1 else pixels[0])
     image.thumbnail((_LARGEST_PICTURE, _LARGEST_PICTURE))

@@ -1,1 +1,1 @@
-"""Images to learn from: sets of them in the layouts that people have, decoded, cropped, normalised and mixed."""
+"""Images to learn from: sets in common layouts, decoded, cropped, normalized and mixed."""

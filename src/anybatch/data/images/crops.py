@@ -1,4 +1,4 @@
-"""Which rectangle of a picture is looked at, and how it becomes pixels of one size."""
+"""Chooses a rectangle of an image, and turns it into pixels of one size."""
 
 import math
 
@@ -14,26 +14,26 @@ Box = tuple[int, int, int, int]
 
 _TRIES = 10
 _ASPECT = (3 / 4, 4 / 3)
-# Words of randomness that a crop may use: area, aspect, left and top a try.
+# Random words that a crop may use: area, aspect, left and top for each try.
 CROP_WORDS = 4 * _TRIES
 
 
 def uniform(words: Words) -> NDArray[np.float64]:
-    """Each word as a number in [0, 1), from its upper 53 bits."""
+    """Maps each word to a number in [0, 1), by its upper 53 bits."""
     return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def random_resized_box(width: int, height: int, scale: tuple[float, float], words: Words) -> Box:
-    """(left, top, right, bottom) of a rectangle with a random share of the area and a random aspect.
+    """Returns (left, top, right, bottom) of a rectangle with a random share of the area and a random aspect.
 
         area ~ U(smallest, largest) * width * height       log(aspect) ~ U(log 3/4, log 4/3)
 
-    The first of ten draws that fits into the picture, at a uniformly random place; where none does, the largest
-    rectangle in the middle whose aspect is in bounds.
+    The first of ten draws that fits into the image, at a uniformly random place. If none fits, the largest rectangle
+    in the middle whose aspect is in bounds.
 
     Args:
         scale: (smallest, largest), shares of the area.
-        words: uint64[40], the example's own.
+        words: uint64[40], the example's random words.
 
     Source: Szegedy et al. 2015, Going Deeper with Convolutions, section 6, in the form that all ImageNet code uses.
     """
@@ -52,9 +52,9 @@ def random_resized_box(width: int, height: int, scale: tuple[float, float], word
 
 
 def centre_box(width: int, height: int, share: float) -> Box:
-    """The square in the middle whose side is `share` of the shorter side, at least one pixel.
+    """Returns the square in the middle whose side is `share` of the shorter side, at least one pixel.
 
-    With share 224/256 it is what 'resize the shorter side to 256, cut 224 out of the middle' sees.
+    With share 224/256 it is the square of 'resize the shorter side to 256, cut 224 out of the middle'.
     """
     side = max(1, round(min(width, height) * share))
     x, y = (width - side) // 2, (height - side) // 2
@@ -62,7 +62,7 @@ def centre_box(width: int, height: int, share: float) -> Box:
 
 
 def cut_out(image: Image.Image, box: Box, size: int, channels: int) -> Pixels:
-    """uint8[size, size, channels]: what `image` shows in `box`, decoded no larger than it takes.
+    """Returns uint8[size, size, channels]: the content of `image` in `box`, decoded no larger than needed.
 
     Raises:
         Unreadable: the file is truncated or damaged.

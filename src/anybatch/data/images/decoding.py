@@ -1,4 +1,4 @@
-"""A file's bytes to an upright picture in the wanted colours, or the reason why not."""
+"""A file's bytes to an upright image in the wanted colors, or the reason why not."""
 
 import io
 import math
@@ -14,8 +14,8 @@ from PIL import Image
 
 from anybatch.data.images.sets import Unreadable
 
-# What Pillow warns of is a very large picture, which is decoded (one of twice that size is refused), and damaged
-# metadata beside sound pixels.
+# Pillow warns of a very large image, which is decoded (one of twice that size is refused), and of damaged metadata
+# beside good pixels.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -31,25 +31,26 @@ _UPRIGHT = {
 }
 _TURNED = (5, 6, 7, 8)
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-# What a grey level of a PNG of so many bits is multiplied with to have 8; Pillow does so with pixels, not with the key.
+# The factor that gives a gray level of a PNG of this many bits 8 bits; Pillow applies it to pixels, not to the
+# transparent key.
 _TO_8_BITS = {"L;2": 85, "L;4": 17}
 
 _MOST_BYTES = 2**30
-# Pixels: what is converted at a time, and from when on pictures are decoded one after the other.
+# Pixels: how many are converted at a time, and from how many on images are decoded one after the other.
 _STRIP = 2**20
 _LARGE = 2**24
 _LARGE_ONES = threading.Lock()
 
 
 def opened_file(path: Path, offset: int = 0, size: int | None = None) -> Image.Image:
-    """The image in a file, or in `size` bytes of it from `offset` on; not yet decoded.
+    """Opens the image in a file, or in `size` bytes of it from `offset` on; does not decode it yet.
 
     Raises:
         Unreadable: there is no such file, it ends too early, is larger than 1 GiB, or is no image; see `opened`.
     """
     try:
         status = path.stat()
-        # A pipe would be waited for, a device read without end.
+        # Reading a pipe would wait, and reading a device would not end.
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("not a file")
         wanted = status.st_size if size is None else size
@@ -65,10 +66,10 @@ def opened_file(path: Path, offset: int = 0, size: int | None = None) -> Image.I
 
 
 def opened(data: bytes) -> Image.Image:
-    """The image in `data`, of any format that Pillow knows by its content, not by a file's name; not yet decoded.
+    """Opens the image in `data`, of any format that Pillow knows by content, not by name; does not decode it yet.
 
     Raises:
-        Unreadable: it is none, or so large that decoding it would be an attack on the memory.
+        Unreadable: it is no image, or so large that decoding it would be an attack on the memory.
     """
     if not data:
         raise Unreadable("the file is empty")
@@ -92,12 +93,12 @@ def opened(data: bytes) -> Image.Image:
 
 
 def turn_to_decode(image: Image.Image) -> AbstractContextManager[object]:
-    """Held while an opened image is decoded: of pictures that take hundreds of megabytes, one at a time is decoded."""
+    """Holds a lock while an opened image is decoded: images of hundreds of megabytes are decoded one at a time."""
     return _LARGE_ONES if image.width * image.height > _LARGE else nullcontext()
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) as a viewer shows it, whatever way the camera was held.
+    """Returns (width, height) as a viewer shows the image, however the camera was held.
 
     Raises:
         Unreadable: the file is truncated or damaged.
@@ -107,21 +108,21 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None = None) -> Image.Image:
-    """The upright picture as 8-bit grey (1 channel) or RGB (3): what Pillow's `load` and `convert` give, except that
+    """Returns the upright image as 8-bit gray (1 channel) or RGB (3): what Pillow's `load` and `convert` give, except:
 
         transparent     lies on white: an alpha channel, a palette's, a color that a PNG names as transparent
         unsigned 12 or 16 bits    keep the upper 8
         floats          are from 0 to 1, and become 0 to 255; or they are whole numbers from 0 to 255
         signed, 32 bits, other floats    are refused: nobody says which value is white
 
-    Of an animation or a file of several pages the first picture counts.
+    In an animation or a file of several pages, the first image counts.
 
     Args:
-        least: a width and height of the upright picture that are enough: a JPEG is then decoded at a half, a quarter or
-            an eighth of its size if that is no smaller, which is several times as fast.
+        least: a sufficient width and height of the upright image: a JPEG is then decoded at a half, a quarter or an
+            eighth of its size if that is not smaller, which is several times as fast.
 
     Raises:
-        Unreadable: the file is truncated or damaged, or nobody knows what its values mean.
+        Unreadable: the file is truncated or damaged, or the meaning of its values is unknown.
     """
     orientation = _orientation(image)
     try:
@@ -138,18 +139,17 @@ def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 where there is none that can be read.
+    """Returns EXIF's orientation, or 1 if none can be read.
 
-    Only a JPEG says it before it is decoded: a PNG may have it behind its pixels, and a TIFF is turned as it is
-    decoded. An error of that first decoding must not be lost: Pillow decodes an image once and takes it for whole
-    afterwards.
+    Only a JPEG has it before decoding: a PNG may have it after its pixels, and a TIFF is turned during decoding. An
+    error of that first decoding must not be lost: Pillow decodes an image once and considers it complete afterwards.
     """
     if image.format not in ("JPEG", "MPO"):
         try:
             image.load()
         except Exception as error:
             raise Unreadable(_reason(error)) from None
-    # Cameras and editors write broken EXIF blocks beside sound pictures. What was read before the damage stays.
+    # Cameras and editors write broken EXIF blocks beside good images. What was read before the damage is kept.
     with suppress(Exception):
         image.getexif()
     try:
@@ -160,7 +160,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _in_colours(image: Image.Image, mode: str) -> Image.Image:
-    """Large pictures are converted in strips: the ways to some colors need several copies of what is converted."""
+    """Converts large images in strips: some conversions of colors need several copies of their input."""
     if image.mode == mode and not image.has_transparency_data:
         return image
     if image.width * image.height <= _STRIP:
@@ -174,17 +174,17 @@ def _in_colours(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _shown(strip: Image.Image, image: Image.Image) -> Image.Image:
-    """A strip of `image` in a mode from which Pillow converts to grey and to RGB as a viewer shows it."""
+    """Returns a strip of `image` in a mode from which Pillow converts to gray and to RGB as a viewer shows it."""
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
         return Image.fromarray(_grey(np.asarray(strip), image))
     if strip.has_transparency_data:
         return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
-    # Pillow knows no way from Lab to grey but through colours.
+    # Pillow converts Lab to gray only through colors.
     return strip.convert("RGB") if strip.mode == "LAB" else strip
 
 
 def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
-    """uint8 of a strip's values; in the greys of more than 8 bits Pillow leaves their meaning to the reader."""
+    """Returns uint8 of a strip's values; for grays of more than 8 bits, Pillow leaves their meaning to the reader."""
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         low, high = image.getextrema()
@@ -202,7 +202,7 @@ def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
         grey = (values >> (bits - 8)).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:
-        # White is zero; Pillow sees to it for 8 bits.
+        # White is zero; Pillow handles this for 8 bits.
         grey = 255 - grey
     if (key := image.info.get("transparency")) is not None:
         grey[values == key] = 255

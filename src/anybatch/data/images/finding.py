@@ -1,4 +1,4 @@
-"""Which layout of images lies at a path, and which part of it is for training."""
+"""Detects the layout of the images at a path, and which part of them is for training."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ _PACKED = ("*.tgz", "*.tar.gz", "*.tar.bz2", "*.tar.xz", "*.tar.zst")
 
 
 def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
-    """The images for training and those held out, or None where `path` does not part them.
+    """Finds the images for training and the held-out ones, or None if `path` does not separate them.
 
-    Known are, by what lies in the folder `path`:
+    The layouts, detected by the content of the folder `path`:
 
         train/CLASS/..., val/CLASS/...             folders of image files; CLASS/... alone is one undivided set
         train*.parquet, test*.parquet              Hugging Face, also in data/
@@ -29,10 +29,10 @@ def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
         train-images-idx3-ubyte, t10k-...          MNIST
 
     The held-out part may be called val, valid, validation, test, testing or t10k. A file's name may have other words
-    before: emnist-digits-test-images-idx3-ubyte.
+    before it: emnist-digits-test-images-idx3-ubyte.
 
     Raises:
-        InputError: there is nothing of the kind, what there is cannot be read, or a file is of no part and others are.
+        InputError: there is no such layout, it cannot be read, or a file belongs to no part while others do.
     """
     if not path.is_dir():
         raise InputError(
@@ -71,7 +71,7 @@ def _tar(path: Path) -> Parts | None:
 
 
 def _folders(path: Path) -> Parts | None:
-    """Folders called like parts, in letters of any case; where none is, each is a class."""
+    """Reads folders named like parts, in letters of any case; if there are none, each folder is a class."""
     names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
     if not names:
         return None
@@ -94,11 +94,11 @@ def _folders(path: Path) -> Parts | None:
 
 
 def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], ImageSet]) -> Parts | None:
-    """Files called after the part that they belong to; where none is, all are one set."""
+    """Reads files named after their part; if none is, all files are one set."""
     if not files:
         return None
     if odd := next((file for file in files if not file.is_file()), None):
-        # A pipe would be waited for.
+        # Reading a pipe would wait.
         raise InputError(f"{odd}: is called like a file of images, but is none; move it away")
     training = [file for file in files if _is_part(file, "train")]
     held_out: list[Path] = []
@@ -116,7 +116,7 @@ def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], 
 
 
 def _is_part(file: Path, part: str) -> bool:
-    """Whether a word of the file's name begins with the part's: 'imagenet1k-validation-00.tar' is of 'val'."""
+    """Returns whether a word of the file's name begins with the part's: 'imagenet1k-validation-00.tar' is of 'val'."""
     return any(word.startswith(part) for word in _words(file.name))
 
 

@@ -1,4 +1,4 @@
-"""Images in a tree of folders, one a class, as ImageNet is kept: CLASS/anything/NAME.jpg."""
+"""Images in a tree of folders, one a class, in ImageNet's layout: CLASS/anything/NAME.jpg."""
 
 import os
 from collections import Counter
@@ -13,17 +13,17 @@ from anybatch.data.images.decoding import opened_file
 from anybatch.data.images.sets import Classes, printable
 from anybatch.errors import InputError
 
-# Names alone decide what is looked at; what a file really holds, Pillow finds out from its content.
+# Only names decide which files are read; Pillow detects a file's format from its content.
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
 )
-# How the note about such a class ends.
+# The end of the note about such a class.
 WITHOUT_IMAGES = "a class without images"
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Every file below `root` whose name ends like an image's, sorted; its class is the folder right below `root`."""
+    """Every file below `root` named like an image, sorted; its class is the folder directly below `root`."""
 
     root: Path
     files: tuple[str, ...]
@@ -31,11 +31,11 @@ class FolderImages:
 
     @classmethod
     def of(cls, root: Path) -> "FolderImages":
-        """The images below `root`.
+        """Finds the images below `root`.
 
-        A class keeps its number where its folder is empty. Hidden files and folders do not count; any other file that
-        is not named like an image is left out, and so is what lies behind a link to a folder within a class, or in a
-        folder that cannot be listed: a note says so.
+        A class keeps its number if its folder is empty. Hidden files and folders do not count. Skipped, with a note:
+        any other file not named like an image, and the content of a link to a folder within a class or of a folder
+        that cannot be listed.
 
         Raises:
             InputError: there is no folder of a class, or no image in any.
@@ -75,7 +75,7 @@ class FolderImages:
 
 
 def _below(folder: Path, missed: list[str]) -> Iterator[str]:
-    """The files below `folder`, sorted; what is not looked into is added to `missed`, with the reason."""
+    """Yields the files below `folder`, sorted; adds what it cannot look into to `missed`, with the reason."""
 
     def unlisted(error: OSError) -> None:
         missed.append(f"{error.filename}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Images in IDX files, as MNIST is published, and the digits that come with this package in the same form."""
+"""Images in IDX files, MNIST's format, and the digits that come with this package in the same form."""
 
 import gzip
 import math
@@ -14,14 +14,14 @@ from anybatch.data.images.sets import Classes, Pixels
 from anybatch.errors import InputError
 
 _UNSIGNED_BYTES = 0x08
-# Bytes that a byte of gzip stands for at most, by deflate's format.
+# The largest number of bytes that one byte of gzip can hold, by deflate's format.
 _MOST_RATIO = 1032
 _DIGITS = Path(__file__).with_name("digits")
 
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie decoded in memory: uint8[N, H, W] or uint8[N, H, W, 3]."""
+    """Decoded images in memory: uint8[N, H, W] or uint8[N, H, W, 3]."""
 
     where: str
     pixels: Pixels
@@ -35,7 +35,7 @@ class ArrayImages:
 
 
 def read_idx(images: Path, labels: Path) -> ArrayImages:
-    """The images and the labels in a pair of IDX files, plain or .gz; LeCun's format of the MNIST page.
+    """Reads the images and the labels in a pair of IDX files, plain or .gz; LeCun's format of the MNIST page.
 
     Raises:
         InputError: a file is damaged or of another shape, or the two do not belong together.
@@ -50,12 +50,12 @@ def read_idx(images: Path, labels: Path) -> ArrayImages:
 
 
 def digits() -> ArrayImages:
-    """1,797 handwritten digits of 8 x 8 pixels, the test part of the UCI set; see digits/README.md."""
+    """Returns 1,797 handwritten digits of 8 x 8 pixels, the test part of the UCI set; see digits/README.md."""
     return read_idx(_DIGITS / "images-idx3-ubyte.gz", _DIGITS / "labels-idx1-ubyte.gz")
 
 
 def _array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """What the file's header promises, and not a byte more: a few megabytes of gzip can hold gigabytes of zeros."""
+    """Reads what the file's header promises, and no byte more: a few megabytes of gzip can hold gigabytes of zeros."""
     header = 4 + 4 * dimensions
     size = path.stat().st_size
     try:

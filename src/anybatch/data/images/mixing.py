@@ -1,4 +1,4 @@
-"""Pictures made of two (mixup, cutmix) and pictures with a hole (cutout), each drawn by the example itself."""
+"""Images made of two (mixup, cutmix) and images with a hole (cutout); each example draws its own."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -24,7 +24,7 @@ class Mixing:
         label     s y + (1 - s) y'                 s of cutmix: what is left after cutting off
 
     Source: Zhang et al. 2018, arXiv 1710.09412; Yun et al. 2019, arXiv 1905.04899. Both mix an example with another of
-    its batch, which would make it depend on the batch; here each draws its partner from all examples.
+    its batch, so an example would depend on the batch; here each draws its partner from all examples.
     """
 
     mixup: Alpha = 0.0
@@ -36,7 +36,7 @@ class Mixing:
 
     @property
     def mixes(self) -> bool:
-        """Whether an example has a partner."""
+        """Returns whether an example has a partner."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -44,7 +44,7 @@ NOTHING_MIXED = Mixing()
 
 
 def draw(mixing: Mixing, seed: int, epochs: Numbers, examples: Numbers, size: int, count: int) -> "Mix":
-    """What each of B examples is mixed with, of `count`, in images of `size` pixels."""
+    """Draws what each of B examples is mixed with, of `count`, in images of `size` pixels."""
     partners = below(random_words(seed, "partner", epochs, examples, 1)[:, 0], count)
     shares = np.ones(len(examples), dtype=np.float32)
     boxes = np.zeros((len(examples), 4), dtype=np.int64)
@@ -65,7 +65,7 @@ def draw(mixing: Mixing, seed: int, epochs: Numbers, examples: Numbers, size: in
 
 @dataclass(frozen=True)
 class Mix:
-    """Of B examples: partners int64[B], the own label's share float32[B], rectangles int64[B, 4], pasted bool[B]."""
+    """For B examples: partners int64[B], the own label's share float32[B], rectangles int64[B, 4], pasted bool[B]."""
 
     partners: Numbers
     shares: Floats
@@ -83,9 +83,9 @@ class Mix:
 
 
 def cut_holes(images: Floats, seed: int, epochs: Numbers, examples: Numbers, hole: int) -> None:
-    """Sets a square of `hole` pixels at a random place of each image, float32[B, S, S, C], to 0, the mean colour.
+    """Sets a square of `hole` pixels at a random place of each image, float32[B, S, S, C], to 0, the mean color.
 
-    The square lies wholly inside. Source: DeVries and Taylor 2017, arXiv 1708.04552, in the form of Page's DavidNet.
+    The square is wholly inside. Source: DeVries and Taylor 2017, arXiv 1708.04552, in the form of Page's DavidNet.
     """
     size = images.shape[1]
     places = uniform(random_words(seed, "hole", epochs, examples, 2)) * (size - hole + 1)

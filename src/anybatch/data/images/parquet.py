@@ -16,14 +16,14 @@ from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 
 _ROWS = 16
-# Pictures are compressed already: a file that unpacks to more than its size so many times, and to a gigabyte, is an
+# Images are already compressed: a file that unpacks to more than this multiple of its size, and to a gigabyte, is an
 # attack on the memory.
 _MOST_RATIO, _UNSUSPICIOUS = 20, 2**30
 
 
 @dataclass(frozen=True)
 class ParquetImages:
-    """The rows of some files, in order; the encoded images stay in memory."""
+    """The rows of files, in order; the encoded images stay in memory."""
 
     files: str
     encoded: Any
@@ -31,11 +31,11 @@ class ParquetImages:
 
     @classmethod
     def of(cls, files: Sequence[Path]) -> "ParquetImages":
-        """The images in `files`, which are one set in several parts.
+        """Reads the images in `files`, which are one set in several parts.
 
-        The column of images is the one called `image`, or the only struct with `bytes`; that of labels is `label`,
-        `labels` or `fine_label`, or the only one that `datasets` notes as a ClassLabel. Labels are names, or numbers
-        of the names in their own file's metadata: files may number the same names differently.
+        The column of images is `image`, or the only struct with `bytes`. The column of labels is `label`, `labels` or
+        `fine_label`, or the only one that `datasets` marks as a ClassLabel. Labels are names, or numbers of the names
+        in the metadata of their file: files may number the same names differently.
 
         Raises:
             InputError: pyarrow is not installed; or a file is damaged, has no such columns or several, has labels
@@ -61,7 +61,7 @@ class ParquetImages:
                     label = _label_column(schema, features, file)
                     batches = []
                     most = max(_UNSUSPICIOUS, _MOST_RATIO * file.stat().st_size)
-                    # A few rows at a time: a dictionary can make gigabytes of a small file.
+                    # A few rows at a time: a dictionary can turn a small file into gigabytes.
                     for batch in reader.iter_batches(batch_size=_ROWS, columns=[image, label]):
                         batches.append(batch.select([image, label]))
                         room -= batch.nbytes
@@ -106,13 +106,13 @@ class ParquetImages:
 
 
 def _features(schema: Any, file: Path) -> dict[str, Any]:
-    """What `datasets` notes about each column; nothing where another program wrote the file."""
+    """Returns the notes of `datasets` about each column; none if another program wrote the file."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))["info"]["features"]
     except (TypeError, KeyError):
         return {}
     except (ValueError, RecursionError):
-        # Without the names of its classes, numbers that mean others would be taken for the same.
+        # Without the names of its classes, numbers with another meaning would be taken for the same.
         raise InputError(
             f"{file}: its metadata 'huggingface' is damaged: it is no JSON; write the file again"
         ) from None
@@ -151,7 +151,7 @@ def _label_column(schema: Any, features: dict[str, Any], file: Path) -> str:
 
 
 def _labels(column: Any, file: Path, name: str) -> NDArray[Any]:
-    """int64[N] of numbers, or object[N] of names.
+    """Returns int64[N] of numbers, or object[N] of names.
 
     Raises:
         InputError: they are neither, or a row has none.
@@ -172,7 +172,7 @@ def _labels(column: Any, file: Path, name: str) -> NDArray[Any]:
 
 
 def _class_names(features: dict[str, Any], column: str, file: Path) -> tuple[str, ...] | None:
-    """The names that `datasets` keeps in the metadata of a ClassLabel."""
+    """Returns the names that `datasets` keeps in the metadata of a ClassLabel."""
     names = features.get(column, {}).get("names")
     if names is None:
         return None
@@ -191,7 +191,7 @@ def _check_range(labels: NDArray[Any], names: tuple[str, ...] | None, file: Path
 
 
 def _by_name(labels: Sequence[NDArray[Any]], known: Sequence[tuple[str, ...] | None]) -> tuple[Labels, tuple[str, ...]]:
-    """All labels as numbers of one list of names: that of the first file, then what others have beside it."""
+    """Numbers all labels by one list of names: that of the first file, then what other files add."""
     if labels[0].dtype.kind == "O":
         return numbered([name for column in labels for name in column])
     if known[0] is None:

@@ -1,4 +1,4 @@
-"""What a set of labelled images is, whatever it lies in, and how a part of one is held out."""
+"""Sets of labeled images, in any layout, and how a part of one is held out."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from anybatch.errors import InputError
 Labels = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
-# Far above any set in use; a damaged label would otherwise make a network of its size.
+# Far above any set in use; without this bound, a damaged label would make a network of its size.
 MOST_CLASSES = 10**6
 
 
@@ -25,7 +25,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Classes:
-    """The class of every image, int64[N], and the name of every class; `notes` are lines about what was left out."""
+    """The class of every image, int64[N], and the name of every class; `notes` are lines about what was skipped."""
 
     labels: Labels
     names: tuple[str, ...]
@@ -39,11 +39,11 @@ class ImageSet(Protocol):
     def classes(self) -> Classes: ...
 
     def name(self, index: int) -> str:
-        """What to call an image in a message: its file, or its place in one."""
+        """Returns the name of an image for messages: its file, or its place in one."""
         ...
 
     def image(self, index: int) -> Image.Image:
-        """The image, opened and not yet decoded.
+        """Opens the image; does not decode it yet.
 
         Raises:
             Unreadable: it is not an image that Pillow knows, or its file cannot be read.
@@ -73,7 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class BlankImages:
-    """`count` grey pictures of `size`, (width, height), over `num_classes`: what stands in for a set not at hand."""
+    """`count` gray images of `size`, (width, height), over `num_classes`; they replace a set that is not at hand."""
 
     count: int
     num_classes: int
@@ -91,9 +91,9 @@ class BlankImages:
 
 
 def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
-    """(all but one fold, one fold) of `folds` parts of a set that differ by one image at most a class.
+    """Returns (all but one fold, one fold) of `folds` parts of a set, which differ by at most one image a class.
 
-    Which fold an image is in depends on the set alone, never on a run's seed, so that runs can be compared.
+    The fold of an image depends only on the set, never on a run's seed, so runs can be compared.
 
     Raises:
         InputError: `fold` is not in [0, folds), or there are fewer images than folds.
@@ -110,10 +110,10 @@ def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
 
 
 def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> ImageSet:
-    """The held-out part of a set, its classes numbered as those for training; one without images there is noted.
+    """Returns the held-out part of a set, its classes numbered as those for training; notes a class without images.
 
     Raises:
-        InputError: it has a class that is none of those for training.
+        InputError: it has a class that the training part does not have.
     """
     mine, theirs = training.classes.names, held_out.classes.names
     if unknown := sorted(set(theirs) - set(mine)):
@@ -130,12 +130,12 @@ def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> Im
 
 
 def printable(name: str) -> str:
-    """A name as a file system gives it, which need not be text: bytes that are not UTF-8 are written out."""
+    """Returns a file system's name as text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def numbered(names: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
-    """Names of classes, one an image, as numbers and the sorted names that they stand for."""
+    """Turns names of classes, one an image, into numbers and the sorted names."""
     unique = tuple(sorted(set(names)))
     number = {name: place for place, name in enumerate(unique)}
     return np.array([number[name] for name in names], dtype=np.int64), unique

@@ -1,4 +1,4 @@
-"""Labelled images as batches: normalised, channels last in memory, mixed where that is asked for."""
+"""Labeled images as batches: normalized, channels last in memory, mixed on request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from anybatch.errors import InputError
 
 Channels = Annotated[tuple[float, ...], Len(1, 3)]
 
-# What cross-entropy leaves out: the label of an image that could not be read.
+# The label that cross-entropy ignores: that of an image that could not be read.
 NO_LABEL = -100
 
 
@@ -41,13 +41,13 @@ class Normalization:
 
     @property
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What a pixel from 0 to 255 is multiplied with, and what is then taken off, by channel."""
+        """Returns, by channel, the factor of a pixel from 0 to 255, and what is then subtracted."""
         std = np.array(self.std)
         return (1 / (255 * std)).astype(np.float32), (np.array(self.mean) / std).astype(np.float32)
 
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(pixels / 255 - mean) / std, float32[..., C]."""
-        # By whole rows of pixels: NumPy is several times slower where its innermost loop is over the few channels.
+        """Returns (pixels / 255 - mean) / std, float32[..., C]."""
+        # By whole rows of pixels: NumPy is several times slower if its innermost loop is over the few channels.
         width, (scale, shift) = pixels.shape[-2], self.scale_and_shift
         images = pixels.reshape(*pixels.shape[:-2], -1).astype(np.float32)
         images *= np.tile(scale, width)
@@ -56,14 +56,14 @@ class Normalization:
 
 
 class ImageSource:
-    """Images and labels, each example as it is in its epoch.
+    """Images and labels, each example as in its epoch.
 
     Args:
         views: pixels by (epoch, example).
         labels: int64[N].
-        raw: pixels stay uint8, a quarter of the memory and of the way to a GPU, for the model to normalise; not where
-            examples are mixed or have holes, which are made of normalised ones.
-        top5: count, beside the label itself, whether it is among the five likeliest; for evaluation.
+        raw: pixels stay uint8 and the model normalizes them, a quarter of the memory and of the transfer to a GPU. Not
+            if examples are mixed or have holes, which are made of normalized pixels.
+        top5: also count whether the label is among the five likeliest; for evaluation.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class ImageSource:
 
     @property
     def num_examples(self) -> int:
-        """Images in one epoch."""
+        """Returns the number of images in one epoch."""
         return len(self.labels)
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
-        """The examples numbered `examples`, each as it is in its epoch; both int64[B].
+        """Returns the examples numbered `examples`, each as in its epoch; both int64[B].
 
         Returns:
-            images float32[B, C, S, S], channels last in memory; labels int64[B], -100 where the image cannot be read;
-            with mixing also partner_labels int64[B] and shares float32[B], how much of a label is the example's own.
-            Raw images are uint8, with scale and shift float32[C] and seen bool[B].
-            Targets: "label", the images that can be read; with `top5` "label_top5", as many.
+            images float32[B, C, S, S], channels last in memory; labels int64[B], -100 if the image cannot be read.
+            With mixing also partner_labels int64[B] and shares float32[B], the share of the example's own label. Raw
+            images are uint8, with scale and shift float32[C] and seen bool[B]. Targets: "label", the images that can
+            be read; with `top5` "label_top5", as many.
         """
         epochs, examples = (np.asarray(numbers, dtype=np.int64) for numbers in (epochs, examples))
         if self.raw:
@@ -136,7 +136,7 @@ class ImageSource:
 
 
 class LateBatch:
-    """`count` examples of a source from `start` on, as they are in epoch 0, read whenever they are looked at."""
+    """`count` examples of a source from `start` on, as in epoch 0, read each time they are used."""
 
     def __init__(self, source: ImageSource, start: int, count: int) -> None:
         self._source, self._start, self.num_examples = source, start, count
@@ -153,12 +153,12 @@ class LateBatch:
     def _read(self) -> Batch:
         examples = np.arange(self._start, self._start + self.num_examples)
         batch = self._source.batch(np.zeros_like(examples), examples)
-        # Which images can be read is known now, and need not be found out by decoding them once more.
+        # Which images can be read is known now; they need not be decoded again for it.
         self.__dict__["num_targets"] = batch.num_targets
         return batch
 
 
 def late_batches(source: ImageSource, batch_size: int) -> list[LateBatch]:
-    """All examples of a source, in order, as batches that take no memory until they are looked at."""
+    """Returns all examples of a source, in order, as batches that take no memory until they are used."""
     count = source.num_examples
     return [LateBatch(source, start, min(batch_size, count - start)) for start in range(0, count, batch_size)]

@@ -17,7 +17,7 @@ from anybatch.data.images.folder import SUFFIXES
 from anybatch.data.images.sets import MOST_CLASSES, Classes, numbered, printable
 from anybatch.errors import InputError
 
-# Bytes: of a long name or an extended header, of a class in a .cls, and of the padding behind the end.
+# Bytes: of a long name or an extended header, of a class in a .cls, and of the padding after the end.
 _MOST_HEADER = _MOST_PADDING = 2**20
 _MOST_CLS = 32
 _ABOUT_THE_SHARD = re.compile(r"__[^/]*__($|/)")
@@ -25,7 +25,7 @@ _ABOUT_THE_SHARD = re.compile(r"__[^/]*__($|/)")
 
 @dataclass(frozen=True)
 class _Member:
-    """Where an image lies."""
+    """The place of an image."""
 
     shard: int
     name: str
@@ -35,7 +35,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class TarImages:
-    """The images of some shards, in order; only their places are kept in memory, and any can be read at once."""
+    """The images of shards, in order; only their places are in memory, and any can be read at once."""
 
     shards: tuple[Path, ...]
     members: tuple[_Member, ...]
@@ -43,14 +43,15 @@ class TarImages:
 
     @classmethod
     def of(cls, shards: Sequence[Path]) -> "TarImages":
-        """The images in uncompressed `shards`: one pass over the headers.
+        """Finds the images in uncompressed `shards`, in one pass over the headers.
 
-        If a shard has .cls members, its samples are webdataset's: a member's key is its name up to the first dot behind
-        the last slash, the rest is its field; the image of a key is its field called like an image, its class the
-        number in its field `cls`. Otherwise the shard is a tree of folders, and an image's class is its folder.
+        If a shard has .cls members, its samples are webdataset's. A member's key is its name up to the first dot after
+        the last slash; the rest is its field. The image of a key is the field named like an image; its class is the
+        number in the field `cls`. Otherwise the shard is a tree of folders, and an image's class is its folder.
 
         Raises:
-            InputError: a shard is damaged or packed, a name stands twice, or a key has not one image and one class.
+            InputError: a shard is damaged or packed, a name is repeated, or a key does not have one image and one
+                class.
         """
         members: list[_Member] = []
         numbers: list[int] = []
@@ -80,14 +81,14 @@ class TarImages:
 
 
 def key_and_field(name: str) -> tuple[str, str]:
-    """('a/b', 'seg.png') of 'a/b.seg.png': webdataset's rule. No field: the name has no dot; no key: it is hidden."""
+    """Returns ('a/b', 'seg.png') of 'a/b.seg.png': webdataset's rule. No field: no dot; no key: a hidden name."""
     folder, slash, base = name.rpartition("/")
     key, _, field_of = base.partition(".")
     return (folder + slash + key if key else ""), field_of.lower()
 
 
 def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int | str]]:
-    """The images of a shard, in order, each with its number or its folder; what is left out is added to `notes`."""
+    """Returns the images of a shard, in order, each with its number or its folder; adds skipped members to `notes`."""
     images: dict[str, dict[str, _Member]] = defaultdict(dict)
     classes: dict[str, int] = {}
     samples = False
@@ -129,7 +130,7 @@ def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int
 
 
 def _sample(path: Path, key: str, pictures: dict[str, _Member], classes: dict[str, int]) -> tuple[_Member, int]:
-    """The one image of a key and its class."""
+    """Returns the one image of a key and its class."""
     (field, member), *others = pictures.items()
     where = f"{path}: {printable(member.name)}"
     if "." in field:
@@ -157,7 +158,7 @@ def _by_number(numbers: list[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 class _Headers(io.FileIO):
-    """A file of which nobody reads more than a header's length at a time, whatever a header claims."""
+    """A file that is read by at most a header's length at a time, whatever length a header claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= _MOST_HEADER:
@@ -166,15 +167,15 @@ class _Headers(io.FileIO):
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The files and links of a shard, and the content of a .cls.
+    """Yields the files and links of a shard, and the content of a .cls.
 
-    Python's tarfile takes a damaged header for the end of the archive, as it does what is no header at all.
+    Python's tarfile takes a damaged header, and anything that is no header, for the end of the archive.
     """
     place = 0
     try:
         with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                # Nobody looks back.
+                # Earlier members are not needed again.
                 archive.members.clear()  # type: ignore[attr-defined]
                 place = member.offset
                 if member.size < 0 or member.issparse():
@@ -198,7 +199,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 
 
 def _check_end(file: _Headers, place: int) -> None:
-    """ReadError where the archive does not end as it should, in blocks of zeros and nothing behind them."""
+    """Raises ReadError if the archive does not end as it should, in blocks of zeros with nothing after them."""
     size = file.seek(0, io.SEEK_END)
     file.seek(place)
     if size - place > _MOST_PADDING:

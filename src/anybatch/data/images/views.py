@@ -1,4 +1,4 @@
-"""The pixels of an example as it is in its epoch: cropped and flipped, from memory or from encoded files."""
+"""The pixels of an example as in its epoch: cropped and flipped, from memory or from encoded files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from anybatch.data.sampling import Words, below, random_words
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
 
-# Enough to find one that is whole, where most are damaged.
+# Enough to find one good image if most are damaged.
 _TRIED = 64
 
 Share = Annotated[float, Gt(0), Le(1)]
@@ -54,15 +54,15 @@ class Cropping:
 
 
 class Views(Protocol):
-    """Shows the examples numbered `examples`, each as it is in its epoch, both int64[B], whoever else is there."""
+    """Shows the examples numbered `examples`, each as in its epoch, both int64[B], independently of the others."""
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
-        """(uint8[B, S, S, C], bool[B]: whether the image could be read)."""
+        """Returns (uint8[B, S, S, C], bool[B]: whether the image could be read)."""
         ...
 
 
 class MemoryViews:
-    """Views of images that are decoded once, uint8[N, S, S, C]: windows into them, or into what they are padded to."""
+    """Views of images that are decoded once, uint8[N, S, S, C]: windows into them, or into the padded images."""
 
     def __init__(self, pixels: Pixels, cropping: Cropping, mean: Sequence[float], seed: int) -> None:
         self.pixels, self.cropping, self.seed = pixels, cropping, seed
@@ -83,7 +83,7 @@ class MemoryViews:
         return found, np.ones(len(examples), dtype=np.bool_)
 
     def _windows(self, images: Pixels, words: Words) -> Pixels:
-        """A random window of each image, as large as the image, out of what it is padded to."""
+        """Returns a random window of each padded image, as large as the image."""
         size, padding = images.shape[1], self._padding
         around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         if self.cropping.padding_mode == "reflect":
@@ -101,7 +101,7 @@ class MemoryViews:
 class FileViews:
     """Views of images that are decoded each time, by several threads: Pillow leaves Python's lock while it works.
 
-    An image that cannot be read is grey and not seen; `on_skip(name, reason)` hears of it once.
+    An image that cannot be read is gray and not seen; `on_skip(name, reason)` is called for it once.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FileViews:
         self.images, self.size, self.channels, self.cropping, self.seed = images, size, channels, cropping, seed
         self.training = training
         self._on_skip = on_skip
-        # Why, by the number of the image.
+        # The reason, by the number of the image.
         self.skipped: dict[int, str] = {}
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
@@ -135,7 +135,7 @@ class FileViews:
             except Unreadable as error:
                 self._skip(int(examples[place]), str(error))
 
-        # Asked for its results, map raises what a thread raised.
+        # Reading map's results raises what a thread raised.
         list(self._pool.map(view, range(len(examples))))
         return found, seen
 
@@ -164,10 +164,10 @@ class FileViews:
 def decode_all(
     images: ImageSet, size: int, channels: int, seed: int, on_skip: OnSkip, most_bytes: int
 ) -> tuple[Pixels, Numbers]:
-    """The middle of every image that can be read, uint8[M, S, S, C], and which of the set's N images these are.
+    """Returns the middle of every image that can be read, uint8[M, S, S, C], and the numbers of these images.
 
     Raises:
-        InputError: they need more than `most_bytes`, or none can be read.
+        InputError: the images need more than `most_bytes`, or none can be read.
     """
     count = len(images.classes.labels)
     if (needed := count * size * size * channels) > most_bytes:
@@ -185,11 +185,11 @@ def decode_all(
 
 
 def check_readable(images: ImageSet, views: FileViews) -> None:
-    """InputError where of some images spread over the whole set none can be read: a run would learn nothing of it."""
+    """Raises InputError if no image of a sample over the whole set can be read: a run would learn nothing."""
     count = len(images.classes.labels)
     tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).astype(np.int64))
     epoch = np.zeros(1, dtype=np.int64)
-    # The first one does, as a rule, and no other is decoded.
+    # Usually the first one can be read, and no other is decoded.
     if not any(views(epoch, tried[place : place + 1])[1].all() for place in range(len(tried))):
         first = int(tried[0])
         raise InputError(
@@ -199,5 +199,5 @@ def check_readable(images: ImageSet, views: FileViews) -> None:
 
 
 def num_threads() -> int:
-    """How many images this process decodes at a time: its share of the machine's cores."""
+    """Returns how many images this process decodes at a time: its share of the machine's cores."""
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,1 +1,1 @@
-"""The convergence theorems of the paper, measured where their assumptions hold."""
+"""The convergence theorems of the paper, measured under their assumptions."""

@@ -1,4 +1,4 @@
-"""The convergence theorems, measured: exponents, the smoothness that counts, and where layer-wise methods lose."""
+"""The convergence theorems, measured: exponents, the smoothness that counts, and when layer-wise methods lose."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from anybatch.optim import LAMB, LARS
 from anybatch.study.statistics import line_through, mean_interval
 from anybatch.study.theory.problem import MakeOptimizer, Norms, Problem, run
 
-# phi is bounded on both sides, as both theorems ask.
+# phi is bounded on both sides, as both theorems require.
 PHI = (0.5, 2.0)
 
 
@@ -31,7 +31,7 @@ def _lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer with the rate and the measure of its theorem; `predicted` is the exponent of T in that measure."""
+    """An optimizer with its theorem's learning rate and measure; `predicted` is the exponent of T in that measure."""
 
     name: str
     make: MakeOptimizer
@@ -48,7 +48,7 @@ class Method:
         return math.pow(num_steps, self.rate_exponent) / problem.largest
 
     def stationarity(self, norms: Norms) -> Tensor:
-        """What the theorem bounds, as a squared gradient norm; shape (problems, repetitions)."""
+        """Returns what the theorem bounds, as a squared gradient norm; shape (problems, repetitions)."""
         measured: Tensor = getattr(norms, self.measure)
         return measured if self.measure == "squared" else measured.square()
 
@@ -62,7 +62,7 @@ METHODS = (SGD, LARS_, LAMB_)
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: `steps` are the T of the exponents, the others' T is given apart."""
+    """How much is measured: `steps` are the values of T for the exponents; the other experiments have their own T."""
 
     steps: tuple[int, ...]
     spreads: tuple[int, ...]
@@ -78,7 +78,7 @@ MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def measure_theory(size: Size, seed: int, progress: Progress) -> dict[str, Any]:
-    """All three experiments; the same for the same size and seed."""
+    """Runs all three experiments; the result is the same for the same size and seed."""
     methods = [SGD, SGD_FALLING, LARS_, LAMB_]
     total = len(methods) * len(size.steps) + 2 * len(METHODS)
     task = progress.task("theory", total)
@@ -99,21 +99,21 @@ def measure_theory(size: Size, seed: int, progress: Progress) -> dict[str, Any]:
 
 
 def spiked(spread: float, num_layers: int) -> tuple[float, ...]:
-    """Smoothness of mean 1 with L_inf = `spread`: one sharp layer, the others alike."""
+    """Returns a smoothness of mean 1 with L_inf = `spread`: one sharp layer, the others alike."""
     return (float(spread),) + ((num_layers - spread) / (num_layers - 1),) * (num_layers - 1)
 
 
 def dense_problem(spread: float, num_layers: int, noise: float) -> Problem:
-    """f_1 - f* = 1 in equal shares of all layers; a noise of `noise` in each."""
+    """Makes f_1 - f* = 1 in equal shares of all layers; with a noise of `noise` in each."""
     share = 1 / num_layers
     return Problem(spiked(spread, num_layers), (noise,) * num_layers, (share,) * num_layers, octaves=2)
 
 
 def sparse_problem(spread: float, active: int, num_layers: int) -> Problem:
-    """f_1 - f* = 1 in `active` layers, evenly apart, the sharpest among them, with equal gradient norms; noise ∝ L_i.
+    """Makes f_1 - f* = 1 in `active` layers, evenly apart, the sharpest included; equal gradient norms, noise ∝ L_i.
 
-    The curvatures within a layer span 8 octaves, so that progress is slow in some direction at any time: the case in
-    which the bounds are not idle.
+    The curvatures within a layer span 8 octaves, so that progress is slow in some direction at any time: in this case
+    the bounds have effect.
     """
     smoothness = spiked(spread, num_layers)
     # Equal |grad_i| at equal width means energy in proportion to 1 / L_i.
@@ -143,7 +143,7 @@ def _exponent(method: Method, size: Size, seed: int, advance: Any) -> dict[str, 
 
 
 def _smoothness(size: Size, seed: int, advance: Any) -> dict[str, Any]:
-    """T times the measure as L_inf grows and L_avg, f_1 - f* and the noise stay."""
+    """Measures T times the measure while L_inf grows, and L_avg, f_1 - f* and the noise stay."""
     problems = [dense_problem(spread, size.num_layers, noise=0.1) for spread in size.spreads]
     logs = [math.log(spread) for spread in size.spreads]
     rows = []
@@ -165,7 +165,7 @@ def _smoothness(size: Size, seed: int, advance: Any) -> dict[str, Any]:
 
 
 def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
-    """(E|grad f|)^2 of each method at the best of six multiples of its theorem's rate, over spread and density."""
+    """Measures (E|grad f|)^2 of each method at its best of six learning rates, over spread and density."""
     cases = [(spread, active) for spread in size.spreads for active in size.densities]
     problems = [sparse_problem(spread, active, size.num_layers) for spread, active in cases]
     best: dict[str, list[float]] = {}
@@ -202,7 +202,7 @@ def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
 
 
 def crossing(densities: Sequence[float], ratios: Sequence[float]) -> float | None:
-    """The density at which `ratios` falls through 1, on a line between logarithms; None where it does not."""
+    """Returns the density at which `ratios` falls through 1, on a line between logarithms; None if it does not."""
     for left, right, above, below in zip(densities, densities[1:], ratios, ratios[1:], strict=False):
         if above > 1 >= below:
             share = math.log(above) / math.log(above / below)

@@ -1,4 +1,4 @@
-"""What the theory study found, in sentences, each with its figures: where theorem and measurement agree or do not."""
+"""The findings of the theory study, in sentences with figures: theorem and measurement agree or disagree."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ TOLERANCE = 0.15
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """One finding a line."""
+    """Returns one finding a line."""
     return [*_exponents(found["exponents"]), *_smoothness(found["smoothness"]), *_crossover(found["crossover"])]
 
 

@@ -1,4 +1,4 @@
-"""Non-convex functions whose constants the theorems speak of are known exactly, and runs of optimizers on them."""
+"""Non-convex functions for which the theorems' constants are known exactly, and runs of optimizers on them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -53,26 +53,26 @@ class Problem:
         return sum(self.energy)
 
     def curvatures(self) -> Tensor:
-        """l_ij, shape (layers, width)."""
+        """Returns l_ij, shape (layers, width)."""
         fall = torch.logspace(0, -self.octaves, self.width, base=2.0, dtype=torch.float64)
         return torch.tensor(self.smoothness, dtype=torch.float64)[:, None] * fall
 
     def scales(self) -> Tensor:
-        """w_ij: what makes a coordinate at the starting angle hold its share of the energy."""
+        """Returns w_ij, with which a coordinate at the starting angle holds its share of the energy."""
         energy = torch.tensor(self.energy, dtype=torch.float64)
-        # A layer at its optimum has no energy to set its scale: it gets that of the mean layer.
+        # A layer at its optimum has no energy to set its scale: it gets the mean layer's scale.
         energy = torch.where(energy > 0, energy, self.gap / self.num_layers)
         return (energy[:, None] / self.width / (self.curvatures() * (1 - math.cos(START_ANGLE)))).sqrt()
 
     def gradient_density(self) -> float:
-        """(sum_i |grad_i|)^2 / (h |grad|^2) at the start: 1 where all layers' gradients are alike, 1/h where one is."""
+        """(sum_i |grad_i|)^2 / (h |grad|^2) at the start: 1 if layers are alike, 1/h if one has it all."""
         norms = (self.curvatures() * self.scales()).norm(dim=1) * (torch.tensor(self.energy) > 0)
         return float(norms.sum() ** 2 / (self.num_layers * norms.square().sum()))
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Means over the iterates x_1 .. x_T, which is what a uniformly drawn one gives; shape (problems, repetitions).
+    """Means over the iterates x_1 .. x_T, as for a uniformly drawn iterate; shape (problems, repetitions).
 
     squared: |grad f|^2                       plain: |grad f|
     layers: sum_i |grad_i f| / sqrt(h)        coordinates: |grad f|_1 / sqrt(d)
@@ -96,9 +96,9 @@ def run(
     seed: int,
     batch_size: int | None = None,
 ) -> Norms:
-    """T steps of an optimizer on each problem at its own rate, several independent times, all side by side.
+    """Takes T steps of an optimizer on each problem at the problem's learning rate, several times side by side.
 
-    Every repetition of a problem is a set of layers of its own: one tensor whose `blocks` are those layers. The mean of
+    Every repetition of a problem is a separate set of layers: one tensor whose `blocks` are these layers. The mean of
     `batch_size` (by default T) examples' gradients is drawn as one Gaussian, which has the same distribution.
     """
     first = problems[0]

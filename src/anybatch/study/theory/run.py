@@ -1,4 +1,4 @@
-"""`anybatch study theory`: measures, and writes down with what."""
+"""`anybatch study theory`: measures, and records the environment."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from anybatch.study.theory.findings import sentences
 def run_theory(out: Path, seed: int, progress: Progress, size: Size = FULL) -> dict[str, Any]:
     """Measures the theorems and writes theory.json into `out`: {"kind", "environment", "measured", "findings"}.
 
-    On one thread: the tensors are small, and the sums are the same on any machine with the same torch.
+    It uses one thread: the tensors are small, and the sums are the same on any machine with the same torch.
     """
     torch.set_num_threads(1)
     measured = measure_theory(size, seed, progress)
