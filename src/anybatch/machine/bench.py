@@ -1,4 +1,4 @@
-"""The optimizer step on this machine, against what else is installed and against what the memory allows."""
+"""The optimizer step on this machine, against other installed libraries and the memory's speed."""
 
 import gc
 import math
@@ -22,9 +22,9 @@ from anybatch.machine.shapes import SETS, find_shapes
 from anybatch.machine.traffic import CountBytes
 from anybatch.progress import Progress, SilentProgress
 
-# A sample takes at least this long, so that the clock and a stray interrupt matter little.
+# A sample takes at least this long, so that the clock and an interrupt matter little.
 _SAMPLE_S = 0.02
-# It ends with the process that started it, however that ends.
+# It ends with the process that started it, in any case.
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(1_000_000))\n"
 
 
@@ -36,9 +36,9 @@ class Conditions:
         algorithm: "lamb" or "lars".
         sets: names from `SETS`, or of recipes.
         device: "cpu" or "cuda".
-        threads: of torch; None: as torch chooses.
-        busy: processes that compute beside the measurement, each keeping a core busy.
-        clip: bound of the gradients' global norm; None: no clipping.
+        threads: torch's threads; None: torch's choice.
+        busy: the number of processes that each keep a core busy during the measurement.
+        clip: the bound of the gradients' global norm; None: no clipping.
         repeats: samples of each step, at least 7.
         compiled: also torch.compile of a per-tensor LAMB.
 
@@ -72,7 +72,7 @@ class Conditions:
 
 
 def measure(conditions: Conditions, progress: Progress | None = None) -> dict[str, Any]:
-    """Times every contender on every set, all in turn, sample by sample; JSON values only.
+    """Times every contender on every set, in turns, sample by sample; JSON values only.
 
     Returns:
         "conditions", "environment", and "sets": for each its name, tensors and parameters, and either "rows" or
@@ -158,7 +158,7 @@ class _Runner:
             torch.cuda.synchronize()
 
     def conclude(self, numel: int) -> None:
-        """Writes what was found into the row."""
+        """Writes the results into the row."""
         self._row["median_s"] = median(self._samples)
         self._row["samples_s"] = self._samples
         if self._row["bytes_per_parameter"]:
@@ -166,7 +166,7 @@ class _Runner:
 
 
 def _samples(name: str, runners: list[_Runner], repeats: int, progress: Progress) -> None:
-    """In turn, so that whatever else the machine does meets all alike; from a new place in each round."""
+    """Takes samples in turns, so that other load affects all alike; each round starts with another one."""
     task = progress.task(f"{name}: measuring", repeats)
     gc.collect()
     collects = gc.isenabled()
@@ -184,7 +184,7 @@ def _samples(name: str, runners: list[_Runner], repeats: int, progress: Progress
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """While the block runs, `number` other processes compute as fast as they can."""
+    """Runs `number` other processes during the block, which compute as fast as they can."""
     others: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(number):

@@ -1,4 +1,4 @@
-"""What is measured: this package's step in each of its ways, and the same or a comparable step of others."""
+"""The contenders: this package's step in each of its ways, and the same or a comparable step of others."""
 
 import importlib
 import importlib.util
@@ -29,9 +29,10 @@ class Contender:
     """One row of the table.
 
     Attributes:
-        role: "ours", "peer" (the same algorithm), "reference" (another, whose step is the measure) or "pattern".
+        role: "ours", "peer" (the same algorithm), "reference" (another algorithm, the unit of the comparison) or
+            "pattern".
         make: problem and clip norm -> a step; raises Unavailable.
-        bytes_per_parameter: of a step without clipping; None: counted, operation by operation.
+        bytes_per_parameter: the bytes of a step without clipping; None: counted, operation by operation.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Contender:
 
 
 def contenders(algorithm: str, compiled: bool) -> list[Contender]:
-    """The rows for "lamb" or "lars", ours first; `compiled` adds torch.compile, which takes a minute to start."""
+    """Returns the rows for "lamb" or "lars", ours first; `compiled` adds torch.compile, a minute to start."""
     if algorithm == "lars":
         return [
             Contender("anybatch LARS fused", "ours", _ours(LARS, fused=True), 28),
@@ -102,7 +103,7 @@ def _timm(module: str, name: str, **how: Any) -> Callable[[Problem, float | None
 
 
 def _timm_module(name: str) -> Any:
-    """timm as a whole needs torchvision; the files of its optimizers do not."""
+    """Loads a file of timm's optimizers: the whole of timm needs torchvision, these files do not."""
     found = importlib.util.find_spec("timm")
     if found is None or found.origin is None:
         raise Unavailable("timm is not installed")
@@ -129,7 +130,7 @@ def _installed(module: str) -> Any:
 
 
 def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
-    """The optimizer's step, with the problem's states in place of its own, so that many fit the memory."""
+    """Returns the optimizer's step with the problem's states instead of its own: so many fit the memory."""
     optimizer.step()
     saved = optimizer.state_dict()
     places = {id(p): i for i, p in enumerate(problem.params)}
@@ -221,7 +222,7 @@ def _compiled(problem: Problem, clip: float | None) -> Step:
 
 
 def _lamb_of_one_tensor(x: Tensor, g: Tensor, m: Tensor, v: Tensor, corrections: Tensor) -> None:
-    """Algorithm 2 as somebody would write it for torch.compile: two passes, nothing waits."""
+    """Algorithm 2 as somebody would write it for torch.compile: two passes, without waiting."""
     m.lerp_(g, 0.1)
     v.mul_(0.999).addcmul_(g, g, value=0.001)
     u = (m / corrections[0]) / ((v / corrections[1]).sqrt() + 1e-6) + _WEIGHT_DECAY * x

@@ -1,4 +1,4 @@
-"""What is installed here, which kernels take a step, how fast memory is, and the command that mends what is missing."""
+"""Finds what is installed, which kernels take a step, how fast memory is, and the command that installs the rest."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import torch
 from anybatch.environment import describe_environment, version_of
 from anybatch.optim.kernels import why_not_fused
 
-# The settings on which it depends whether a kernel serves.
+# The settings that decide whether a kernel serves.
 _SETTINGS = {"norm": "l2", "fused": True, "foreach": None}
 _READY = "ready"
 # The other extras are for work on the package itself.
@@ -24,7 +24,7 @@ _FOR_USERS = ("train", "study", "parquet", "hub", "tensorboard")
 
 
 def examine() -> dict[str, Any]:
-    """By subject, JSON values only: where this is, what is installed, and the ways a step can be taken here."""
+    """Returns by subject, JSON values only: the machine, what is installed, and the ways to take a step here."""
     place = describe_environment()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     compiler = _compiler()
@@ -73,7 +73,7 @@ def _missing() -> dict[str, list[str]]:
 
 
 def _copied_gb_per_s() -> float:
-    """The median of seven copies of 64 MiB, which no cache holds for long."""
+    """Returns the median of seven copies of 64 MiB, more than a cache holds for long."""
     source = torch.ones(2**24)
     target = torch.empty_like(source)
     seconds = []

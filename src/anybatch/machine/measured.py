@@ -1,4 +1,4 @@
-"""What `bench` measured, as cells and sentences."""
+"""The results of `bench`, as cells and sentences."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ COLUMNS = ("step", "ms", "smallest to largest", "× reference", "B/parameter", "
 
 
 def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The cells of one set of shapes, a row for each contender that was measured."""
+    """Yields the cells of one set of shapes, a row for each measured contender."""
     for row in found.get("rows", ()):
         if "median_s" not in row:
             continue
@@ -23,12 +23,12 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def title(found: Mapping[str, Any]) -> str:
-    """What was stepped."""
+    """Returns the title: the name and size of the set."""
     return f"{found['name']}: {found['parameters'] / 1e6:.1f}M parameters in {found['tensors']:,} tensors"
 
 
 def findings(found: Mapping[str, Any]) -> Iterator[str]:
-    """In words: our fastest against the reference and the fastest peer, and what was not measured."""
+    """Yields sentences: our fastest step against the reference and the fastest peer, and what was not measured."""
     if "why_not" in found:
         yield f"not measured: {found['why_not']}"
         return
@@ -47,7 +47,7 @@ def findings(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def conditions(result: Mapping[str, Any]) -> str:
-    """Where and how it was measured, in one line."""
+    """Returns the hardware and the conditions, in one line."""
     chosen, place = result["conditions"], result["environment"]
     parts = [
         place["processor"] if chosen["device"] == "cpu" else place["device"],

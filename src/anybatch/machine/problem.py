@@ -1,4 +1,4 @@
-"""Parameters, gradients and states of one set of shapes, shared by everything that is measured on it."""
+"""Parameters, gradients and states of one set of shapes, shared by all contenders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,21 @@ from torch import Tensor, nn
 from anybatch.environment import half_of_memory
 from anybatch.machine.shapes import Shape
 
-# Parameters, gradients and two states; and what a foreach step and a jitted one with its own buffers take beside them.
+# Parameters, gradients and two states; and the extra memory of a foreach step and of a jitted step with its own
+# buffers.
 _BYTES_SHARED = 16
 _BYTES_BESIDE = 24
 
 
 class Unavailable(Exception):
-    """It is not installed, does not fit, or does not work on this machine; the message says which, in a few words."""
+    """A contender is not installed, does not fit, or does not work on this machine; the message is short."""
 
 
 class Problem:
-    """fp32 parameters with a gradient each, and two states that every optimizer is given, so that all fit side by side.
+    """fp32 parameters with gradients, and two states that all optimizers share, so that all fit the memory.
 
     Raises:
-        Unavailable: it does not fit the memory that is free.
+        Unavailable: it does not fit the free memory.
     """
 
     def __init__(self, shapes: Sequence[Shape], device: torch.device) -> None:
@@ -41,7 +42,7 @@ class Problem:
 
     @property
     def gradients(self) -> list[Tensor]:
-        """Those of the parameters, in order."""
+        """Returns the parameters' gradients, in order."""
         return [p.grad for p in self.params if p.grad is not None]
 
 
@@ -53,7 +54,7 @@ def _filled(shape: Sequence[int], noise: Tensor, scale: float) -> Tensor:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that an allocation on the device can still have."""
+    """Returns the bytes that the device can still allocate."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,4 +1,4 @@
-"""The parameters of models as shapes: of a recipe's own model, so that a step can be measured without its data."""
+"""The parameters of models as shapes, from the recipes' models: a step can be measured without data."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +11,16 @@ Shape = tuple[int, ...]
 
 
 def recipe_shapes(name: str) -> list[Shape]:
-    """The parameters of the model of the recipe called `name`."""
+    """Returns the shapes of the parameters of a recipe's model."""
     return [tuple(p.shape) for p in outline(find_recipe(name)).model.parameters()]
 
 
 def many_small() -> list[Shape]:
-    """10,000 tensors of 1,000 elements: what is left when memory hardly matters."""
+    """Returns 10,000 tensors of 1,000 elements: the cost of a step when memory hardly matters."""
     return [(1_000,)] * 10_000
 
 
-# What is measured by default.
+# The default sets.
 SETS: dict[str, Callable[[], list[Shape]]] = {
     "bert-large": partial(recipe_shapes, "bert-large-paper"),
     "bert-base": partial(recipe_shapes, "bert-base"),
@@ -30,7 +30,7 @@ SETS: dict[str, Callable[[], list[Shape]]] = {
 
 
 def find_shapes(name: str) -> list[Shape]:
-    """The shapes of the set or of the recipe called `name`; InputError if there is neither."""
+    """Returns the shapes of the set or the recipe called `name`; InputError if there is neither."""
     if name in SETS:
         return SETS[name]()
     if name not in RECIPES:

@@ -1,4 +1,4 @@
-"""Memory traffic: how much of it an optimizer's operations ask for, and how fast the machine gives it."""
+"""Memory traffic: how much an optimizer's operations need, and how fast the machine is."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ _CHUNK = 65_536
 class CountBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes that torch's operations read and write, as if there were no cache between two of them.
 
-    What a kernel of another kind does (C, jax, a compiled graph) is not seen.
+    It does not see kernels of another kind (C, jax, a compiled graph).
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ def _size(t: Tensor) -> int:
 
 
 def pattern(gradients: Sequence[Tensor], written: Sequence[Sequence[Tensor]]) -> Callable[[], None]:
-    """A function that reads the gradients and reads and writes the others in place, on torch's number of threads.
+    """Returns a function that reads the gradients, and reads and writes the others in place, on torch's threads.
 
     Args:
         written: two lists (as SGD with momentum writes) or three (as Adam does) of tensors like the gradients.

@@ -1,4 +1,4 @@
-"""What a cluster is: an accelerator, how many a node, what connects them, and which share of their peak is reached."""
+"""A cluster: an accelerator, how many a node, what connects them, and the share of their peak that models reach."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,21 +7,21 @@ from typing import Literal
 from anybatch.accelerators import Accelerator, Precision
 from anybatch.errors import InputError
 
-# What kind of arithmetic dominates a model; accelerators reach different shares of their peak on each.
+# The kind of arithmetic that dominates a model; accelerators reach different shares of their peak on each.
 Family = Literal["transformer", "convolution"]
 
-# Without tensor cores products take most of a step, which reaches this share; but elementwise work on fp32 moves twice
-# the bytes of 16 bits, so that a step takes at least twice as long.
+# Without tensor cores, products take most of a step, which reaches this share. But elementwise work on fp32 moves
+# twice the bytes of 16 bits, so a step takes at least twice as long.
 _FP32_MFU = 0.7
 
 
 @dataclass(frozen=True)
 class Link:
-    """What one device sends through: bytes/s in one direction and seconds a hop.
+    """The link of one device: bytes/s in one direction and seconds a hop.
 
-    `efficiency` is the share of the bandwidth that large collectives reach. On a "torus" all devices are neighbors in a
-    square of two dimensions, and `bytes_per_s` is that of all links of a device together; "switched" links connect any
-    two.
+    `efficiency` is the share of the bandwidth that large collectives reach. On a "torus" all devices are neighbors in
+    a square of two dimensions, and `bytes_per_s` is the sum over all links of a device; "switched" links connect any
+    two devices.
     """
 
     bytes_per_s: float
@@ -36,9 +36,9 @@ class Link:
 
 @dataclass(frozen=True)
 class Mfu:
-    """Model FLOPs utilization: the share of the dense peak that a model's own FLOPs reach at a large micro-batch.
+    """Model FLOPs utilization: the share of the dense peak that a model's FLOPs reach at a large micro-batch.
 
-    `source`: where it is from. `measured` is False if it was carried over from other hardware, or assumed.
+    `source`: its origin. `measured` is False if it was carried over from other hardware, or assumed.
     """
 
     share: float
@@ -53,14 +53,14 @@ class Cluster:
     Args:
         devices_a_node: beyond one node, whole nodes only.
         inside, between: the links of one device, within its node and to other nodes.
-        mfu: of 16-bit runs by family; of another precision as in "transformer-fp8".
-        overlap: the share of the backward pass that an all-reduce can hide behind.
-        jitter: standard deviation of a device's step over its mean; all wait for the slowest.
-        launch_s: the least time of a kernel, however little it computes: what keeps small batches from being fast.
-        host_bytes_per_s: what a node can read and send to its devices.
-        storage_bytes_per_s: what a checkpoint is written at.
-        price: of a device an hour, in US dollars; None if no price was read. `price_source` says where.
-        auto_precision: what engine.precision=auto chooses.
+        mfu: the MFU of 16-bit runs by family; of another precision as in "transformer-fp8".
+        overlap: the share of the backward pass that can hide an all-reduce.
+        jitter: the standard deviation of a device's step over its mean; all devices wait for the slowest.
+        launch_s: the minimum time of a kernel, even if it computes little; it keeps small batches slow.
+        host_bytes_per_s: the speed at which a node can read and send to its devices.
+        storage_bytes_per_s: the speed at which a checkpoint is written.
+        price: US dollars a device an hour; None if no price was found. `price_source` names the source.
+        auto_precision: the choice of engine.precision=auto.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Cluster:
     auto_precision: str = "bf16"
 
     def check_devices(self, num_devices: int) -> int:
-        """`num_devices`, if this cluster comes in that number.
+        """Returns `num_devices`, if this cluster comes in this number.
 
         Raises:
             InputError: below 1, above `most_devices`, or a part of a node beyond the first.
@@ -101,12 +101,12 @@ class Cluster:
         return -(-num_devices // self.devices_a_node)
 
     def arithmetic(self, asked: str, family: Family) -> Precision:
-        """What a run with engine.precision=`asked` computes in: torch takes fp32 convolutions through TF32 units.
+        """Returns the precision of a run with engine.precision=`asked`: torch computes fp32 convolutions in TF32.
 
         Submissions in fp8 are planned in 16 bits if none is known for this accelerator.
 
         Raises:
-            InputError: the accelerator has no units for it.
+            InputError: the accelerator has no units for this precision.
         """
         peaks = self.accelerator.peak_flops
         if asked == "auto" or (asked == "fp8" and f"{family}-fp8" not in self.mfu):
@@ -119,7 +119,7 @@ class Cluster:
         raise InputError(f"engine.precision = {asked}: {self.accelerator.name} has units for {', '.join(peaks)} only")
 
     def mfu_of(self, family: Family, precision: Precision) -> Mfu:
-        """The share of the peak in `precision`; fp32 and TF32 follow from 16 bits if nothing else is known."""
+        """Returns the share of the peak in `precision`; fp32 and TF32 follow from 16 bits if nothing else is known."""
         found = self.mfu.get(f"{family}-{precision}", self.mfu[family])
         if precision in ("bf16", "fp16", "fp8") or f"{family}-{precision}" in self.mfu:
             return found
@@ -131,9 +131,9 @@ class Cluster:
         return Mfu(share, f"assumed for {precision}: {bound} ({found.source})", measured=False)
 
     def flops(self, family: Family, precision: Precision) -> float:
-        """FLOP/s that a model of `family` gets."""
+        """Returns the FLOP/s of a model of `family`."""
         return self.accelerator.peak_flops[precision] * self.mfu_of(family, precision).share
 
     def with_mfu(self, family: Family, precision: Precision, mfu: Mfu) -> "Cluster":
-        """The same cluster with another share."""
+        """Returns the same cluster with another share."""
         return replace(self, mfu={**self.mfu, f"{family}-{precision}": mfu})

@@ -1,4 +1,4 @@
-"""A user's own cluster: a TOML file that says how it differs from one that is known."""
+"""A user's cluster: a TOML file with its differences from a known cluster."""
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from anybatch.errors import InputError
 from anybatch.names import nearest
 from anybatch.planner.cluster import Cluster, Family, Mfu
 
-# The least and the most that a number may be, far outside of all hardware: beyond, a plan's arithmetic overflows.
-# Other fields are rates and sizes, from one FLOP or byte a second on. A topology is one of two words.
+# The smallest and the largest value of a number, far outside of all hardware: beyond them, a plan's arithmetic
+# overflows. Other fields are speeds and sizes, from one FLOP or byte a second on. A topology is one of two words.
 _BOUNDS = {
     "overlap": (0, 1),
     "efficiency": (1e-6, 1),
@@ -27,7 +27,7 @@ _BOUNDS = {
 _RATES_AND_SIZES = (1, 1e24)
 _PRECISIONS = get_args(Precision)
 _WORDS = {"topology": ("switched", "torus"), "auto_precision": _PRECISIONS}
-# Of the fields that are tables of numbers.
+# For the fields that are tables of numbers.
 _KEYS = {
     "mfu": (*get_args(Family), *(f"{family}-{precision}" for family in get_args(Family) for precision in _PRECISIONS)),
     "peak_flops": _PRECISIONS,
@@ -36,7 +36,7 @@ _MOST_BYTES = 2**20
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; InputError if it cannot be read, is longer than 1 MiB or is not TOML."""
+    """Reads the tables of a TOML file; InputError if it cannot be read, is longer than 1 MiB or is not TOML."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
@@ -47,13 +47,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error})") from None
     except RecursionError:
         raise InputError(f"{path}: is not TOML that can be read: brackets are nested too deeply") from None
-    # tomllib's own errors, and Python's for a number of more than 4,300 digits.
+    # tomllib's errors, and Python's for a number of more than 4,300 digits.
     except ValueError as error:
         raise InputError(f"{path}: is not TOML: {error}") from None
 
 
 def changed(known: Cluster, values: Mapping[str, Any], path: Path) -> Cluster:
-    """`known` with the fields that `values` gives, by the names of `Cluster`, `Link` and `Accelerator`.
+    """Returns `known` with the fields in `values`, named as in `Cluster`, `Link` and `Accelerator`.
 
     Example:
         like = "h100-node"
@@ -115,7 +115,7 @@ def _numbers(field: str, values: Mapping[str, Any], label: str) -> dict[str, Any
 def _number(name: str, value: Any, label: str, whole: bool = False) -> float:
     least, most = _BOUNDS.get(name, _RATES_AND_SIZES)
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    # Not a number is not between any two, either.
+    # Not-a-number is not between two numbers, either.
     if not number or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise InputError(f"{label} = {shown(value)}: must be {kind} from {least:,} to {most:,}")
@@ -123,7 +123,7 @@ def _number(name: str, value: Any, label: str, whole: bool = False) -> float:
 
 
 def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:
-    """`value` as a short part of one line."""
+    """Returns `value` as a short part of one line."""
     try:
         text = text_of(value)
     except ValueError:

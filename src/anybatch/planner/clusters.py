@@ -1,4 +1,4 @@
-"""Clusters by name, and the shares of their peaks that were seen."""
+"""Clusters by name, and the observed shares of their peaks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,9 +16,10 @@ _PCIE = Link(bytes_per_s=32e9, latency_s=10e-6, efficiency=0.5)
 _ETHERNET_10G = Link(bytes_per_s=0.2e9, latency_s=30e-6)
 _HDR_SHARED = Link(bytes_per_s=6e9, latency_s=10e-6)
 
-# Fitted shares are printed by benchmarks/planner_against_the_world.py. Submissions of BERT compute in FP8 and skip
-# padding, which no run of the engine does: its bf16 shares on Hopper are assumed from the A100's, a little lower, as
-# the memory's bandwidth grew less than the products' rate; elsewhere in proportion to the FP8 submissions.
+# benchmarks/planner_against_the_world.py prints the fitted shares. Submissions of BERT compute in FP8 and skip
+# padding, which no run of the engine does. So its bf16 shares on Hopper are assumed from the A100's, a little lower,
+# as the memory's bandwidth grew less than the speed of products; on other accelerators in proportion to the FP8
+# submissions.
 _MLPERF = "fitted to MLPerf Training v4.0 on one node"
 _FP8 = _MLPERF + ", FP8"
 _HOPPER = Mfu(0.4, "assumed for compiled bf16: the A100's 45 %, less for memory that is slower for its peak", False)
@@ -122,10 +123,10 @@ CLUSTERS: dict[str, Callable[[], Cluster]] = {
 
 
 def find_cluster(name: str) -> Cluster:
-    """The cluster called `name`, or that a TOML file of this name describes by how it differs from one of them.
+    """Returns the cluster called `name`, or the one that a TOML file of this name describes by differences.
 
     Raises:
-        InputError: there is none, with the nearest names or all; or what is wrong with the file.
+        InputError: there is none, with the nearest names or all names; or a fault in the file.
     """
     if name.endswith(".toml"):
         values = read_toml(Path(name))

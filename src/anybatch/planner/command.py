@@ -1,4 +1,4 @@
-"""What `anybatch plan` does."""
+"""The command `anybatch plan`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def plan(
     plot: Path | None = None,
     assignments: list[str] | None = None,
 ) -> dict[str, Any]:
-    """The plan, in JSON's types; the picture is written to `plot`."""
+    """Returns the plan, as JSON types; writes the picture to `plot`."""
     cluster = find_cluster(cluster_name)
     settings = tuple(assignments or [])
     if optimizer is not None and name in RECIPES:
@@ -69,10 +69,10 @@ def plan(
 
 
 def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> Workload:
-    """The published run called `name`, or that of the recipe called so, with fields set as `anybatch train --set` does.
+    """Finds the published run or the recipe called `name`, with fields set as by `anybatch train --set`.
 
     Raises:
-        InputError: neither; or fields of a published run.
+        InputError: there is neither; or fields of a published run are set.
     """
     if name in PUBLISHED:
         if assignments:
@@ -85,7 +85,7 @@ def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> 
 
 
 def _critical_batch(path: Path) -> tuple[float, int]:
-    """B_crit and the batch whose examples are known, as `anybatch advise --json` writes them."""
+    """Returns B_crit and the batch whose examples are known, as `anybatch advise --json` writes them."""
     found = read_object(path)
     value, reference = found.get("critical_batch"), found.get("reference_batch_size")
     if not isinstance(value, int | float) or not isinstance(reference, int):

@@ -1,4 +1,4 @@
-"""How many examples a run needs to its target, as a function of the batch."""
+"""The number of examples that a run needs to its target, as a function of the batch."""
 
 import math
 from bisect import bisect_right
@@ -9,9 +9,9 @@ from anybatch.scaling import examples_at
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same examples at every batch up to `largest_batch`, as the paper's rule assumes; `why` names that bound.
+    """The same examples at every batch up to `largest_batch`, as the paper's rule assumes; `why` explains the bound.
 
-    `advised_batch`: what is proposed at most, where that is less.
+    `advised_batch`: the largest batch to propose, if it is smaller.
     """
 
     num_examples: float
@@ -42,7 +42,7 @@ class Law:
 class Curve:
     """Examples at a few batches, fitted to published runs; a straight line between two, as the law has.
 
-    Below the first batch the examples stay; beyond the last the last line goes on.
+    Below the first batch the examples do not change; beyond the last batch the last line continues.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -61,14 +61,14 @@ Examples = Fixed | Law | Curve
 
 
 def fit_curve(batches: list[float], examples: list[float], knots: list[float], source: str) -> Curve:
-    """The Curve with its points at the batches `knots` that has the least squared relative error.
+    """Returns the Curve with points at the batches `knots` and the least squared relative error.
 
     Args:
-        batches, examples: what was published, at least as many as knots.
+        batches, examples: the published values, at least as many as knots.
     """
     import numpy as np
 
-    # Relative errors: each row is a straight combination of the knots' values, divided by what was published.
+    # Relative errors: each row is a linear combination of the knots' values, divided by the published value.
     design = np.zeros((len(batches), len(knots)))
     for row, batch in enumerate(batches):
         for column in range(len(knots)):
@@ -80,5 +80,5 @@ def fit_curve(batches: list[float], examples: list[float], knots: list[float], s
 
 
 def whole_steps(num_examples: float, batch_size: int) -> int:
-    """Steps that `num_examples` take, the last one a whole batch."""
+    """Returns the steps that `num_examples` take; the last one is a whole batch."""
     return max(1, math.ceil(num_examples / batch_size - 1e-9))

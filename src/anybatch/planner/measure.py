@@ -1,4 +1,4 @@
-"""This hardware in place of an assumption: a machine measured in about two seconds, or the steps of a short run."""
+"""Measured hardware instead of assumptions: this machine in about two seconds, or the steps of a short run."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ _FEWEST_STEPS = 5
 
 
 def measure_this_machine() -> Cluster:
-    """The GPU that torch sees, or else the CPU on torch's threads: matrix products and copies, the best of several.
+    """Measures matrix products and copies, the best of several, on torch's GPU, otherwise on the CPU.
 
-    What a model reaches of a matrix product's rate is assumed (60 %); `--calibrate` measures it.
+    The share of a matrix product's speed that a model reaches is assumed (60 %); `--calibrate` measures it.
     """
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
@@ -59,7 +59,7 @@ def measure_this_machine() -> Cluster:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a run showed: `step_s` is the median of its steps; `mfu` replaces `before` in the cluster."""
+    """The result of a run: `step_s` is the median of its steps; `mfu` replaces `before` in the cluster."""
 
     run: str
     num_steps: int
@@ -69,7 +69,7 @@ class Calibration:
 
 
 def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
-    """`cluster` with the MFU that makes the planned step of the run in `folder` as long as it was.
+    """Returns `cluster` with the MFU for which the planned step of the run in `folder` is as long as the measured one.
 
     Raises:
         InputError: not a run that can be planned, too few steps, other hardware, or steps too short for the model.
@@ -132,14 +132,14 @@ def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _copy_rate(num_bytes: int, device: torch.device) -> float:
-    """Bytes read and written a second."""
+    """Returns the bytes read and written a second."""
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
     return 2 * num_bytes / _best_s(lambda: target.copy_(source), device)
 
 
 def _best_s(work: Callable[[], object], device: torch.device, budget_s: float = 0.4) -> float:
-    """Seconds of `work`, the least of at least three runs within `budget_s`."""
+    """Returns the seconds of `work`, the minimum of at least three runs within `budget_s`."""
     best, started, runs = float("inf"), time.perf_counter(), 0
     while runs < 3 or time.perf_counter() - started < budget_s:
         before = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What fits: the memory of one device, by layout and micro-batch."""
+"""The memory of one device, by layout and micro-batch: what fits."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ _LEAST_OVERHEAD_BYTES = 1e9
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model lies on its devices: whole on each or sharded, activations kept or recomputed, and the cut."""
+    """A model's layout on its devices: whole copies or shards, activations kept or recomputed, and the cut."""
 
     fsdp: bool = False
     checkpointing: bool = False
@@ -38,9 +38,9 @@ class Memory:
 
 
 def memory(workload: Workload, phase: WorkPhase, layout: Layout, num_devices: int) -> Memory:
-    """fp32 parameters, gradients and states, and a 16-bit copy to compute with; FSDP shards all but what it gathers.
+    """Counts fp32 parameters, gradients and states, and a 16-bit copy for computing.
 
-    What FSDP gathers is the largest unit, twice: the next one comes while one computes.
+    FSDP shards all of them, except what it gathers: the largest unit, twice, since the next arrives while one computes.
     """
     sharded = num_devices if layout.fsdp else 1
     copy_bytes = 2 if workload.value_bytes == 2 else 0
@@ -58,7 +58,7 @@ def _an_example(phase: WorkPhase, layout: Layout) -> float:
 
 
 def room(cluster: Cluster) -> float:
-    """Bytes of a device that a run can use."""
+    """Returns the bytes of a device that a run can use."""
     total = cluster.accelerator.memory_bytes
     return min(total * _USABLE, total - _LEAST_OVERHEAD_BYTES)
 
@@ -66,10 +66,10 @@ def room(cluster: Cluster) -> float:
 def choose_layout(
     workload: Workload, phase: WorkPhase, cluster: Cluster, num_devices: int, most_a_device: int
 ) -> Layout | None:
-    """The plainest layout that fits, with the largest micro-batch of at most `most_a_device`; None if none does.
+    """Returns the simplest layout that fits, with the largest micro-batch up to `most_a_device`, or None.
 
-    Plain copies before shards, kept activations before recomputed ones. The share of a device is cut into equal parts,
-    or into groups that the model looks at together.
+    It prefers whole copies to shards, and kept activations to recomputed ones. A device's share of the batch is cut
+    into equal parts, or into groups that the model processes together.
     """
     if workload.group_size is not None:
         most_a_device = min(most_a_device, workload.group_size)

@@ -1,4 +1,4 @@
-"""What one example costs a model, counted in a forward and a backward pass on torch's meta device: no value exists."""
+"""The cost of one example in a model, counted in forward and backward pass on torch's meta device, without values."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,26 +17,27 @@ from anybatch.engine.parallel import repeated_blocks
 
 # BatchNorm needs two examples.
 _EXAMPLES = 2
-# What torch.autocast computes in 16 bits on CUDA, and what in fp32, as far as the package's models have it.
+# The operations that torch.autocast computes in 16 bits on CUDA, and in fp32, as far as the package's models have
+# them.
 _IN_16_BITS = {F.linear, torch.addmm, torch.matmul, torch.bmm, F.conv2d, F.scaled_dot_product_attention}
 _IN_32_BITS = {F.layer_norm, F.softmax, F.cross_entropy}
 _DTYPES: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 _NO_LAUNCH = {"detach", "empty", "empty_like", "new_empty", "_unsafe_view", "lift_fresh"}
-# Compiled or fused by hand, a model's elementwise work takes about as many kernels as its products; what BatchNorm
-# gathers over the batch takes one more, forward and backward.
+# Compiled or fused by hand, a model's elementwise work takes about as many kernels as its products. Gathering
+# BatchNorm's statistics over the batch takes one more, forward and backward.
 _LAUNCHES_A_PRODUCT = 2
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Of one example, but for launches, which are those of a whole forward and backward pass.
+    """The cost of one example; but `launches` are those of a whole forward and backward pass.
 
     Args:
-        flops: of forward and backward pass, two for a multiplication; what is recomputed does not count.
-        activation_bytes: kept from the forward for the backward pass.
+        flops: those of the forward and backward pass, two for a multiplication, without recomputation.
+        activation_bytes: kept from the forward pass for the backward pass.
         checkpointed_bytes: the same if only the inputs of the repeated blocks are kept, and the insides of one.
-        input_bytes: sent to the device.
-        launches: kernels.
+        input_bytes: the bytes sent to the device.
+        launches: the number of kernels.
     """
 
     flops: float
@@ -46,17 +47,17 @@ class ModelCost:
     launches: int
 
     def forward(self) -> "ModelCost":
-        """Of a forward pass by itself: a third."""
+        """Returns the cost of a forward pass by itself: a third."""
         return replace(self, flops=self.flops / 3, launches=self.launches // 3)
 
 
 def model_cost(
     model: nn.Module, inputs: Callable[[int], dict[str, Tensor]], precision: Precision, *, fused: bool
 ) -> ModelCost:
-    """Counts a training step of `model`, which lies on the meta device, on `inputs(count)` examples.
+    """Counts a training step of `model`, which is on the meta device, on `inputs(count)` examples.
 
-    Attention is counted as the kernels that store no scores compute it: of a causal mask one half. `fused`: whether the
-    model is compiled, or written with kernels by hand; else each operation is a launch.
+    Attention is counted as by the kernels that store no scores: of a causal mask one half. `fused`: whether the model
+    is compiled, or written with kernels by hand; otherwise each operation is a launch.
     """
     model.train()
     given = inputs(_EXAMPLES)
@@ -79,10 +80,10 @@ def model_cost(
 
 
 class _Kept:
-    """Storages that the block's forward pass keeps for the backward pass, by the repeated block that they belong to."""
+    """Storages that the forward pass in the block keeps for the backward pass, by the repeated block of the model."""
 
     def __init__(self, model: nn.Module) -> None:
-        # The storages are held, so that no two have one address.
+        # Holds the storages, so that no two have one address.
         self._places: dict[int, tuple[torch.UntypedStorage, int | None]] = {}
         self.parameters = {p.untyped_storage()._cdata: p.untyped_storage() for p in model.parameters()}
         self._blocks = repeated_blocks(model) or [model]
@@ -116,11 +117,11 @@ class _Kept:
         return value
 
     def outside(self) -> int:
-        """Bytes that belong to no block."""
+        """Returns the bytes outside all blocks."""
         return sum(storage.nbytes() for storage, place in self._places.values() if place is None)
 
     def inside(self) -> list[int]:
-        """Bytes of each block."""
+        """Returns the bytes of each block."""
         sums = [0] * len(self._blocks)
         for storage, place in self._places.values():
             if place is not None:
@@ -140,7 +141,7 @@ class _Computing(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Asked by transformers' masks: whether nothing is padded, and no two sequences share a row.
+        # transformers' masks check whether nothing is padded, and no two sequences share a row.
         if func is Tensor.__bool__:
             return True
         if self._dtype is not None and func in _IN_16_BITS:
@@ -193,7 +194,7 @@ class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _attention_flops(q: Any, k: Any, v: Any, dropout_p: float = 0.0, causal: bool = False, **_: object) -> int:
-    """Of the forward pass; of [batch, heads, queries, size]."""
+    """Returns the FLOPs of the forward pass, on [batch, heads, queries, size]."""
     batch, heads, queries, size = q
     whole: int = 2 * batch * heads * queries * k[2] * (size + v[3])
     return whole // 2 if causal else whole

@@ -1,4 +1,4 @@
-"""Which batch on how many devices: a sweep, and what a deadline, a budget or plain thrift makes of it."""
+"""Chooses a batch and a number of devices: a sweep, then a deadline, a budget or diminishing returns."""
 
 import math
 import re
@@ -21,7 +21,7 @@ _MOST_DOUBLINGS = 24
 class Plan:
     """`options`: the best batch at each number of devices (at one number: every batch); `chosen`, and why.
 
-    `knee` is the point of diminishing returns: the fastest option within THRIFT of the fewest device-hours; None where
+    `knee` is the point of diminishing returns: the fastest option within THRIFT of the fewest device-hours; None if
     the number of devices was given.
     """
 
@@ -42,13 +42,13 @@ def make_plan(
     deadline_s: float | None = None,
     budget: float | None = None,
 ) -> Plan:
-    """Sweeps devices and batches, or what of them is not given, and chooses.
+    """Sweeps devices and batches, or whichever is not given, and chooses.
 
     With a deadline: the fewest device-hours that meet it. With a budget: the fastest within it. With both: the fastest
     that meets both. With neither: the point of diminishing returns.
 
     Raises:
-        InputError: what was given is wrong; nothing fits; or nothing meets the deadline or the budget.
+        InputError: an argument is wrong; nothing fits; or nothing meets the deadline or the budget.
     """
     if budget is not None and cluster.price is None:
         raise InputError(f"--budget needs a price: {cluster.name} has none; give --price, US dollars a device an hour")
@@ -70,7 +70,7 @@ def make_plan(
 
 
 def device_counts(cluster: Cluster) -> list[int]:
-    """Powers of two within a node, the whole node, then doubled nodes, to the most that there are."""
+    """Returns powers of two within a node, the whole node, then doubled nodes, up to the largest number."""
     node = cluster.devices_a_node
     counts = [2**power for power in range(_MOST_DOUBLINGS) if 2**power < node] + [node]
     while counts[-1] * 2 <= cluster.most_devices:
@@ -79,7 +79,7 @@ def device_counts(cluster: Cluster) -> list[int]:
 
 
 def candidate_batches(workload: Workload) -> list[int]:
-    """The workload's own batch, halved and doubled, within what its examples are known for."""
+    """Returns the workload's batch, halved and doubled, within the range for which its examples are known."""
     examples, own = workload.examples, workload.batch_size
     if isinstance(examples, Fixed):
         largest = float(max(own, examples.advised_batch or examples.largest_batch or own))
@@ -94,7 +94,7 @@ def candidate_batches(workload: Workload) -> list[int]:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of '90s', '45min', '2h', '1.5d'.
+    """Returns the seconds of '90s', '45min', '2h', '1.5d'.
 
     Raises:
         InputError: anything else.
@@ -112,7 +112,7 @@ def parse_duration(text: str) -> float:
 def _sweep(
     workload: Workload, cluster: Cluster, counts: Sequence[int], batches: Sequence[int]
 ) -> tuple[list[list[Prediction]], InputError | None]:
-    """The predictions that are possible, by number of devices; and the last refusal."""
+    """Returns the possible predictions, by number of devices; and the last refusal."""
     rows, refusal = [], None
     for count in counts:
         row = []

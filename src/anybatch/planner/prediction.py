@@ -1,4 +1,4 @@
-"""How long a whole run takes, and what it costs."""
+"""Predicts how long a whole run takes, and what it costs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from anybatch.planner.memory import Layout, choose_layout, memory, room
 from anybatch.planner.step_time import StepTime, step_time
 from anybatch.planner.workload import Workload, WorkPhase
 
-# A checkpoint holds fp32 parameters and states; written by one rank, or by all a shard.
+# A checkpoint holds fp32 parameters and states; one rank writes it, or every rank writes a shard.
 _CHECKPOINT_BYTES = 12
 
 
@@ -48,11 +48,11 @@ class Prediction:
 
 
 def predict(workload: Workload, cluster: Cluster, num_devices: int, batch_size: int) -> Prediction:
-    """The run of `workload` at a global batch of `batch_size` (its first phase's) on `num_devices` of `cluster`.
+    """Predicts `workload` at a global batch of `batch_size` (its first phase's) on `num_devices` of `cluster`.
 
     Raises:
-        InputError: devices that the cluster does not have, a batch smaller than the devices or above what the
-            workload's rule allows, or a model that fits in no layout.
+        InputError: a number of devices that the cluster does not have, a batch smaller than the devices or above the
+            workload's rule, or a model that fits in no layout.
     """
     cluster.check_devices(num_devices)
     if batch_size < 1:
@@ -123,7 +123,7 @@ def _evaluation_s(
     total: float,
     phases: tuple[PhasePrediction, ...],
 ) -> float:
-    """Forward passes: a third of the FLOPs, in micro-batches like those of training."""
+    """Returns the seconds of forward passes: a third of the FLOPs, in micro-batches like those of training."""
     evaluation = workload.evaluation
     if evaluation is None:
         return 0.0

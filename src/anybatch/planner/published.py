@@ -1,4 +1,4 @@
-"""Published runs, which the planner is held against: models of the recipes, other lengths and batches, no command."""
+"""Published runs, with which the planner is compared: the recipes' models at other lengths and batches; no command."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,18 +11,18 @@ from anybatch.recipes.resnet50 import IMAGENET_EXAMPLES
 
 _PAPER_BOUND = "the largest of the paper's table"
 _MLPERF_SOURCE = "fitted to the reference convergence points of MLPerf Training v4.0"
-# JPEG files of ImageNet on the mean, as they are read and sent to devices that decode them.
+# The mean size of ImageNet's JPEG files, as they are read and sent to devices that decode them.
 _JPEG_BYTES = 110e3
 
 
 def bert_large(cluster: Cluster) -> Workload:
-    """BERT-large as in the LAMB paper: 512 million sequences, nine tenths of them of 128 tokens, then 512; LAMB."""
+    """BERT-large as in the LAMB paper: 512 million sequences, nine tenths of 128 tokens, then of 512; LAMB."""
     workload = _published("published-bert-large", _bert_recipe((128, 0.9), (512, 0.1)), cluster)
     return replace(workload, examples=Fixed(512e6, 32_768, _PAPER_BOUND), batch_size=32_768)
 
 
 def bert_large_mixed(cluster: Cluster) -> Workload:
-    """The same with the second phase at half the batch of the first: the paper's 64K/32K run of 76 minutes."""
+    """The same, with half the batch in the second phase: the paper's 64K/32K run of 76 minutes."""
     long = bert_large(cluster)
     first, second = long.phases
     return replace(
@@ -36,8 +36,8 @@ def bert_large_mixed(cluster: Cluster) -> Workload:
 
 def bert_large_mlperf(cluster: Cluster) -> Workload:
     """BERT-large as in MLPerf: from a checkpoint to a masked-word accuracy of 0.72, padding left out, LAMB, FP8."""
-    # Half of the 512 positions are padding, which the submissions do not compute; another share would move the fitted
-    # share of the peak and no prediction.
+    # Half of the 512 positions are padding, which the submissions do not compute. Another share than half would change
+    # the fitted share of the peak, and no prediction.
     return replace(
         _published("published-bert-large-mlperf", _bert_recipe((256, 1.0)), cluster, precision="fp8"),
         # Knots fitted by benchmarks/planner_against_the_world.py.
@@ -98,7 +98,7 @@ def _bert_recipe(*phases: tuple[int, float]) -> Recipe:
 
 
 def _published(name: str, recipe: Recipe, cluster: Cluster, precision: str = "auto") -> Workload:
-    """The recipe's model as others ran it: in 16 bits or less, with kernels fused by hand, each cut as fits."""
+    """The recipe's model as others ran it: in 16 bits or less, kernels fused by hand, each cut as it fits."""
     engine = replace(recipe.engine, compile=True)
     workload = workload_of(recipe.model_copy(update={"engine": engine}), cluster, precision)
     return replace(workload, name=name, recipe=None, group_size=None, supposed=(), evaluation=None, num_checkpoints=10)

@@ -1,4 +1,4 @@
-"""How long one step takes, part by part: computing, launches, messages, the optimizer, waiting."""
+"""Predicts one step, part by part: computing, launches, messages, the optimizer, waiting."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from anybatch.planner.workload import STEP_BYTES, Workload, WorkPhase
 
 # PyTorch's DDP sends gradients in buckets of this size.
 _BUCKET_BYTES = 25e6
-# Share of the memory's bandwidth that an optimizer's kernels reach.
+# The share of the memory's bandwidth that an optimizer's kernels reach.
 _STREAMING = 0.8
 # Small all-reduces of a step besides the gradients: counting targets, and agreeing on losses and the gradient norm.
 _AGREEMENTS = 2
-# Floating-point work beyond the model's own where activations are recomputed: one more forward pass.
+# The floating-point work beyond the model's if activations are recomputed: one more forward pass.
 _RECOMPUTED = 4 / 3
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step; what hides behind computing is not in it."""
+    """Seconds of one optimizer step, without what computing hides."""
 
     compute: float
     launches: float
@@ -40,7 +40,7 @@ class StepTime:
 def step_time(
     workload: Workload, phase: WorkPhase, cluster: Cluster, num_devices: int, batch_size: int, layout: Layout
 ) -> StepTime:
-    """One step of `batch_size` examples over all devices.
+    """Predicts one step of `batch_size` examples over all devices.
 
     compute     n F / (peak * MFU), n the examples of the device that has most
     launches    micro-batches * kernels * least time of one
@@ -69,7 +69,7 @@ def step_time(
 
 
 def expected_slowest(count: int) -> float:
-    """The expected greatest of `count` standard normal draws, by Blom's approximation (to 5 %); 0 for one.
+    """Returns the expected maximum of `count` standard normal draws, by Blom's approximation (to 5 %); 0 for one.
 
     Example:
         >>> round(expected_slowest(8), 2), round(expected_slowest(1024), 2)
@@ -86,7 +86,7 @@ def _messages(
     micro_batches: int,
     micro_batch_s: float,
 ) -> float:
-    """Exposed seconds of gradients and, under FSDP, parameters."""
+    """Returns the exposed seconds of gradients and, under FSDP, parameters."""
     if num_devices == 1:
         return 0.0
     gradient = workload.parameters * workload.gradient_bytes
@@ -109,7 +109,7 @@ def _all_reduce(cluster: Cluster, num_devices: int, num_bytes: float, num_messag
 def all_reduce_s(
     num_bytes: float, num_devices: int, devices_a_node: int, inside: Link, between: Link, num_messages: int = 1
 ) -> float:
-    """Seconds to sum `num_bytes` over `num_devices`, sent in `num_messages` pieces.
+    """Returns the seconds to sum `num_bytes` over `num_devices`, sent in `num_messages` pieces.
 
         inside a node of g    reduce-scatter and all-gather: 2 (g-1)/g n / rate + 2 (g-1) latency
         between N nodes       on n/g bytes a device, the better of

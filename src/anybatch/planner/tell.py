@@ -14,7 +14,7 @@ FORMATS = ("svg", "png", "pdf")
 
 
 def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Everything a plan holds; times in seconds, cost in US dollars."""
+    """Returns everything in a plan; times in seconds, cost in US dollars."""
     workload, cluster = plan.workload, plan.cluster
     mfu = cluster.mfu_of(workload.family, workload.precision)
     return {
@@ -75,28 +75,28 @@ def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
 
 
 def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:
-    """What to type on the machine, or on each of several, so that the run is the one that was planned.
+    """Returns the commands for the machine, or for each of several, that start the planned run.
 
-    None for a published run, and for hardware that PyTorch does not start processes on.
+    Returns none for a published run, and for hardware on which PyTorch starts no processes.
 
     Args:
-        settings: FIELD=VALUE that the recipe was planned with.
+        settings: FIELD=VALUE, with which the recipe was planned.
     """
     workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
     if workload.recipe is None or cluster.name.startswith("tpu"):
         return []
     layouts = [phase.layout for phase in chosen.phases]
-    # TF32 is how torch computes fp32 convolutions.
+    # torch computes fp32 convolutions in TF32.
     wanted = ["engine.precision=" + workload.precision.replace("tf32", "fp32")]
     if workload.group_size is None:
-        # One micro-batch size serves all phases: the one that fits everywhere.
+        # One micro-batch size serves all phases: the one that fits in each.
         wanted.append(f"engine.micro_batch_size={min(layout.micro_batch_size for layout in layouts)}")
     if any(layout.fsdp for layout in layouts):
         wanted += ["engine.parallel=fsdp"] + ["engine.fsdp.param_dtype=bf16"] * (workload.precision == "bf16")
     if any(layout.checkpointing for layout in layouts):
         wanted.append("engine.activation_checkpointing=true")
     if isinstance(workload.examples, Law):
-        # A run whose examples grow with its batch has to be told.
+        # If a run's examples grow with its batch, the command must set them.
         wanted.append(f"reference.num_examples={round(chosen.num_examples)}")
     given = {setting.partition("=")[0] for setting in wanted}
     kept = [setting for setting in settings if setting.partition("=")[0].strip() not in given]
@@ -115,7 +115,7 @@ def draw(plan: Plan, path: Path) -> None:
     """Writes the picture of `plan`: hours, and dollars or device-hours, against devices; the choice is marked.
 
     Raises:
-        InputError: a format that is not drawn.
+        InputError: an unknown format.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
@@ -123,7 +123,7 @@ def draw(plan: Plan, path: Path) -> None:
     from matplotlib.figure import Figure
 
     priced = plan.cluster.price is not None
-    # At one number of devices the options are batches.
+    # At one number of devices, the options are batches.
     by_batch = plan.knee is None and len({option.num_devices for option in plan.options}) == 1
     positions = [option.batch_size if by_batch else option.num_devices for option in plan.options]
     chosen = plan.options.index(plan.chosen)

@@ -1,4 +1,4 @@
-"""What a run asks of any hardware: parameters, FLOPs, activations and messages, read from the recipe's own model."""
+"""The needs of a run on any hardware: parameters, FLOPs, activations and messages, read from the recipe's model."""
 
 import json
 import math
@@ -23,9 +23,9 @@ from anybatch.recipes.phases import scaled_phase
 from anybatch.recipes.task import Outline
 from anybatch.recipes.tasks import outline
 
-# Bytes a parameter of an optimizer, in fp32: what a step reads and writes, each tensor as often as it must be, and what
+# Bytes a parameter of an optimizer, in fp32: what a step reads and writes, each tensor as often as necessary, and what
 # is kept from step to step. LAMB reads g, p, m, v and writes m, v, u, then reads p, u and writes p. Muon's share of a
-# model keeps less than AdamW's, which stands here for both.
+# model keeps less than AdamW's; AdamW's value is used for both.
 STEP_BYTES: Mapping[str, int] = {
     "lamb": 40, "lars": 28, "adamw": 28, "adam": 28, "adagrad": 20, "momentum": 20, "nesterov": 20, "muon": 28,
     "layerwise-adamw": 40, "layerwise-muon": 40, "layerwise-sgd": 32,
@@ -34,7 +34,7 @@ STATE_BYTES: Mapping[str, int] = {
     "lamb": 8, "lars": 4, "adamw": 8, "adam": 8, "adagrad": 4, "momentum": 4, "nesterov": 4, "muon": 8,
     "layerwise-adamw": 8, "layerwise-muon": 8, "layerwise-sgd": 4,
 }  # fmt: skip
-# The largest share of its steps that warms up in the paper's table of untuned LAMB, at 32K; beyond, nobody has tried.
+# The largest share of warm-up in the paper's table of untuned LAMB, at 32K; nobody has tried a larger one.
 _LARGEST_WARMUP = 1 / 5
 _SIZES = {"sequence_length": "sequence", "image_size": "images of"}
 
@@ -44,10 +44,10 @@ class WorkPhase:
     """A stretch of a run.
 
     Args:
-        title: what a user calls it, such as "sequence 128".
-        share: of the run's examples.
+        title: the user's name for it, such as "sequence 128".
+        share: its share of the run's examples.
         batch_ratio: its global batch over the first phase's.
-        cost: of one example.
+        cost: the cost of one example.
     """
 
     title: str
@@ -67,21 +67,22 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Workload:
-    """A run, apart from batch and hardware, in the precision that it has on that hardware.
+    """A run without batch and hardware, in its precision on this hardware.
 
     Args:
-        parameters, num_tensors: of the model; a tensor is one layer to the optimizer.
-        largest_unit: parameters of the largest part that FSDP gathers at once.
-        examples: what the run needs, by global batch.
-        batch_size: the batch of the run as it is published or tuned.
-        optimizer_flops: of a step's matrix products, as Muon has.
-        gradient_bytes: a parameter, as sent between devices.
-        epoch_examples: of the data, if epochs mean something.
-        group_size: examples of every micro-batch, if the model looks at them together; else they are cut as fits.
+        parameters, num_tensors: the model's; a tensor is one layer to the optimizer.
+        largest_unit: the parameters of the largest part that FSDP gathers at once.
+        examples: the examples that the run needs, by global batch.
+        batch_size: the run's batch as published or tuned.
+        optimizer_flops: the FLOPs of a step's matrix products, as in Muon.
+        gradient_bytes: bytes a parameter, as sent between devices.
+        epoch_examples: the examples of an epoch of the data, if epochs mean something.
+        group_size: the examples of every micro-batch, if the model processes them together; otherwise micro-batches
+            are cut as they fit.
         start_s: from the launch to the first step.
-        num_checkpoints: over the run.
-        recipe: the name of the recipe that it describes, for the command line; None for a published run.
-        supposed: in words, what stands in for what the recipe leaves open.
+        num_checkpoints: the number of checkpoints over the run.
+        recipe: the recipe's name, for the command line; None for a published run.
+        supposed: in words, the assumptions about what the recipe leaves open.
     """
 
     name: str
@@ -106,31 +107,31 @@ class Workload:
 
     @property
     def value_bytes(self) -> int:
-        """Of a parameter as it is computed with."""
+        """Returns the bytes of a parameter in computing."""
         return 4 if self.precision in ("fp32", "tf32") else 2
 
     def with_optimizer(self, name: str) -> "Workload":
-        """The same run with another optimizer: its bytes change, its examples do not.
+        """Returns the same run with another optimizer: its bytes change, its examples do not.
 
         Raises:
-            InputError: the planner does not know it.
+            InputError: the planner does not know the optimizer.
         """
         if name not in STEP_BYTES:
             raise InputError(f"optimizer {name!r}: must be one of {', '.join(STEP_BYTES)}")
         return replace(self, optimizer=name)
 
     def batch_of(self, phase: WorkPhase, batch_size: int) -> int:
-        """The phase's batch if the first phase's is `batch_size`."""
+        """Returns the phase's batch if the first phase's is `batch_size`."""
         return max(1, round(batch_size * phase.batch_ratio))
 
 
 def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) -> Workload:
-    """What `recipe` asks of `cluster`; `precision` in place of the recipe's.
+    """Returns the needs of `recipe` on `cluster`; `precision` replaces the recipe's.
 
     Raises:
         InputError: the recipe's model, data or precision are impossible, or its length is in epochs of text.
     """
-    # A model is counted once, whatever of the plan changes.
+    # A model is counted once, whatever changes in the plan.
     counted = _counted(json.dumps(recipe.model_dump(mode="json")))
     plan, model = counted.plan, counted.plan.model
     arithmetic = cluster.arithmetic(precision or recipe.engine.precision, counted.family)
@@ -172,7 +173,7 @@ def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) 
 
 
 def with_critical_batch(workload: Workload, critical_batch: float, reference_batch: int | None = None) -> Workload:
-    """`workload` whose examples follow E = E_min (1 + B / B_crit) from those of its own batch.
+    """Returns `workload` with examples by E = E_min (1 + B / B_crit), from the examples at its batch.
 
     Raises:
         InputError: the workload has a fitted curve already, or `critical_batch` is not above 0.
@@ -187,7 +188,7 @@ def with_critical_batch(workload: Workload, critical_batch: float, reference_bat
 
 @dataclass(frozen=True)
 class _Counted:
-    """A recipe's model, and what an example costs it in a phase and a precision."""
+    """A recipe's model, and the cost of an example in a phase and a precision."""
 
     plan: Outline
     family: Family
@@ -215,9 +216,9 @@ def _num_examples(recipe: Recipe, epoch_examples: int | None) -> int:
 
 
 def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None, below: float) -> int:
-    """The largest batch that the recipe's rule allows, and that warms up for less than this share of its steps.
+    """Returns the largest batch that the recipe's rule allows, with a warm-up below this share of its steps.
 
-    It is at least 1, and at least the recipe's own if the whole run may warm up.
+    It is at least 1, and at least the recipe's batch if the whole run may warm up.
     """
 
     first = recipe.phases[0]
@@ -238,13 +239,13 @@ def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None
 
 
 def _largest_unit(model: nn.Module) -> int:
-    """FSDP gathers a repeated block, or all that is in none."""
+    """Returns the largest part that FSDP gathers: a repeated block, or everything outside blocks."""
     blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(model)]
     return max([*blocks, sum(p.numel() for p in model.parameters()) - sum(blocks)])
 
 
 def _muon_flops(model: nn.Module) -> float:
-    """Of the matrix products of a step of Muon."""
+    """Returns the FLOPs of the matrix products in a step of Muon."""
     optimizer = MuonAdamW(muon_groups(model, param_groups(model, weight_decay=0.01)))
     for p in model.parameters():
         p.grad = torch.empty_like(p)
