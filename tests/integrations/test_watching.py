@@ -13,7 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from anybatch import LAMB, GradientNoiseScale, param_groups
-from anybatch.integrations.watching import Watch, unwrapped
+from anybatch.integrations.checks import unwrapped
+from anybatch.integrations.watching import Watch
 
 
 def followed(watch: Watch, model: Network, optimizer: LAMB, num_steps: int) -> None:

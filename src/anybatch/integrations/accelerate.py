@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anybatch.integrations import checks
 from anybatch.integrations import settings as held
-from anybatch.integrations.watching import Watch, unwrapped
+from anybatch.integrations.watching import Watch
 from anybatch.scaling import Reference, Scaled
 
 _STATE = "anybatch.json"
@@ -32,13 +33,13 @@ def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micr
             configuration has another accumulation or batch; or FSDP1.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    held.check_fsdp(getattr(plugin, "fsdp_version", None), "fsdp_version=2")
+    checks.check_fsdp(getattr(plugin, "fsdp_version", None), "fsdp_version=2")
     sharing, processes = _sharing(accelerator)
     described = f"micro_batch_size={micro_batch_size} on {processes} processes"
     steps = held.accumulation(batch_size, micro_batch_size, processes, described)
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None:
-        held.check_deepspeed(deepspeed.deepspeed_config, batch_size, micro_batch_size // sharing, steps)
+        checks.check_deepspeed(deepspeed.deepspeed_config, batch_size, micro_batch_size // sharing, steps)
     if accelerator.gradient_accumulation_steps not in (1, steps):
         raise ValueError(
             f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps} in the Accelerator, but "
@@ -55,9 +56,9 @@ def scheduler(accelerator: Accelerator, optimizer: Optimizer, run: Scaled) -> La
     A prepared scheduler takes a turn for every process; here a step is as many turns, so that the schedule's steps are
     those of the optimizer. From now on neither loads the state of another rate or another optimizer.
     """
-    held.refuse_other_states(unwrapped(optimizer))
+    checks.refuse_other_states(checks.unwrapped(optimizer))
     by_steps = functools.partial(_by_steps, run.schedule, _turns(accelerator))
-    return held.ScaledLR(optimizer, by_steps)
+    return checks.ScaledLR(optimizer, by_steps)
 
 
 def watch(
@@ -88,7 +89,7 @@ def watch(
         batch_size=known and known * replicas * accumulation,
         micro_batch_size=known,
         noise_every=noise_every,
-        settings=held.recorded(accelerator, unwrapped(optimizer)),
+        settings=held.recorded(accelerator, checks.unwrapped(optimizer)),
         is_last=lambda: bool(accelerator.sync_gradients),
         scheduler=scheduler,
         turns=_turns(accelerator) if hasattr(scheduler, "step_with_optimizer") else 1,

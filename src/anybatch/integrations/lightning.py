@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anybatch.integrations import checks
 from anybatch.integrations import settings as held
 from anybatch.integrations.watching import Watch
 from anybatch.optim import LAMB
@@ -39,7 +40,7 @@ def configured(
         ValueError: the Trainer's max_steps or max_epochs contradict the reference; later, if a checkpoint has another
             learning rate or the state of another optimizer.
     """
-    held.check_kind(kind)
+    checks.check_kind(kind)
     trainer = module.trainer
     trainer.anybatch_micro_batch_size = micro_batch_size
     run = held.scaled_run(trainer, reference, micro_batch_size * _replicas(trainer) * trainer.accumulate_grad_batches)
@@ -52,7 +53,7 @@ def configured(
     optimizer = held.made(kind, module, run.optimizer | settings, weight_decay, layerwise)
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": held.ScaledLR(optimizer, run.schedule), "interval": "step"},
+        "lr_scheduler": {"scheduler": checks.ScaledLR(optimizer, run.schedule), "interval": "step"},
     }
 
 
@@ -69,7 +70,7 @@ class TrainingWatch(Callback):  # type: ignore[misc]
     """
 
     def __init__(self, noise_every: int | None = 10) -> None:
-        held.check_noise_every(noise_every)
+        checks.check_noise_every(noise_every)
         self._noise_every = noise_every
         self._watch: Watch | None = None
         self._loaded: dict[str, Any] = {}

@@ -14,8 +14,9 @@ from accelerate.state import GradientState
 from torch import nn
 from transformers import TrainerCallback
 
+from anybatch.integrations import checks
 from anybatch.integrations import settings as held
-from anybatch.integrations.watching import Watch, unwrapped
+from anybatch.integrations.watching import Watch
 from anybatch.scaling import Reference, Scaled
 
 _LOG = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def optimizer(
         ValueError: kind is no class; later, if a checkpoint has the state of another optimizer.
     """
 
-    held.check_kind(kind)
+    checks.check_kind(kind)
     if not hasattr(arguments, "learning_rate"):
         raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments")
 
@@ -142,7 +143,7 @@ def prepare(trainer: Any, *, noise_every: int | None = 10) -> None:
         ValueError: noise_every is below 1, or training has begun; later, if a checkpoint that is resumed has another
             global batch, learning rate or optimizer.
     """
-    held.check_noise_every(noise_every)
+    checks.check_noise_every(noise_every)
     if trainer.is_in_train or trainer.state.global_step or hasattr(trainer, "anybatch_watching"):
         raise ValueError("the Trainer has trained, or is prepared already: call prepare once, before trainer.train()")
     trainer.anybatch_watching = _Watching(trainer, noise_every)
@@ -180,17 +181,15 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
     def _scheduled(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer calls it before it loads a checkpoint."""
         made, args = self._create_scheduler(num_training_steps, optimizer), self._trainer.args
-        held.refuse_other_states(unwrapped(self._trainer.optimizer if optimizer is None else optimizer))
+        checks.refuse_other_states(checks.unwrapped(self._trainer.optimizer if optimizer is None else optimizer))
         self._rates = list(getattr(made, "base_lrs", []))
         steps = {"warmup_steps": args.get_warmup_steps(num_training_steps), "num_steps": num_training_steps}
         args.anybatch_run = {**getattr(args, "anybatch_run", {}), **steps}
         return made
 
     def _enriched(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if self._watch is not None and "loss" in logs:
-            logs = {**logs, **self._watch.numbers()}
-        elif self._watch is not None and "train_runtime" in logs:
-            logs = {**logs, **self._watch.unlogged()}
+        if self._watch is not None:
+            logs = {**logs, **(self._watch.numbers() if "loss" in logs else self._watch.unlogged())}
         self._log(logs, *args, **kwargs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -198,7 +197,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
             self._watch.remove()
         trainer, gradients = self._trainer, GradientState()
         if self._rates is not None:
-            held.check_rates(trainer.lr_scheduler.base_lrs, self._rates)
+            checks.check_rates(trainer.lr_scheduler.base_lrs, self._rates)
         replicas = args.world_size // held.copies(getattr(args, "parallelism_config", None))
         at_once = trainer.get_total_train_batch_size(args)
         self._watch = Watch(
@@ -208,7 +207,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
             replicas=replicas,
             batch_size=at_once // (replicas if args.accelerator_config.split_batches else 1),
             noise_every=self._noise_every,
-            settings=held.recorded(args, unwrapped(trainer.optimizer)),
+            settings=held.recorded(args, checks.unwrapped(trainer.optimizer)),
             is_last=lambda: bool(gradients.sync_gradients),
         )
         if _STATE in state.stateful_callbacks:
@@ -282,11 +281,11 @@ def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, process
         if batch_size is not None:
             described = f"per_device_train_batch_size={size} on {processes} devices"
             steps = held.accumulation(batch_size, size, processes, described)
-        held.check_deepspeed(deepspeed, size * steps * processes, size, steps)
+        checks.check_deepspeed(deepspeed, size * steps * processes, size, steps)
     config = _object(settings.get("fsdp_config")) or {}
     if settings.get("fsdp"):
         version = config.get("version", config.get("fsdp_version", 2))
-        held.check_fsdp(version, 'fsdp_config={"version": 2}, or leave the version out')
+        checks.check_fsdp(version, 'fsdp_config={"version": 2}, or leave the version out')
 
 
 def _object(given: Any) -> Mapping[str, Any] | None:

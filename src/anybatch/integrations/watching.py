@@ -7,15 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from anybatch.integrations.settings import check_noise_every
+from anybatch.integrations.checks import Batch, Moves, check_noise_every, check_parameters, unwrapped
 from anybatch.scaling import GradientNoiseScale, noise_scale
 
 _LOG = logging.getLogger(__name__)
-# Steps in which a scheduler shows whether it moves with the optimizer.
-_STEPS_TO_MOVE = 8
 _WINDOW = 100
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
@@ -84,21 +80,15 @@ class Watch:
                 "and accumulate 2"
             )
         self._model = model
-        self.batch_size, self._told_size, self._odd_passes = batch_size, micro_batch_size, 0
-        self._passes_of_a_step = accumulation * replicas
+        self._batch = Batch(batch_size, micro_batch_size, accumulation * replicas)
+        self._moves = Moves(scheduler, self.optimizer, turns)
         self._settings = dict(settings or {})
-        self.num_steps = self._steps_taken = 0
-        inner = getattr(scheduler, "scheduler", scheduler)
-        # Others may well be stepped once an epoch.
-        self._scheduler, self._turns = inner if isinstance(inner, LambdaLR) else None, turns
-        self._first_turn: int | None = None
         self._every, self._is_last = noise_every or 1, is_last
-        self.num_examples = self._passes = self._fresh = 0
+        self.num_steps = self.num_examples = self._passes = self._fresh = 0
         self._queued = self._measured = False
         self._noise: GradientNoiseScale | None = None
-        self._resumed_batch: int | None = None
         self._earlier: tuple[list[float], list[float]] = ([], [])
-        self._hooks: list[Any] = [self.optimizer.register_step_post_hook(self._stepped)]
+        self._hooks: list[Any] = [self._moves.hook]
         if self.no_noise is None:
             self._noise = GradientNoiseScale(model, every=None, window=_WINDOW, ranks="sum" if self._sharded else None)
         if is_last is not None:
@@ -117,46 +107,19 @@ class Watch:
             self._measured = True
         sizes = [len(tensor) for tensor in _tensors(inputs)]
         self.num_examples += sizes[0] if sizes else 0
-        if self.batch_size is None and self.num_examples:
-            self.batch_size = self.num_examples * self._passes_of_a_step
-        self._check_batch(sizes)
-
-    def _check_batch(self, sizes: list[int]) -> None:
-        """Once a pass has the size that was said, that is settled; the last batch of an epoch may be smaller."""
-        before, self._resumed_batch = self._resumed_batch, None if self.batch_size else self._resumed_batch
-        if before and self.batch_size and before != self.batch_size:
-            raise ValueError(
-                f"the checkpoint was made at a global batch of {before}, and this run has {self.batch_size}: a resumed "
-                f"run keeps its learning rate and its count of steps. Resume at {before}, or start a new run from the "
-                "checkpoint's model"
-            )
-        # A collator that packs examples into one row shows no number of them.
-        if self._told_size is None or not sizes or sizes[0] == 1:
-            return
-        if self._told_size in sizes:
-            self._told_size = None
-            return
-        self._odd_passes += 1
-        if self._odd_passes == 2:
-            raise ValueError(
-                f"the model is given {sizes[0]} examples at once, not micro_batch_size={self._told_size}, so that the "
-                f"global batch is not {self.batch_size}: set the DataLoader's batch_size to {self._told_size}, or say "
-                "the real one"
-            )
+        self._batch.saw(sizes)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: numbers and lists of them alone."""
         squares, traces = self._history()
-        return {"num_steps": self.num_steps, "global_batch_size": self.batch_size, "noise": [squares, traces]}
+        return {"num_steps": self.num_steps, "global_batch_size": self._batch.size, "noise": [squares, traces]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the steps and the noise of a checkpoint; ValueError if it was made at another batch."""
         squares, traces = state["noise"]
-        self.num_steps, self._resumed_batch, self._earlier = (
-            state["num_steps"], state["global_batch_size"], (list(squares), list(traces))
-        )  # fmt: skip
-        self._first_turn = None
-        self._check_batch([])
+        self._batch.resumed(state["global_batch_size"])
+        self.num_steps, self._earlier = state["num_steps"], (list(squares), list(traces))
+        self._moves.restart()
 
     def backward_done(self) -> None:
         """After each backward pass."""
@@ -174,8 +137,7 @@ class Watch:
             self._fresh += 1
         self._passes, self._measured = 0, False
         self.num_steps += 1
-        if self._scheduler is not None:
-            self._check_schedule(self._scheduler)
+        self._moves.check()
 
     def numbers(self) -> dict[str, float]:
         """What there is to log now; one transfer from the device."""
@@ -193,7 +155,7 @@ class Watch:
     def unlogged(self) -> dict[str, float]:
         """The global batch, and the settings unless they were logged."""
         settings, self._settings = self._settings, {}
-        return settings | ({"global_batch_size": float(self.batch_size)} if self.batch_size else {})
+        return settings | ({"global_batch_size": float(self._batch.size)} if self._batch.size else {})
 
     def remove(self) -> None:
         """Takes the hooks off the model and the optimizer."""
@@ -214,23 +176,6 @@ class Watch:
             _LOG.warning("anybatch: %s", self.no_noise)
         else:
             self._noise.micro_batch(self.num_examples)
-
-    def _stepped(self, *_: Any) -> None:
-        self._steps_taken += 1
-
-    def _check_schedule(self, scheduler: LambdaLR) -> None:
-        """Between a step's gradient and its use a scheduler has moved as often as the optimizer, or once less."""
-        turn = int(scheduler.last_epoch)
-        if self._first_turn is None:
-            self._first_turn, self._steps_taken = turn, 0
-        moved = (turn - self._first_turn) // self._turns
-        if self._steps_taken - moved >= 2:
-            raise ValueError(
-                f"the scheduler has moved {moved} times in {self._steps_taken} steps: warm-up and decay count steps, "
-                "not epochs; call scheduler.step() after each optimizer.step()"
-            )
-        if self._steps_taken >= _STEPS_TO_MOVE:
-            self._scheduler = None
 
     def _history(self) -> tuple[list[float], list[float]]:
         """|G|^2 and tr(Sigma) of the last measured steps, those before a resumption, too."""
@@ -290,26 +235,6 @@ def _tensors(value: Any, scalars: bool = False) -> Iterator[Tensor]:
     elif isinstance(value, Mapping | tuple | list):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(each, scalars)
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer inside Accelerate's or Lightning's wrapper."""
-    while not hasattr(optimizer, "trust_ratios") and isinstance(
-        inner := getattr(optimizer, "optimizer", None), Optimizer
-    ):
-        optimizer = inner
-    return optimizer  # type: ignore[no-any-return]
-
-
-def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
-    """Raises ValueError if the optimizer holds none of the model's parameters."""
-    own = set(model.parameters())
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    if not own.intersection(held):
-        raise ValueError(
-            f"the optimizer holds {len(held)} parameters, none of them the model's: it was made before the model was "
-            "wrapped, sharded or replaced; make it afterwards"
-        )
 
 
 def _ranks() -> int:
