@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoTokenizer, BertTokenizer
 
 from anybatch.data import vocabulary
@@ -118,6 +118,40 @@ def test_settings_that_cannot_be_followed_are_one_line(
     (path / "tokenizer_config.json").write_text("{")
     with pytest.raises(InputError):
         vocabulary.load(path / "vocab.txt")
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("normalizer", {"type": "NFKC"}),
+        ("normalizer", None),
+        ("pre_tokenizer", {"type": "Whitespace"}),
+        ("model", {"type": "WordLevel", "unk_token": "[UNK]"}),
+        ("model", {"type": "BPE", "merges": []}),
+        ("model", {"max_input_chars_per_word": 3}),
+        ("model", {"continuing_subword_prefix": "@@"}),
+    ],
+)
+def test_what_transformers_would_drop_of_a_tokenizer_is_named(part: str, changed: Any, tmp_path: Path) -> None:
+    path = folder(tmp_path / "a", do_lower_case=True)
+    AutoTokenizer.from_pretrained(path).save_pretrained(path)
+    vocabulary.load(path / "tokenizer.json")
+    content = json.loads((path / "tokenizer.json").read_text())
+    kept = content["model"] if part == "model" and "type" not in changed else {}
+    content[part] = {**kept, **changed, "vocab": content["model"]["vocab"]} if part == "model" else changed
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"transformers drops its {part} because of the settings beside it"):
+        vocabulary.load(path / "tokenizer.json")
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    check_as_transformers(path)
+
+
+def test_a_tokenizer_that_cuts_at_random_is_refused(tmp_path: Path) -> None:
+    numbers = {word: number for number, word in enumerate(WORDS)}
+    Tokenizer(models.BPE(numbers, [], dropout=0.5, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"cuts text at random \(dropout = 0.5\)"):
+        vocabulary.load(tmp_path / "tokenizer.json")
 
 
 def test_whatever_is_accepted_is_cut_as_transformers_cuts_it(tmp_path: Path) -> None:

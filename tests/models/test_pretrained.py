@@ -135,6 +135,7 @@ def test_a_new_head_is_drawn_from_the_seed_and_an_old_one_must_be_whole(tmp_path
         (None, {"type_vocab_size": 1}, "type_vocab_size = 1 .*must be at least 2"),
         (None, {"hidden_act": "none such"}, "no readable bert model"),
         (None, {"is_decoder": True}, "holds a decoder"),
+        (None, {"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         (None, {"quantization_config": {"quant_method": "bitsandbytes"}}, "its weights are quantised"),
         (None, {"model_type": None}, "model of type None; must be 'bert'"),
     ],

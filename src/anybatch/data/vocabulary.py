@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def load(path: Path) -> Tokenizer:
 
     Raises:
         InputError: a missing or broken file, a file in which one of BERT's special tokens is missing or has another
-            name, numbers with gaps, or settings under which tokens have other numbers than in the file.
+            name, numbers with gaps, or settings under which transformers changes the numbers of tokens or drops rules.
     """
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -140,6 +141,10 @@ def load(path: Path) -> Tokenizer:
         raise InputError(f"{path}: {', '.join(map(repr, tokens))} have the same number, {twice}; each needs its own")
     if (largest := max(vocabulary.values())) >= (size := tokenizer.get_vocab_size()):
         raise InputError(f"{path}: numbers {size} tokens up to {largest}; they must be numbered without gaps")
+    if getattr(tokenizer.model, "dropout", None):
+        raise InputError(
+            f"{path}: cuts text at random (dropout = {tokenizer.model.dropout}); set dropout to null in it"
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return _reading_text(tokenizer)
@@ -172,7 +177,23 @@ def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
                 f"{path}: token {token!r} is number {number} there, and {found} under the settings beside it; they do "
                 "not belong together"
             )
+    rules, kept = _rules(written), _rules(tokenizer)
+    if path.suffix == ".json" and (lost := [name for name in rules if rules[name] != kept[name]]):
+        raise InputError(
+            f"{path}: transformers drops its {lost[0]} because of the settings beside it; remove them, or set "
+            "tokenizer_class to PreTrainedTokenizerFast in tokenizer_config.json"
+        )
     return tokenizer
+
+
+def _rules(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the rules that cut text, without what settings may change: case, accents, Chinese characters."""
+    parts = json.loads(tokenizer.to_str())
+    normalizer, model = parts["normalizer"], parts["model"]
+    if normalizer and normalizer["type"] == "BertNormalizer":
+        normalizer = {"type": "BertNormalizer"}
+    model = {name: value for name, value in model.items() if name not in ("vocab", "merges")}
+    return {"normalizer": normalizer, "pre_tokenizer": parts["pre_tokenizer"], "model": model}
 
 
 def in_folder(folder: Path) -> Path:

@@ -64,6 +64,9 @@ def read_config(folder: Path, types: tuple[str, ...]) -> Any:
         raise InputError(f"{folder}: holds adapters (adapter_config.json); merge them into the weights first")
     if written.get("is_decoder") or written.get("is_encoder_decoder"):
         raise InputError(f"{folder}: holds a decoder (config.json); only encoders that see both sides can be used")
+    # transformers reads such a folder as one of absolute positions, since its release 5 without a word.
+    if (positions := written.get("position_embedding_type", "absolute")) != "absolute":
+        raise InputError(f"{folder}: position_embedding_type = {positions!r} (config.json): must be 'absolute'")
     with _explained(folder, f"{found} model"):
         from transformers import AutoConfig
 
