@@ -81,7 +81,7 @@ class _Signals:
 
 def _run(arguments: list[str]) -> tuple[int, str]:
     code = app(arguments, standalone_mode=False)
-    # Failed printing is a failure, and must show before the interpreter ends.
+    # If the output cannot be written, the command has failed, and must say so before the interpreter ends.
     with named_errors("standard output"):
         sys.stdout.flush()
     # Typer returns the code of a typer.Exit, and that of an interrupt.

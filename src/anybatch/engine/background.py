@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: a copy of the state at the step's boundary, and a thread that writes it."""
+"""Writes checkpoints during training: a copy of the state at the end of a step, and a thread that writes it."""
 
 import threading
 from pathlib import Path
@@ -10,14 +10,14 @@ from anybatch.engine.checkpoint import Content, Retention, write
 from anybatch.engine.pieces import Held
 from anybatch.engine.ranks import Ranks
 
-# A rank that fails may not wait longer for the others' help with a checkpoint.
+# The longest time that a failing rank waits for the others' part of a checkpoint.
 _PATIENCE_S = 5.0
 
 
 class BackgroundWriter:
-    """Writes one checkpoint at a time; the room for the copy is kept from one to the next.
+    """Writes one checkpoint at a time; the memory of the copy is kept from one to the next.
 
-    Every rank has one, and calls it at the same steps: the threads agree among themselves on a group of their own.
+    Every rank has one, and calls it at the same steps: the threads agree among themselves in a separate group.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, retention: Retention) -> None:
@@ -28,7 +28,7 @@ class BackgroundWriter:
         self.step = 0
 
     def start(self, content: Content) -> None:
-        """Copies `content` and begins to write it; `collect` must have ended the one before."""
+        """Copies `content` and begins to write it; `collect` must have ended the previous checkpoint."""
         assert self._thread is None, "one checkpoint at a time"
         own = Content(self._copied(content.tensors), content.state)
         self.step = own.step
@@ -36,10 +36,10 @@ class BackgroundWriter:
         self._thread.start()
 
     def collect(self) -> bool:
-        """Waits for the checkpoint under way; returns whether there was one.
+        """Waits for the checkpoint in progress; returns whether there was one.
 
         Raises:
-            OSError: it could not be written, on any rank alike.
+            OSError: it could not be written; on all ranks alike.
         """
         if self._thread is None:
             return False
@@ -52,11 +52,11 @@ class BackgroundWriter:
 
     @property
     def done(self) -> bool:
-        """Whether `collect` has something to tell and would not wait."""
+        """Returns whether `collect` has a result and would not wait."""
         return self._thread is not None and not self._thread.is_alive()
 
     def abandon(self) -> None:
-        """The run fails: a single rank finishes what is under way, one of several tries for a moment."""
+        """Ends the writing when the run fails: a single rank finishes it, one of several tries for a moment."""
         if self._thread is not None:
             self._thread.join(None if self._ranks.size == 1 else _PATIENCE_S)
 

@@ -17,8 +17,7 @@ from anybatch.engine.parallel import Parallel
 class Evaluation:
     """`losses` and `accuracy` are means over targets, by name; `loss` is the sum of the losses.
 
-    A name that the model counts right answers for and has no loss of, such as another way to count, is in `accuracy`
-    alone.
+    A metric without a loss of its own (top-5, say) appears only in `accuracy`.
     """
 
     loss: float
@@ -30,7 +29,7 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
-    """Evaluates `model`, where it is, in eval mode over all `batches` and puts it back as it was."""
+    """Evaluates `model`, on its device, in eval mode over all `batches`, and restores its mode."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     names = list(batches[0].num_targets)
     sums = torch.zeros(4, len(names), dtype=torch.float64)
@@ -43,7 +42,7 @@ def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
 
 
 def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluation:
-    """`evaluate` with the batches shared out over the ranks; all get the whole evaluation."""
+    """Evaluates with the batches shared over the ranks; all ranks get the whole evaluation."""
     ranks = parallel.ranks
     names = list(batches[0].num_targets)
     sums = torch.zeros(4, len(names), dtype=torch.float64)
@@ -61,7 +60,7 @@ def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluatio
 
 @torch.no_grad()
 def _sums(model: nn.Module, batch: Batch, names: list[str], device: torch.device) -> torch.Tensor:
-    """Loss sums, numbers right, targets, and whether there is a loss, by name: float64[4, names]."""
+    """Returns loss sums, numbers right, targets, and whether there is a loss, by name: float64[4, names]."""
     losses, right = model(**on_device(batch.inputs, device))
     none = torch.zeros((), dtype=torch.float64, device=device)
     values = [losses.get(name, none).double() for name in names] + [right[name].double() for name in names]

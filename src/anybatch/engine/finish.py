@@ -1,4 +1,4 @@
-"""The end of a run: the whole model is exported and scored, and the result written."""
+"""The end of a run: exports and scores the whole model, and writes the result."""
 
 import shutil
 import time
@@ -19,7 +19,7 @@ from anybatch.runs import Run
 
 
 def finish(job: Job, run: Run, parallel: Parallel) -> dict[str, Any]:
-    """Writes RUN/model and RUN/result.json on rank 0, and returns the latter's content; {} on the others, who wait."""
+    """Writes RUN/model and RUN/result.json on rank 0, and returns the result; the other ranks wait and return {}."""
     ranks = parallel.ranks
     with ranks.watch.unhurried():
         model = parallel.whole()
@@ -58,7 +58,7 @@ def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def _replaced_folder(path: Path) -> Iterator[Path]:
-    """`new_folder` in the place of what `path` holds, for files that safetensors writes."""
+    """Yields a `new_folder` that replaces the content of `path`, for files that safetensors writes."""
     if path.exists():
         shutil.rmtree(path)
     with safetensors_errors(path), new_folder(path) as scratch:

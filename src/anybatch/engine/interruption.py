@@ -1,6 +1,6 @@
-"""Asked to stop: the first signal lets the step finish and the state be saved, a second Ctrl-C ends at once.
+"""Requests to stop: the first signal lets the step finish and the state be saved, a second Ctrl-C ends at once.
 
-Other signals may come twice: a cluster's scheduler signals a process as well as the launcher that passes it on.
+Other signals may come twice: a cluster's scheduler signals a process and also the launcher, which passes it on.
 """
 
 import signal
@@ -13,18 +13,18 @@ from anybatch.process import ENDING, listening
 
 
 class StopRequest:
-    """`reason` names the signal that asked, and is None until one did."""
+    """A request to stop: `reason` names the signal that asked, and is None until one did."""
 
     reason: str | None = None
     _at_once = False
 
     def flags(self) -> list[int]:
-        """What was asked for as numbers, which ranks can add up."""
+        """Returns the request as numbers, which ranks can add up."""
         return [int(self.reason == number.name) for number in ENDING]
 
     @contextmanager
     def at_once(self, what: str) -> Iterator[None]:
-        """A block that is broken off where a stop is asked for, in it or before: Stopped says the reason and `what`."""
+        """A block that ends if a stop is requested in it or before it: Stopped contains the reason and `what`."""
         try:
             self._at_once = True
             if self.reason is not None:
@@ -45,7 +45,7 @@ class StopRequest:
 
 
 def reason_in(flags: Sequence[int]) -> str | None:
-    """The name of the signal that any rank was sent, given the sum of all ranks' flags."""
+    """Returns the name of the signal that any rank got, from the sum of all ranks' flags."""
     return next((number.name for number, count in zip(ENDING, flags, strict=True) if count), None)
 
 
@@ -54,9 +54,9 @@ _listening: list[StopRequest] = []
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listens for Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 inside the block; one inside another shares what was asked.
+    """Listens for Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 inside the block; nested blocks share the request.
 
-    Outside the main thread Python cannot listen, and nothing asks.
+    Outside the main thread Python cannot listen, and no stop is requested.
     """
     if _listening or threading.current_thread() is not threading.main_thread():
         yield _listening[0] if _listening else StopRequest()

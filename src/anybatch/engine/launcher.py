@@ -1,4 +1,4 @@
-"""torchrun, as the supervisor starts it: what it would print about a failed rank, the supervisor says in one line.
+"""Runs torchrun for the supervisor, which replaces torchrun's output about a failed rank by one line.
 
 python -m anybatch.engine.launcher FOLDER TORCHRUN-ARGUMENTS: leaves FOLDER/failures.json, {rank: exit code}, the first
 failure first.
@@ -20,11 +20,11 @@ _PERIOD_S = 0.5
 
 
 def main() -> int:
-    """Runs torchrun; returns 1 where a rank failed, or 128 and the number of the signal that ended it."""
+    """Runs torchrun; returns 1 if a rank failed, or 128 plus the number of the signal that ended it."""
     folder, *arguments = sys.argv[1:]
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     logging.disable(logging.CRITICAL)
-    # What takes long comes after the thread: the supervisor may be gone at any moment.
+    # Slow imports come after the thread starts: the supervisor may die at any moment.
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _end_with_supervisor() -> None:
-    """Where the supervisor is gone, ranks that have begun save and end by themselves; the others are ended here."""
+    """Ends the other ranks if the supervisor is gone; ranks that have begun save and end by themselves."""
     while not outcomes.abandoned():
         time.sleep(_PERIOD_S)
     folder = Path(os.environ[outcomes.FOLDER_VARIABLE])

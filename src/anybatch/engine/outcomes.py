@@ -1,7 +1,7 @@
-"""How the ranks of one machine tell the supervisor that started them who they are and how they ended.
+"""Files by which the ranks of one machine tell their supervisor who they are and how they ended.
 
-A file a rank in the folder that the supervisor names in the environment; without it, nothing is written. The supervisor
-holds a lock there for as long as it lives, which the system gives free however it ends.
+Each rank has a file in the folder that the supervisor names in the environment; without this folder, nothing is
+written. The supervisor holds a lock in it while it lives; the system releases the lock, however the supervisor ends.
 """
 
 import os
@@ -13,25 +13,25 @@ from typing import Any
 from anybatch.files import locked, read_object, write_json
 
 FOLDER_VARIABLE = "ANYBATCH_OUTCOMES"
-# Written by the launcher: {rank: exit code} of those that failed, the first one first.
+# Written by the launcher: {rank: exit code} of the ranks that failed, the first one first.
 FAILURES = "failures.json"
 _LOCK = "supervisor.lock"
 
 
 def supervised() -> bool:
-    """Whether a supervisor started this process, and will say how it ended."""
+    """Returns whether a supervisor started this process, and will report how it ended."""
     return FOLDER_VARIABLE in os.environ
 
 
 @contextmanager
 def supervising(folder: Path) -> Iterator[None]:
-    """The block of the supervisor, during which those that it started know that it lives."""
+    """A block of the supervisor, during which the processes that it started know that it lives."""
     with locked(folder / _LOCK):
         yield
 
 
 def abandoned() -> bool:
-    """Whether the supervisor that started this process is gone, which can only be by a kill: it outlives its ranks."""
+    """Returns whether this process's supervisor is gone; only a kill does this, since it outlives its ranks."""
     if not supervised():
         return False
     try:
@@ -49,13 +49,13 @@ def enter(rank: int) -> None:
 
 
 def write(rank: int, code: int, message: str, is_cause: bool = True) -> None:
-    """Tells how this rank ends and why; `is_cause` is False where the message only says that another rank is lost."""
+    """Records how this rank ends and why; `is_cause` is False if the message is only that another rank is lost."""
     told = {"rank": rank, "process": os.getpid(), "code": code, "message": message, "is_cause": is_cause}
     _write(rank, told)
 
 
 def processes(folder: Path) -> list[int]:
-    """The processes that the supervisor with this folder started and that are left, theirs included; Linux only."""
+    """Returns the remaining processes of the supervisor with this folder, with their descendants; Linux only."""
     return [
         int(process.name)
         for process in Path("/proc").glob("[0-9]*")
@@ -71,7 +71,7 @@ def _has_variable(process: Path, folder: Path) -> bool:
 
 
 def read(folder: Path) -> dict[int, dict[str, Any]]:
-    """What the ranks have told so far, by rank."""
+    """Returns what the ranks have recorded so far, by rank."""
     told = (read_object(path) for path in sorted(folder.glob("rank-*.json")))
     return {value["rank"]: value for value in told}
 

@@ -1,7 +1,7 @@
-"""Tensors on disk, in as many parts as there are ranks that hold a piece, and any rows of them back on any rank.
+"""Tensors on disk, one part for each rank that holds a piece; any rank can read any rows.
 
-A part is two safetensors files and `part-00000.json`, which has their SHA-256 and, for every tensor in them, which of
-the whole tensor's rows (indices along dimension 0) is the first one there.
+A part is two safetensors files and `part-00000.json`. The latter has their SHA-256 and, for every tensor in them, the
+number of its first row (index along dimension 0) in the whole tensor.
 """
 
 import os
@@ -26,9 +26,9 @@ Held = dict[str, dict[str, tuple[Tensor, int]]]
 
 
 def held_by(rank: int, tensors: Tensors) -> Held:
-    """What rank `rank` writes of `tensors`, named by kind and name: its rows of those that are sharded.
+    """Returns what rank `rank` writes of `tensors`, by kind and name: its rows of the sharded ones.
 
-    Tensors that every rank has are written by rank 0.
+    Rank 0 writes the tensors that every rank has.
     """
     return {
         kind: {name: (held, first) for name, value in named.items() for held, first in held_rows(value.detach(), rank)}
@@ -54,7 +54,7 @@ def write_part(folder: Path, number: int, held_tensors: Held) -> None:
 
 
 def held_rows(value: Tensor, rank: int) -> Iterator[tuple[Tensor, int]]:
-    """What this rank writes of `value`: (its rows, the number of the first), or nothing."""
+    """Yields what this rank writes of `value`: (its rows, the number of the first), or nothing."""
     if isinstance(value, DTensor):
         held = value.to_local()
         first, count = _place(value)
@@ -66,7 +66,7 @@ def held_rows(value: Tensor, rank: int) -> Iterator[tuple[Tensor, int]]:
 
 
 class Parts:
-    """The tensors of all parts in `folder`, of which any rows can be read."""
+    """The tensors of all parts in `folder`; any rows can be read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -90,24 +90,24 @@ class Parts:
         return {name for found, name in self._pieces if found == kind}
 
     def shape(self, kind: str, name: str) -> tuple[int, ...]:
-        """The shape of a whole tensor."""
+        """Returns the shape of a whole tensor."""
         shapes = [_shape(file, name) for _, file in self._pieces[kind, name]]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """All rows of a tensor."""
+        """Returns all rows of a tensor."""
         found = [_read(file, name, None, None) for _, file in sorted(self._pieces[kind, name])]
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def rows(self, kind: str, name: str, first: int, count: int) -> Tensor:
-        """`count` rows of a tensor, from row `first` on."""
+        """Returns `count` rows of a tensor, from row `first` on."""
         found = [
             _read(file, name, first - begin, first - begin + count) for begin, file in sorted(self._pieces[kind, name])
         ]
         return torch.cat([rows for rows in found if len(rows)] or found[:1])
 
     def like(self, kind: str, name: str, pattern: Tensor) -> Tensor:
-        """A tensor cut as `pattern` is; ValueError where its shape differs from the pattern's."""
+        """Returns a tensor cut like `pattern`; ValueError if its shape is not the pattern's."""
         if not isinstance(pattern, DTensor):
             value = self.whole(kind, name)
             if value.shape != pattern.shape:
@@ -124,7 +124,7 @@ class Parts:
 
 
 def _read(file: Path, name: str, low: int | None, high: int | None) -> Tensor:
-    """A tensor of `file`, or its rows low .. high - 1, those of them that there are."""
+    """Reads a tensor of `file`, or those of its rows low .. high - 1 that exist."""
     with safe_open(file, framework="pt") as opened:
         if low is None or high is None:
             return opened.get_tensor(name)  # type: ignore[no-any-return]
@@ -140,7 +140,7 @@ def _shape(file: Path, name: str) -> tuple[int, ...]:
 
 
 def _place(value: DTensor) -> tuple[int, int]:
-    """The first row that this rank holds of `value`, and how many: FSDP cuts as torch.chunk does."""
+    """Returns the first row of `value` that this rank holds, and how many: FSDP cuts as torch.chunk does."""
     assert value.device_mesh.ndim == 1, "only one dimension of ranks is supported"
     assert value.placements == (Shard(0),), f"only rows are sharded, not {value.placements}"
     rows, size, rank = value.shape[0], value.device_mesh.size(), value.device_mesh.get_local_rank()
@@ -151,7 +151,7 @@ def _place(value: DTensor) -> tuple[int, int]:
 
 @contextmanager
 def safetensors_errors(path: Path) -> Iterator[None]:
-    """A block in which safetensors' own error, which a full disk raises, becomes the system's, of the file `path`."""
+    """A block in which safetensors' error for a full disk becomes the system's error for the file `path`."""
     try:
         yield
     except SafetensorError as error:
@@ -162,14 +162,14 @@ def safetensors_errors(path: Path) -> Iterator[None]:
 
 
 def give_ordinary_permissions(file: Path) -> None:
-    """Gives a file that safetensors has kept to its owner the permissions of an ordinary new one."""
+    """Gives a file that safetensors made private the permissions of an ordinary new file."""
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)
 
 
 def plain_and_tensors(state: Mapping[Any, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as tensors and as plain values, both named "<parameter number>.<state name>"."""
+    """Splits an optimizer's state into tensors and plain values, both named "<parameter number>.<state name>"."""
     tensors, plain = {}, {}
     for index, values in state.items():
         for name, value in values.items():

@@ -1,7 +1,7 @@
-"""Which of a run's processes this is, and what all of them agree on.
+"""The place of this process among a run's processes, and agreements between all of them.
 
-torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) makes a process one of several; without
-it a run has one rank, and agreeing costs nothing.
+torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) makes a process one of several. Without
+it a run has one rank, and agreements cost nothing.
 """
 
 import atexit
@@ -31,20 +31,20 @@ from anybatch.files import told
 Result = TypeVar("Result")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# How torch, gloo and NCCL speak of a connection whose other end is gone; they have no exception of their own for it.
+# Phrases of torch, gloo and NCCL for a connection whose other end is gone; they have no exception for it.
 _LOST = re.compile(
     "gloo|ncclRemoteError|ncclSystemError|NCCL communicator was aborted|closed by peer|reset by peer|broken pipe|"
     "connection refused|socket|timed out",
     re.I,
 )
-# What NCCL says of this rank's own fault, in texts that name sockets, too.
+# Phrases of NCCL for this rank's own fault, in texts that name sockets, too.
 _OWN_FAULT = re.compile("ncclInvalidUsage|ncclInvalidArgument|ncclInternalError|Duplicate GPU|out of memory", re.I)
-# NCCL, cuBLAS and CUDA itself take memory beside torch's allocator.
+# NCCL, cuBLAS and CUDA itself take memory besides torch's allocator.
 _FULL = re.compile("CUDA error: out of memory|Cuda failure.*out of memory|CUBLAS_STATUS_ALLOC_FAILED", re.S)
 
 
 class Ranks:
-    """This process among `size`: its number, its device, and small agreements, which all ranks must reach alike."""
+    """This process among `size`: its number, its device, and small agreements, which all ranks must call alike."""
 
     def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
         self.rank, self.size = rank, size
@@ -53,7 +53,7 @@ class Ranks:
         self.device = local_device()
 
     def aside(self) -> "Ranks":
-        """The same ranks for another thread: agreements on a group of their own, which the watch does not see."""
+        """Returns the same ranks for another thread: agreements in a separate group, which the watch does not see."""
         aside = Ranks(self.rank, self.size)
         if self.size > 1:
             with self.waiting("connecting for checkpoints beside the steps"):
@@ -62,22 +62,22 @@ class Ranks:
 
     @property
     def leader(self) -> bool:
-        """Whether this is the rank that writes the run folder."""
+        """Whether this rank writes the run folder."""
         return self.rank == 0
 
     def sum(self, values: Tensor, what: str) -> Tensor:
-        """`values`, a tensor in the CPU's memory or on the ranks' devices, summed over all ranks in place."""
+        """Sums `values`, a tensor in the CPU's memory or on the ranks' devices, over all ranks in place."""
         if self.size > 1:
             with self.waiting(what):
                 dist.all_reduce(values, group=self._group)
         return values
 
     def any(self, flag: bool, what: str) -> bool:
-        """Whether `flag` is set on any rank."""
+        """Returns whether `flag` is set on any rank."""
         return bool(self.sum(torch.tensor([int(flag)]), what).item())
 
     def least(self, value: int, what: str) -> int:
-        """The smallest `value` of any rank."""
+        """Returns the smallest `value` of any rank."""
         found = torch.tensor([value])
         if self.size > 1:
             with self.waiting(what):
@@ -85,25 +85,25 @@ class Ranks:
         return int(found.item())
 
     def barrier(self, what: str) -> None:
-        """Returns once every rank is here."""
+        """Returns when every rank has called it."""
         self.any(False, what)
 
     def from_leader(self, value: Result, what: str) -> Result:
-        """Rank 0's `value`, which JSON can hold, on every rank."""
+        """Returns rank 0's `value`, which JSON can hold, on every rank."""
         if self.size == 1:
             return value
         agreed: Result = self._from(0, value, what)
         return agreed
 
     def problem(self, mine: str | None, what: str) -> str | None:
-        """The message of the lowest rank that has one, on every rank; None where none has."""
+        """Broadcasts the message of the lowest rank that has one; returns None if no rank has one."""
         if self.size == 1:
             return mine
         rank = self.least(self.size if mine is None else self.rank, what)
         return None if rank == self.size else str(self._from(rank, mine, what))
 
     def leader_first(self, call: Callable[[], Result], what: str) -> Result:
-        """`call()` on rank 0, then, once it has succeeded there, on all others."""
+        """Runs `call()` on rank 0 and, after it has succeeded there, on all other ranks."""
         with self.watch.unhurried():
             if self.leader:
                 result = call()
@@ -114,7 +114,7 @@ class Ranks:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """A block that returns when other ranks get there, too; a lost one is a `Failed`."""
+        """A block that returns when the other ranks reach it, too; a lost rank is a `Failed`."""
         self.watch.doing(f"waiting for the other ranks: {what}", waiting=True)
         try:
             yield
@@ -125,7 +125,7 @@ class Ranks:
         self.watch.doing(what)
 
     def failed(self, error: BaseException) -> Cause:
-        """Makes `error` known to all ranks, unless another one was first; what was first is returned."""
+        """Makes `error` known to all ranks, unless another error was first; returns the first one."""
         lost = is_lost(error)
         message = str(error if isinstance(error, LostContact) else LostContact(error)) if lost else _message(error)
         message = " ".join(message.split())
@@ -145,7 +145,7 @@ class Ranks:
 
 
 class LostContact(Failed):
-    """Another rank went away without a word."""
+    """Another rank ended without a message."""
 
     def __init__(self, error: BaseException) -> None:
         why = " ".join(str(error).split())[:200]
@@ -154,14 +154,14 @@ class LostContact(Failed):
 
 @contextmanager
 def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[Ranks]:
-    """This process's place among the run's ranks, for the length of the block.
+    """Yields this process's place among the run's ranks, for the block.
 
-    An exception that leaves the block ends all ranks. The rank that was first raises it; the others raise Elsewhere,
-    as all do under a supervisor, which tells what happened.
+    An exception that leaves the block ends all ranks. The first rank that fails raises it; the others raise Elsewhere.
+    Under a supervisor, which reports the failure, all raise Elsewhere.
 
     Args:
-        hang_timeout_s: how long a rank may stand still.
-        url: where the ranks meet: torchrun's environment, or file:///PATH?rank=R&world_size=N.
+        hang_timeout_s: the longest time without progress, in seconds.
+        url: the meeting place of the ranks: torchrun's environment, or file:///PATH?rank=R&world_size=N.
     """
     alone = url == "env://" and (not all(map(os.environ.get, _VARIABLES)) or os.environ["WORLD_SIZE"] == "1")
     try:
@@ -174,7 +174,7 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
     ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
     with ExitStack() as held:
         if not alone:
-            # Whoever is known to the supervisor is asked by it to stop. Alone, preparing can be broken off.
+            # The supervisor asks the ranks that it knows to stop. A single rank can be interrupted while it prepares.
             held.enter_context(stop_requests())
         yield from _joined(ranks)
 
@@ -191,7 +191,7 @@ def _joined(ranks: Ranks) -> Iterator[Ranks]:
         else:
             cause = ranks.failed(error)
         if ranks.size > 1:
-            # What is left of broken connections must not keep the interpreter from ending.
+            # The rest of broken connections must not keep the interpreter from ending.
             atexit.register(_leave, cause.code)
         tells = cause.rank == ranks.rank
         if outcomes.supervised():
@@ -207,18 +207,19 @@ def _joined(ranks: Ranks) -> Iterator[Ranks]:
         raise
     else:
         ranks.watch.stop()
-        # Told before gloo is taken down, which may end the process: the run's exit code does not hang on it.
+        # Recorded before gloo shuts down, which may end the process: the run's exit code does not depend on it.
         outcomes.write(ranks.rank, 0, "")
         if ranks.size > 1:
             dist.destroy_process_group()
     finally:
-        # One of several ranks that fails stays watched to its very end; alone, the process may go on to other things.
+        # A failing rank among several stays watched to its end; after a single rank, the process may continue
+        # otherwise.
         if ranks.size == 1:
             ranks.watch.stop()
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether `error` says no more than that another rank is gone."""
+    """Returns whether `error` means only that another rank is gone."""
     if isinstance(error, LostContact):
         return True
     text = str(error)
@@ -227,7 +228,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code of the command that `error` ends."""
+    """Returns the exit code of the command that `error` ends."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     codes = {InputError: 2, Stopped: 75, KeyboardInterrupt: 130}
@@ -240,16 +241,16 @@ def _connect(url: str, hang_timeout_s: float) -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
         _leave_endings_to_the_watch(hang_timeout_s)
-    # Small agreements are made in the CPU's memory, so that no GPU is waited for. Who waits too long is ended by the
-    # watch, which knows what for: the group's own limit must be out of the way.
+    # Small agreements are made in the CPU's memory, so that nothing waits for a GPU. The watch ends a rank that waits
+    # too long, and knows the reason: the group's time limit must not act first.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(days=1))
-    # A thread of its own needs a connection of its own: one that waits for an answer is not shared.
+    # A separate thread needs a separate connection: one that waits for an answer is not shared.
     return Ranks(rank, size, Watch(rank, size, store.clone(), hang_timeout_s))
 
 
 def _leave_endings_to_the_watch(hang_timeout_s: float) -> None:
-    """Keeps NCCL's own watchdogs from aborting a process before the reason is written.
+    """Keeps NCCL's watchdogs from aborting a process before the reason is written.
 
     One ends the process as soon as a peer's socket closes, the other after a time without progress.
     """

@@ -1,4 +1,4 @@
-"""metrics.jsonl and, where it is installed, TensorBoard: what happened at which step."""
+"""metrics.jsonl and, if it is installed, TensorBoard: what happened at which step."""
 
 import json
 import threading
@@ -13,21 +13,22 @@ from anybatch.files import named_errors, write_text
 from anybatch.numbers import null_for_nonfinite
 from anybatch.runs import Run
 
-# Records of TensorBoard's that may wait for the thread that writes them; with its ten, a short step waits instead.
+# The number of TensorBoard's records that may wait for the thread that writes them; with TensorBoard's ten, a short
+# step waits instead.
 _WAITING = 1000
 
 
 class Mirror(Protocol):
-    """Where the numbers of a run go besides its folder."""
+    """Another destination of a run's numbers, besides its folder."""
 
     def write(self, numbers: Mapping[str, float], step: int) -> None: ...
     def close(self) -> None: ...
 
 
 class Records:
-    """Appends events to a run's metrics; those later than `step` are dropped first, so a resumed run repeats none.
+    """Appends events to a run's metrics; first drops those later than `step`, so a resumed run repeats none.
 
-    Saves that failed stay: they are why a run goes on from an earlier step than it had reached.
+    Failed saves stay: they are the reason why a run continues from an earlier step than it had reached.
     """
 
     def __init__(self, run: Run, step: int, mirror: Mirror | None = None) -> None:
@@ -51,7 +52,7 @@ class Records:
             self._mirror.write(dict(_numbers(event, values)), step)
 
     def flush(self) -> None:
-        """Called before a checkpoint becomes visible: a resumed run finds every event up to its step."""
+        """Called before a checkpoint becomes visible, so that a resumed run finds every event up to its step."""
         with named_errors(self._path):
             self._file.flush()
         if self._board is not None:
@@ -64,14 +65,14 @@ class Records:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in (self._file, self._board, self._mirror):
-            # What a full disk did not take was said when it was written.
+            # A full disk was already reported at the write.
             with suppress(OSError) if error is not None else named_errors(self._path):
                 if file is not None:
                     file.close()
 
 
 class NoRecords:
-    """What ranks other than the first have: rank 0 records for all."""
+    """The records of the other ranks: rank 0 records for all."""
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None: ...
     def flush(self) -> None: ...
@@ -83,7 +84,7 @@ class NoRecords:
 
 
 def _summary(event: str, values: Mapping[str, Any]) -> Any:
-    """All numbers of an event as one record of TensorBoard's, which costs little more than that of one number."""
+    """Returns all numbers of an event as one TensorBoard record, which costs little more than one number's."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     numbers = _numbers(event, values)
@@ -101,7 +102,7 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 class Board:
-    """TensorBoard's files. `step`: where the run goes on; what an earlier file has beyond is hidden."""
+    """TensorBoard's files. `step`: the run continues from it; later values in an earlier file are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -126,6 +127,6 @@ class Board:
             self._writer.close()
 
     def _unless_told(self, raised: threading.ExceptHookArgs) -> None:
-        """Of an error of the writer's own thread, such as a full disk, its next call tells; no traceback is needed."""
+        """Hides the traceback of an error in the writer's thread, such as a full disk: the next call reports it."""
         if not (type(raised.thread).__module__.startswith("tensorboard.") and issubclass(raised.exc_type, OSError)):
             self._hook(raised)

@@ -1,8 +1,8 @@
-"""A run on several processes of this machine, from outside: torchrun is started, asked to stop, and started again.
+"""Supervises a run on several processes of this machine: starts torchrun, asks it to stop, and restarts it.
 
-torchrun returns 1 whatever its workers return, and ends them 30 seconds after a signal, saved or not. So the ranks tell
-the supervisor their process numbers and their outcome in a folder of its own: it signals them itself, and knows what
-was first.
+torchrun returns 1 whatever its workers return, and ends them 30 seconds after a signal, saved or not. So the ranks
+write their process numbers and their outcome into a separate folder. The supervisor signals them directly, and knows
+the first error.
 """
 
 import os
@@ -21,13 +21,13 @@ from anybatch.files import read_object
 from anybatch.process import listening
 from anybatch.progress import PlainProgress
 
-# How long torchrun has to end once its ranks have.
+# The time that torchrun has to end after its ranks.
 _GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
 class _End:
-    """How an attempt ended: an exit code of ours, and why."""
+    """The end of an attempt: an exit code of ours, and the reason."""
 
     code: int
     message: str
@@ -37,11 +37,11 @@ def supervise(arguments: Sequence[str], num_processes: int, num_relaunches: int)
     """Runs `anybatch ARGUMENTS` on `num_processes` ranks until it is done; after a crash, again with --resume.
 
     Args:
-        num_relaunches: how often at most it is started again after a failure that is not the user's.
+        num_relaunches: the largest number of restarts after failures that are not the user's.
 
     Raises:
         Stopped: a signal asked for it. The ranks were asked to save and stop, and have ended.
-        InputError, Failed: what the rank that failed first said, at the last attempt.
+        InputError, Failed: the message of the first rank that failed, at the last attempt.
         KeyboardInterrupt: a second Ctrl-C; the ranks were ended at once.
     """
     signals = _Signals()
@@ -62,7 +62,7 @@ def supervise(arguments: Sequence[str], num_processes: int, num_relaunches: int)
 
 
 class _Signals:
-    """Passes what this process is sent on to the ranks; a second Ctrl-C ends them."""
+    """Passes this process's signals on to the ranks; a second Ctrl-C ends them."""
 
     def __init__(self) -> None:
         self.asked: str | None = None
@@ -78,7 +78,7 @@ class _Signals:
 
     @contextmanager
     def passed_to(self, folder: Path, launcher: "subprocess.Popen[bytes]") -> Iterator[None]:
-        """A block during which signals are passed on; one that came before is passed on now."""
+        """A block during which signals are passed on; an earlier signal is passed on now."""
         self._run = folder, launcher
         try:
             if self.asked is not None:
@@ -97,7 +97,7 @@ class _Signals:
                 with suppress(ProcessLookupError):
                     os.kill(rank["process"], self._number)
         if not told:
-            # Nobody has begun: there is nothing to save.
+            # No rank has begun: there is nothing to save.
             launcher.terminate()
 
 
@@ -116,9 +116,9 @@ def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals) ->
 
 @contextmanager
 def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun with its ranks; whatever is left of them at the end of the block is ended."""
+    """Starts torchrun with its ranks; ends what is left of them at the end of the block."""
     torchrun = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
-    # Without the two dashes, torchrun takes our --run for an abbreviation of an option of its own.
+    # Without the two dashes, torchrun reads our --run as an abbreviation of a torchrun option.
     command = [
         sys.executable,
         "-m",
@@ -132,7 +132,7 @@ def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Ite
     ]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     environment = {**os.environ, outcomes.FOLDER_VARIABLE: str(folder), "OMP_NUM_THREADS": threads}
-    # In a session of its own: a Ctrl-C in the terminal is ours to pass on.
+    # A separate session: we pass on a Ctrl-C in the terminal.
     run = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         yield run
@@ -147,7 +147,7 @@ def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Ite
         except subprocess.TimeoutExpired:
             run.kill()
             run.wait()
-        # Whoever is left had not begun, or was started by a rank.
+        # A remaining process had not begun, or a rank started it.
         for process in outcomes.processes(folder):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -155,7 +155,7 @@ def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Ite
 
 def _end(code: int, folder: Path, num_processes: int) -> _End:
     told = outcomes.read(folder)
-    # A rank that has told that it is done may still be ended by what is taken down with the interpreter.
+    # A rank that has recorded its success may still be ended during the interpreter's shutdown.
     if code == 0 or (len(told) == num_processes and all(rank.get("code") == 0 for rank in told.values())):
         return _End(0, "")
     ended = [rank for rank in told.values() if rank.get("code")]
@@ -164,7 +164,7 @@ def _end(code: int, folder: Path, num_processes: int) -> _End:
             return _End(rank["code"], rank["message"])
     failures = read_object(folder / outcomes.FAILURES) if (folder / outcomes.FAILURES).is_file() else {}
     for name, failure in failures.items():
-        # torchrun ends the others by SIGTERM; what ended by itself wrote its outcome.
+        # torchrun ends the others by SIGTERM; a rank that ended by itself wrote its outcome.
         if failure < 0 and -failure != signal.SIGTERM and "code" not in told.get(int(name), {}):
             advice = "; the system does that where memory runs out" if -failure == signal.SIGKILL else ""
             return _End(1, f"rank {name} was ended by {signal.Signals(-failure).name}{advice}")

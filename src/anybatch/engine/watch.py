@@ -1,9 +1,9 @@
-"""A thread that looks after one rank: whether it moves on, whether the others live, and what ended the first of them.
+"""A thread that watches one rank: whether it makes progress, whether the others live, and the first failure.
 
-Ranks meet in the store that their launcher keeps. Each counts up a number of its own there; the first one that fails
-writes the cause, and all others end with it. No rank waits for ever: one that is lost is missed after 25 s, one that
-hangs after `hang_timeout_s`, and whoever does not end by itself then is ended. A rank whose supervisor was killed asks
-itself to save and stop.
+Ranks meet in the store of their launcher. Each counts up a number there. The first rank that fails writes the cause,
+and all others end with it. No rank waits for ever: a lost rank is noticed after 25 s, a hanging one after
+`hang_timeout_s`, and a rank that then does not end by itself is ended. A rank whose supervisor was killed asks itself
+to save and stop.
 """
 
 import faulthandler
@@ -23,14 +23,14 @@ from anybatch.engine import outcomes
 
 _PERIOD_S = 1.0
 _LOST_AFTER_S = 25.0
-# A rank that waits for the others gives the one that they wait for time to say why.
+# A waiting rank gives the rank that it waits for time to report the reason.
 _PATIENCE_S = 10.0
 _CAUSE = "anybatch/cause"
 
 
 @dataclass(frozen=True)
 class Cause:
-    """What ended the run first, on which rank, and the exit code that follows; `lost`: a rank that could not say."""
+    """The first cause of the end, its rank, and the exit code that follows; `lost`: a rank that could not report."""
 
     message: str
     rank: int
@@ -65,7 +65,7 @@ class Watch:
             self._thread.join()
 
     def doing(self, what: str, waiting: bool = False) -> None:
-        """The main thread is at `what`, where it waits for other ranks or not; it must move on from there in time."""
+        """Records that the main thread is at `what`, waiting for other ranks or not; it must leave `what` in time."""
         if not self._unhurried:
             self._mark = self._awake_s, what, waiting
 
@@ -79,9 +79,9 @@ class Watch:
             self._unhurried = before
 
     def failed(self, message: str, code: int, lost_contact: bool = False) -> Cause:
-        """This rank ends for `message`; what ended the first one is returned, and recorded once.
+        """Records that this rank ends with `message`; returns the first cause, which is recorded once.
 
-        Where contact was lost, whoever caused it gets a moment to say so.
+        If contact was lost, the rank that caused it gets a moment to report.
         """
         if self._cause is None:
             self._ending_since = time.monotonic()
@@ -96,12 +96,12 @@ class Watch:
         self._cause = self._told(mine) or mine
         outcomes.write(self._rank, self._cause.code, self._cause.message, not self._cause.lost)
         if self.on_failure is not None and (self._cause.rank == self._rank or self._rank == 0):
-            # Where the failure is a full disk, there is no room to write it down either.
+            # If the failure is a full disk, it cannot be written down either.
             with suppress(OSError):
                 self.on_failure(self._cause.message)
 
     def _told(self, mine: Cause | None = None) -> Cause | None:
-        """The cause in the store, after writing `mine` where there is none yet; None where the store is gone, too."""
+        """Returns the cause in the store, after writing `mine` if there is none; None if the store is gone, too."""
         if self._store is None:
             return None
         try:
@@ -118,11 +118,11 @@ class Watch:
         looked = time.monotonic()
         while not self._done.wait(_PERIOD_S):
             now = time.monotonic()
-            # Time during which this process was stopped (SIGTSTP) or its machine asleep does not count.
+            # Time while this process was stopped (SIGTSTP), or its machine asleep, does not count.
             self._awake_s += min(now - looked, 2 * _PERIOD_S)
             looked = now
             if not self._abandoned and outcomes.abandoned():
-                # Nobody is left to pass on a signal, or to say how the run ends.
+                # Nobody is left to pass on a signal, or to report how the run ends.
                 self._abandoned = True
                 os.kill(os.getpid(), signal.SIGTERM)
             if self._ending_since is not None:
@@ -153,7 +153,7 @@ class Watch:
         return f"rank {self._rank}: no progress for {self._hang_timeout_s:g} s, {what}{where}"
 
     def _missing(self) -> str | None:
-        """Rank 0 looks for all others, which look for rank 0."""
+        """Returns a missing rank: rank 0 checks all others, and they check rank 0."""
         if self._store is None:
             return None
         now = self._awake_s
@@ -161,7 +161,7 @@ class Watch:
         keys = [f"anybatch/alive/{rank}" for rank in others]
         try:
             self._store.set(f"anybatch/alive/{self._rank}", str(time.monotonic()))
-            # Asked for a key that nobody has set yet, a store waits.
+            # For a key that nobody has set yet, a store waits.
             found = self._store.multi_get(keys) if self._store.check(keys) else None
         except Exception:
             found = None
@@ -169,7 +169,7 @@ class Watch:
             before = self._seen.get(rank, (b"", 0.0))
             if found is not None and found[place] != before[0]:
                 self._seen[rank] = found[place], now
-            # All ranks have met by now, so that one may be lost before its first sign of life.
+            # All ranks have met by now, so one may be lost before its first sign of life.
             elif now - before[1] > _LOST_AFTER_S:
                 return f"rank {rank} has given no sign of life for {_LOST_AFTER_S:g} s; its process or machine is lost"
         return None
