@@ -30,7 +30,7 @@ from anybatch.optim import LAMB, dialect
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import oracle
-import peers
+from support import peers
 
 RESULTS = Path(__file__).parent / "results" / "other-lambs.json"
 DECAYS = (0.01, 0.01, 0.0, 0.0)

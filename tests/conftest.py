@@ -39,7 +39,7 @@ def questions() -> list["Question"]:
 @pytest.fixture(scope="session")
 def words(questions: list["Question"]) -> "Tokenizer":
     """A vocabulary of what the questions are asked about."""
-    from asking import HARD
+    from support.asking import HARD
 
     from anybatch.data import vocabulary
 

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from command_line import anybatch, error_line
+from support.command_line import anybatch, error_line
 
 from anybatch.cli import main
 from anybatch.runs import locked

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import anybatch
+from support.command_line import anybatch
 
 from anybatch.cli import app, main
 

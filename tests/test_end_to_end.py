@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import anybatch
 from safetensors.numpy import load_file
+from support.command_line import anybatch
 
 from anybatch.runs import Run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from command_line import anybatch, error_line
+from support.command_line import anybatch, error_line
 
 from anybatch.cli import app, main
 from anybatch.cli.app import data_app

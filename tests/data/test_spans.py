@@ -6,9 +6,9 @@ from unicodedata import combining, normalize
 import numpy as np
 import pytest
 import torch
-from asking import HARD, ask, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.asking import HARD, ask, whole
 from tokenizers import Tokenizer
 
 from anybatch.data.spans import LONGEST_QUESTION, QuestionSource

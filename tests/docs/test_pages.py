@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from documented import NAMES, PAGES, ROOT, anchors, commands, links, python_blocks
+from support.documented import NAMES, PAGES, ROOT, anchors, commands, links, python_blocks
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from anybatch.cli import app

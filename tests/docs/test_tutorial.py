@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documented import ROOT, commands, python_blocks
+from support.documented import ROOT, commands, python_blocks
 
 from anybatch.cli import app
 

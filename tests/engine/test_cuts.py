@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.cut_ranks import CUTS, ELASTIC, METER, ROUNDED, job_of
-from engine.forked import run_script
-from engine.linear_job import parameters
+from support.cut_ranks import CUTS, ELASTIC, METER, ROUNDED, job_of
+from support.forked import run_script
+from support.linear_job import parameters
 
 from anybatch.engine import train
 from anybatch.runs import Run
@@ -19,7 +19,7 @@ TOLERANCE = 1e-11
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all cuts."""
     folder = tmp_path_factory.mktemp("cuts")
-    run_script(Path(__file__).with_name("cut_ranks.py"), folder, limit_s=270)
+    run_script(Path(__file__).parents[1] / "support" / "cut_ranks.py", folder, limit_s=270)
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.linear_job import parameters, regression_job
+from support.linear_job import parameters, regression_job
 from torch import nn
 
 from anybatch.engine import Execution, train

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from engine.forked import run_script
+from support.forked import run_script
 from torch.distributed import HashStore
 
 from anybatch.engine.watch import Watch
 
-SCRIPT = Path(__file__).with_name("faulty_ranks.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "faulty_ranks.py"
 FAULTS = ("raise", "input", "memory", "kill", "hang", "freeze", "stop")
 # Far above what an ending takes on a busy machine, far below the limits of gloo and NCCL, which are minutes.
 LIMIT_S = 90

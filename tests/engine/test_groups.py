@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.forked import run_script
-from engine.grouped_ranks import CUTS, NUM_STEPS, Examples, grouped_job, state
+from support.forked import run_script
+from support.grouped_ranks import CUTS, NUM_STEPS, Examples, grouped_job, state
 
 from anybatch.engine import Ranks, train
 from anybatch.engine.loading import MicroBatch, Share, cut
@@ -20,7 +20,7 @@ from anybatch.runs import Run
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run and the final state of every cut."""
     folder = tmp_path_factory.mktemp("groups")
-    run_script(Path(__file__).with_name("grouped_ranks.py"), folder, limit_s=120)
+    run_script(Path(__file__).parents[1] / "support" / "grouped_ranks.py", folder, limit_s=120)
     return folder
 
 

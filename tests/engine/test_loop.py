@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine.linear_job import RaggedExamples, parameters, regression_job
+from support.linear_job import RaggedExamples, parameters, regression_job
 
 from anybatch.engine import checkpoint, train
 from anybatch.engine.background import BackgroundWriter

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine.auto_ranks import CASES
-from engine.forked import run_script
-from engine.linear_job import parameters, regression_job
+from support.auto_ranks import CASES
+from support.forked import run_script
+from support.linear_job import parameters, regression_job
 
 from anybatch.engine import train
 from anybatch.engine.micro_batch import choose_micro_batch_sizes, largest_that_fits
@@ -107,7 +107,7 @@ def test_a_preview_measures_in_training_mode_too(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("auto")
-    run_script(Path(__file__).with_name("auto_ranks.py"), folder, limit_s=90)
+    run_script(Path(__file__).parents[1] / "support" / "auto_ranks.py", folder, limit_s=90)
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine.linear_job import RaggedExamples, Regression, parameters, regression_job
+from support.linear_job import RaggedExamples, Regression, parameters, regression_job
 
 from anybatch.engine import train
 from anybatch.runs import Run

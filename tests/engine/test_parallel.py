@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.linear_job import RaggedExamples, regression_job
+from support.linear_job import RaggedExamples, regression_job
 from torch import Tensor, nn
 
 from anybatch.engine import train

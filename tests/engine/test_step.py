@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine.linear_job import RaggedExamples, Regression, regression_job
+from support.linear_job import RaggedExamples, Regression, regression_job
 
 from anybatch.engine.loading import Share, cut, read_share
 from anybatch.engine.parallel import Parallel, parallelise

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from asking import ask, whole
+from support.asking import ask, whole
 from tokenizers import Tokenizer
 
 from anybatch.data.spans import QuestionSource

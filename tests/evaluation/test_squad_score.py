@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from squad_oracle import official_scores
+from support.squad_oracle import official_scores
 
 from anybatch.data.squad import Answer, Question, parse_questions, read_questions
 from anybatch.errors import InputError

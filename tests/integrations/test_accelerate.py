@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("accelerate")
 
 import accelerate
-from integrations.loops import BATCH, MICRO_BATCH, Network, by_hand, equal, examples, network
+from support.loops import BATCH, MICRO_BATCH, Network, by_hand, equal, examples, network
 from torch.utils.data import DataLoader, TensorDataset
 
 from anybatch import LAMB, GradientNoiseScale, Reference, param_groups

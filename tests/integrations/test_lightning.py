@@ -8,10 +8,10 @@ import torch
 
 pytest.importorskip("lightning")
 
-from integrations.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, network
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from support.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, network
 from torch.utils.data import DataLoader, TensorDataset
 
 from anybatch import LAMB, LARS, GradientNoiseScale, Layerwise, Reference, param_groups

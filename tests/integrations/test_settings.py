@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from integrations.loops import network
+from support.loops import network
 
 from anybatch import LAMB, Layerwise, Reference, param_groups
 from anybatch.integrations import checks, settings

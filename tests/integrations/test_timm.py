@@ -5,9 +5,9 @@ import sys
 import types
 from typing import Any
 
-import peers
 import pytest
 import torch
+from support import peers
 from torch import nn
 
 from anybatch import LAMB, LARS, param_groups

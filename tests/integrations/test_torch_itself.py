@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.loops import by_hand, examples, network
+from support.loops import by_hand, examples, network
 from torch.optim import lr_scheduler, swa_utils
 
 from anybatch import LAMB, LARS, Layerwise, param_groups

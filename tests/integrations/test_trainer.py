@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from integrations.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, network
+from support.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, network
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from anybatch import LAMB, LARS, GradientNoiseScale, Layerwise, Reference, param_groups

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from integrations import two_processes
-from integrations.loops import BATCH, MICRO_BATCH, by_hand, network
+from support import two_processes
+from support.loops import BATCH, MICRO_BATCH, by_hand, network
 
 from anybatch import LAMB, GradientNoiseScale, param_groups
 

@@ -8,7 +8,7 @@ from unittest.mock import ANY
 import pytest
 import torch
 import torch.distributed as dist
-from integrations.loops import BATCH, MICRO_BATCH, Network, by_hand, network
+from support.loops import BATCH, MICRO_BATCH, Network, by_hand, network
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 

@@ -4,19 +4,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from support.steps import expected, groups
 
 from anybatch.optim import LAMB
-
-
-def groups(params):
-    """Adapted; not adapted; three layers in one tensor."""
-    return [{"params": params[:4]}, {"params": params[4:5], "adapt": False}, {"params": params[5:], "blocks": 3}]
-
-
-def expected(row, problem):
-    whole = [row.oracle(problem.xs[i], problem.of(i), problem.rates) for i in range(5)]
-    cut = [np.split(a, 3) for a in (problem.xs[5], *problem.of(5))]
-    return [*whole, np.concatenate([row.oracle(x, gs, problem.rates) for x, *gs in zip(*cut, strict=True)])]
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])

@@ -1,8 +1,8 @@
 """Independent implementations, at the settings at which they claim to be the same algorithm."""
 
 import numpy as np
-import peers
 import pytest
+from support import peers
 
 from anybatch.optim import LAMB, LARS
 

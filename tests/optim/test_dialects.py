@@ -2,9 +2,9 @@
 
 import numpy as np
 import oracle
-import peers
 import pytest
 import torch
+from support import peers
 
 from anybatch.optim import LAMB, LARS, dialect, param_groups
 

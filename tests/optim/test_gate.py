@@ -1,26 +1,10 @@
 """Skipping, raising, and what waits for the device."""
 
-import copy
 import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
-
-def snapshot(optimizer, params):
-    return copy.deepcopy(([p.detach() for p in params], optimizer.state_dict()["state"]))
-
-
-def same(a, b):
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def assert_bitwise(now, then):
-    assert all(same(p, x) for p, x in zip(now[0], then[0], strict=True))
-    assert now[1].keys() == then[1].keys()
-    for key, state in now[1].items():
-        assert all(same(value, then[1][key][name]) for name, value in state.items())
+from support.steps import Waits, assert_bitwise, snapshot
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -65,16 +49,6 @@ def test_finite_steps_are_the_same_under_every_policy(native, problem):
         runs.append(params)
     for params in runs[1:]:
         assert all(torch.equal(p, x) for p, x in zip(params, runs[0], strict=True))
-
-
-class Waits(TorchDispatchMode):
-    """Counts the reads of a tensor by the host."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])

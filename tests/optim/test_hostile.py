@@ -227,7 +227,7 @@ def test_a_group_added_in_mid_run_starts_anew(native):
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
 def test_a_checkpoint_of_timm_goes_on(foreach):
     """As docs/optimizers.md says: timm and apex count steps in the group."""
-    import peers
+    from support import peers
 
     random = torch.Generator().manual_seed(0)
     theirs = [torch.nn.Parameter(torch.randn(3, 2, generator=random, dtype=torch.float64)) for _ in range(2)]

@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 import oracle
-import peers
 import pytest
 import torch
+from support import peers
 
 from anybatch.optim import Layerwise
 from anybatch.scaling import schedule

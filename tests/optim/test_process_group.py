@@ -11,7 +11,7 @@ import torch
 
 from anybatch.optim import LAMB
 
-SCRIPT = Path(__file__).with_name("two_ranks.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "two_ranks.py"
 
 
 @pytest.mark.timeout(120)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from optim import sharded_ranks
+from support import sharded_ranks
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.images.odd_images import encoded, noise, write_odd_tree
 from PIL import Image
 from safetensors.torch import load_file
+from support.odd_images import encoded, noise, write_odd_tree
 
 from anybatch.data.images.idx import digits
 from anybatch.errors import InputError

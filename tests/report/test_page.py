@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import look, needs_chromium
+from support.browser import look, needs_chromium
 
 from anybatch.errors import InputError
 from anybatch.report import write_report

@@ -11,13 +11,13 @@ from statistics import median, stdev
 
 import pytest
 import torch
-from noise_problems import DIMENSION, GaussianMixture, LinearRegression, measure
+from support.noise_problems import DIMENSION, GaussianMixture, LinearRegression, measure
 from torch import nn
 
 from anybatch import LAMB, GradientNoiseScale
 from anybatch.scaling.meter import preconditioner, square_sum
 
-SCRIPT = Path(__file__).with_name("noise_ranks.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "noise_ranks.py"
 
 
 @pytest.mark.parametrize("problem", [LinearRegression, GaussianMixture])

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from study import planted
+from support import planted
 
 from anybatch.errors import InputError
 from anybatch.study import Entrant, Study

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from study import planted
+from support import planted
 
 from anybatch.cli import main
 from anybatch.environment import describe_environment

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import look, needs_chromium
-from study import planted
+from support import planted
+from support.browser import look, needs_chromium
 
 from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe

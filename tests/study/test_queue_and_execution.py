@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from optuna.storages._rdb.models import TrialModel
 from optuna.trial import TrialState
-from study import planted
+from support import planted
 
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import anybatch
+from support.command_line import anybatch
 
-PLANTED = Path(__file__).with_name("planted.py")
+PLANTED = Path(__file__).parents[1] / "support" / "planted.py"
 SMALL = ("--batch-size", "64", "--batch-size", "256", "--seeds", "2")
 # Missed soon; only for a worker that is alone, as a slow machine may well take a living one for lost.
 QUICK = ("--heartbeat", "1")

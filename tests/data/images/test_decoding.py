@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.images.odd_images import ORIENTATION, encoded, noise, odd_files
 from PIL import Image, ImageOps
+from support.odd_images import ORIENTATION, encoded, noise, odd_files
 
 from anybatch.data.images import decoding
 from anybatch.data.images.decoding import decoded, opened, opened_file, upright_size

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.images.odd_images import encoded, noise, write_odd_tree
 from PIL import Image
+from support.odd_images import encoded, noise, write_odd_tree
 
 from anybatch.data.images.decoding import decoded
 from anybatch.data.images.finding import find_images

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.images.odd_images import encoded, noise
 from PIL import Image
+from support.odd_images import encoded, noise
 
 from anybatch.data.images import parquet
 from anybatch.data.images.decoding import decoded

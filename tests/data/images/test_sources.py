@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from data.images.odd_images import encoded, noise
 from PIL import Image
+from support.odd_images import encoded, noise
 
 from anybatch.data.images.decoding import opened
 from anybatch.data.images.idx import ArrayImages, digits

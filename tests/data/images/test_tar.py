@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data.images.odd_images import encoded, noise
 from PIL import Image
+from support.odd_images import encoded, noise
 
 from anybatch.data.images.decoding import decoded
 from anybatch.data.images.sets import ImageSet

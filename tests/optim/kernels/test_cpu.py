@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from optim.test_against_oracle import groups
+from support.steps import groups
 from torch import nn
 
 from anybatch.optim import LAMB, LARS

@@ -13,8 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from optim.test_against_oracle import expected, groups
-from optim.test_gate import Waits, assert_bitwise, snapshot
+from support.steps import Waits, assert_bitwise, expected, groups, snapshot
 
 from anybatch.optim import LAMB, LARS, kernels, sharding
 from anybatch.optim.parts import Part
@@ -22,7 +21,7 @@ from anybatch.optim.sharding import Layout, Piece
 
 pytest.importorskip("triton")
 
-from optim.kernels import triton_machine_code
+from support import triton_machine_code
 
 from anybatch.optim.kernels import triton_parts
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine.forked import exit_codes, fork
-from engine.linear_job import RaggedExamples, regression_job
 
 from anybatch.engine import join_ranks, train, watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
 from anybatch.runs import Run
+from support.forked import exit_codes, fork
+from support.linear_job import RaggedExamples, regression_job
 
 
 class Faulty(RaggedExamples):

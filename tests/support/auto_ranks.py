@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine.cut_ranks import whole
-from engine.forked import exit_codes, fork
-from engine.linear_job import RaggedExamples, regression_job
 
 from anybatch.engine import join_ranks, train
 from anybatch.engine.loading import cut, on_device, read_share
@@ -23,6 +20,9 @@ from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.progress import SilentProgress
 from anybatch.runs import Run
+from support.cut_ranks import whole
+from support.forked import exit_codes, fork
+from support.linear_job import RaggedExamples, regression_job
 
 CASES = {"ddp", "fsdp", "fsdp-one-out", "fsdp-both-out", "broken"}
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from integrations.loops import BATCH, MICRO_BATCH, examples, network
 
 from anybatch import LAMB, Reference, param_groups
+from support.loops import BATCH, MICRO_BATCH, examples, network
 
 TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512, weight_decay=0.01)
 HALF = 8  # steps of 32: one pass over the 256 examples

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from noise_problems import DIMENSION, LinearRegression, measure
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from anybatch import LAMB, GradientNoiseScale
+from support.noise_problems import DIMENSION, LinearRegression, measure
 
 
 def main(rank: int, size: int, folder: Path) -> None:

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from engine.forked import on_ranks
-from engine.linear_job import RaggedExamples, parameters, regression_job
 from torch import nn
 
 from anybatch.engine import Fsdp, Ranks, join_ranks, train
@@ -22,6 +20,8 @@ from anybatch.engine.job import Job
 from anybatch.errors import Elsewhere, Stopped
 from anybatch.runs import Run
 from anybatch.scaling import GradientNoiseScale
+from support.forked import on_ranks
+from support.linear_job import RaggedExamples, parameters, regression_job
 
 NUM_STEPS = 50
 # The gradient noise is measured on the way, which must change nothing.

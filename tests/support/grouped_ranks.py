@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine.forked import on_ranks
-from engine.linear_job import EXECUTION
 from torch import Tensor, nn
 
 from anybatch.engine import Execution, Job, Phase, Ranks, join_ranks, train
 from anybatch.optim import LAMB
 from anybatch.runs import Run
+from support.forked import on_ranks
+from support.linear_job import EXECUTION
 
 # name: (ranks, global batch, group, engine settings); five groups of 4 and 5 examples, or one.
 CUTS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
