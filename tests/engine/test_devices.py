@@ -105,9 +105,17 @@ def test_a_gpu_computes_in_what_it_has_units_for(
     found = decided(EXECUTION, CUDA, Layers())
     assert (found.precision, found.channels_last, found.cudnn_search) == (precision, True, True)
     assert found.compile is (capability >= (7, 0))
+    assert found.low_precision_weights is (precision != "tf32")
     assert described(found, CUDA).startswith(f"NVIDIA X: {precision}, ")
     assert not decided(replace(EXECUTION, deterministic=True), CUDA, Layers()).cudnn_search
-    chosen = replace(EXECUTION, precision="fp32", compile=False, channels_last=False, cudnn_search=False)
+    chosen = replace(
+        EXECUTION,
+        precision="bf16",
+        low_precision_weights=False,
+        compile=False,
+        channels_last=False,
+        cudnn_search=False,
+    )
     assert decided(chosen, CUDA, Layers()) == chosen, "what was chosen stays"
 
 

@@ -98,8 +98,7 @@ def _break(made: Parallel) -> None:
     """A backward pass that an exception leaves."""
     try:
         sums, _ = made.module(**on_device(RaggedExamples().read(0, 4).inputs, made.ranks.device))
-        made.before_backward(last=True)
-        torch.stack(list(sums.values())).sum().backward()  # type: ignore[no-untyped-call]
+        made.backward(torch.stack(list(sums.values())).sum(), last=True)
     except torch.OutOfMemoryError:
         made.module.zero_grad()
 

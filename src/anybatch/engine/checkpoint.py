@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from anybatch.engine.loss_scale import LossScale
 from anybatch.engine.pieces import Held, Parts, held_by, plain_and_tensors, write_part
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import InputError
@@ -60,6 +61,7 @@ def content(
     *,
     phase: int = 0,
     held_out_loss: float | None = None,
+    loss_scale: LossScale | None = None,
 ) -> Content:
     """What is to be saved after `step`; its tensors are those of the model and the optimizer, not copies.
 
@@ -76,6 +78,7 @@ def content(
         "inputs": dict(inputs),
         "held_out_loss": held_out_loss,
         "ranks": ranks.size,
+        "loss_scale": None if loss_scale is None else loss_scale.state,
         "optimizer": {"state": plain, **copy.deepcopy(groups)},
     }
     return Content(held_by(ranks.rank, {"model": named_tensors(model), "optimizer": tensors}), state)
@@ -121,6 +124,7 @@ def load_newest(
     inputs: Mapping[str, str],
     ranks: Ranks,
     only: str | None = None,
+    loss_scale: LossScale | None = None,
 ) -> tuple[int, list[str]]:
     """Loads the newest sound checkpoint, or the one called `only`, into `model` and `optimizer`.
 
@@ -159,6 +163,8 @@ def load_newest(
                 damage = _one_line(error)
             damage = ranks.problem(damage, "loading a checkpoint")
         if damage is None:
+            if loss_scale is not None and (saved_scale := state.get("loss_scale")):
+                loss_scale.state = saved_scale
             return int(state["step"]), problems
         problems.append(f"{checkpoint}: damaged, passed over: {damage}")
     if problems:

@@ -47,11 +47,16 @@ def decided(execution: Execution, device: torch.device, model: nn.Module) -> Exe
     repeats = any(isinstance(module, nn.ModuleList) for module in model.modules())
     auto: dict[str, Callable[[], Any]] = {
         "precision": lambda: _fastest_precision(device) if gpu else "fp32",
+        "low_precision_weights": lambda: gpu and chosen["precision"] in ("bf16", "fp16"),
         "compile": lambda: gpu and repeats and _compiles(device),
         "channels_last": lambda: convolutions,
         "cudnn_search": lambda: convolutions and not execution.deterministic,
     }
-    return replace(execution, **{name: decide() for name, decide in auto.items() if getattr(execution, name) == "auto"})
+    chosen: dict[str, Any] = {}
+    for name, decide in auto.items():
+        value = getattr(execution, name)
+        chosen[name] = decide() if value == "auto" else value
+    return replace(execution, **chosen)
 
 
 def described(execution: Execution, device: torch.device) -> str:

@@ -14,8 +14,8 @@ Count = Annotated[int, Interval(ge=1, le=10**9)]
 class Fsdp:
     """What `parallel` = fsdp leaves open; see torch's `fully_shard`."""
 
-    param_dtype: Literal["fp32", "bf16"] = "fp32"
-    """The dtype in which parameters are gathered and computed with."""
+    param_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """The dtype in which parameters are gathered and computed with; auto: bf16 if `low_precision_weights`, without BatchNorm."""
     reshard_after_forward: bool = True
     """Free gathered parameters between the forward and the backward pass: less memory, one more gathering."""
 
@@ -48,6 +48,8 @@ class Execution:
     """Whole copies of the model (ddp) or shards of it (fsdp); auto: none on one process, ddp on several."""
     precision: Precision | Literal["auto"] = "auto"
     """Of the forward pass; auto: bf16, fp16 or tf32, the first that the GPU has units for; fp32 on a CPU."""
+    low_precision_weights: Choice = "auto"
+    """Keep a copy of linear layers' and convolutions' weights in bf16 or fp16, which saves casts; auto: on a GPU."""
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
     """The dtype in which gradients are summed over ranks."""
     activation_checkpointing: bool = False

@@ -1,6 +1,6 @@
-"""Gradients summed over ranks, bucket by bucket, while the last backward pass of a step is still under way."""
+"""Gradients in flat buckets: added up over micro-batches, and over ranks while the last backward pass is under way."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,29 +14,87 @@ _BUCKET_BYTES = 25 << 20
 
 @dataclass
 class _Bucket:
-    """Parameters of one dtype, summed in one all-reduce of `flat`; `missing`: whose gradient is not yet complete.
+    """Parameters of one dtype; their gradients lie in `flat`, each in its parameter's shape as one of `views`.
 
-    `flat` holds their gradients, of which `views` has each in its parameter's shape, and a one for each that has one.
+    `sources` are whose gradients a backward pass makes: the parameters, or copies of them in lower precision. `used`:
+    indices of parameters whose gradient of the step lies in `flat`, which ends in a one for each. `missing`: sources
+    that the last backward pass has not reached. `sent` is what is summed over ranks. `staged` are views of scratch
+    memory, in which gradients of lower precision become the parameters' dtype before they are added.
     """
 
     params: list[nn.Parameter]
+    sources: list[nn.Parameter]
     missing: set[nn.Parameter] = field(default_factory=set)
-    unused: list[int] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
     flat: Tensor | None = None
+    sent: Tensor | None = None
     views: list[Tensor] = field(default_factory=list)
+    staged: list[Tensor] = field(default_factory=list)
     work: dist.Work | None = None
 
-    def allocate(self, dtype: torch.dtype) -> None:
-        """Makes `flat`, for good."""
-        sizes = [p.numel() for p in self.params]
-        self.flat = torch.zeros(sum(sizes) + len(sizes), dtype=dtype, device=self.params[0].device)
-        parts = torch.split(self.flat[: sum(sizes)], sizes)
-        self.views = [_laid_out_like(p, part) for p, part in zip(self.params, parts, strict=True)]
+    @property
+    def numel(self) -> int:
+        return sum(p.numel() for p in self.params)
 
     @property
     def flags(self) -> Tensor:
+        sent = self.sent if self.sent is not None else self.flat
+        assert sent is not None
+        return sent[-len(self.params) :]
+
+    def views_of(self, memory: Tensor) -> list[Tensor]:
+        parts = torch.split(memory[: self.numel], [p.numel() for p in self.params])
+        return [_laid_out_like(p, part) for p, part in zip(self.params, parts, strict=True)]
+
+    def gather(self, scratch: Tensor | None) -> None:
+        """Adds the gradients that the last backward pass has left; copies in lower precision give theirs away."""
+        if self.flat is None:
+            self.flat = self.params[0].new_zeros(self.numel + len(self.params))
+            self.views = self.views_of(self.flat)
+            self.staged = self.views_of(scratch) if scratch is not None else []
+        found: dict[int, Tensor] = {}
+        for i, (p, source) in enumerate(zip(self.params, self.sources, strict=True)):
+            grad = p.grad if source.grad is None else source.grad
+            if grad is not None and grad is not self.views[i]:
+                found[i] = grad
+            if source is not p:
+                source.grad = None
+        _copy(self.views, found, [i for i in found if i not in self.used])
+        again = [i for i in found if i in self.used]
+        if again and self.staged:
+            _copy(self.staged, found, again)
+        if again:
+            added = [self.staged[i] if self.staged else found[i] for i in again]
+            torch._foreach_add_([self.views[i] for i in again], added)
+        self.used |= found.keys()
+
+    def send(self, dtype: torch.dtype | None) -> None:
+        """Starts the sum over ranks."""
         assert self.flat is not None
-        return self.flat[-len(self.params) :]
+        self.flags.fill_(1)
+        for i in self.unused:
+            self.views[i].zero_()
+            self.flags[i].zero_()
+        self.sent = self.flat if dtype is None else self.flat.to(dtype)
+        self.work = dist.all_reduce(self.sent, async_op=True)
+
+    def settle(self) -> None:
+        """Gives the parameters their gradients, of which `flat` now has all."""
+        there = self.used
+        if self.sent is not None:
+            assert self.flat is not None
+            # Only who lacks a gradient waits for the device to learn whether another rank has it.
+            if self.unused:
+                there = {i for i, flag in enumerate(self.flags.tolist()) if flag}
+            if self.sent is not self.flat:
+                self.flat.copy_(self.sent)
+        for i in there:
+            self.params[i].grad = self.views[i]
+        self.used, self.sent, self.work = set(), None, None
+
+    @property
+    def unused(self) -> list[int]:
+        return [i for i in range(len(self.params)) if i not in self.used]
 
 
 class GradientSum:
@@ -45,10 +103,12 @@ class GradientSum:
     Buckets are summed in a fixed order, each as soon as it and those before it are complete, so that ranks agree on the
     order whatever their graphs look like. Next to its gradients a bucket carries a one for each parameter that has one:
     a parameter that no rank has used keeps `p.grad` None, one that some rank has used gets the sum everywhere. After
-    `finish` every `p.grad` of the dtype that is sent is a view of its bucket, and stays so until it is set to None.
+    `finish` every `p.grad` is a view of its bucket, and stays so until it is set to None.
 
     Args:
         dtype: what is sent and summed; None: each gradient's own.
+        sources: in the order of `params`, whose gradients the backward passes make: copies in lower precision. After
+            each pass `gather` adds them to the buckets.
     """
 
     def __init__(
@@ -57,69 +117,74 @@ class GradientSum:
         ranks: Ranks,
         dtype: torch.dtype | None = None,
         bucket_bytes: int = _BUCKET_BYTES,
+        sources: Sequence[nn.Parameter] | None = None,
     ) -> None:
-        self._ranks, self._dtype = ranks, dtype
-        self._buckets = _cut([p for p in params if p.requires_grad], bucket_bytes)
-        self._bucket_of = {p: bucket for bucket in self._buckets for p in bucket.params}
+        params = list(params)
+        pairs = [(p, source) for p, source in zip(params, sources or params, strict=True) if p.requires_grad]
+        self._ranks, self._dtype, self._sums = ranks, dtype, dist.is_initialized()
+        self._buckets = _cut(pairs, bucket_bytes)
+        self._bucket_of = {source: bucket for bucket in self._buckets for source in bucket.sources}
+        self._scratch: Tensor | None = None
         self._next: int | None = None
-        for p in self._bucket_of:
-            p.register_post_accumulate_grad_hook(self._complete)  # type: ignore[no-untyped-call]
+        if self._sums:
+            for source in self._bucket_of:
+                source.register_post_accumulate_grad_hook(self._complete)  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         """The next backward pass is the last one before `finish`."""
         self._next = 0
         for bucket in self._buckets:
-            bucket.missing = set(bucket.params)
+            bucket.missing = set(bucket.sources)
+
+    def gather(self) -> None:
+        """After a backward pass of `sources`."""
+        for bucket in self._buckets[self._next or 0 :]:
+            bucket.gather(self._scratch_for(bucket))
 
     def finish(self) -> None:
         """Starts what is left, waits for all buckets, and puts the sums in place."""
-        assert self._next is not None, "begin() comes first"
+        if self._next is None:
+            self.begin()
+        assert self._next is not None
         with self._ranks.waiting("summing gradients"):
             while self._next < len(self._buckets):
                 self._start_next()
             for bucket in self._buckets:
-                assert bucket.work is not None
-                bucket.work.wait()
+                if bucket.work is not None:
+                    bucket.work.wait()
         self._next = None
         for bucket in self._buckets:
-            # Only who lacks a gradient waits for the device to learn whether another rank has it.
-            used = bucket.flags.tolist() if bucket.unused else []
-            kept = [i for i in range(len(bucket.params)) if i not in bucket.unused or used[i]]
-            views = [bucket.views[i] for i in kept]
-            for i, view in zip(kept, views, strict=True):
-                p = bucket.params[i]
-                if view.dtype == p.dtype:
-                    p.grad = view
-                elif p.grad is None:
-                    p.grad = torch.empty_like(p)
-            grads = [grad for i in kept if (grad := bucket.params[i].grad) is not None and grad is not bucket.views[i]]
-            if grads:
-                torch._foreach_copy_(grads, views)
-            bucket.work = None
+            bucket.settle()
 
-    def _complete(self, p: Tensor) -> None:
+    def _complete(self, source: Tensor) -> None:
         if self._next is None:
             return
-        assert isinstance(p, nn.Parameter)
-        self._bucket_of[p].missing.discard(p)
+        assert isinstance(source, nn.Parameter)
+        self._bucket_of[source].missing.discard(source)
         while self._next < len(self._buckets) and not self._buckets[self._next].missing:
             self._start_next()
 
     def _start_next(self) -> None:
         assert self._next is not None
         bucket = self._buckets[self._next]
-        if bucket.flat is None:
-            bucket.allocate(self._dtype or bucket.params[0].dtype)
-        bucket.unused = [i for i, p in enumerate(bucket.params) if p.grad is None]
-        bucket.flags.fill_(1)
-        for i in bucket.unused:
-            bucket.views[i].zero_()
-            bucket.flags[i].zero_()
-        pairs = [(view, p.grad) for view, p in zip(bucket.views, bucket.params, strict=True) if p.grad is not None]
-        if pairs:
-            torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
-        bucket.work = dist.all_reduce(bucket.flat, async_op=True)
+        bucket.gather(self._scratch_for(bucket))
+        if self._sums:
+            bucket.send(self._dtype)
         self._next += 1
+
+    def _scratch_for(self, bucket: _Bucket) -> Tensor | None:
+        """Memory that buckets of lower precision share: the device works on one after the other."""
+        if bucket.sources[0].dtype == bucket.params[0].dtype:
+            return None
+        if self._scratch is None:
+            lower = [each.numel for each in self._buckets if each.sources[0].dtype != each.params[0].dtype]
+            self._scratch = bucket.params[0].new_empty(max(lower))
+        return self._scratch
+
+
+def _copy(views: list[Tensor], grads: dict[int, Tensor], chosen: list[int]) -> None:
+    if chosen:
+        torch._foreach_copy_([views[i] for i in chosen], [grads[i] for i in chosen])
 
 
 def _laid_out_like(p: Tensor, part: Tensor) -> Tensor:
@@ -129,16 +194,19 @@ def _laid_out_like(p: Tensor, part: Tensor) -> Tensor:
     return part.view(p.shape)
 
 
-def _cut(params: list[nn.Parameter], bucket_bytes: int) -> list[_Bucket]:
-    """Parameters in the order in which a backward pass reaches them: from the last to the first."""
+def _cut(pairs: list[tuple[nn.Parameter, nn.Parameter]], bucket_bytes: int) -> list[_Bucket]:
+    """Parameters in the order in which a backward pass reaches them, from the last to the first; so are the buckets."""
+    filled: dict[tuple[torch.dtype, torch.dtype, torch.device], tuple[_Bucket, int]] = {}
+    complete: dict[int, int] = {}
     buckets: list[_Bucket] = []
-    room = 0
-    for p in reversed(params):
-        size = p.numel() * p.element_size()
-        last = buckets[-1].params[0] if buckets else None
-        if last is None or size > room or (p.dtype, p.device) != (last.dtype, last.device):
-            buckets.append(_Bucket([]))
-            room = max(bucket_bytes, size)
-        buckets[-1].params.append(p)
-        room -= size
-    return buckets
+    for position, (p, source) in enumerate(reversed(pairs)):
+        size, kind = p.numel() * p.element_size(), (p.dtype, source.dtype, p.device)
+        bucket, room = filled.get(kind, (None, 0))
+        if bucket is None or size > room:
+            bucket, room = _Bucket([], []), max(bucket_bytes, size)
+            buckets.append(bucket)
+        bucket.params.append(p)
+        bucket.sources.append(source)
+        filled[kind] = bucket, room - size
+        complete[id(bucket)] = position
+    return sorted(buckets, key=lambda bucket: complete[id(bucket)])

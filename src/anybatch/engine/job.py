@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,27 @@ class Batch(Protocol):
     def checksum(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Promise:
+    """`num_targets` and `checksum` of a batch that is not read yet."""
+
+    num_targets: Mapping[str, int]
+    checksum: int
+
+
 class Examples(Protocol):
     """An endless sequence of examples, a pure function of the position: the same call gives the same batch."""
 
     def read(self, start: int, count: int) -> Batch: ...
+
+
+@runtime_checkable
+class Promising(Examples, Protocol):
+    """Examples of which some things may be known before they are read."""
+
+    def promised(self, start: int, count: int) -> Promise | None:
+        """What `read` will give: targets of one loss, of which damaged examples may turn out to have none."""
+        ...
 
 
 class NoiseMeter(Protocol):

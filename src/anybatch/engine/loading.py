@@ -1,4 +1,8 @@
-"""The examples of each step: this rank's share of them, cut into micro-batches, read ahead by a thread."""
+"""The examples of each step: this rank's share of them, cut into micro-batches, read ahead by a thread.
+
+Of examples that promise their targets without being read, such as images, a few micro-batches are held at a time; of
+others, such as masked words, the share of a step.
+"""
 
 import itertools
 import queue
@@ -8,29 +12,54 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from anybatch.engine.job import Batch, Examples
+from anybatch.engine.job import Batch, Examples, Promise, Promising
+
+# Enough that a slow image delays nothing, few enough to hold: 12 groups of 64 images of 224 x 224 are 116 MB.
+_MICRO_BATCHES_AHEAD = 12
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Inputs of one forward pass; with weight 0 they only keep a rank in step that has no example left."""
+    """Inputs of one forward pass; with weight 0 they only keep a rank in step that has no example left.
+
+    `lacking`: targets that its examples were said to have, and do not.
+    """
 
     inputs: Mapping[str, Tensor]
     weight: float
     num_examples: int = 0
+    lacking: int = 0
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank learns from in one step; `num_targets` and `checksum` are its own, their sums the batch's."""
+    """What one rank learns from in one step; `num_targets` and `checksum` are its own, their sums the batch's.
 
-    micro_batches: list[MicroBatch]
+    Micro-batches that are read as they are asked for, `Late`, can be asked for once.
+    """
+
+    micro_batches: "list[MicroBatch] | Late"
     num_targets: dict[str, int]
     checksum: int
+
+
+@dataclass(frozen=True)
+class Late:
+    """`count` micro-batches that are not read yet."""
+
+    count: int
+    read: Iterator[MicroBatch]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.read
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,26 @@ def read_share(examples: Examples, pieces: list[Piece]) -> Share:
     return Share(micro_batches, dict(num_targets), checksum % 2**64)
 
 
+def opened_share(examples: Examples, pieces: list[Piece]) -> Share:
+    """As `read_share`; micro-batches are read when they are asked for, if the examples promise what they will have."""
+    promises = [examples.promised(each.start, each.count) for each in pieces] if isinstance(examples, Promising) else []
+    known = [(piece, promise) for piece, promise in zip(pieces, promises, strict=False) if promise is not None]
+    if len(known) < len(pieces):
+        return read_share(examples, pieces)
+    num_targets = Counter[str]()
+    for piece, promise in known:
+        num_targets.update({name: count if piece.counts else 0 for name, count in promise.num_targets.items()})
+    checksum = sum(promise.checksum for piece, promise in known if piece.counts)
+    return Share(Late(len(known), _reading(examples, known)), dict(num_targets), checksum % 2**64)
+
+
+def _reading(examples: Examples, known: list[tuple[Piece, Promise]]) -> Iterator[MicroBatch]:
+    for piece, promise in known:
+        batch = examples.read(piece.start, piece.count)
+        lacking = sum(promise.num_targets.values()) - sum(batch.num_targets.values())
+        yield MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
+
+
 def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """`inputs` where the model is; from pinned memory the copy runs beside the computation."""
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
@@ -96,42 +145,76 @@ def held_out_share(batches: list[Batch], rank: int, size: int) -> list[tuple[Bat
     return mine + [(batches[0], False)] * (-(-len(batches) // size) - len(mine))
 
 
-class Loader:
-    """Shares of consecutive steps, each read while the one before is computed with.
+class _Ahead(queue.Queue[tuple[int, Any]]):
+    """Items with the number of micro-batches that they hold; full once it is `maxsize`."""
 
-    `wait_s` is how long the last call of `next` waited.
+    def _qsize(self) -> int:
+        return sum(number for number, _ in self.queue)
+
+
+class Loader:
+    """Shares of consecutive steps, read ahead of the computation by a thread.
+
+    `wait_s` is how long the last step has waited.
     """
 
     def __init__(self, read: Callable[[int], Share], steps: Iterator[int], pin: bool) -> None:
         self._read, self._steps, self._pin = read, steps, pin
-        self._ready: queue.Queue[Share | BaseException] = queue.Queue(maxsize=1)
+        self._ready = _Ahead(_MICRO_BATCHES_AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="anybatch-loader", daemon=True)
         self.wait_s = 0.0
 
     def next(self) -> Share:
-        """The next step's share; raises what reading it raised."""
+        """The next step's share; it, and its micro-batches, raise what reading them raised."""
+        self.wait_s = 0.0
+        share: Share = self._take()
+        late = share.micro_batches
+        return (
+            share if isinstance(late, list) else replace(share, micro_batches=Late(len(late), self._taken(len(late))))
+        )
+
+    def _taken(self, count: int) -> Iterator[MicroBatch]:
+        for _ in range(count):
+            yield self._take()
+
+    def _take(self) -> Any:
         started = time.perf_counter()
-        share = self._ready.get()
-        self.wait_s = time.perf_counter() - started
-        if isinstance(share, BaseException):
-            raise share
-        return share
+        _, item = self._ready.get()
+        self.wait_s += time.perf_counter() - started
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
     def _run(self) -> None:
         try:
             # Reading is NumPy's work on small arrays: threads of torch's own would only take the model's cores.
             for step in self._steps:
-                self._put(_pinned(self._read(step)) if self._pin else self._read(step))
+                share = self._read(step)
+                if isinstance(share.micro_batches, list):
+                    # A share that is read whole is read one step ahead, however many micro-batches it has.
+                    share = replace(share, micro_batches=[self._pinned(each) for each in share.micro_batches])
+                    self._put(_MICRO_BATCHES_AHEAD, share)
+                else:
+                    self._put(1, share)
+                    for each in share.micro_batches:
+                        self._put(1, self._pinned(each))
+                        if self._stopped.is_set():
+                            return
                 if self._stopped.is_set():
                     return
         except BaseException as error:
-            self._put(error)
+            self._put(1, error)
 
-    def _put(self, item: Share | BaseException) -> None:
+    def _pinned(self, piece: MicroBatch) -> MicroBatch:
+        if not self._pin:
+            return piece
+        return replace(piece, inputs={name: value.pin_memory() for name, value in piece.inputs.items()})
+
+    def _put(self, number: int, item: Share | MicroBatch | BaseException) -> None:
         while not self._stopped.is_set():
             try:
-                self._ready.put(item, timeout=0.2)
+                self._ready.put((number, item), timeout=0.2)
                 return
             except queue.Full:
                 continue
@@ -173,11 +256,3 @@ def loading(
         yield loader
     finally:
         loader.stop()
-
-
-def _pinned(share: Share) -> Share:
-    micro_batches = [
-        replace(piece, inputs={name: value.pin_memory() for name, value in piece.inputs.items()})
-        for piece in share.micro_batches
-    ]
-    return Share(micro_batches, share.num_targets, share.checksum)

@@ -18,7 +18,7 @@ from anybatch.engine.finish import finish
 from anybatch.engine.health import Health
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
-from anybatch.engine.loading import Share, cut, loading, read_share
+from anybatch.engine.loading import DirectLoader, Loader, Share, cut, loading, opened_share
 from anybatch.engine.measure import measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.noise import WatchedNoise, measured
@@ -64,7 +64,10 @@ def train(
         with stop_requests() as request, computing_on(ranks.device, job.execution):
             parallel = parallelise(job, ranks)
             micro_batch_sizes = choose_micro_batch_sizes(job, parallel, progress)
-            step, problems = checkpoint.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, ranks)
+            step, problems = checkpoint.load_newest(
+                run.checkpoints, job.model, job.optimizer, job.inputs, ranks, loss_scale=parallel.loss_scale
+            )
+            parallel.refresh()
             for line in problems:
                 progress.say(line)
             if ranks.leader:
@@ -143,7 +146,7 @@ class _Course:
         self.record("start", step, place(job, step).start, self.cut_described())
         if step == 0:
             self.evaluate(0, 0)
-        job.model.train()
+        self.parallel.module.train()
         steps = iter(range(step, job.num_steps))
         pin = self.ranks.device.type == "cuda"
         with loading(self.read, steps, ahead=execution.prefetch, pin=pin) as loader:
@@ -152,7 +155,7 @@ class _Course:
                 started = time.perf_counter()
                 self.ranks.watch.doing(f"reading the examples of step {step + 1}")
                 share = loader.next()
-                result = self.take_step(here, step, share, request, loader.wait_s)
+                result = self.take_step(here, step, share, partial(_flags, request, loader))
                 step_s = time.perf_counter() - started
                 step += 1
                 examples = here.start + here.phase.global_batch_size
@@ -178,9 +181,9 @@ class _Course:
         micro_batch_size = self.noise.micro_batch_size(step, here.phase, self.micro_batch_sizes[here.number])
         ranks, phase = self.ranks, here.phase
         pieces = cut(here.start, phase.global_batch_size, ranks.rank, ranks.size, micro_batch_size, phase.group_size)
-        return read_share(phase.examples, pieces)
+        return opened_share(phase.examples, pieces)
 
-    def take_step(self, here: Place, step: int, share: Share, request: StopRequest, wait_s: float) -> StepResult:
+    def take_step(self, here: Place, step: int, share: Share, flags: Callable[[], list[int]]) -> StepResult:
         """Takes step `step`; its flags are the signals that any rank was sent, and the ranks' waits for data in µs."""
         optimizer = self.job.optimizer
         if here.index == 0 and here.number > 0:
@@ -195,7 +198,7 @@ class _Course:
             optimizer,
             share,
             self.job.max_grad_norm,
-            partial(_flags, request, round(wait_s * 1e6)),
+            flags,
             self.noise.meter(step, here.phase),
         )
 
@@ -245,8 +248,9 @@ class _Course:
         self.ranks.watch.doing("saving a checkpoint")
         job = self.job
         content = checkpoint.content(
-            step, job.model, job.optimizer, job.inputs, self.ranks, phase=phase, held_out_loss=held_out_loss
-        )
+            step, job.model, job.optimizer, job.inputs, self.ranks, phase=phase, held_out_loss=held_out_loss,
+            loss_scale=self.parallel.loss_scale,
+        )  # fmt: skip
         if self.writer is not None and not needed:
             self.writer.start(content)
             return
@@ -286,6 +290,7 @@ class _Course:
             "parallel": execution.parallel if execution.parallel != "auto" else "ddp" if several else "none",
             "micro_batch_sizes": self.micro_batch_sizes,
             "precision": execution.precision,
+            "low_precision_weights": execution.low_precision_weights,
             "gradient_dtype": execution.gradient_dtype,
             "deterministic": execution.deterministic,
             "compile": execution.compile,
@@ -296,8 +301,8 @@ class _Course:
         }
 
 
-def _flags(request: StopRequest, wait_us: int) -> list[int]:
-    return [*request.flags(), wait_us]
+def _flags(request: StopRequest, loader: Loader | DirectLoader) -> list[int]:
+    return [*request.flags(), round(loader.wait_s * 1e6)]
 
 
 def _last_step(run: Run) -> int:

@@ -7,7 +7,7 @@ _GROWS_AFTER = 2_000
 class LossScale:
     """A power of two, which changes no digit: halved by a step without a finite gradient, doubled after 2,000 with one.
 
-    It is no part of a checkpoint: a resumed run looks for it anew, which takes some skipped steps.
+    `state` is what a checkpoint keeps of it.
 
     Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv 1710.03740, section 3.2.
     """
@@ -15,6 +15,14 @@ class LossScale:
     def __init__(self) -> None:
         self.value = _FIRST
         self._sound = 0
+
+    @property
+    def state(self) -> list[float]:
+        return [self.value, self._sound]
+
+    @state.setter
+    def state(self, state: list[float]) -> None:
+        self.value, self._sound = float(state[0]), int(state[1])
 
     def update(self, skipped: bool) -> None:
         """After each step."""

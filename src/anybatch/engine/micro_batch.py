@@ -169,8 +169,7 @@ def _measured(memory: Memory, parallel: Parallel, phase: Phase, size: int) -> in
     def once() -> None:
         with parallel.computing(), parallel.eagerly():
             sums, _ = parallel.module(**on_device(batch.inputs, parallel.ranks.device))
-            parallel.before_backward(last=True)
-            torch.stack(list(sums.values())).sum().backward()  # type: ignore[no-untyped-call]
+            parallel.backward(torch.stack(list(sums.values())).sum(), last=True)
             parallel.after_backward()
 
     try:
@@ -179,4 +178,4 @@ def _measured(memory: Memory, parallel: Parallel, phase: Phase, size: int) -> in
         raise Failed(f"out of memory while measuring a micro-batch of {size} examples ({error}): {_SMALLER}") from None
     finally:
         parallel.statistics.forget()
-        parallel.module.zero_grad(set_to_none=True)
+        parallel.model.zero_grad(set_to_none=True)

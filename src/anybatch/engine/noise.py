@@ -17,7 +17,7 @@ class WatchedNoise:
     def __init__(self, job: Job, parallel: Parallel) -> None:
         self._every = job.execution.noise_every
         make = job.noise_meter if self._every else None
-        self._meter = None if make is None else make(parallel.module)
+        self._meter = None if make is None else make(parallel.model)
         self._size = parallel.ranks.size
         # Shards are summed over ranks before anybody sees them, so that only micro-batches can differ.
         self._alone = self._size == 1 or parallel.sums_in_backward

@@ -2,8 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
@@ -30,10 +31,13 @@ _RECOMPILE_LIMIT = 64
 
 
 class Parallel(ABC):
-    """`module` is what batches are given to; every rank calls it equally often."""
+    """`model` is what is stepped and saved, `module` what batches are given to; every rank calls it equally often.
+
+    The two are one, unless `module` keeps its weights in lower precision.
+    """
 
     def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
-        self.module = module
+        self.model = module
         self.ranks = ranks
         self._skeleton = _skeleton(module)
         execution = decided(execution, ranks.device, module)
@@ -50,6 +54,10 @@ class Parallel(ABC):
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor.detach(), 0)
         self.statistics = RunningStatistics(module)
+        lower = self._autocast if execution.low_precision_weights is True else None
+        self.module = module = module if lower is None else _in_lower_precision(module, lower)
+        pairs = zip(module.parameters(), self.model.parameters(), strict=True)
+        self._lower = [(low, p) for low, p in pairs if low.dtype != p.dtype]
         blocks = repeated_blocks(module)
         if execution.activation_checkpointing:
             for block in blocks or [module]:
@@ -73,12 +81,21 @@ class Parallel(ABC):
     sums_in_backward = False
 
     @abstractmethod
-    def before_backward(self, last: bool) -> None:
-        """Gradients stay on their rank until the `last` backward pass of a step."""
+    def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
+        """A backward pass; gradients stay on their rank until the `last` one of a step.
+
+        `watched`: hooks on the parameters of `model` see the gradient of this pass.
+        """
 
     @abstractmethod
     def after_backward(self) -> None:
         """After the last one: `p.grad` holds this rank's part of the sum over all ranks."""
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """After the parameters of `model` have changed: `module` computes with them."""
+        if self._lower:
+            torch._foreach_copy_([low for low, _ in self._lower], [p for _, p in self._lower])
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
@@ -93,7 +110,7 @@ class Parallel(ABC):
         """The model with whole parameters, in eval mode, on rank 0; None on the others, which must all ask, too."""
 
     def _rebuilt(self, parameters: Mapping[str, Tensor]) -> nn.Module:
-        buffers = dict(self.module.named_buffers())
+        buffers = dict(self.model.named_buffers())
         model = _with_parameters(self._skeleton, parameters)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
@@ -107,24 +124,41 @@ class Replicated(Parallel):
         super().__init__(module, ranks, execution)
         # What is sent in the gradients' own dtype is exact.
         dtype = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
-        self._sum = GradientSum(module.parameters(), ranks, dtype) if ranks.size > 1 else None
+        self._params, self._sources = list(self.model.parameters()), list(self.module.parameters())
+        summed = ranks.size > 1 or self.module is not self.model
+        self._sum = GradientSum(self._params, ranks, dtype, sources=self._sources) if summed else None
 
-    def before_backward(self, last: bool) -> None:
-        if self._sum is not None and last:
+    def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
+        copied = self.module is not self.model
+        # What ranks have summed is not to be told apart any more.
+        if self._sum is not None and last and not (copied and watched):
             self._sum.begin()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if copied and watched:
+            self._hand_on()
+        elif copied:
+            assert self._sum is not None
+            self._sum.gather()
+
+    def _hand_on(self) -> None:
+        """Adds the gradients of `module` to those of `model` as a backward pass of the model would."""
+        pairs = [(p, s.grad) for p, s in zip(self._params, self._sources, strict=True) if s.grad is not None]
+        for source in self._sources:
+            source.grad = None
+        torch.autograd.backward([p for p, _ in pairs], [grad.to(p.dtype) for p, grad in pairs])
 
     def after_backward(self) -> None:
         if self._sum is not None:
             self._sum.finish()
 
     def gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.module.parameters() if p.grad is not None]
+        return [grad for p in self._params if (grad := p.grad) is not None]
 
     def share(self, square: Tensor) -> Tensor:
         return square if self.ranks.leader else torch.zeros_like(square)
 
     def whole(self) -> nn.Module | None:
-        return self._rebuilt(dict(self.module.named_parameters())) if self.ranks.leader else None
+        return self._rebuilt(dict(self.model.named_parameters())) if self.ranks.leader else None
 
 
 class Sharded(Parallel):
@@ -136,11 +170,19 @@ class Sharded(Parallel):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-        super().__init__(module, ranks, execution)
+        # FSDP2 keeps copies in lower precision by itself, of all parameters or of none.
+        super().__init__(module, ranks, replace(execution, low_precision_weights=False))
         mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+        kept = execution.fsdp.param_dtype
+        if kept == "auto":
+            chosen = decided(execution, ranks.device, module)
+            # BatchNorm's statistics, which are no parameters, stay in fp32, and a layer takes one dtype.
+            low = chosen.low_precision_weights and chosen.precision == "bf16" and not self.statistics.layers
+            kept = "bf16" if low else "fp32"
         policy = MixedPrecisionPolicy(
-            param_dtype=None if execution.fsdp.param_dtype == "fp32" else torch.bfloat16,
-            reduce_dtype=_DTYPES[execution.gradient_dtype] if _reduces_otherwise(execution) else None,
+            param_dtype=None if kept == "fp32" else torch.bfloat16,
+            # Float64 models are left as they are.
+            reduce_dtype=_DTYPES[execution.gradient_dtype] if execution.gradient_dtype != kept else None,
         )
         for unit in [*repeated_blocks(module), module]:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
@@ -150,9 +192,10 @@ class Sharded(Parallel):
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)
 
-    def before_backward(self, last: bool) -> None:
+    def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
         self._units[0].set_requires_gradient_sync(last)
         self._units[0].set_is_last_backward(last)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def after_backward(self) -> None:
         """The last backward pass has summed them."""
@@ -214,11 +257,6 @@ def parallelise(job: Job, ranks: Ranks) -> Parallel:
     return parallel
 
 
-def _reduces_otherwise(execution: Execution) -> bool:
-    """Whether gradients are summed in another dtype than they are computed in; float64 models are left as they are."""
-    return execution.gradient_dtype != execution.fsdp.param_dtype
-
-
 def _recomputing(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The block's forward pass, which keeps its inputs alone for the backward pass.
 
@@ -244,7 +282,27 @@ def _skeleton(module: nn.Module) -> nn.Module:
     return _with_parameters(module, {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()})
 
 
-def _with_parameters(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
+def _in_lower_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of `module` that keeps in `dtype` what autocast would cast in every pass; it shares everything else.
+
+    That are fp32 parameters of linear layers and convolutions only: what another layer has too, such as an embedding,
+    is cast where it is used. So the copy computes, under autocast, what `module` would, bit for bit.
+    """
+    cast, other = set[nn.Parameter](), set[nn.Parameter]()
+    for layer in module.modules():
+        # transformers' Conv1D is a linear layer with its weight turned round.
+        linear = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or type(layer).__name__ == "Conv1D"
+        (cast if linear else other).update(layer.parameters(recurse=False))
+    cast -= other
+    parameters = {
+        name: p.detach().to(dtype) if p in cast and p.dtype == torch.float32 else p
+        for name, p in module.named_parameters()
+    }
+    return _with_parameters(module, parameters, module.buffers())
+
+
+def _with_parameters(module: nn.Module, parameters: Mapping[str, Tensor], shared: Iterable[Tensor] = ()) -> nn.Module:
     """A copy of `module` around other parameters, by name; those that are tied stay tied."""
-    memo = {id(p): nn.Parameter(parameters[name].detach(), p.requires_grad) for name, p in module.named_parameters()}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo |= {id(p): nn.Parameter(parameters[name].detach(), p.requires_grad) for name, p in module.named_parameters()}
     return copy.deepcopy(module, memo)

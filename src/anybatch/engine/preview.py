@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anybatch.engine.devices import decided
 from anybatch.engine.job import Job, Phase
@@ -54,7 +54,7 @@ def preview(job: Job, num_ranks: int) -> Preview:
     parallel = parallelise(job, ranks)
     for group in job.optimizer.param_groups:
         group["lr"] = 0.0
-    job.model.train()
+    parallel.module.train()
     sizes = choose_micro_batch_sizes(job, parallel, SilentProgress())
     costs = [_cost(job, parallel, phase, size, num_ranks) for phase, size in zip(job.phases, sizes, strict=True)]
     parameters = _bytes(list(job.model.parameters()))
@@ -68,7 +68,7 @@ def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num
     whole = pieces[0]
     for count in _growing(whole.count):
         one = read_share(phase.examples, [replace(whole, count=count)])
-        with _saved_bytes(job) as saved:
+        with _saved_bytes(parallel.module) as saved:
             train_step(parallel, job.optimizer, one, None)
         step_s = _time(partial(train_step, parallel, job.optimizer, one, None))
         if step_s > _LONG_ENOUGH_S:
@@ -108,9 +108,9 @@ def _time(call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _saved_bytes(job: Job) -> Iterator[dict[int, int]]:
+def _saved_bytes(module: nn.Module) -> Iterator[dict[int, int]]:
     """Bytes by address of what the block's forward passes keep, parameters aside."""
-    own = {p.untyped_storage().data_ptr() for p in job.model.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     found: dict[int, int] = {}
 
     def pack(value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class RunningStatistics:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._layers = [
+        self.layers = [
             layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
         self._buffers: list[Tensor] = []
@@ -31,9 +31,9 @@ class RunningStatistics:
 
     def begin(self) -> None:
         """At the start of a step."""
-        if not self._layers:
+        if not self.layers:
             return
-        self._buffers = [buffer for layer in self._layers for buffer in layer.buffers(recurse=False)]
+        self._buffers = [buffer for layer in self.layers for buffer in layer.buffers(recurse=False)]
         self._before = [buffer.clone() for buffer in self._buffers]
         self._sum = torch.zeros_like(self._flat())
         self._count = 0
@@ -41,7 +41,7 @@ class RunningStatistics:
     @contextmanager
     def watching(self, counts: bool) -> Iterator[None]:
         """A block with one forward pass in training mode; where it does not count, it leaves no trace."""
-        if not self._layers:
+        if not self.layers:
             yield
             return
         self.forget()
@@ -57,7 +57,7 @@ class RunningStatistics:
 
     def settle(self, ranks: Ranks) -> None:
         """At the end of a step: the same statistics on every rank."""
-        if not self._layers:
+        if not self.layers:
             return
         count = torch.full((1,), float(self._count), dtype=torch.float64, device=self._sum.device)
         total = ranks.sum(torch.cat([self._sum, count]), "averaging running statistics")

@@ -54,13 +54,14 @@ def train_step(
     # Where reading a number waits for the device, it is divided by there.
     num_targets = counts.clamp(min=1).tolist() if device.type == "cpu" else list(counts.clamp(min=1).unbind())
     totals = torch.zeros(len(names), dtype=torch.float64, device=device)
-    last = len(share.micro_batches) - 1
+    last, lacking = len(share.micro_batches) - 1, 0
     statistics, scale = parallel.statistics, parallel.loss_scale
     statistics.begin()
     if meter is not None:
         meter.measure()
     for number, micro_batch in enumerate(share.micro_batches):
         ranks.watch.doing(f"computing micro-batch {number + 1} of {last + 1}")
+        lacking += micro_batch.lacking
         with parallel.computing(), statistics.watching(micro_batch.weight > 0):
             sums, _ = parallel.module(**on_device(micro_batch.inputs, device))
         means = torch.stack([
@@ -68,9 +69,9 @@ def train_step(
         ])  # fmt: skip
         # Of shards a meter sees what is summed over the ranks: the first micro-batch by itself, and the whole.
         apart = meter is not None and number == 0 and parallel.sums_in_backward
-        parallel.before_backward(number == last or apart)
         loss = means.sum()
-        (loss if scale is None else loss * scale.value).backward()  # type: ignore[no-untyped-call]
+        loss = loss if scale is None else loss * scale.value
+        parallel.backward(loss, last=number == last or apart, watched=meter is not None)
         if meter is not None and micro_batch.weight > 0:
             meter.micro_batch(micro_batch.num_examples)
         elif meter is not None:
@@ -84,14 +85,16 @@ def train_step(
         with ranks.waiting("measuring the gradient noise"):
             meter.step()
     square = sum_of_squares(gradients, parallel.squares).to(device)
-    own_flags = torch.tensor([*flags()], dtype=torch.float64)
+    own_flags = torch.tensor([lacking, *flags()], dtype=torch.float64)
     agreed = torch.cat([totals, parallel.share(square).view(1), _there(own_flags, device)])
     ranks.sum(agreed, "agreeing on the step")
     # The one place of a step where the host waits for the device.
     with ranks.waiting("agreeing on the step"):
-        here = torch.cat([agreed.view(torch.int64), counts[-1:]]).cpu()
-    losses, (norm_square, *agreed_flags) = _split(here[:-1].view(torch.float64).tolist(), len(names))
-    grad_norm = math.sqrt(norm_square)
+        here = torch.cat([agreed.view(torch.int64), counts[[0, -1]]]).cpu()
+    losses, (norm_square, lacked, *agreed_flags) = _split(here[:-2].view(torch.float64).tolist(), len(names))
+    # What was divided by the targets that were promised is divided by those that there were.
+    factor = int(here[-2]) / max(int(here[-2]) - lacked, 1)
+    losses, grad_norm = [factor * loss for loss in losses], factor * math.sqrt(norm_square)
     clipped = max_grad_norm is not None and grad_norm > max_grad_norm
     skipped = not all(map(math.isfinite, [grad_norm, *losses]))
     if scale is not None:
@@ -102,8 +105,9 @@ def train_step(
         statistics.settle(ranks)
         if clipped:
             assert max_grad_norm is not None
-            torch._foreach_mul_(gradients, max_grad_norm / grad_norm)
-        optimizer.step()
+            factor *= max_grad_norm / grad_norm
+        _step(optimizer, gradients, factor)
+        parallel.refresh()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(
         losses=dict(zip(names, losses, strict=True)),
@@ -115,20 +119,29 @@ def train_step(
     )
 
 
+def _step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], factor: float) -> None:
+    """A step with the gradients times `factor`, which an optimizer that can multiplies with where it reads them."""
+    if hasattr(optimizer, "gradient_scale"):
+        optimizer.gradient_scale = factor
+    elif factor != 1:
+        torch._foreach_mul_(gradients, factor)
+    optimizer.step()
+
+
 def sum_of_squares(tensors: Sequence[Tensor], squares: Squares | None = None) -> Tensor:
     """The squared Euclidean norm of all tensors taken as one vector, accumulated in float64.
 
     Args:
         squares: where it can, gives the sum of squares of each tensor on a CPU, faster than torch does.
     """
+    found = squares(tensors) if squares is not None and tensors else None
+    if found is not None:
+        return found.sum()
     tensors = [tensor for tensor in tensors if tensor.numel()]
     if not tensors:
         return torch.zeros((), dtype=torch.float64)
     if tensors[0].is_cuda:
         return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64)).square().sum()
-    found = squares(tensors) if squares is not None else None
-    if found is not None:
-        return found.sum()
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
     return torch.stack(norms).square().sum()
 

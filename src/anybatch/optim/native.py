@@ -14,6 +14,7 @@ from anybatch.optim.checks import check_speed, check_state, clip_bound, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.kernels import kernels_for
 from anybatch.optim.loading import exact_state, laid_out_like
+from anybatch.optim.norms import accumulator
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import is_sharded, local
@@ -30,7 +31,11 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     Attributes:
         max_grad_norm, nonfinite, process_group: as given; they hold for all groups, and may be changed between steps.
+        gradient_scale: what a step multiplies every gradient with, beside its own clipping. Who clips by the norm of
+            all ranks sets it, and spares a pass over the gradients.
     """
+
+    gradient_scale: float = 1.0
 
     def __init__(
         self,
@@ -250,7 +255,11 @@ class NativeOptimizer(LayerwiseOptimizer):
                 where = ", ".join(self.nonfinite_layers) or "parameters of another rank"
                 raise RuntimeError(f"non-finite gradient in {where}; no parameter and no state was changed")
             self._seen.skipped_steps += 1
-        return verdict.finite, verdict.clip
+        if self.gradient_scale == 1.0 or not parts:
+            return verdict.finite, verdict.clip
+        device = parts[0].device
+        scale = torch.full((), self.gradient_scale, dtype=accumulator(device), device=device)
+        return verdict.finite, scale if verdict.clip is None else scale * verdict.clip
 
     def _meeting_place(self) -> torch.device:
         """Returns the device on which a rank without gradients, or without parameters, takes part in the gate."""

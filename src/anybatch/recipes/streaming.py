@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 
 from anybatch.data.batch import Batch, Source
+from anybatch.data.images.source import ImageSource
 from anybatch.data.sampling import Stream, checksum
+from anybatch.engine.job import Promise
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,12 @@ class StreamedExamples:
         """The run's examples number `start` to `start + count - 1`."""
         epochs, examples = self.stream.at(start, count)
         return replace(self.source.batch(epochs, examples), checksum=checksum(epochs, examples))
+
+    def promised(self, start: int, count: int) -> Promise | None:
+        """What is known of these examples before they are read, if they are images."""
+        if not isinstance(self.source, ImageSource):
+            return None
+        return Promise(self.source.promised_targets(count), checksum(*self.stream.at(start, count)))
 
 
 def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:

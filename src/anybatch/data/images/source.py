@@ -116,8 +116,11 @@ class ImageSource:
     ) -> Batch:
         inputs = {**others, "images": images.permute(0, 3, 1, 2)}
         inputs["labels"] = torch.from_numpy(np.where(seen, self.labels[examples], NO_LABEL))
-        count = int(seen.sum())
-        return Batch(inputs, {"label": count, **({"label_top5": count} if self.top5 else {})}, len(examples))
+        return Batch(inputs, self.promised_targets(int(seen.sum())), len(examples))
+
+    def promised_targets(self, count: int) -> dict[str, int]:
+        """The targets of `count` images that can be read."""
+        return {"label": count, **({"label_top5": count} if self.top5 else {})}
 
     def _to_normalise(self, seen: NDArray[np.bool_]) -> dict[str, Tensor]:
         """What `models.classifier.normalised` takes beside the pixels."""
