@@ -3,8 +3,8 @@
     python benchmarks/host_time.py --before FOLDER [--turns 12] [--steps 20]
 
 FOLDER is the `src` of another revision. A BERT of 24 layers, so of 398 parameters, that are so small that nearly all is
-Python and launches; LAMB with clipping. Two processes, one a revision, take turns of so many steps; of each turn the median
-counts, of the turns the median. Times are processor time. Writes benchmarks/results/host-time.json.
+Python and launches; LAMB with clipping. Two processes, one a revision, take turns of so many steps; the median of the
+turns' medians counts. Times are processor time. Writes benchmarks/results/host-time.json.
 """
 
 import argparse
