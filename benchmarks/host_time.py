@@ -114,7 +114,7 @@ def main() -> None:
                 taken[name].append(found)
     for process in processes.values():
         process.communicate()
-    from anybatch.engine.environment import describe_environment
+    from anybatch.environment import describe_environment
 
     medians = {name: median(values) for name, values in taken.items()}
     ratios = sorted(now / before for before, now in zip(taken["before"], taken["now"], strict=True))

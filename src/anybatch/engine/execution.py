@@ -15,7 +15,7 @@ class Fsdp:
     """What `parallel` = fsdp leaves open; see torch's `fully_shard`."""
 
     param_dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """The dtype in which parameters are gathered and computed with; auto: bf16 where weights are kept in it, without BatchNorm."""
+    """The dtype in which parameters are gathered and computed with; auto: bf16 if weights are kept in it."""
     reshard_after_forward: bool = True
     """Free gathered parameters between the forward and the backward pass: less memory, one more gathering."""
 

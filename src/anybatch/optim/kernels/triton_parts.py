@@ -3,8 +3,9 @@
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -164,37 +165,53 @@ class Launches:
     def _refer(self, launch: _Launch, states: Sequence[State]) -> None:
         launch.copies, launch.gradients = [], []
         rest = iter(states)
-        rows = [row for part in launch.parts for row in self._addresses(part, launch, rest)]
+        several = [self._addresses(part, launch, list(islice(rest, len(part.params)))) for part in launch.parts]
+        columns = [list(chain.from_iterable(column)) for column in zip(*several, strict=True)]
         # A rate on the device is read there.
         read = launch.kind.rate is not None
         settings = [self._rule.settings(part.group, 0.0 if read else float(part.group["lr"])) for part in launch.parts]
-        launch.tensors.refer([list(column) for column in zip(*rows, strict=True)], settings)
+        launch.tensors.refer(columns, settings)
 
-    def _addresses(self, part: Part, launch: _Launch, states: Iterator[State]) -> Iterator[tuple[int, ...]]:
-        """Of each tensor of a part, as `FusedTensors.refer` wants them; what lies otherwise in memory is copied."""
+    def _addresses(self, part: Part, launch: _Launch, states: Sequence[State]) -> list[list[int]]:
+        """Of a part's tensors, as `FusedTensors.refer` wants them; what lies otherwise in memory is copied.
+
+        By columns, whose loops are C's: this is what the host does of a step while the GPU waits.
+        """
+        none = [0] * len(states)
+        grads = [g.to(launch.kind.gradient) for g in part.grads]
+        if not all(states):  # before the first step: there is something to look at, but nothing to step
+            launch.gradients += map(Tensor.contiguous, grads)
+            return [none, none, _pointers(launch.gradients[-len(grads) :]), none, none, none, none]
+        here = (lambda t: t) if part.mesh is None else local
         masters = launch.kind.x != part.dtype
         names = [*self._rule.states, *(["master"] if masters else [])]
-        rate = part.group["lr"].data_ptr() if launch.kind.rate is not None else 0
-        for here, grad in zip(part.locals, part.grads, strict=True):
-            g, state = grad.to(launch.kind.gradient), next(states)
-            if not state:  # before the first step: there is something to look at, but nothing to step
-                launch.gradients.append(g.contiguous())
-                yield 0, 0, launch.gradients[-1].data_ptr(), 0, 0, 0, 0
-                continue
-            written = [here, *(local(state[name]) for name in names)]
-            if not all(t.is_contiguous() for t in (g, *written)) and not (part.blocks == 1 and _alike(g, *written)):
-                copies = [t.contiguous() for t in written]
-                launch.copies += [(t, copy) for t, copy in zip(written, copies, strict=True) if copy is not t]
-                written, g = copies, g.contiguous()
-            launch.gradients.append(g)
-            x, parameter = written[-1 if masters else 0].data_ptr(), written[0].data_ptr()
-            first, second = [*(t.data_ptr() for t in written[1 : 1 + len(self._rule.states)]), 0][:2]
-            step = 0
-            if "step" in state:
+        written = [part.locals, *([here(state[name]) for state in states] for name in names)]
+        if not all(map(Tensor.is_contiguous, chain(grads, *written))):
+            dense = [self._dense(part, launch, *row) for row in zip(grads, *written, strict=True)]
+            grads, *written = map(list, zip(*dense, strict=True))
+        launch.gradients += grads
+        parameters, first, *others = map(_pointers, written)
+        second = others[0] if len(self._rule.states) > 1 else none
+        steps = none
+        if "step" in states[0]:
+            for state in states:
                 if state["step"].device != part.device:
                     state["step"] = state["step"].to(part.device)
-                step = local(state["step"]).data_ptr()
-            yield x, parameter, g.data_ptr(), first, second, step, rate
+            steps = _pointers([here(state["step"]) for state in states])
+        rates = [part.group["lr"].data_ptr()] * len(states) if launch.kind.rate is not None else none
+        return [others[-1] if masters else parameters, parameters, _pointers(grads), first, second, steps, rates]
+
+    def _dense(self, part: Part, launch: _Launch, *tensors: Tensor) -> list[Tensor]:
+        """A gradient and what is written beside it, one in memory as the other; what was copied is copied back."""
+        if all(map(Tensor.is_contiguous, tensors)) or (part.blocks == 1 and _alike(*tensors)):
+            return list(tensors)
+        copies = [t.contiguous() for t in tensors]
+        launch.copies += [(t, copy) for t, copy in zip(tensors[1:], copies[1:], strict=True) if copy is not t]
+        return copies
+
+
+def _pointers(tensors: Sequence[Tensor]) -> list[int]:
+    return list(map(Tensor.data_ptr, tensors))
 
 
 class _Known(NamedTuple):
