@@ -20,7 +20,7 @@ import torch
 
 from anybatch.engine import Ranks
 from anybatch.engine.loading import cut, read_share
-from anybatch.engine.noise import WatchedNoise
+from anybatch.engine.measure import WatchedNoise
 from anybatch.engine.parallel import parallelise
 from anybatch.engine.step import train_step
 from anybatch.environment import describe_environment

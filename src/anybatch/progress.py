@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +11,10 @@ from anybatch.numbers import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+
+# A pass over files that is quicker shows nothing.
+_SHOWN_AFTER_S = 3.0
 
 
 class Task(Protocol):
@@ -118,3 +122,23 @@ def progress_display() -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         yield LiveProgress(bars)
+
+
+def show_passes(progress: Progress) -> Callable[[str, int, int, int], None]:
+    """A function to be told (pass, documents done, bytes read, bytes in all), often; a quick pass shows nothing."""
+    current = ""
+    started = 0.0
+    task: Task | None = None
+
+    def tell(name: str, documents: int, done: int, total: int) -> None:
+        nonlocal current, started, task
+        if name != current:
+            if task is not None:
+                task.end()
+            current, started, task = name, time.monotonic(), None
+        if task is None and time.monotonic() - started >= _SHOWN_AFTER_S:
+            task = progress.task(f"{name} (bytes)", total, done)
+        if task is not None:
+            task.advance(done, f"{documents:,} documents")
+
+    return tell

@@ -64,7 +64,7 @@ def test_a_hundred_micro_batches_are_never_in_memory_together() -> None:
                 time.sleep(0.01)
             seen = [micro_batch.num_examples for micro_batch in share.micro_batches]
             assert seen == [4] * 100
-    assert 12 <= examples.most <= 15, "those ahead, the one that is read, the one that is computed with"
+    assert 12 <= examples.most <= 16, "those ahead, the two that are read, the one that is computed with"
 
 
 def test_a_step_is_the_same_whether_its_share_is_read_at_once_or_not() -> None:

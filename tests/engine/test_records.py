@@ -6,8 +6,7 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
-from anybatch.engine.course import seed_generator
-from anybatch.engine.health import Health
+from anybatch.engine.course import Health, seed_generator
 from anybatch.engine.records import Records
 from anybatch.runs import Run
 

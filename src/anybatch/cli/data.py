@@ -47,7 +47,7 @@ def prepare(
     from anybatch.data import vocabulary
     from anybatch.data.portions import LengthFilter
     from anybatch.data.prepare import Kind, prepare_files
-    from anybatch.engine import progress_display, show_passes
+    from anybatch.progress import progress_display, show_passes
 
     with progress_display() as progress:
         summary = prepare_files(

@@ -40,7 +40,7 @@ def map_in_order(
         return
     # A fork starts at once and shares what is loaded; on other systems it is not safe.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    executor = ProcessPoolExecutor(num_processes, context, _begin)
+    executor = ProcessPoolExecutor(num_processes, context, begin_worker)
     waiting: deque[tuple[Future[Result], int]] = deque()
     most, held = max(_BYTES_AHEAD, _BYTES_AHEAD_A_PROCESS * num_processes), 0
 
@@ -55,7 +55,7 @@ def map_in_order(
             mine = size(item)
             while waiting and held + mine > most:
                 yield oldest()
-            waiting.append((_submit(executor, function, item), mine))
+            waiting.append((submit(executor, function, item), mine))
             held += mine
             if len(waiting) > _AHEAD * num_processes:
                 yield oldest()
@@ -69,14 +69,15 @@ def map_in_order(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(executor: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
+def submit(executor: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
+    """`executor.submit`, without the warning that Python has for forks."""
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork in a process with threads; the children use nothing that such threads hold.
         warnings.simplefilter("ignore", DeprecationWarning)
         return executor.submit(function, item)
 
 
-def _begin() -> None:
+def begin_worker() -> None:
     """Prepares a new process: it ignores signals, which the parent handles, and it ends with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,7 +6,6 @@ from anybatch.engine.execution import Execution, Fsdp
 from anybatch.engine.interruption import stop_requests
 from anybatch.engine.job import Batch, Examples, Job, Phase
 from anybatch.engine.loop import train
-from anybatch.engine.passes import show_passes
 from anybatch.engine.ranks import Ranks, join_ranks
 from anybatch.engine.supervisor import supervise
 from anybatch.progress import Progress, SilentProgress, Task, progress_display
@@ -27,7 +26,6 @@ __all__ = [
     "join_ranks",
     "load_newest",
     "progress_display",
-    "show_passes",
     "stop_requests",
     "supervise",
     "train",

@@ -68,6 +68,8 @@ class Execution:
     """Options of `parallel` = fsdp."""
     prefetch: bool = True
     """Read the next batch in a thread while the model computes."""
+    decoding: Literal["auto", "threads", "processes"] = "auto"
+    """Decode image files in threads, or in processes that leave Python's lock alone; auto: processes on a GPU."""
     max_skipped_steps: Count = 20
     """Steps in a row without a finite gradient after which the run gives up."""
     hang_timeout_s: Annotated[float, Gt(0), Interval(le=1e8)] = 600.0

@@ -8,8 +8,9 @@ import itertools
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,10 +129,21 @@ def opened_share(examples: Examples, pieces: list[Piece]) -> Share:
 
 
 def _reading(examples: Examples, known: list[tuple[Piece, Promise]]) -> Iterator[MicroBatch]:
-    for piece, promise in known:
-        batch = examples.read(piece.start, piece.count)
+    """Two at a time are read, so that whoever decodes for them does not run dry at the end of each."""
+    waiting: deque[tuple[Piece, Promise, Future[Batch]]] = deque()
+
+    def oldest() -> MicroBatch:
+        piece, promise, reading = waiting.popleft()
+        batch = reading.result()
         lacking = sum(promise.num_targets.values()) - sum(batch.num_targets.values())
-        yield MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
+        return MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
+
+    with ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader") as readers:
+        for piece, promise in known:
+            waiting.append((piece, promise, readers.submit(examples.read, piece.start, piece.count)))
+            if len(waiting) > 1:
+                yield oldest()
+        yield oldest()
 
 
 def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

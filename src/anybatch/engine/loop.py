@@ -11,17 +11,15 @@ import torch
 
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
-from anybatch.engine.course import Place, carry_over, enter, evenly, place, seed_generator
+from anybatch.engine.course import Health, Place, carry_over, enter, evenly, place, seed_generator
 from anybatch.engine.devices import computing_on, decided, described
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
-from anybatch.engine.health import Health
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
 from anybatch.engine.loading import DirectLoader, Loader, Share, cut, loading, opened_share
-from anybatch.engine.measure import measurements, peak_flops, quantiles
+from anybatch.engine.measure import WatchedNoise, measured, measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
-from anybatch.engine.noise import WatchedNoise, measured
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import Mirror, NoRecords, Records

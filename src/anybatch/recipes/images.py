@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.folder import WITHOUT_IMAGES
 from anybatch.data.images.idx import digits
+from anybatch.data.images.processes import ProcessViews
 from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
 from anybatch.data.images.source import ImageSource, late_batches
 from anybatch.data.images.views import (
@@ -21,6 +22,7 @@ from anybatch.data.images.views import (
     Views,
     check_readable,
     decode_all,
+    num_threads,
 )
 from anybatch.engine import Job
 from anybatch.engine.devices import local_device
@@ -198,7 +200,10 @@ def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skip
     if data.crop == "resized":
         views = FileViews(images, size, channels, data, recipe.seed, skipped, training)
         check_readable(images, views)
-        return Side(images, views, labels, np.arange(len(labels)))
+        ways = {"threads": False, "processes": True, "auto": local_device().type == "cuda"}
+        apart = training and ways[recipe.engine.decoding]
+        shown = ProcessViews(views, num_threads()) if apart else views
+        return Side(images, shown, labels, np.arange(len(labels)))
     pixels, numbers = decode_all(images, size, channels, recipe.seed, skipped, half_of_memory())
     own = MemoryViews(pixels, data if training else Cropping(), data.mean, recipe.seed)
     return Side(images, own, labels[numbers], numbers)

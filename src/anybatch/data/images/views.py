@@ -116,7 +116,7 @@ class FileViews:
     ) -> None:
         self.images, self.size, self.channels, self.cropping, self.seed = images, size, channels, cropping, seed
         self.training = training
-        self._on_skip = on_skip
+        self._on_skip, self._threads = on_skip, 0
         # The reason, by the number of the image.
         self.skipped: dict[int, str] = {}
 
@@ -133,7 +133,7 @@ class FileViews:
                 found[place] = self._view(int(examples[place]), words[place])
                 seen[place] = True
             except Unreadable as error:
-                self._skip(int(examples[place]), str(error))
+                self.skip(int(examples[place]), str(error))
 
         # Reading map's results raises what a thread raised.
         list(self._pool.map(view, range(len(examples))))
@@ -151,14 +151,20 @@ class FileViews:
         flipped = self.cropping.flip and below(words[CROP_WORDS:], 2)[0] == 1
         return pixels[:, ::-1] if flipped else pixels
 
-    def _skip(self, index: int, reason: str) -> None:
+    def skip(self, index: int, reason: str) -> None:
+        """Remembers, and tells once, that an image cannot be read."""
         if index not in self.skipped:
             self.skipped[index] = reason
             self._on_skip(self.images.name(index), reason)
 
+    def alone(self) -> None:
+        """In a forked process: one thread decodes, and tells nobody but who asks for `skipped`."""
+        self._on_skip, self._threads = (lambda name, reason: None), 1
+        self.__dict__.pop("_pool", None)
+
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(num_threads(), thread_name_prefix="anybatch-images")
+        return ThreadPoolExecutor(self._threads or num_threads(), thread_name_prefix="anybatch-images")
 
 
 def decode_all(
