@@ -36,5 +36,4 @@ def test_a_process_that_is_killed_ends_the_run_in_a_line() -> None:
     for process in processes._pool._processes.values():
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(Failed, match=r"engine\.decoding=threads"):
-        for _ in range(3):
-            processes(EPOCHS, EXAMPLES)
+        processes(EPOCHS, EXAMPLES)

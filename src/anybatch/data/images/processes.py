@@ -64,7 +64,7 @@ class ProcessViews:
                 take_oldest()
         except BrokenProcessPool:
             raise Failed(
-                "a process that decodes images was killed, perhaps for lack of memory; engine.decoding=threads takes less"
+                "a process that decodes images was killed, perhaps for lack of memory; try engine.decoding=threads"
             ) from None
         return found, seen
 
