@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from anybatch.comparison.rows import crossing
+from anybatch.comparison.statistics import mean_interval
 from anybatch.environment import describe_environment
 from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe, with_batch_size
@@ -24,8 +26,6 @@ from anybatch.runs import Run
 from anybatch.study.advise import advise
 from anybatch.study.execution import with_shared_text
 from anybatch.study.measuring import Trainer
-from anybatch.study.statistics import mean_interval
-from anybatch.study.table import crossing
 
 _EVALS = 80
 _OTHERS = ("nearly free", "16 times")

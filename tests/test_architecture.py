@@ -18,6 +18,7 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"study", "planner", "report", "machine", "integrations"},
+    {"comparison"},
     {"recipes"},
     {"evaluation"},
     {"engine", "data", "models", "optim", "scaling"},

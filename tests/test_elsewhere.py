@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from anybatch.comparison.folders import load
+from anybatch.comparison.rows import Reference
 from anybatch.elsewhere import batch_of, batch_sizes, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.report import write_report
-from anybatch.report.load import Reference, load
 from anybatch.study.own_runs import advise_on_logs, own_text, to_values
 
 
@@ -103,7 +104,7 @@ def test_noise_and_time_reach_the_record(tmp_path: Path) -> None:
     (record,) = load([tmp_path])
     assert record.noise[-1].noise.value == pytest.approx(50.0)
     assert (record.wall_s, record.examples_per_s) == (10.0, 256.0)
-    assert (record.accuracy, record.loss) == (pytest.approx(1 / 1.9), 0.9)
+    assert (record.accuracy, record.score) == (pytest.approx(1 / 1.9), 0.9)
 
 
 def test_without_a_held_out_loss_a_run_has_not_finished(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_the_report_names_the_optimizers_and_holds_each_to_the_smallest_batch(tm
     text = html.unescape(page)
     assert "LAMB's held-out loss stayed within 5\u202f% of the AdamW batch-32 run at every larger batch" in text
     assert "AdamW's did so at no larger batch (nearest: ×4 (batch 128, +50\u202f%))" in text
-    assert page.count('<th scope="row">') == 3, "a row a run"
+    assert page.count('<th scope="row"') == 3, "a row a run"
     lamb = next(record for record in load([tmp_path]) if record.name == "lamb")
     assert (lamb.rule, lamb.reference) == ("sqrt", Reference(32, 0.01))
 

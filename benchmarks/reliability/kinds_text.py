@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForPreTraining
 from transformers.utils import logging
 
+from anybatch.comparison.folders import load
 from anybatch.data import vocabulary
 from anybatch.data.squad import read_questions
 from anybatch.data.text import read_documents
@@ -30,7 +31,6 @@ from anybatch.evaluation.squad_score import read_predictions, score
 from anybatch.models import PretrainingModel, question_answering_model
 from anybatch.planner.clusters import find_cluster
 from anybatch.recipes.recipe import from_json
-from anybatch.report.load import load
 from anybatch.runs import Run
 
 # The definition of the official scores is the tests'.

@@ -33,6 +33,11 @@ def null_for_nonfinite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def hyperparameter(value: Any) -> str:
+    """Writes a hyperparameter to six digits; several numbers, such as betas, as '0.9 0.999'."""
+    return " ".join(f"{each:.6g}" for each in value) if isinstance(value, list | tuple) else f"{value:.6g}"
+
+
 def duration(seconds: float) -> str:
     """Writes seconds as a person says them.
 

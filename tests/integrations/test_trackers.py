@@ -10,7 +10,7 @@ import pytest
 
 from anybatch.engine.records import Records
 from anybatch.integrations.trackers import Tracker, check_tracker
-from anybatch.report.table import _tracked
+from anybatch.report.tables import tracked
 from anybatch.runs import Run
 
 
@@ -78,7 +78,7 @@ def test_with_a_key_it_is_online_and_a_resumed_run_goes_on_in_the_same_place(
     Tracker("wandb", folder).close()
     assert ["mode" in options for options in wandb.options] == [False, False]
     assert [(options["id"], options["resume"]) for options in wandb.options] == [(None, None), ("new", "allow")]
-    assert f'<a href="{wandb.url}">' in _tracked(json.loads((folder / "tracker.json").read_text()))
+    assert f'<a href="{wandb.url}">' in tracked(json.loads((folder / "tracker.json").read_text()))
 
 
 def test_a_tracker_that_fails_is_told_once_and_the_run_goes_on(
@@ -101,7 +101,7 @@ def test_tensorboard_is_what_every_run_has(tmp_path: Path) -> None:
     Tracker("tensorboard", run_folder(tmp_path)).close()
     kept = json.loads((tmp_path / "tracker.json").read_text())
     assert kept["path"] == str(tmp_path / "tensorboard")
-    assert _tracked(kept) == "<p>tensorboard: tensorboard</p>"
+    assert tracked(kept) == "<p>tensorboard: tensorboard</p>"
 
 
 def test_what_cannot_be_tracked_is_said_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +113,8 @@ def test_what_cannot_be_tracked_is_said_before_anything_is_trained(monkeypatch: 
 
 
 def test_a_link_that_is_none_is_not_followed() -> None:
-    assert "<a" not in _tracked({"tracker": "wandb", "url": "javascript:alert(1)", "path": "/x/y"})
-    assert _tracked({"tracker": "<b>", "path": "/x/<i>"}) == "<p>&lt;b&gt;: &lt;i&gt;</p>"
+    assert "<a" not in tracked({"tracker": "wandb", "url": "javascript:alert(1)", "path": "/x/y"})
+    assert tracked({"tracker": "<b>", "path": "/x/<i>"}) == "<p>&lt;b&gt;: &lt;i&gt;</p>"
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from anybatch.comparison.course import Join, observe
 from anybatch.report import write_report
-from anybatch.report.health import Join, observe
 
 
 def step(number, **values):

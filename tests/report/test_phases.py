@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from anybatch.comparison.families import compare
+from anybatch.comparison.folders import load
 from anybatch.report import write_report
-from anybatch.report.load import load
-from anybatch.report.phases import phases_table, switches
+from anybatch.report.running import phases, switches
 
 
 def in_two_phases(folder: Path, last_step: int = 30) -> Path:
@@ -35,9 +36,11 @@ def in_two_phases(folder: Path, last_step: int = 30) -> Path:
 
 def test_each_phase_has_its_row(tmp_path: Path) -> None:
     (run,) = load([in_two_phases(tmp_path / "two")])
-    rows = re.findall(r"<tr>(.*?)</tr>", phases_table([run]), re.DOTALL)
+    told = phases(compare([run]))
+    assert told is not None
+    rows = re.findall(r"<tr>(.*?)</tr>", told.html(), re.DOTALL)
     cells = [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
-    assert cells[1] == ["two", "1", "16", "64 tokens", "20", "1", "1", "loss 7.00", ""]
+    assert cells[1] == ["two", "1", "16", "64 tokens", "20", "1", "1", "loss 7.00", "–"]
     assert cells[2] == ["two", "2", "8", "256 tokens", "10", "1", "1", "loss 6.00", "moments, not their step"]
     (switch,) = switches(run)
     assert (switch.phase, switch.step, switch.examples) == (1, 20, 320)
@@ -50,7 +53,9 @@ def test_each_phase_has_its_row(tmp_path: Path) -> None:
 def test_a_run_of_one_phase_or_still_in_its_first_shows_no_switch(tmp_path: Path) -> None:
     (run,) = load([in_two_phases(tmp_path / "two", last_step=10)])
     assert switches(run) == []
-    assert phases_table([run]).count("<tr>") == 2, "the heading, and the phase that was begun"
+    told = phases(compare([run]))
+    assert told is not None
+    assert told.html().count("<tr>") == 2, "the heading, and the phase that was begun"
     recipe = json.loads((run.path / "recipe.json").read_text())
     (run.path / "recipe.json").write_text(json.dumps({**recipe, "phases": recipe["phases"][:1]}))
-    assert phases_table(load([run.path])) == ""
+    assert phases(compare(load([run.path]))) is None

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from support import planted
 
+from anybatch.comparison.rows import crossing
 from anybatch.errors import InputError
 from anybatch.study import Entrant, Study
 from anybatch.study.catalogue import STUDIES, declare, find_study
 from anybatch.study.command import plan
 from anybatch.study.declaration import LR, Outcome
 from anybatch.study.protocols import grid, quasirandom
-from anybatch.study.table import crossing
 from anybatch.study.trial_queue import Result
 from anybatch.study.worker import chosen_settings
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from anybatch.comparison.findings import find
+from anybatch.comparison.statistics import fit_critical_batch, mean_interval
 from anybatch.engine import Progress
 from anybatch.errors import InputError
 from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe
-from anybatch.report.study import write_study
+from anybatch.report import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial
 from anybatch.study.command import check, finish_study, plan, plan_text
-from anybatch.study.findings import headline
 from anybatch.study.paper import bert
-from anybatch.study.statistics import fit_critical_batch, mean_interval
-from anybatch.study.table import tabulate
+from anybatch.study.results import compare
 from anybatch.study.trial_queue import Result
 
 # Final losses by seed, from an untrained model's 4.0; the target is 2.
@@ -48,8 +48,8 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("findings")
-    table = finish_study(study, out, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
-    assert write_study(table, out)[0].name == "index.html"
+    compared, table = finish_study(study, out, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
+    assert write_study(compared, out)[0].name == "index.html"
     # Strict readers of JSON know no infinity.
     json.dumps(table, allow_nan=False)
     return table
@@ -101,7 +101,7 @@ def headline_without(cell: tuple[str, int]) -> str:
         for trial in made.trials
         if trial.cell != cell
     }
-    return headline(tabulate(made, results))
+    return find(compare(made, results)).headline
 
 
 def test_a_flat_line_has_no_critical_batch_and_says_so_of_two_batches(found: dict[str, Any]) -> None:
@@ -122,10 +122,11 @@ def test_the_headline_names_who_never_ended_and_single_seeds(tmp_path: Path) -> 
         )
         for trial in made.trials
     }
-    assert "No run of lucky ended with a number." in headline(tabulate(made, results))
+    assert "No run of lucky ended with a number." in find(compare(made, results)).headline
     single = replace(made, seeds=(0,))
-    said = headline(tabulate(single, {key: results[key] for key in results if key.endswith("-s0")}))
-    assert said.startswith("near has the best loss at every batch, in one run each, which says nothing about chance.")
+    said = find(compare(single, {key: results[key] for key in results if key.endswith("-s0")})).headline
+    assert said.startswith("near's loss stayed within 5\u202f% of its own batch-16 run at every larger batch tried")
+    assert "near has the best loss at every batch, in one run each, which says nothing about chance." in said
 
 
 def test_what_would_make_every_trial_fail_is_refused_beforehand(tmp_path: Path) -> None:

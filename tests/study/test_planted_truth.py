@@ -9,9 +9,10 @@ import pytest
 from support import planted
 from support.browser import look, needs_chromium
 
+from anybatch.comparison.grid import Comparison
 from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe
-from anybatch.report.study import write_study
+from anybatch.report import write_study
 from anybatch.study import Entrant, Study
 from anybatch.study.command import finish_study, plan
 from anybatch.study.declaration import LR
@@ -20,10 +21,15 @@ _COLOUR = rb"([\d.]+) ([\d.]+) ([\d.]+) (?:rg|RG)\b"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("planted")
     progress = SilentProgress()
-    return finish_study(planted.study, out, progress, storage=None, num_workers=1, heartbeat_s=20), out
+    return *finish_study(planted.study, out, progress, storage=None, num_workers=1, heartbeat_s=20), out
+
+
+@pytest.fixture(scope="module")
+def found(ended: tuple[Comparison, dict[str, Any], Path]) -> tuple[dict[str, Any], Path]:
+    return ended[1:]
 
 
 def test_the_best_rate_is_found_everywhere(found: tuple[dict[str, Any], Path]) -> None:
@@ -53,25 +59,26 @@ def test_no_p_value_from_three_seeds_and_what_diverged_is_listed(found: tuple[di
     assert all("tuning-003" in key for key in lost)
 
 
-def test_the_report_holds_everything(found: tuple[dict[str, Any], Path]) -> None:
-    table, out = found
-    names = {path.name for path in write_study(table, out)}
+def test_the_report_holds_everything(ended: tuple[Comparison, dict[str, Any], Path]) -> None:
+    compared, table, out = ended
+    names = {path.name for path in write_study(compared, out)}
     assert names == {
-        "index.html", "quality.svg", "steps.svg", "sensitivity.svg", "trust-0.svg", "quality.pdf", "steps.pdf",
+        "index.html", "quality.svg", "loss.svg", "steps.svg", "sensitivity.svg", "trust-0.svg",
+        "quality.pdf", "loss.pdf", "steps.pdf",
         "sensitivity.pdf", "trust-0.pdf", "glance.csv", "results.csv", "differences.csv", "scaling.csv", "failures.csv",
         "trials.csv",
     }  # fmt: skip
     page = (out / "index.html").read_text(encoding="utf-8")
     assert all(sentence in page for sentence in table["findings"])
-    assert page.count("<svg") == 8
-    assert "Trust ratios of LAMB, layer by layer" in page
+    assert page.count("<svg") == 14, "two of maps are folded away"
+    assert re.search("Trust ratios of every layer over time: LAMB ×1, seed 0, .* and LAMB ×16, seed 0", page)
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (out / "trials.csv").read_text(encoding="utf-8").count("\n") == 1 + len(table["trials"])
 
 
-def test_a_pdf_has_the_colours_of_the_light_page(found: tuple[dict[str, Any], Path]) -> None:
-    table, out = found
-    write_study(table, out)
+def test_a_pdf_has_the_colours_of_the_light_page(ended: tuple[Comparison, dict[str, Any], Path]) -> None:
+    compared, _, out = ended
+    write_study(compared, out)
     first = (out / "quality.pdf").read_bytes()
     drawn = b"".join(
         zlib.decompress(stream)
@@ -80,7 +87,7 @@ def test_a_pdf_has_the_colours_of_the_light_page(found: tuple[dict[str, Any], Pa
     colours = {tuple(round(255 * float(part)) for part in found) for found in re.findall(_COLOUR, drawn)}
     assert {(0x00, 0x65, 0xB0), (0xC2, 0x4A, 0x00), (0x1B, 0x1D, 0x21)} <= colours
     assert not any(colour[:2] == (1, 2) for colour in colours), "a placeholder was left"
-    write_study(table, out)
+    write_study(compared, out)
     assert (out / "quality.pdf").read_bytes() == first
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "var(--accent-0)" in page, "the page drawn after it has its variables again"
@@ -89,13 +96,13 @@ def test_a_pdf_has_the_colours_of_the_light_page(found: tuple[dict[str, Any], Pa
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1200, False), (1200, True)])
 def test_a_browser_shows_the_page_at_two_widths_light_and_dark(
-    found: tuple[dict[str, Any], Path], tmp_path: Path, width: int, dark: bool
+    ended: tuple[Comparison, dict[str, Any], Path], tmp_path: Path, width: int, dark: bool
 ) -> None:
-    write_study(*found)
-    seen = look((found[1] / "index.html").read_text(encoding="utf-8"), tmp_path, width, dark)
+    write_study(ended[0], ended[2])
+    seen = look((ended[2] / "index.html").read_text(encoding="utf-8"), tmp_path, width, dark)
     assert seen.console == []
     assert not seen.scrolls
-    assert seen.figures == 4
+    assert seen.figures == 7
     assert (seen.paper < 60) is dark
     assert (min(seen.heading, seen.figure_text) > 120) is dark
 
@@ -110,7 +117,7 @@ def test_where_every_trial_fails_the_page_says_why(tmp_path: Path) -> None:
     recipe = change(find_recipe("mnist-lenet"), [f"data.path={images}"])
     entrant = Entrant("LAMB", recipe, {LR: (0.01, 0.02)})
     study = Study("empty", "?", (entrant,), (64,), "grid", num_evals=1)
-    table = finish_study(lambda: study, tmp_path, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
-    page = write_study(table, tmp_path)[0].read_text(encoding="utf-8")
+    found, _ = finish_study(lambda: study, tmp_path, SilentProgress(), storage=None, num_workers=1, heartbeat_s=20)
+    page = write_study(found, tmp_path)[0].read_text(encoding="utf-8")
     assert str(images) in page
     assert f"{len(study.trials)} of {len(study.trials)} trials diverged or failed" in page

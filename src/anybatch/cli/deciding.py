@@ -79,9 +79,9 @@ def study(
           --range optimizer.lr=1e-3:1e-1 --batch-size 64 --dry-run
     """
     from anybatch.engine import progress_display
-    from anybatch.report.study import write_study
+    from anybatch.report import write_study
     from anybatch.report.theory import write_theory
-    from anybatch.study.command import declared, finish_study, plan, plan_text, shown
+    from anybatch.study.command import declared, finish_study, plan, plan_text
     from anybatch.study.theory.run import run_theory
 
     folder = out or Path("studies") / Path(name).stem
@@ -101,9 +101,12 @@ def study(
                 planned = plan(make())
                 print_values(planned, True) if as_json else show(plan_text(planned))
                 return
-            found = finish_study(make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat)
-            written = write_study(found, folder)
-    print_values(found if as_json else shown(found, written[0]), as_json)
+            compared, found = finish_study(
+                make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat
+            )
+            written = write_study(compared, folder)
+    numbered = {str(number): line for number, line in enumerate(found["findings"], start=1)}
+    print_values(found if as_json else {**numbered, "page": str(written[0])}, as_json)
     if any(trial["state"] == "failed" for trial in found.get("trials", [])):
         raise typer.Exit(1)
 

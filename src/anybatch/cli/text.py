@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anybatch.numbers import duration
+from anybatch.numbers import duration, hyperparameter
 from anybatch.tables import aligned
 
 _SIZES = ("sequence_length", "image_size")
@@ -40,18 +40,13 @@ def _hyperparameters(found: dict[str, Any]) -> list[str]:
     """What the optimizer is given beside the learning rate, in each phase; one line if it is the same in all."""
     shown = []
     for phase in found["phases"]:
-        settings = (f"{name.replace('_', ' ')} {_hyperparameter(x)}" for name, x in phase["hyperparameters"].items())
+        settings = (f"{name.replace('_', ' ')} {hyperparameter(x)}" for name, x in phase["hyperparameters"].items())
         shown.append(f"{found['optimizer']}: {', '.join(settings)}")
     fixed = f"; {', '.join(found['fixed'])} set after scaling" if found["fixed"] else ""
     rule = f" ({found['reference']['rule']} rule from batch {found['reference']['batch_size']:,}{fixed})"
     if len(set(shown)) == 1:
         return [shown[0] + rule]
     return [f"phase {number}: {line}{rule}" for number, line in enumerate(shown, 1)]
-
-
-def _hyperparameter(value: Any) -> str:
-    """A hyperparameter for a person: betas as '0.9 0.999', numbers to six digits."""
-    return " ".join(f"{each:.6g}" for each in value) if isinstance(value, list | tuple) else f"{value:.6g}"
 
 
 def plot(values: list[float]) -> list[str]:

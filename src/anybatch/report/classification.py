@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from anybatch.comparison.grid import Comparison
+from anybatch.comparison.rows import Row
+from anybatch.comparison.wording import count, percent, plural, text
 from anybatch.files import read_object
 from anybatch.numbers import finite
+from anybatch.report.document import Section
 from anybatch.report.layout import cell_label
-from anybatch.report.load import Record, text
-from anybatch.report.series import Series
-from anybatch.report.wording import count, percent, plural
 
 _ENDS = ("label", "predicted")
 _LARGEST_MATRIX = 20
@@ -28,21 +29,23 @@ class Mistakes:
     worst: Sequence[Mapping[str, Any]]
 
 
-def mistakes(series: Sequence[Series]) -> str:
-    """HTML about the finished image runs of the smallest and of the largest batch of each optimizer."""
+def mistakes(comparison: Comparison) -> Section | None:
+    """The finished image runs of the smallest and of the largest batch of each optimizer."""
     parts = []
-    for one in series:
+    for one in comparison.series:
         finished = [(cell, run) for cell in one.cells for run in cell.runs if run.task == "images" and run.finished]
         for cell, run in [*finished[:1], *finished[1:][-1:]]:
             found = read_mistakes(run)
             if found is not None:
                 name = f"{one.label} {cell_label(cell)}"
                 parts.append(f"<h3>{escape(name)}</h3>{_matrix(found)}{_worst(found)}")
-    return "".join(parts)
+    return Section("mistakes", "Which images are taken for what", parts) if parts else None
 
 
-def read_mistakes(run: Record) -> Mistakes | None:
-    """The run's classification.json; None where it has none, or one that makes no sense."""
+def read_mistakes(run: Row) -> Mistakes | None:
+    """The run's classification.json; None if it has none, or one that makes no sense."""
+    if run.path is None:
+        return None
     file = run.path / "classification.json"
     if not file.is_file():
         return None

@@ -1,48 +1,97 @@
-"""What happened as training went: losses, accuracies and learning rates as lines; each returns an <svg> element."""
+"""What happened as training went: losses, accuracies, learning rates and gradient noise as lines."""
 
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from anybatch.report.layout import Grid, accents, cell_label, write_title
-from anybatch.report.load import Point, Record
-from anybatch.report.phases import switches
-from anybatch.report.series import Series
-from anybatch.report.svg import ACCENTS, INK, MUTED, PAPER, Frame, canvas, panel, render, spread
-from anybatch.report.wording import rate, short
+from anybatch.comparison.grid import Comparison, Series
+from anybatch.comparison.rows import Point, Row
+from anybatch.comparison.wording import GUESSED, count, percent, rate, short
+from anybatch.report.document import Figure, Section
+from anybatch.report.layout import (
+    HALO,
+    band,
+    cell_label,
+    colors,
+    linear,
+    logarithmic,
+    name_ends,
+    panels,
+    weight,
+    write_title,
+)
+from anybatch.report.running import switches
+from anybatch.report.svg import INK, MUTED, Frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MAX_POINTS = 240
-_HALO = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+Value = Callable[[Point], float | None]
 
 
-def curves(series: Sequence[Series], frame: Frame, value: Callable[[Point], float | None], band: bool) -> str:
-    """Held-out loss (or accuracy, by `value`) against examples and against steps, one row an optimizer."""
-    from matplotlib.ticker import PercentFormatter
+def losses(comparison: Comparison) -> Section | None:
+    """Held-out losses against examples and against steps."""
+    series = [
+        one for one in comparison.series if any(point.loss is not None for run in one.rows for point in run.evals)
+    ]
+    if not series:
+        return None
+    steps = sorted({cell.num_steps for one in series for cell in one.cells if cell.num_steps})
+    caption = "Thinner and paler lines are larger batches."
+    if len(steps) > 1:
+        caption += (
+            f" The larger the batch, the fewer the steps: {count(steps[-1])} at most, {count(steps[0])} at least."
+        )
+    if any(one.judged for one in series) and not comparison.metric.higher:
+        caption += " The shaded band is where quality holds."
+    if any(not run.finished for one in series for run in one.rows):
+        caption += " Dotted lines are runs that have not finished."
+    return Section("curves", "Held-out loss as training goes", [
+        Figure("loss", "Held-out loss against examples and steps", caption,
+               lambda frame: _curves(series, frame, lambda point: point.loss, not comparison.metric.higher),
+               f"One row an optimizer. {caption}")
+    ])  # fmt: skip
 
-    shown = [one for one in series if any(value(point) is not None for run in one.records for point in run.evals)]
-    columns = 1 if frame.narrow else 2
-    grid = Grid(frame.width, columns, 2 * len(shown) // columns, 200 if columns == 1 else 240, right=64, bottom=52)
-    low, high = _range(
-        [[value(point) for point in run.evals] for one in shown for run in one.records], from_start=not band
-    )
-    colours = accents(series)
-    with canvas(frame.width, grid.height) as figure:
-        for number, one in enumerate(shown):
-            for column, attribute in enumerate(("examples", "step")):
-                axes = panel(figure, *grid.box(2 * number + column))
-                axes.set_ylim(low, high)
-                colour = ACCENTS[colours[id(one)]]
-                if band and one.judged and one.reference and one.reference.loss is not None and one.bound is not None:
-                    axes.axhspan(one.reference.loss, one.bound, color=colour, alpha=0.14, linewidth=0)
-                _lines(axes, one, colour, attribute, value)
-                if not band:
-                    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
-                write_title(axes, one.label, colour)
-        return render(figure, frame)
+
+def accuracies(comparison: Comparison) -> Section | None:
+    """The share of held-out data that is guessed right, against examples and against steps."""
+    series = [one for one in comparison.series if any(p.accuracy is not None for run in one.rows for p in run.evals)]
+    if not series:
+        return None
+    final = [run.accuracy for one in series for run in one.rows if run.accuracy is not None]
+    low, high = (percent(each) for each in (min(final, default=None), max(final, default=None)))
+    ends = "" if not final else f" It ends at {low}." if low == high else f" They end between {low} and {high}."
+    tasks = {run.task for one in series for run in one.rows}
+    _, heading, guessed = GUESSED.get(tasks.pop() if len(tasks) == 1 else "", GUESSED["pretraining"])
+    caption = f"The share of {guessed}.{ends}"
+    return Section("accuracy", heading, [
+        Figure("accuracy", f"{heading}, against examples and steps", caption,
+               lambda frame: _curves(series, frame, lambda point: point.accuracy, False),
+               f"One row an optimizer. {caption}")
+    ])  # fmt: skip
+
+
+def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) -> str:
+    color = colors(series)
+    limits = _range([[value(point) for point in run.evals] for one in series for run in one.rows], not banded)
+
+    def draw(axes: "Axes", item: tuple[Series, str]) -> None:
+        one, attribute = item
+        axes.set_ylim(*limits)
+        if banded:
+            band(axes, one, color[one.label])
+        linear(axes.yaxis)
+        if value(Point(0, 0, None, 1.0)) is not None:
+            from matplotlib.ticker import PercentFormatter
+
+            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))
+        _lines(axes, one, color[one.label], attribute, value)
+        write_title(axes, one.label, color[one.label])
+
+    items = [(one, attribute) for one in series for attribute in ("examples", "step")]
+    return panels(frame, items, draw, 200 if frame.narrow else 240, most=2, right=64)
 
 
 def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[float, float]:
@@ -58,79 +107,38 @@ def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[fl
     return low - 0.08 * room, high + 0.04 * room
 
 
-def rates(series: Sequence[Series], frame: Frame) -> str:
-    """The learning rate against examples, one panel an optimizer, each with its own scale."""
-    from matplotlib.ticker import FuncFormatter
-
-    shown = [one for one in series if any(point.lr is not None for run in one.records for point in run.trains)]
-    columns = 1 if frame.narrow else min(len(shown), 3)
-    rows = math.ceil(len(shown) / columns)
-    grid = Grid(frame.width, columns, rows, 180 if columns == 1 else 220, left=60, right=28, bottom=52)
-    colours = accents(series)
-    with canvas(frame.width, grid.height) as figure:
-        for number, one in enumerate(shown):
-            axes = panel(figure, *grid.box(number))
-            colour = ACCENTS[colours[id(one)]]
-            _axis(axes, "examples")
-            peaks = []
-            for order, cell in enumerate(one.cells):
-                for run in cell.runs:
-                    points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
-                    if not points:
-                        continue
-                    axes.plot(*zip(*points, strict=True), color=colour, **_weight(order, len(one.cells), run.finished))
-                    _mark_switches(axes, run, "examples")
-                    peaks.append((max(points, key=lambda point: point[1]), cell_label(cell)))
-            axes.set_ylim(0, (max((peak[1] for peak, _ in peaks), default=0.0) or 1.0) * 1.15)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: rate(number)))
-            for text in dict.fromkeys(name for _, name in peaks):
-                peak = next(place for place, name in peaks if name == text)
-                axes.annotate(
-                    text, peak, (0, 6), textcoords="offset points", color=INK, weight="bold", size=12, ha="center",
-                    bbox=_HALO,
-                )  # fmt: skip
-            write_title(axes, one.label, colour, "learning rate")
-        return render(figure, frame)
-
-
-def _lines(axes: "Axes", one: Series, colour: str, attribute: str, value: Callable[[Point], float | None]) -> None:
+def _lines(axes: "Axes", one: Series, color: str, attribute: str, value: Value) -> None:
     """One line a run, named at its end; `attribute` of a point is its place on the axis."""
-    logarithmic = attribute == "step"
-    ends: list[tuple[float, float, str]] = []
-    if logarithmic:
-        axes.set_xscale("log")
+    by_step = attribute == "step"
+    ends: list[tuple[float, float, str, str]] = []
     for order, cell in enumerate(one.cells):
         last: list[tuple[float, float]] = []
         for run in cell.runs:
-            points = [(getattr(p, attribute), value(p)) for p in _thinned(run.evals) if p.step > 0 or not logarithmic]
+            points = [(getattr(p, attribute), value(p)) for p in _thinned(run.evals) if p.step > 0 or not by_step]
             known = [(x, y) for x, y in points if y is not None]
             if not known:
                 continue
-            style = _weight(order, len(one.cells), run.finished) | ({"marker": "o"} if len(known) == 1 else {})
-            heights = [math.nan if y is None else y for _, y in points]
-            axes.plot([x for x, _ in points], heights, color=colour, **style)
+            style = _style(order, one, run) | ({"marker": "o"} if len(known) == 1 else {})
+            axes.plot([x for x, _ in points], [math.nan if y is None else y for _, y in points], color=color, **style)
             if run.diverged or len(known) < len(points):
                 end = known[-1][0], min(known[-1][1], axes.get_ylim()[1])
-                axes.plot(*end, marker="x", markersize=8, markeredgewidth=2.5, color=colour, clip_on=False)
+                axes.plot(*end, marker="x", markersize=8, markeredgewidth=2.5, color=color, clip_on=False)
             last.append(known[-1])
             _mark_switches(axes, run, attribute)
         if last:
-            x, y = fmean(x for x, _ in last), fmean(y for _, y in last)
-            ends.append((x, y, cell_label(cell) + ("" if cell.finished else " …")))
-    _axis(axes, "steps, logarithmic" if logarithmic else "examples", logarithmic)
-    low, high = axes.get_ylim()
-    pixels = axes.bbox.height / (high - low)
-    heights = [min(max(y, low), high) * pixels for _, y, _ in ends]
+            name = cell_label(cell) + ("" if cell.finished else " …")
+            ends.append((fmean(x for x, _ in last), fmean(y for _, y in last), name, INK))
+    axes.set_xlabel("steps, logarithmic" if by_step else "examples", labelpad=4)
+    if by_step:
+        axes.set_xscale("log")
+        logarithmic(axes.xaxis, numticks=8)
+    else:
+        linear(axes.xaxis, 5, short)
     # Against examples the lines end at one place and their names need moving apart; against steps they do not.
-    placed = heights if logarithmic else spread(heights, 14, low * pixels, high * pixels)
-    for (x, y, text), height in zip(ends, placed, strict=True):
-        axes.annotate(
-            text, (x, min(max(y, low), high)), (6, height - min(max(y, low), high) * pixels), color=INK, weight="bold",
-            textcoords="offset points", size=12, va="center", annotation_clip=False, bbox=_HALO,
-        )  # fmt: skip
+    name_ends(axes, ends, apart=not by_step)
 
 
-def _mark_switches(axes: "Axes", run: Record, attribute: str) -> None:
+def _mark_switches(axes: "Axes", run: Row, attribute: str) -> None:
     """A dotted line where a run goes over to another phase, with the phase's number."""
     for switch in switches(run):
         axes.axvline(getattr(switch, attribute), color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
@@ -140,26 +148,138 @@ def _mark_switches(axes: "Axes", run: Record, attribute: str) -> None:
         )  # fmt: skip
 
 
-def _weight(order: int, total: int, finished: bool) -> dict[str, Any]:
-    """The smallest batch is the strongest line; a run that has not finished is dotted."""
-    share = order / (total - 1) if total > 1 else 0.0
-    return {"alpha": 1 - 0.5 * share, "linewidth": 2.6 - 1.1 * share, "linestyle": "-" if finished else ":"}
-
-
-def _axis(axes: "Axes", name: str, logarithmic: bool = False) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    axes.set_xlabel(name, labelpad=4)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    if logarithmic:
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+def _style(order: int, one: Series, run: Row) -> dict[str, Any]:
+    """A run that has not finished is dotted."""
+    return weight(order, len(one.cells)) | {"linestyle": "-" if run.finished else ":"}
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
     """At most `_MAX_POINTS` of them, evenly, the last one always."""
     stride = math.ceil(len(points) / _MAX_POINTS)
     return points if stride <= 1 else [*points[:-1:stride], points[-1]]
+
+
+def rates(comparison: Comparison) -> Section | None:
+    """The learning rate against examples, and what else changes with the batch."""
+    series = [one for one in comparison.series if any(point.lr is not None for run in one.rows for point in run.trains)]
+    if not series:
+        return None
+    spans = []
+    for one in series:
+        own = one.rows if comparison.is_study else [run for run in one.rows if run.optimizer.lower() == one.optimizer]
+        if known := [run.lr for run in own if run.lr is not None]:
+            rule = f" ({one.rule} rule)" if one.rule else ""
+            spans.append(f"{one.label} {' to '.join(dict.fromkeys((rate(min(known)), rate(max(known)))))}{rule}")
+    caption = (
+        f"The learning rate of every run as it warms up and decays. Highest learning rates: {'; '.join(spans)}."
+        + "".join(f" {one.label}: {line}." for one in series for line in _scaled(one))
+    )
+    figure = Figure(
+        "rates",
+        "Learning rate against examples",
+        caption,
+        lambda frame: _rates(series, colors(comparison.series), frame),
+    )
+    return Section("rates", "Learning rates", [figure])
+
+
+def _scaled(one: Series) -> list[str]:
+    """The hyperparameters beside the learning rate that change with the batch: 'betas 0.9 0.999 at batch 64, ...'."""
+    runs = sorted((run for run in one.rows if run.hyperparameters), key=lambda run: run.batch)
+    lines = []
+    for name in dict.fromkeys(name for run in runs for name in run.hyperparameters):
+        values = {run.batch: run.hyperparameters.get(name, "none") for run in runs}
+        if len(set(values.values())) > 1:
+            lines.append(f"{name} " + ", ".join(f"{value} at batch {batch:,}" for batch, value in values.items()))
+    return lines
+
+
+def _rates(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str:
+    def draw(axes: "Axes", one: Series) -> None:
+        peaks: dict[str, tuple[int, float]] = {}
+        highest = 0.0
+        for order, cell in enumerate(one.cells):
+            for run in cell.runs:
+                points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
+                if not points:
+                    continue
+                axes.plot(*zip(*points, strict=True), color=color[one.label], **_style(order, one, run))
+                _mark_switches(axes, run, "examples")
+                peak = max(points, key=lambda point: point[1])
+                peaks.setdefault(cell_label(cell), peak)
+                highest = max(highest, peak[1])
+        axes.set_xlabel("examples", labelpad=4)
+        axes.set_ylim(0, (highest or 1.0) * 1.15)
+        linear(axes.xaxis, 5, short)
+        linear(axes.yaxis, 5, rate)
+        for text, peak in peaks.items():
+            axes.annotate(
+                text,
+                peak,
+                (0, 6),
+                textcoords="offset points",
+                color=INK,
+                weight="bold",
+                size=12,
+                ha="center",
+                bbox=HALO,
+            )
+        write_title(axes, one.label, color[one.label], "learning rate")
+
+    return panels(frame, series, draw, 180 if frame.narrow else 220, left=60, right=28)
+
+
+def noise(comparison: Comparison) -> Section | None:
+    """The gradient noise scale against examples, with its interval."""
+    series = [one for one in comparison.series if any(run.noise for run in one.rows)]
+    last = [
+        f"{one.label} {cell_label(cell)} {_bounded(found.value)} ({_bounded(found.low)} to {_bounded(found.high)})"
+        for one in series for cell in one.cells for run in cell.runs[:1] if run.noise for found in [run.noise[-1].noise]
+    ]  # fmt: skip
+    if not last:
+        return None
+    caption = (
+        "The batch, in examples, at which the noise of a gradient is as large as the gradient: far below it a doubled "
+        "batch halves the steps, far above it only burns examples. Bands: 95 % intervals, over equal stretches of the "
+        f"steps in which it was measured; at the upper edge they have no bound. At the end: {'; '.join(last)}."
+    )
+    color = colors(comparison.series)
+    figure = Figure(
+        "noise", "Gradient noise scale against examples", caption, lambda frame: _noise(series, color, frame)
+    )
+    return Section("noise", "Gradient noise scale", [figure])
+
+
+def _bounded(batch: float) -> str:
+    return short(batch) if math.isfinite(batch) else "unbounded"
+
+
+def _noise(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str:
+    points = [point.noise for one in series for run in one.rows for point in run.noise]
+    ends = [value for each in points for value in (each.low, each.value) if 0 < value < math.inf] or [1.0]
+    low, high = min(ends) / 1.5, max(ends) * 1.5
+
+    def draw(axes: "Axes", one: Series) -> None:
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        for order, cell in enumerate(one.cells):
+            for run in cell.runs:
+                if not run.noise:
+                    continue
+                xs = [point.examples for point in run.noise]
+                lows, values, highs = (
+                    [min(max(getattr(point.noise, end), low), high) for point in run.noise]
+                    for end in ("low", "value", "high")
+                )
+                axes.fill_between(xs, lows, highs, color=color[one.label], alpha=0.12, linewidth=0)
+                axes.plot(xs, values, color=color[one.label], marker=".", **weight(order, len(one.cells)))
+                axes.annotate(
+                    cell_label(cell), (xs[-1], values[-1]), (6, 0), textcoords="offset points", color=INK,
+                    weight="bold", size=12, va="center", annotation_clip=False,
+                )  # fmt: skip
+        axes.set_xlabel("examples", labelpad=4)
+        linear(axes.xaxis, 4, short)
+        logarithmic(axes.yaxis)
+        write_title(axes, one.label, color[one.label], "noise scale")
+
+    return panels(frame, series, draw, 240, left=60, right=76)

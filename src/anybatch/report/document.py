@@ -1,113 +1,185 @@
-"""The parts that every page is made of: the HTML around sections, figures at two widths, tables, and their files."""
+"""What pages are made of: sections of text, figures at two widths, and tables; and each as a file."""
 
 import csv
 import io
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from anybatch.comparison.wording import UNKNOWN, text
 from anybatch.files import write_bytes
-from anybatch.report.load import text
 from anybatch.report.svg import NARROW, WIDE, Frame, as_pdf
 
-Rows = tuple[Sequence[str], Sequence[Sequence[object]]]
-"""The columns of a table, and its rows."""
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption; `description`: what a reader who does not see it is told."""
+
+    key: str
+    title: str
+    caption: str
+    draw: Callable[[Frame], str]
+    description: str = ""
+
+    def html(self) -> str:
+        """The figure at both widths, of which the style sheet shows one."""
+        wide, narrow = (
+            self.draw(Frame(width, f"{self.key}-{width}", self.title, self.description or self.caption))
+            for width in (WIDE, NARROW)
+        )
+        return (
+            f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
+        )
 
 
-def document(title: str, sections: Sequence[str]) -> str:
-    """One HTML page that loads nothing else."""
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its value of a row's item, and how a reader is shown it."""
+
+    name: str
+    value: Callable[[Any], object]
+    shown: Callable[[Any], str] = lambda value: plain(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row for each item; a column in which nothing is known is left out of the page.
+
+    Args:
+        key: the name of its file of comma-separated values; empty for none.
+        note: a sentence before it; `folded`: what hides it until a reader asks.
+        accent: the number of the color that marks a row; `odd`: why a row is unlike the others, "" if it is not.
+    """
+
+    key: str
+    label: str
+    columns: Sequence[Column]
+    items: Sequence[Any]
+    note: str = ""
+    folded: str = ""
+    accent: Callable[[Any], int | None] = lambda item: None
+    odd: Callable[[Any], str] = lambda item: ""
+
+    def html(self) -> str:
+        values = {column.name: [column.value(item) for item in self.items] for column in self.columns}
+        first, *rest = [
+            column for column in self.columns if any(value not in (None, "") for value in values[column.name])
+        ]
+        head = "".join(f'<th scope="col">{escape(column.name)}</th>' for column in (first, *rest))
+        body = ""
+        for number, item in enumerate(self.items):
+            accent, odd = self.accent(item), self.odd(item)
+            dot = "" if accent is None else f'<span class="dot accent-{accent}"></span>'
+            name = escape(first.shown(values[first.name][number]))
+            cells = (column.shown(values[column.name][number]) for column in rest)
+            unlike = f' class="odd" title="{escape(odd)}"' if odd else ""
+            body += (
+                f'<tr{unlike}><th scope="row" title="{name}">{dot}{name}</th>'
+                + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+                + "</tr>"
+            )
+        table = (
+            f'<div class="scroll" role="region" aria-label="{escape(self.label)}" tabindex="0"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+        table = fold(self.folded, table) if self.folded else table
+        return (f"<p>{escape(self.note)}</p>" if self.note else "") + table
+
+    def csv(self) -> str:
+        """The same as comma-separated values; None is an empty field."""
+        target = io.StringIO()
+        writer = csv.writer(target, lineterminator="\n")
+        writer.writerow([column.name for column in self.columns])
+        for item in self.items:
+            values = [column.value(item) for column in self.columns]
+            writer.writerow(["" if value is None else value for value in values])
+        return target.getvalue()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with an anchor; its blocks are HTML, figures and tables."""
+
+    name: str
+    heading: str
+    blocks: Sequence[str | Figure | Table]
+
+    def html(self) -> str:
+        body = "".join(block if isinstance(block, str) else block.html() for block in self.blocks)
+        return f'<section id="{self.name}"><h2>{escape(self.heading)}</h2>{body}</section>'
+
+
+def plain(value: object) -> str:
+    """A value of a table as a reader wants to see it."""
+    if value is None or value == "":
+        return UNKNOWN
+    if isinstance(value, float):
+        if math.isinf(value):
+            return "unbounded"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def fold(summary: str, body: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def points(sentences: Sequence[str], aside: str = "") -> str:
+    """Findings, one a line."""
+    lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="findings"><ul>{lines}</ul>{aside}</div>'
+
+
+def page(kicker: str, title: str, answer: str, sections: Sequence[Section | None]) -> str:
+    """One HTML page that loads nothing else: a line of context, the question, the answer, and the sections."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(text(title))}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
+        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
+        f'<p class="answer">{escape(answer)}</p></header>\n'
+        + "\n".join(section.html() for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def header(kicker: str, title: str, answer: str) -> str:
-    """What stands on top: a line of context, the question, and the answer in a sentence."""
-    return (
-        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
-        f'<p class="answer">{escape(answer)}</p></header>'
-    )
-
-
-def section(name: str, heading: str, body: str) -> str:
-    """A part of the page with an anchor."""
-    return f'<section id="{name}"><h2>{heading}</h2>{body}</section>'
-
-
-def points(sentences: Sequence[str]) -> str:
-    """Findings, one a line."""
-    lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<div class="findings"><ul>{lines}</ul></div>'
-
-
-def figure(key: str, title: str, description: str, caption: str, draw: Callable[[Frame], str]) -> str:
-    """The figure at both widths, of which the style sheet shows one."""
-    wide, narrow = (draw(Frame(width, f"{key}-{width}", title, description)) for width in (WIDE, NARROW))
-    return (
-        f'<figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def table(label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "".join(
-        f'<tr><th scope="row" title="{escape(first)}">{escape(first)}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def write_folder(
-    out: Path, page: str, figures: Mapping[str, tuple[str, str, Callable[[Frame], str]]], tables: Mapping[str, Rows]
-) -> list[Path]:
-    """Writes index.html, each figure (title, description, drawing) as NAME.svg and NAME.pdf, each table as NAME.csv.
+def write_folder(out: Path, html: str, sections: Sequence[Section | None]) -> list[Path]:
+    """Writes index.html, each figure of the sections as KEY.svg and KEY.pdf, and each table that has a key as KEY.csv.
 
     Returns:
         What was written, the page first.
     """
-    texts = {"index.html": page}
-    for name, (title, description, draw) in figures.items():
-        texts[f"{name}.svg"] = standalone(draw(Frame(WIDE, name, title, description)))
-    texts |= {f"{name}.csv": csv_text(columns, rows) for name, (columns, rows) in tables.items()}
-    contents = {name: text.encode("utf-8") for name, text in texts.items()}
-    contents |= {f"{name}.pdf": as_pdf(draw, title) for name, (title, _, draw) in figures.items()}
+    blocks = [block for section in sections if section for block in section.blocks]
+    contents = {"index.html": html.encode("utf-8")}
+    for block in blocks:
+        if isinstance(block, Figure):
+            frame = Frame(WIDE, block.key, block.title, block.description or block.caption)
+            contents[f"{block.key}.svg"] = standalone(block.draw(frame)).encode("utf-8")
+            contents[f"{block.key}.pdf"] = as_pdf(block.draw, block.title)
+        elif isinstance(block, Table) and block.key:
+            contents[f"{block.key}.csv"] = block.csv().encode("utf-8")
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_bytes(out / name, content)
     return [out / name for name in contents]
 
 
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The same as comma-separated values; None is an empty field."""
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if value is None else value for value in row] for row in rows])
-    return target.getvalue()
-
-
 def standalone(svg: str) -> str:
-    """An inline <svg> as a file of its own: with its name space and colours, light or dark as the reader has it."""
-    colours = "".join(
+    """An inline <svg> as a file of its own: with its name space and colors, light or dark as the reader has it."""
+    colors = "".join(
         re.findall(r":root \{.*?\n\}|@media \(prefers-color-scheme: dark\) \{.*?\n\}", _style(), re.DOTALL)
     )
     start = svg.index(">") + 1
     head = svg[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     paper = '<rect width="100%" height="100%" style="fill: var(--paper)"/>'
-    return f"{head}<style>{colours}</style>{paper}{svg[start:]}\n"
+    return f"{head}<style>{colors}</style>{paper}{svg[start:]}\n"
 
 
 def _style() -> str:

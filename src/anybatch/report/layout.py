@@ -1,17 +1,20 @@
-"""Where the panels of a figure stand, and what series and cells are called and coloured in all of them."""
+"""Where the panels of a figure are, and the axes, names and colors that all figures share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from anybatch.report.series import Cell, Series
-from anybatch.report.svg import MUTED, accent
-from anybatch.report.wording import count, times
+from anybatch.comparison.cell import Cell
+from anybatch.comparison.grid import Series
+from anybatch.comparison.wording import count, short, times
+from anybatch.report.svg import ACCENTS, MUTED, PAPER, Frame, accent, canvas, panel, render, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-
+Item = TypeVar("Item")
+HALO = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
 _TITLE_LETTERS = 30
 
 
@@ -39,17 +42,116 @@ class Grid:
         return column * cell + self.left, top, cell - self.left - self.right, self.panel_height
 
 
+def panels(
+    frame: Frame,
+    items: Sequence[Item],
+    draw: Callable[["Axes", Item], None],
+    height: int,
+    most: int = 3,
+    **margins: int,
+) -> str:
+    """One panel for each item, at most `most` beside each other, on a narrow page one below the other."""
+    columns = 1 if frame.narrow else min(len(items), most)
+    grid = Grid(frame.width, columns, -(-len(items) // columns), height, **{"bottom": 52, **margins})
+    with canvas(frame.width, grid.height) as figure:
+        for number, item in enumerate(items):
+            draw(panel(figure, *grid.box(number)), item)
+        return render(figure, frame)
+
+
 def cell_label(cell: Cell) -> str:
-    """A cell's short name on a figure: its factor, or its batch where there is no reference."""
+    """A cell's short name on a figure: its factor, or its batch if there is no reference."""
     return f"batch {count(cell.batch)}" if cell.factor is None else times(cell.factor)
 
 
-def accents(series: Sequence[Series]) -> dict[int, int]:
+def accents(series: Sequence[Series]) -> dict[str, int]:
+    """The number of each series' color and marker, by its label."""
     optimizers = [one.optimizer for one in series]
-    return {id(one): accent(one.optimizer, optimizers) for one in series}
+    return {one.label: accent(one.optimizer, optimizers) for one in series}
 
 
-def write_title(axes: "Axes", text: str, colour: str, note: str = "") -> None:
-    axes.text(0, 1.03, text, transform=axes.transAxes, color=colour, weight="bold", size=14, va="bottom")
+def colors(series: Sequence[Series]) -> dict[str, str]:
+    return {label: ACCENTS[number] for label, number in accents(series).items()}
+
+
+def write_title(axes: "Axes", text: str, color: str, note: str = "") -> None:
+    axes.text(0, 1.03, text, transform=axes.transAxes, color=color, weight="bold", size=14, va="bottom")
     if note and len(text) + len(note) <= _TITLE_LETTERS:
         axes.text(1, 1.03, note, transform=axes.transAxes, color=MUTED, ha="right", va="bottom")
+
+
+def weight(order: int, total: int) -> dict[str, Any]:
+    """The line of the smallest batch is the strongest."""
+    share = order / max(1, total - 1)
+    return {"alpha": 1 - 0.5 * share, "linewidth": 2.6 - 1.1 * share}
+
+
+def batch_axis(axes: "Axes", batches: Sequence[int], labels: Sequence[str] | None = None) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(batches[0] / 1.45, batches[-1] * 1.45)
+    axes.set_xticks(list(batches), labels or [count(batch) for batch in batches])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("global batch size", labelpad=4)
+
+
+def logarithmic(
+    axis: "Axis", subs: Sequence[float] = (1.0, 2.0, 5.0), numticks: int = 7, shown: Callable[[float], str] = short
+) -> None:
+    """Few ticks on a logarithmic axis, without the small ones between."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=tuple(subs), numticks=numticks))
+    axis.set_minor_locator(NullLocator())
+    formatted(axis, shown)
+
+
+def linear(axis: "Axis", numticks: int = 5, shown: Callable[[float], str] | None = None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(numticks))
+    if shown is not None:
+        formatted(axis, shown)
+
+
+def formatted(axis: "Axis", shown: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda number, _: shown(number)))
+
+
+def name_ends(axes: "Axes", ends: Iterable[tuple[float, float, str, str]], apart: bool = True) -> None:
+    """The name (x, y, name, color) of each line at its end, within the panel, moved apart if two end together."""
+    ends = list(ends)
+    low, high = axes.get_ylim()
+    bottom = float(axes.transData.transform((1, low))[1])
+    heights = [float(axes.transData.transform((1, min(max(y, low), high)))[1]) - bottom for _, y, _, _ in ends]
+    placed = spread(heights, 14, 0, axes.bbox.height) if apart else heights
+    for (x, y, name, color), height, free in zip(ends, heights, placed, strict=True):
+        axes.annotate(
+            name, (x, min(max(y, low), high)), (7, free - height), textcoords="offset points", color=color,
+            weight="bold", size=12, va="center", annotation_clip=False, bbox=HALO,
+        )  # fmt: skip
+
+
+def band(axes: "Axes", one: Series, color: str) -> None:
+    """The scores at which quality holds."""
+    if one.judged and one.reference and one.reference.score is not None and one.bound is not None:
+        axes.axhspan(one.reference.score, one.bound, color=color, alpha=0.14, linewidth=0)
+
+
+def window(values: Sequence[float], higher: bool, least: float) -> tuple[float, float]:
+    """The values to show: what lies far on the wrong side of the median would press the rest flat.
+
+    Args:
+        least: values within this share of the best one are always shown.
+    """
+    if not values:  # every run diverged or failed
+        return 0.0, 1.0
+    ordered = sorted(values, reverse=higher)
+    best, middle = ordered[0], ordered[len(ordered) // 2]
+    reach = max(4 * abs(middle - best), abs(best) * least) or 1.0
+    bound = [value for value in ordered if abs(value - best) <= reach][-1]
+    room = 0.12 * (abs(bound - best) or abs(best) * 0.05 or 1.0)
+    return min(best, bound) - room, max(best, bound) + room

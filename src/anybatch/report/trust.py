@@ -5,9 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from anybatch.report.load import Ratios
+from anybatch.comparison.cell import Cell
+from anybatch.comparison.grid import Comparison, Series
+from anybatch.comparison.rows import Ratios, Row
+from anybatch.comparison.wording import listed, rate, short
+from anybatch.report.document import Figure, Section, fold
+from anybatch.report.layout import cell_label, linear, logarithmic
 from anybatch.report.svg import GRID, INK, MUTED, Frame, canvas, panel, render
-from anybatch.report.wording import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +41,49 @@ _WORDS = (
     (r"^.*qa_outputs", "answer span"),
     (r"\.bias", " bias"),
 )
+
+
+Map = tuple[Series, Cell, Row]
+
+
+def trust(comparison: Comparison) -> Section | None:
+    """Three maps of each contender: its reference, the largest batch that held, the largest; the others folded away."""
+    found = [[(one, cell, run) for cell in one.cells for run in cell.runs if run.ratios] for one in comparison.series]
+    found = [items for items in found if items]
+    if not found:
+        return None
+    limits = scale([run.ratios for items in found for *_, run in items])
+    blocks: list[str | Figure] = []
+    rest: list[Map] = []
+    for number, items in enumerate(found):
+        done = [item for item in items if item[2].finished] or items
+        main = next((item for item in done if item[1] is item[0].main), done[len(done) // 2])
+        largest = next(item for item in items if item[1] is items[-1][1])
+        shown = list({id(run): (one, cell, run) for one, cell, run in (done[0], main, largest)}.values())
+        shown.sort(key=lambda item: item[1].batch)
+        figure = _maps(f"trust-{number}", shown, limits)
+        blocks.append(figure)
+        rest += [item for item in items if all(item[2] is not run for *_, run in shown)]
+    for number in range(0, len(rest), 3):
+        figure = _maps(f"trust-more-{number // 3}", rest[number : number + 3], limits)
+        blocks.append(fold(figure.title.partition(": ")[2], figure.html()))
+    return Section("trust", "Trust ratios, layer by layer", blocks)
+
+
+def _maps(key: str, items: Sequence[Map], limits: tuple[float, float]) -> Figure:
+    names = [
+        f"{one.label} {cell_label(cell)}" + (f", seed {run.seed}" if len(cell.runs) > 1 else "")
+        for one, cell, run in items
+    ]
+    caption = (
+        "Each layer's step is its learning rate times this ratio, the norm of its weights over the norm of its update: "
+        "bright layers take long steps, dark ones short. In every map the colors span "
+        f"{rate(limits[0])} to {rate(limits[1])}. Layers that are not adapted (ratio 1 throughout) are left out."
+    )
+    return Figure(
+        key, f"Trust ratios of every layer over time: {listed(names)}", caption,
+        lambda frame: heat_maps([run.ratios for *_, run in items], names, limits, frame),
+    )  # fmt: skip
 
 
 def layer_name(name: str) -> tuple[str, str]:
@@ -135,14 +182,7 @@ def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequ
     axes.set_xlim(0, max(steps[-1], 1))
     axes.grid(False)
     axes.set_yticks([])
-    _ticks(axes)
-
-
-def _ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
+    linear(axes.xaxis, 4, short)
 
 
 def _row_names(
@@ -169,7 +209,6 @@ def _row_names(
 
 def _bar(axes: "Axes", norm: "LogNorm") -> None:
     import numpy as np
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     low, high = float(norm.vmin or 0.1), float(norm.vmax or 10.0)
     edges = np.geomspace(low, high, 129)
@@ -178,9 +217,6 @@ def _bar(axes: "Axes", norm: "LogNorm") -> None:
     axes.set_xlim(low, high)
     axes.set_yticks([])
     axes.grid(False)
-    subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short(number)))
+    logarithmic(axes.xaxis, (1.0,) if high / low > 100 else (1.0, 2.0, 5.0), 12)
     axes.spines["bottom"].set_color(GRID)
     axes.set_title("trust ratio, logarithmic", loc="left", size=12, color=MUTED, pad=4)

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anybatch.comparison.findings import find
+from anybatch.comparison.grid import Comparison
 from anybatch.engine import Progress
 from anybatch.environment import describe_environment
 from anybatch.errors import InputError
@@ -15,7 +18,6 @@ from anybatch.recipes.preview import stand_in
 from anybatch.recipes.tasks import task_of
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
-from anybatch.study.findings import headline, sentences
 from anybatch.study.setup import setup
 from anybatch.tables import aligned
 
@@ -111,32 +113,21 @@ def plan_text(planned: Mapping[str, Any]) -> str:
     )
 
 
-def shown(found: Mapping[str, Any], page: Path) -> dict[str, str]:
-    """What the command prints: the findings, numbered, and where the page is."""
-    return {**{str(number): line for number, line in enumerate(found["findings"], start=1)}, "page": str(page)}
-
-
 def finish_study(
     make: Callable[[], Study], out: Path, progress: Progress, *, storage: str | None, num_workers: int, heartbeat_s: int
-) -> dict[str, Any]:
-    """Runs what is left of the study and writes its table, with the findings in words, to `out`/study.json."""
-    from anybatch.study.table import tabulate
+) -> tuple[Comparison, dict[str, Any]]:
+    """Runs what is left of the study; returns its comparison, and what of it is written to `out`/study.json."""
+    from anybatch.study.results import as_json, compare
     from anybatch.study.worker import run_study
 
     study = make()
     check(study)
     results = run_study(make, out, progress, storage=storage, num_workers=num_workers, heartbeat_s=heartbeat_s)
-    table = tabulate(study, results)
-    before = _earlier(out / "study.json", table)
-    found = {
-        **table,
-        "setting": setup(study),
-        "headline": headline(table),
-        "findings": sentences(table),
-        "environment": before or describe_environment(),
-    }
-    write_json(out / "study.json", found)
-    return found
+    comparison = compare(study, results, out)
+    found = as_json(comparison, find(comparison))
+    made = _earlier(out / "study.json", found) or describe_environment()
+    write_json(out / "study.json", found | {"environment": made})
+    return replace(comparison, environment=made), found | {"environment": made}
 
 
 def check(study: Study) -> None:
@@ -161,11 +152,11 @@ def check(study: Study) -> None:
             )
 
 
-def _earlier(path: Path, table: Mapping[str, Any]) -> dict[str, Any] | None:
+def _earlier(path: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
     """With what the same trials were run, where this has only written their page again."""
     try:
         found = read_object(path)
     except InputError:  # none yet, or one that was cut short
         return None
     environment = found.get("environment")
-    return environment if found.get("trials") == json.loads(json.dumps(table["trials"])) else None
+    return environment if found.get("trials") == json.loads(json.dumps(now["trials"])) else None

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybatch.comparison.statistics import line_through, mean_interval
 from anybatch.engine import Progress
 from anybatch.optim import LAMB, LARS
-from anybatch.study.statistics import line_through, mean_interval
 from anybatch.study.theory.problem import MakeOptimizer, Norms, Problem, run
 
 # phi is bounded on both sides, as both theorems require.

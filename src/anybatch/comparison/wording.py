@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from anybatch import numbers
 
@@ -77,6 +78,17 @@ def kept(share: float) -> str:
     # 95 % is the bound that the report judges by: what lies just below it must not read as 95.0.
     digits = f"{share * 100:.2f}" if 0.9495 <= share < 0.95 - 1e-9 else f"{max(0.0, share) * 100:.1f}"
     return f"{digits}{THIN}%"
+
+
+def share_of_one(share: float) -> str:
+    """A share in whole per cent: 0.05 -> '5 %'."""
+    return f"{share:.0%}".replace("%", f"{THIN}%")
+
+
+def text(value: Any, most: int = 160) -> str:
+    """`value` as one printable line of bounded length; the page escapes it for HTML."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def duration(seconds: float | None) -> str:

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from anybatch.report.findings import Findings, find
-from anybatch.report.load import Record, Reference
-from anybatch.report.series import build
+from anybatch.comparison.families import build, compare
+from anybatch.comparison.findings import Findings, find
+from anybatch.comparison.rows import Reference, Row
 
-Make = Callable[..., Record]
+Make = Callable[..., Row]
 
 
-def say(runs: list[Record]) -> tuple[str, str]:
-    findings: Findings = find(runs)
+def say(runs: list[Row]) -> tuple[str, str]:
+    findings: Findings = find(compare(runs))
     plain = findings.headline.replace("\u202f", " "), " | ".join(findings.points).replace("\u202f", " ")
     assert all("nan" not in text.lower() and "None" not in text for text in plain)
     assert all(point.endswith(".") and ".." not in point for point in findings.points)
     return plain
 
 
-def runs_of(record: Make, optimizer: str, losses: dict[int, float | None], **changes: object) -> list[Record]:
+def runs_of(record: Make, optimizer: str, losses: dict[int, float | None], **changes: object) -> list[Row]:
     return [record(optimizer, batch, loss, **changes) for batch, loss in losses.items()]
 
 
@@ -84,16 +84,18 @@ def test_failing_where_another_optimizer_holds_is_not_blamed_on_the_steps(record
     headline, points = say(lamb + runs_of(record, "adamw", {8: 4.0, 32: 4.1, 64: 4.88}))
     assert headline.endswith("; under the same rule, AdamW's did so up to ×4 (batch 32, +2.5 %).")
     assert "AdamW no longer holds at ×8 (batch 64), +22 %, where LAMB does: not the number of steps" in points
-    assert "AdamW does as well as LAMB or better at 1 of the 3 batches that both ran" in points
-    assert "higher at batch 32 (4.10 against 4.05) and 64 (4.88 against 4.10)" in points
+    assert (
+        "The best held-out loss of one run each: LAMB at batch 8 (4.00; AdamW 4.00), 32 (4.05; AdamW 4.10) and 64 "
+        "(4.10; AdamW 4.88)." in points
+    )
 
 
 @pytest.mark.parametrize(
     ("losses", "said"),
     [
-        ({8: 3.9, 64: 4.0}, "AdamW does as well as LAMB or better at every batch that both ran: its loss is lower at"),
-        ({8: 4.02, 64: 5.0}, "AdamW does as well as LAMB or better at 1 of the 2 batches that both ran"),
-        ({8: 4.3, 64: 5.0}, "AdamW does worse than LAMB at every batch that both ran: its loss is higher at batch 8 ("),
+        ({8: 3.9, 64: 4.0}, "one run each: AdamW at batch 8 (3.90; LAMB 4.00) and 64 (4.00; LAMB 4.10)."),
+        ({8: 3.98, 64: 5.0}, "one run each: AdamW at batch 8 (3.98; LAMB 4.00); LAMB at batch 64 (4.10; AdamW 5.00)."),
+        ({8: 4.3, 64: 5.0}, "one run each: LAMB at batch 8 (4.00; AdamW 4.30) and 64 (4.10; AdamW 5.00)."),
     ],
 )
 def test_the_other_optimizer_is_given_its_due(record: Make, losses: dict[int, float | None], said: str) -> None:
@@ -112,7 +114,8 @@ def test_adamw_holding_farther_is_said_in_the_headline(record: Make) -> None:
 def test_other_models_or_lengths_are_not_compared(record: Make) -> None:
     lamb = runs_of(record, "lamb", {8: 4.0, 64: 4.1})
     for change in ({"parameters": 99}, {"num_examples": 48_000}):
-        assert "does worse" not in say(lamb + runs_of(record, "adamw", {8: 5.0, 64: 5.0}, **change))[1]
+        assert "one run each: " not in say(lamb + runs_of(record, "adamw", {8: 5.0, 64: 5.0}, **change))[1]
+    assert "one run each: " in say(lamb + runs_of(record, "adamw", {8: 5.0, 64: 5.0}))[1]
 
 
 def test_one_optimizer_is_compared_with_nobody(record: Make) -> None:
@@ -298,9 +301,8 @@ def test_a_reference_that_learned_nothing_is_judged_by_its_gap(record: Make) -> 
 
 
 def test_a_ramp_is_no_reference_and_rules_are_told_apart(tmp_path: Path) -> None:
+    from anybatch.comparison.folders import load
     from anybatch.recipes import change, find_recipe, train_recipe
-    from anybatch.report.load import load
-    from anybatch.report.series import build
 
     small = ["reference.num_epochs=null", "reference.num_examples=640"]
     for name, given in {
@@ -312,3 +314,19 @@ def test_a_ramp_is_no_reference_and_rules_are_told_apart(tmp_path: Path) -> None
     assert series["LAMB (ramp 32 to 64)"].judged == []
     assert [cell.factor for cell in series["LAMB (sde rule)"].judged] == [2.0]
     assert series["LAMB (sde rule)"].rule == "sde"
+
+
+def test_seeds_of_a_folder_give_intervals_and_paired_differences(record: Make) -> None:
+    shift = {0: 0.0, 1: 0.3, 2: -0.2}
+    lamb = [run for s, by in shift.items() for run in runs_of(record, "lamb", {8: 4.0 + by, 64: 4.1 + by}, seed=s)]
+    adamw = [
+        record("adamw", b, 4.0 + (b > 8) * 0.2 + by + 0.001 * s, seed=s) for s, by in shift.items() for b in (8, 64)
+    ]
+    _, points = say([*lamb, *adamw])
+    # The seeds lie 0.5 apart, the pairs 0.002.
+    assert (
+        "The data support that it is better than AdamW, by 0.101 (95 % interval 0.09852 to 0.1035, 3 pairs)" in points
+    )
+    assert "At batch 64 LAMB has the best mean held-out loss, 4.133 (95 % interval 3.508 to 4.758)." in points
+    assert "The data do not tell it from AdamW, which it leads by 0.001 (95 % interval -0.001484" in points
+    assert "The 2 comparisons are made one by one" in points

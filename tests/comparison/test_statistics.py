@@ -5,7 +5,7 @@ import random
 import pytest
 from scipy import stats
 
-from anybatch.study.statistics import (
+from anybatch.comparison.statistics import (
     fit_critical_batch,
     mean_interval,
     paired_p_value,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from anybatch.comparison.families import build
+from anybatch.comparison.folders import find_runs, load
 from anybatch.errors import InputError
-from anybatch.report.load import find_runs, finite, load
-from anybatch.report.scores import by_cell, children
-from anybatch.report.series import build
+from anybatch.numbers import finite
+from anybatch.report.questions import by_cell, children
 
 Write = Callable[..., Path]
 
@@ -43,7 +44,7 @@ def test_damaged_files_are_named(write_run: Write, tmp_path: Path, file: str, co
 
 def test_an_unfinished_run_is_read_from_its_recipe_and_metrics(write_run: Write, tmp_path: Path) -> None:
     (run,) = load([write_run(tmp_path / "run", "adamw", 32, finished=False)])
-    assert (run.state, run.optimizer, run.batch, run.loss, run.diverged) == ("stopped", "adamw", 32, None, False)
+    assert (run.state, run.optimizer, run.batch, run.score, run.diverged) == ("stopped", "adamw", 32, None, False)
     assert run.evals
     assert run.reference is not None
     assert run.num_steps is not None

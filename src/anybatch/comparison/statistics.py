@@ -23,6 +23,12 @@ class Interval:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def turned(self) -> "Interval":
+        """Of the negative values."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Interval(-self.mean, low, high, self.count)
+
 
 @dataclass(frozen=True)
 class CriticalBatch:

@@ -1,4 +1,4 @@
-"""How well the runs ran, whatever they learned: clipped and skipped steps, jumps of the loss, waits, phase joins."""
+"""What the metrics of one run tell of its course: clips, skips, jumps, waits, joins of phases; and gradient noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 from anybatch.numbers import finite, whole
+from anybatch.scaling import NoiseScale, noise_scale
+
+# Fewer measured steps say nothing; this many make a stretch whose interval says something; more stretches say no more.
+_FEWEST, _STRETCH, _MOST_STRETCHES = 4, 8, 12
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,29 @@ def _where(steps: Sequence[Mapping[str, Any]], key: str) -> tuple[int, ...]:
 
 def _steps_of(events: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(whole(event.get("step")) or 0 for event in events)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some consecutive measured steps, in the middle of which `examples` had been seen."""
+
+    examples: float
+    noise: NoiseScale
+
+
+def stretches(events: Sequence[Any]) -> list[Stretch]:
+    """The noise scale over equal stretches of a run's measured steps; none where there are too few of those."""
+    known = [
+        (examples, square, trace)
+        for event in events
+        if event.get("event") == "noise"
+        for examples in [whole(event.get("examples"))]
+        for square, trace in [(finite(event.get("gradient_square")), finite(event.get("noise_trace")))]
+        if examples is not None and square is not None and trace is not None
+    ]
+    count = min(_MOST_STRETCHES, max(1, len(known) // _STRETCH)) if len(known) >= _FEWEST else 0
+    parts = [known[len(known) * k // count : len(known) * (k + 1) // count] for k in range(count)]
+    return [
+        Stretch((part[0][0] + part[-1][0]) / 2, noise_scale([square for _, square, _ in part], [t for *_, t in part]))
+        for part in parts
+    ]

@@ -1,0 +1,133 @@
+"""Which runs belong together: one optimizer, one reference, as many examples; or one contender of a study."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from statistics import fmean
+
+from anybatch.comparison.cell import Cell, Metric
+from anybatch.comparison.grid import Comparison, Series, frequencies
+from anybatch.comparison.rows import ELSEWHERE, Row
+from anybatch.comparison.wording import count, rate
+from anybatch.names import optimizer_title
+
+
+def compare(rows: Sequence[Row]) -> Comparison:
+    """The runs of folders: series of LAMB first, then by name; fine-tuning runs belong to none."""
+    return Comparison(build(rows), rows)
+
+
+def build(rows: Sequence[Row]) -> list[Series]:
+    """The series among `rows`."""
+    pretraining = sorted((r for r in rows if r.task != "questions"), key=_family)
+    groups: list[tuple[Row, list[Row]]] = []
+    for _, family in groupby(pretraining, key=_family):
+        groups.extend((group[0], group) for group in _clusters(list(family)))
+    built = []
+    for first, group in groups:
+        mine = [(other, runs) for other, runs in groups if _optimizer(other) == _optimizer(first)]
+        rivals = [other for other, _ in mine if other is not first]
+        # At its own batch a reference is the same by any rule. Logs of other trainers are held to one of them.
+        held_to = groups if first.task == ELSEWHERE else mine
+        references = [run for other, runs in held_to if _same_reference(first, other) for run in runs if not run.ramp]
+        built.append(_series(_label(first, rivals), group, references))
+    return sorted(built, key=lambda series: (series.optimizer != "lamb", series.label))
+
+
+def held_to(cells: Sequence[Cell], reference_batch: int) -> list[Cell]:
+    """The cells with their factors, gaps and kept shares, by the runs at the reference batch."""
+    base = next((cell.runs for cell in cells if cell.batch == reference_batch), ())
+    start = frequencies([run for cell in cells for run in cell.runs])
+    found = []
+    for cell in cells:
+        pairs = _pairs(cell.runs, base)
+        # Nothing is kept of a reference that learned nothing.
+        gained = start is not None and not cell.metric.higher and all(reference < start for _, reference in pairs)
+        kept = [(start - score) / (start - reference) for score, reference in pairs] if gained and start else []
+        gaps = [score / reference - 1 for score, reference in pairs]
+        factor = cell.batch / reference_batch if base else None
+        found.append(replace(cell, factor=factor, gaps=gaps, kept=kept))
+    return found
+
+
+def _pairs(runs: Sequence[Row], base: Sequence[Row]) -> list[tuple[float, float]]:
+    """The score of each run, and that of the reference run of its seed, or the mean if its seed has none."""
+    scores = {run.seed: run.score for run in base if run.finished and run.score}
+    known = [score for score in (run.score for run in base if run.finished) if score]
+    if not known or min(known) <= 0 or any(run.diverged for run in base):
+        return []
+    return [(run.score, scores.get(run.seed) or fmean(known)) for run in runs if run.finished and run.score]
+
+
+def _optimizer(row: Row) -> str:
+    return row.optimizer.lower()
+
+
+def _family(row: Row) -> tuple[str, ...]:
+    return row.task, row.recipe_name, _optimizer(row), row.rule, row.ramp
+
+
+def _clusters(family: list[Row]) -> list[list[Row]]:
+    """Runs scaled from one reference over the same number of examples, but for the rounding to whole steps."""
+    clusters: list[list[Row]] = []
+    for run in sorted(family, key=lambda r: (not r.finished, r.reference is None, r.num_examples or 0, r.batch)):
+        for cluster in clusters:
+            first = cluster[0]
+            same_reference = None in (run.reference, first.reference) or run.reference == first.reference
+            if same_reference and (not run.finished or _same_length(first, run)):
+                cluster.append(run)
+                break
+        else:
+            clusters.append([run])
+    return clusters
+
+
+def _same_length(first: Row, other: Row) -> bool:
+    if first.num_examples is None or other.num_examples is None:
+        return first.num_examples == other.num_examples
+    slack = max(first.batch, other.batch, 0.01 * first.num_examples)
+    return abs(first.num_examples - other.num_examples) <= slack
+
+
+def _same_reference(first: Row, other: Row) -> bool:
+    """Whether two series of one recipe come from one reference over the same length."""
+    if first.task == other.task == ELSEWHERE:
+        return _same_length(first, other)
+    return (
+        (first.task, first.recipe_name, first.reference) == (other.task, other.recipe_name, other.reference)
+        and first.reference is not None
+        and _same_length(first, other)
+    )
+
+
+def _label(first: Row, rivals: Sequence[Row]) -> str:
+    name = optimizer_title(first.optimizer)
+    if first.ramp:
+        return f"{name} (ramp {first.ramp})"
+    if first.rule not in ("sqrt", "linear"):
+        name = f"{name} ({first.rule} rule)"
+    rivals = [rival for rival in rivals if (rival.rule, rival.ramp) == (first.rule, first.ramp)]
+    if not rivals:
+        return name
+    if any(rival.recipe_name != first.recipe_name for rival in rivals):
+        return f"{name} ({first.recipe_name})"
+    if first.reference and any(rival.reference != first.reference for rival in rivals):
+        return f"{name} (reference {first.reference.batch}, rate {rate(first.reference.lr)})"
+    return f"{name} ({count(first.num_examples)} examples)"
+
+
+def _series(label: str, runs: list[Row], references: Sequence[Row]) -> Series:
+    first = runs[0]
+    recorded = next((run.reference.batch for run in runs if run.reference and run.task != ELSEWHERE), None)
+    reference_batch = recorded or min(run.batch for run in [*runs, *references])
+    if not first.ramp and all(run.batch != reference_batch for run in runs):
+        runs = [*runs, *(run for run in references if run.batch == reference_batch)]
+    cells = [
+        Cell(batch, sorted((run for run in runs if run.batch == batch), key=lambda r: (r.seed or 0, r.name)), Metric())
+        for batch in sorted({run.batch for run in runs})
+    ]
+    other = next((run for run in runs if run.batch == reference_batch and _optimizer(run) != _optimizer(first)), None)
+    name = "its own" if other is None else f"the {optimizer_title(other.optimizer)}"
+    # A ramp has no batch, and is held to none.
+    held = cells if first.ramp else held_to(cells, reference_batch)
+    return Series(_optimizer(first), label, held, reference_batch, name)

@@ -1,0 +1,385 @@
+"""What a comparison says, in sentences computed from its numbers: how far quality holds, and who is better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anybatch.comparison.cell import TOLERANCE, Cell
+from anybatch.comparison.doubts import doubts
+from anybatch.comparison.grid import Comparison, Difference, Scaling, Series
+from anybatch.comparison.statistics import Interval
+from anybatch.comparison.wording import count, gap, kept, listed, loss, plural, rate, share_of_one, times
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`headline` is the answer in a sentence or two; `points` are the measured facts behind it."""
+
+    headline: str
+    points: Sequence[str]
+
+
+def find(comparison: Comparison) -> Findings:
+    """What can be said of a comparison: a study answers who is better first, a folder of runs how far quality holds."""
+    one_by_one: list[str] = []
+    for one in comparison.told:
+        if any(cell.finished for cell in one.cells):
+            beyond = "" if comparison.tuned else _beyond(one, comparison.told)
+            one_by_one += [_measured(one, comparison), *filter(None, [_gain(one), beyond])]
+    tuning = [] if comparison.tuned else [*filter(None, [_tuning(comparison.told)])]
+    together = _batch_by_batch(comparison)
+    if comparison.is_study:
+        points = [*together, *(_scaling(each, comparison) for each in comparison.scaling), *one_by_one, *tuning]
+        said = (
+            [_how_far(comparison.told)] if not comparison.tuned and any(one.judged for one in comparison.told) else []
+        )
+        headline = " ".join([*said, _who_is_best(comparison, together)])
+    else:
+        points, headline = [*one_by_one, *tuning, *together], _headline(comparison)
+    return Findings(headline, [*points, *doubts(comparison)])
+
+
+def place(cell: Cell) -> str:
+    """How a cell is named: by factor and batch, or only by the batch if there is no reference."""
+    return f"batch {count(cell.batch)}" if cell.factor is None else f"{times(cell.factor)} (batch {count(cell.batch)})"
+
+
+def cell_score(cell: Cell, spread: bool = True) -> str:
+    """The cell's mean score, with its range over the seeds, or what happened instead."""
+    if cell.score is None:
+        return "diverged" if cell.diverged else "not finished"
+    text = loss(cell.score)
+    if spread and len(cell.scores) > 1:
+        text += f" ({loss(min(cell.scores))} to {loss(max(cell.scores))})"
+    return text + (f", {cell.diverged} of {len(cell.finished)} runs diverged" if cell.diverged else "")
+
+
+def distance(cell: Cell) -> str:
+    """How near a cell comes to its reference: the share of the learning that it kept, or else its gap."""
+    return gap(cell.gap) if cell.share is None else f"{kept(cell.share)} kept"
+
+
+def _headline(comparison: Comparison) -> str:
+    told = comparison.told
+    if any(cell.finished for one in told for cell in one.cells):
+        return _how_far(told)
+    if told:
+        return "No pretraining run has finished yet, so nothing can be said about quality at larger batches."
+    done = plural(sum(run.finished for run in comparison.rows), "finished fine-tuning run")
+    return f"These are {done} without their pretraining: no batch to compare by."
+
+
+def _how_far(series: Sequence[Series]) -> str:
+    """Up to which batch the quality of each contender held."""
+    first, *others = [one for one in series if any(cell.finished for cell in one.cells)]
+    sentence = _verdict(first, first)
+    if first.judged and first.rule:
+        sentence += ", with nothing tuned there"
+    for one in others:
+        same_rule = first.rule is not None and one.rule == first.rule and first.judged and one.judged
+        sentence += ("; under the same rule, " if same_rule else "; ") + _verdict(one, first)
+    return sentence + "."
+
+
+def _verdict(one: Series, first: Series) -> str:
+    """A clause on how far quality held; short if `first` has said by what measure."""
+    reference, metric = one.reference, one.metric.name
+    if reference is None:
+        return f"{one.label} has no run at its reference batch ({count(one.reference_batch)}), so its gaps are unknown"
+    if reference.diverged:
+        return f"{one.label} diverged at its reference batch ({count(reference.batch)}), so nothing can be held to it"
+    if not reference.finished:
+        return f"{one.label}'s run at its reference batch ({count(reference.batch)}) has not finished"
+    if not one.judged:
+        extent = "only at" if len(one.cells) == 1 else "and finished at no batch larger than"
+        return (
+            f"{one.label} ran {extent} batch {count(reference.batch)} ({metric} {loss(reference.score)}), "
+            "so there is nothing to compare"
+        )
+    known = [cell for cell in one.judged if cell.gap is not None and not cell.diverged]
+    if not known:
+        share = "" if all(len(cell.finished) == cell.diverged for cell in one.judged) else ", in some runs,"
+        return f"{one.label} diverged{share} at every larger batch"
+    spelled = one is first or not first.judged or first.main is None or one.by_share != first.by_share
+    own = f"{one.reference_name} batch-{count(reference.batch)} run"
+    if one.by_share:
+        did, short = f" kept at least {share_of_one(1 - TOLERANCE)} of what {own} learned", " did so"
+    else:
+        did, short = f"'s {metric} stayed within {share_of_one(TOLERANCE)} of {own}", "'s did so"
+    verb = did if spelled else short
+    if one.main is None:
+        pick = max if one.metric.higher else min
+        return (
+            f"{one.label}{verb} at no larger batch (nearest: {_far(pick(known, key=lambda cell: cell.score or 0.0))})"
+        )
+    missed = [times(cell.factor or 0) for cell in one.judged if not cell.held and cell.batch < one.main.batch]
+    every = "at every larger batch tried, " if len(one.held) == len(one.judged) else ""
+    apart = "," if one.by_share and spelled and not every else ""
+    sentence = f"{one.label}{verb}{apart} {every}up to {_far(one.main)}"
+    return sentence + (f", though not at {listed(missed)}" if missed else "")
+
+
+def _far(cell: Cell) -> str:
+    return f"{times(cell.factor or 1)} (batch {count(cell.batch)}, {distance(cell)})"
+
+
+def _measured(one: Series, comparison: Comparison) -> str:
+    finished = [cell for cell in one.cells if cell.finished]
+    length = f" after about {count(one.num_examples)} examples each" if one.num_examples and len(finished) > 1 else ""
+    name = "the smallest" if comparison.tuned else f"{one.reference_name.replace('its own', 'the')} reference"
+    parts = []
+    for cell in finished:
+        if cell is one.reference and len(finished) > 1:
+            parts.append(f"{cell_score(cell)} at {name}, batch {count(cell.batch)}")
+        elif cell.gaps and cell is not one.reference:
+            spread = f" ({gap(min(cell.gaps))} to {gap(max(cell.gaps))})" if len(cell.gaps) > 1 else ""
+            parts.append(f"{cell_score(cell, spread=False)}, gap {gap(cell.gap)}{spread}, at {place(cell)}")
+        else:
+            parts.append(f"{cell_score(cell)} at {place(cell) if len(finished) > 1 else f'batch {count(cell.batch)}'}")
+    unknown = "" if any(cell.gaps for cell in finished) else " No gap can be given."
+    return f"{one.label}, {one.metric.name}{length}: {'; '.join(parts)}.{unknown}"
+
+
+def _gain(one: Series) -> str:
+    """What was learned beyond token frequencies, and how much of it each larger batch kept."""
+    start, reference = one.context_free_loss, one.reference
+    if start is None or reference is None or reference.score is None or reference.diverged or one.metric.higher:
+        return ""
+    alone = f"{one.frequencies.capitalize()} alone give {loss(start)}"
+    gained = start - reference.score
+    if gained <= 0:
+        return f"{alone}: {one.label} learned no more than these at its reference batch."
+    shares = []
+    for cell in one.judged:
+        if cell.share is not None and not cell.diverged:
+            spread = f" ({kept(min(cell.kept))} to {kept(max(cell.kept))})" if len(cell.kept) > 1 else ""
+            shares.append(f"{kept(cell.share)}{spread} at {times(cell.factor or 1)}")
+    rest = f"; of that, {listed(shares)} was learned" if shares else ""
+    return f"{alone}; {one.label} at its reference gained {loss(gained)} on them{rest}."
+
+
+def _beyond(one: Series, series: Sequence[Series]) -> str:
+    """What lies past the largest batch that held, and why."""
+    if not one.judged:
+        return ""
+    if not one.lost_beyond:
+        return f"{one.label} held to the largest batch tried; where its critical batch lies, these runs do not show."
+    cell, last = one.lost_beyond[0], one.lost_beyond[-1]
+    if cell.diverged:
+        share = f" in {cell.diverged} of {len(cell.finished)} runs" if cell.scores else ""
+        return f"{one.label} diverged{share} at {place(cell)}: the untuned settings are unstable there."
+    holder = next((other for other in series if other is not one and any(_reaches(c, cell) for c in other.held)), None)
+    if holder is not None:
+        return (
+            f"{one.label} no longer holds at {place(cell)}, {distance(cell)}, where {holder.label} does: not the "
+            f"number of steps but the untuned settings fall short for {one.label}."
+        )
+    small = "even " if one.main is None else ""
+    sentence = (
+        f"{one.label} does not hold {small}at {place(cell)}, {distance(cell)}: either this is past the critical batch, "
+        "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry "
+        "over; these runs cannot tell which."
+    )
+    start, reference = one.context_free_loss, one.reference
+    if start is None or last.score is None or last.score < start or last.num_steps is None:
+        return sentence
+    if reference is None or reference.score is None or reference.score >= start:
+        return sentence  # the reference learned no more than that, either
+    return (
+        f"{sentence} At {place(last)} the steps have run out: {plural(last.num_steps, 'step')} teach no more than "
+        f"{one.frequencies}, which is past the critical batch."
+    )
+
+
+def _reaches(held: Cell, lost: Cell) -> bool:
+    return held.num_steps is not None and lost.num_steps is not None and held.num_steps <= lost.num_steps * 1.01
+
+
+def _tuning(series: Sequence[Series]) -> str:
+    judged = [one for one in series if one.judged]
+    by_rule = [one for one in judged if one.rule]
+    if not by_rule:
+        return (
+            "These runs do not record a scaling rule for their rates; they may have been set by hand." if judged else ""
+        )
+    sentences = []
+    for rule in dict.fromkeys(one.rule for one in by_rule):
+        group = [one for one in by_rule if one.rule == rule]
+        known = [(one, next((run.reference.lr for run in one.rows if run.reference), None)) for one in group]
+        rates = [f"{rate(lr)} for {one.label}" for one, lr in known if lr is not None]
+        warmup = " The warm-up keeps its number of steps." if all(one.warmup_kept for one in group) else ""
+        sentences.append(
+            "Nothing was tuned at the larger batches: learning rate, warm-up and steps follow from the reference, the "
+            f"rate by the {rule} rule" + (f" from {listed(rates)}" if rates else "") + f".{warmup}"
+        )
+    rest = [one.label for one in judged if not one.rule]
+    if rest:
+        sentences.append(f"The rates of {listed(rest)} follow no such rule; they may have been set by hand.")
+    return " ".join(sentences)
+
+
+def _who_is_best(comparison: Comparison, together: Sequence[str]) -> str:
+    """Who is best at which batch, and at how many batches the data support it."""
+    metric = comparison.metric.name
+    best = {batch: found[0].label for batch in comparison.batches if (found := comparison.best(batch))}
+    if not best:
+        return f"No run ended with a finite {metric}."
+    if len(comparison.series) == 1:
+        return together[0]
+    alone = all(len(cell.runs) == 1 for one in comparison.series for cell in one.cells)
+    value, names = metric if alone else f"mean {metric}", list(dict.fromkeys(best.values()))
+    by_batch = ", ".join(f"{name}'s at batch {batch:,}" for batch, name in best.items())
+    said = f"{names[0]} has the best {value} at every batch" if len(names) == 1 else f"The best {value} is {by_batch}"
+    return f"{said}{_supported(comparison, best, alone)}.{_reservations(comparison)}"
+
+
+def _supported(comparison: Comparison, best: dict[int, str], alone: bool) -> str:
+    if alone:
+        return ", in one run each, which says nothing about chance"
+    supported = sum(
+        all(
+            each.told_apart and each.told_apart[0] == name for each in comparison.of_batch(batch) if each.concerns(name)
+        )
+        for batch, name in best.items()
+    )
+    if supported:
+        return f"; the data support that it is better than every other at {supported} of {len(best)}"
+    apart = [
+        f"{each.told_apart[0]} is better than {each.told_apart[1]} at batch {each.batch:,}"
+        for each in comparison.differences
+        if each.told_apart
+    ]
+    only = f", only that {' and that '.join(apart)}" if apart else ""
+    return f"; at none of them do the data set it apart from all others{only}"
+
+
+def _reservations(comparison: Comparison) -> str:
+    """What a reader of only the headline must know, too."""
+    never = [one.label for one in comparison.series if not any(cell.scores for cell in one.cells)]
+    said = f" No run of {' or '.join(never)} ended with a number." if never else ""
+    if any(cell.at_edge for one in comparison.series for cell in one.cells):
+        said += " Some best rates are the last ones tried: wider ranges may change this."
+    compared = sum(each.interval is not None and each.interval.low is not None for each in comparison.differences)
+    if compared > 1 and any(each.told_apart for each in comparison.differences):
+        said += f" (Each of {compared} comparisons by itself, at 95 %.)"
+    return said
+
+
+def _batch_by_batch(comparison: Comparison) -> list[str]:
+    """At each batch, who is best and whether the data tell it from the others."""
+    if not comparison.repeated:
+        return _one_run_each(comparison)
+    said = []
+    for batch in comparison.batches:
+        cells, best = comparison.at(batch), comparison.best(batch)
+        if best is None or len(comparison.contenders) == 1:
+            if comparison.is_study:
+                ends = f"{best[0].label} ends at {_spread(best[1].final)}" if best and best[1].final else ""
+                said.append(f"At batch {batch:,} {ends or f'no run ended with a finite {comparison.metric.name}'}.")
+            continue
+        differences = comparison.of_batch(batch)
+        if not differences:
+            continue
+        name, final = best[0].label, best[1].final
+        rivals = [
+            _against(each.seen_from(name), next(cell for one, cell in cells if one.label in (each.first, each.second)
+                                                and one.label != name))
+            for each in differences if each.concerns(name)
+        ]  # fmt: skip
+        others = [
+            f"Of the others, {each.told_apart[0]} is better than {each.told_apart[1]}."
+            for each in differences
+            if each.told_apart and not each.concerns(name)
+        ]
+        said.append(
+            f"At batch {batch:,} {name} has the best mean {comparison.metric.name}, {_spread(final)}. "
+            f"{' '.join(rivals + others)}"
+        )
+    return said
+
+
+def _one_run_each(comparison: Comparison) -> list[str]:
+    """Who has the best score at the batches that several contenders ran, in a sentence."""
+    places: dict[str, list[str]] = {}
+    for batch in comparison.batches:
+        known = [(one.label, cell.score) for one, cell in comparison.at(batch) if cell.score is not None]
+        if comparison.of_batch(batch) and len(known) > 1:
+            (name, best), *rest = sorted(known, key=lambda each: each[1], reverse=comparison.metric.higher)
+            others = ", ".join(f"{rival} {loss(score)}" for rival, score in rest)
+            places.setdefault(name, []).append(f"{batch:,} ({loss(best)}; {others})")
+    won = "; ".join(f"{name} at batch {listed(at)}" for name, at in places.items())
+    return [f"The best {comparison.metric.name} of one run each: {won}."] if won else []
+
+
+def _spread(value: Interval | None) -> str:
+    assert value is not None
+    if value.low is None:
+        return f"{value.mean:.4g} (one seed)"
+    return f"{value.mean:.4g} (95 % interval {value.low:.4g} to {value.high:.4g})"
+
+
+def _against(difference: Difference, rival: Cell) -> str:
+    """The best one against a rival, from their paired differences."""
+    name, found, of = difference.second, difference.interval, difference.num_seeds
+    lost = rival.diverged + rival.failed
+    notes = [f"{lost} of {of} of its runs diverged or failed, and are left out"] if lost else []
+    notes += [f"{rival.still} of {of} of its runs learned nothing"] if rival.still else []
+    note = f" ({'; '.join(notes)})" if notes else ""
+    if found is None:
+        return f"Of {name} nothing can be compared{note}."
+    if found.low is None:
+        return f"{name} has {rival.score:.4g}: one pair of seeds, which says nothing about chance{note}."
+    interval = f"by {found.mean:.4g} (95 % interval {found.low:.4g} to {found.high:.4g}, {found.count} pairs)"
+    p_value = "" if difference.p_value is None else f", p = {difference.p_value:.2g}"
+    if found.low > 0:
+        return f"The data support that it is better than {name}, {interval}{p_value}{note}."
+    return f"The data do not tell it from {name}, which it leads {interval}{p_value}{note}."
+
+
+def _scaling(found: Scaling, comparison: Comparison) -> str:
+    """Examples to the target, and the critical batch."""
+    name, target = found.entrant, comparison.metric.target
+    if any(examples <= 0 for _, examples in found.points):
+        return f"{name} meets {target:g} before any training: a target that measures nothing."
+    if not found.points:
+        return f"{name} reaches {target:g} at no batch, so nothing can be said of its scaling."
+    said = [_fitted(found, f"{target:g}")]
+    said += [
+        f"At batch {cell.batch:,} {len(cell.reached) or 'none'} of {len(cell.runs)} seeds got there in the "
+        f"{cell.num_examples:,} examples of a run, and it has no mean."
+        for cell in found.missed
+    ]
+    if found.bound is not None and (high := found.bound.to_json()["b_crit"]["mean"]) is not None:
+        said.append(
+            f"If the others had arrived as their runs ended, its critical batch would be {high:,.0f}: it is smaller."
+        )
+    return " ".join(said)
+
+
+def _fitted(found: Scaling, target: str) -> str:
+    name, batches = found.entrant, [cell.batch for cell in found.fitted]
+    if found.fit is None:
+        return (
+            f"{name} reaches {target} with every seed at {len(batches)} "
+            f"batch{'' if len(batches) == 1 else 'es'}: too little, or too uneven, for a critical batch."
+        )
+    critical, fewest = found.fit.b_crit, found.fit.e_min
+    above = f"lies above {critical.low:,.0f}, if anywhere" if critical.low else "is not bounded either way"
+    few = "" if len(batches) > 2 else " Two batches were fitted, which cannot show whether the curve has that form."
+    if found.fit.to_json()["b_crit"]["mean"] is None:
+        examples = [examples for batch, examples in found.points if batch in batches]
+        return (
+            f"{name} takes {sum(examples) / len(examples):,.0f} examples to {target} on the mean, no more at the "
+            f"larger of batches {', '.join(f'{batch:,}' for batch in batches)}: its critical batch {above}.{few}"
+        )
+    base = (
+        f"{name} needs at least {fewest.mean:,.0f} examples to {target} (95 % interval "
+        f"{max(0, fewest.low or 0):,.0f} to {fewest.high:,.0f})"
+    )
+    if critical.high is None:
+        return f"{base}. The data do not bound its critical batch from above; it {above}.{few}"
+    inside = min(batches) <= critical.mean <= max(batches)
+    doubt = "" if inside else " That lies outside the batches tried: it is an extrapolation."
+    return (
+        f"{base}, and its critical batch, at which that doubles, is {critical.mean:,.0f} (95 % "
+        f"interval {critical.low:,.0f} to {critical.high:,.0f}, if E = E_min (1 + B/B_crit) holds).{doubt}{few}"
+    )

@@ -1,0 +1,344 @@
+"""The tables of a page: what each contender reached, who is better, every run, and how the runs were made."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from anybatch.comparison.cell import Cell
+from anybatch.comparison.grid import Comparison, Difference, Scaling, Series
+from anybatch.comparison.rows import Row
+from anybatch.comparison.statistics import Interval
+from anybatch.comparison.wording import (
+    GUESSED,
+    count,
+    duration,
+    gap,
+    kept,
+    listed,
+    loss,
+    percent,
+    plural,
+    rate,
+    score,
+    text,
+    times,
+)
+from anybatch.names import optimizer_title
+from anybatch.report.document import Column, Section, Table, fold, points
+from anybatch.report.layout import accents
+from anybatch.report.questions import children, mean
+
+_WHY = {
+    "learned nothing": "ended within 2 % of the untrained model",
+    "diverged": "no finite loss, or twice the untrained model's",
+    "not run": "the study is not finished",
+}
+
+
+def glance(comparison: Comparison) -> Section | None:
+    """A row an optimizer, a column a batch, as the paper has its tables."""
+    if not comparison.repeated or len(comparison.contenders) < 2:
+        return None
+    heading = "At a glance: optimizers by batch"
+    columns = [Column("optimizer", lambda one: one.label)]
+    for batch in comparison.batches:
+        found = comparison.best(batch)
+        best = found[1].score if found else None
+        columns.append(Column(f"batch {batch:,}", partial(_spread, batch, best)))
+    note = "Means over the seeds, ± half the 95 % interval, uncut; an asterisk: the best of its batch."
+    return Section("table-glance", heading, [Table("glance", heading, columns, comparison.contenders, note)])
+
+
+def _spread(batch: int, best: float | None, one: Series) -> str:
+    cell = one.at(batch)
+    if cell is None or cell.final is None:
+        return "" if cell is None else "diverged" if cell.diverged else "failed" if cell.failed else ""
+    mean, low, high = cell.final.mean, cell.final.low, cell.final.high
+    # One end may be cut.
+    half = "" if low is None or high is None else f" ± {max(high - mean, mean - low):.2g}"
+    return f"{mean:.4g}{half}{' *' if mean == best else ''}"
+
+
+def _setting(name: str, item: tuple[Series, Cell]) -> float | None:
+    return item[1].settings.get(name)
+
+
+def _ends(name: str, value: Any, low: str, high: str) -> list[Column]:
+    """The mean and the ends of an interval, or None."""
+    return [
+        Column(name, lambda item: _part(value(item), "mean")),
+        Column(low, lambda item: _part(value(item), "low")),
+        Column(high, lambda item: _part(value(item), "high")),
+    ]
+
+
+def _part(value: Interval | None, name: str) -> float | None:
+    return None if value is None else getattr(value, name)
+
+
+def results(comparison: Comparison) -> Section | None:
+    """What each contender reached at each batch."""
+    if not comparison.repeated:
+        return None
+    items = [pair for batch in comparison.batches for one in comparison.series if (pair := (one, one.at(batch)))[1]]
+    metric = comparison.metric.name
+    names = sorted({name for _, cell in items if cell for name in cell.settings} - {"optimizer.lr"})
+    columns = [
+        Column("optimizer", lambda item: item[0].label),
+        Column("batch", lambda item: item[1].batch),
+        Column("steps", lambda item: item[1].num_steps),
+        Column("rate", lambda item: item[1].runs[0].lr),
+        Column("warm-up steps", lambda item: item[1].runs[0].warmup_steps),
+        *(Column(name.rpartition(".")[2], partial(_setting, name)) for name in names),
+        *_ends(metric, lambda item: item[1].final, f"{metric} from", f"{metric} to"),
+        Column("seeds", lambda item: len(item[1].runs)),
+        Column("lost", lambda item: item[1].diverged + item[1].failed),
+    ]
+    note = (
+        "From, to: the 95 % interval of the mean over seeds, cut where the metric ends. Lost: runs that diverged or "
+        "failed, which enter no mean."
+    )
+    if comparison.is_study:
+        columns.append(Column("tuning runs", lambda item: len(item[1].tuning)))
+    if comparison.metric.target is not None:
+        columns.append(Column("reached target", lambda item: len(item[1].reached)))
+        columns += _ends("steps to target", lambda item: item[1].steps, "steps from", "steps to")
+        note += " Reached target: seeds that did; steps are given if all did."
+    heading = "What each optimizer reached"
+    return Section("table-results", heading, [Table("results", heading, columns, items, note)])
+
+
+def differences(comparison: Comparison) -> Section | None:
+    """Each pair of contenders at each batch."""
+    if not comparison.repeated or not comparison.differences:
+        return None
+    heading = "Seed by seed: who is better, at each batch"
+    note = (
+        "Runs with the same seed; above zero, the first one of the pair is better (lower, if the metric is a loss); no "
+        "p-values below 5 pairs."
+    )
+    columns = [
+        Column("pair", lambda each: f"{each.first}, {each.second}"),
+        Column("batch", lambda each: each.batch),
+        *_ends("lead of the first", lambda each: each.interval, "from", "to"),
+        Column("pairs", _pairs),
+        Column("p", lambda each: each.p_value),
+    ]
+    return Section("table-differences", heading, [Table("differences", heading, columns, comparison.differences, note)])
+
+
+def _pairs(each: Difference) -> int:
+    return each.interval.count if each.interval else 0
+
+
+def scaling(comparison: Comparison) -> Section | None:
+    """Examples to the target: the fitted law of each contender."""
+    if not comparison.scaling:
+        return None
+    heading = "Examples to the target: E = E_min (1 + B/B_crit)"
+    columns = [
+        Column("optimizer", lambda found: found.entrant),
+        *_ends("E_min", lambda found: found.fit and found.fit.e_min, "E_min from", "E_min to"),
+        *_ends("B_crit", _unbounded, "B_crit from", "B_crit to"),
+        Column("batches fitted", lambda found: len(found.fitted)),
+    ]
+    note = "Examples to the target over all batches at which every seed reached it."
+    return Section("table-scaling", heading, [Table("scaling", heading, columns, comparison.scaling, note)])
+
+
+def _unbounded(found: Scaling) -> Interval | None:
+    """The critical batch and its interval, whose open ends are infinite."""
+    if found.fit is None:
+        return None
+    b_crit = found.fit.b_crit
+    return Interval(b_crit.mean, b_crit.low or 0.0, math.inf if b_crit.high is None else b_crit.high, b_crit.count)
+
+
+def failures(comparison: Comparison) -> Section | None:
+    """Trials of a study that came to nothing, and why."""
+    lost = [run for run in comparison.rows if comparison.is_study and run.outcome != "finished"]
+    if not lost:
+        return None
+    heading = "Runs that failed, diverged, learned nothing or are missing"
+    columns = [
+        Column("trial", lambda run: run.name),
+        Column("state", lambda run: run.outcome),
+        Column("why", lambda run: run.message or _WHY.get(run.outcome, "")),
+        Column("settings", _settings),
+    ]
+    return Section("table-failures", heading, [Table("failures", heading, columns, lost)])
+
+
+def _settings(run: Row) -> str:
+    return ", ".join(f"{name} {rate(value)}" for name, value in run.settings.items()) or "scaled by the rule"
+
+
+def runs(comparison: Comparison) -> Section:
+    """Every run: a row each, with the scores of its fine-tuning; fine-tuning runs without a parent here come last."""
+    links = children(comparison.rows)
+    linked = {child.path for group in links.values() for child in group}
+    items: list[tuple[Row, Series | None, Cell | None]] = []
+    for one in comparison.series:
+        for cell in one.cells:
+            # A reference that another optimizer ran has its row there.
+            own = [run for run in cell.runs if comparison.is_study or run.optimizer.lower() == one.optimizer]
+            items += [(run, one, cell) for run in own]
+    placed = {run.path for run, *_ in items}
+    items += [(run, None, None) for run in comparison.rows if run.path not in linked | placed]
+    numbers = accents(comparison.series)
+
+    def fine_tuned(item: tuple[Row, Any, Any], name: str) -> float | None:
+        run, one, _ = item
+        scored = [run] if one is None else links.get(run.path, []) if run.path else []
+        return mean([child.final.get(name) for child in scored])
+
+    columns = [
+        Column(
+            "optimizer", lambda item: item[1].label if item[1] else f"fine-tuning, {optimizer_title(item[0].optimizer)}"
+        ),
+        Column("batch", lambda item: item[0].batch, count),
+        Column(
+            "factor", lambda item: None if item[2] is None else item[2].factor, lambda f: "" if f is None else times(f)
+        ),
+        Column("steps", lambda item: item[0].num_steps, count),
+        Column("learning rate", lambda item: _rate(item[0])),
+        Column("warm-up", lambda item: item[0].warmup_steps, count),
+        Column(comparison.metric.name, lambda item: _outcome(item[0])),
+        Column("gap", lambda item: _of_cell(item, "gaps", gap)),
+        Column("kept", lambda item: _of_cell(item, "kept", kept)),
+        Column(_right(comparison), lambda item: item[0].accuracy, percent),
+        Column("F1", lambda item: fine_tuned(item, "f1"), score),
+        Column("exact match", lambda item: fine_tuned(item, "exact_match"), score),
+        Column("wall time", lambda item: item[0].wall_s, duration),
+        Column("examples a second", lambda item: item[0].examples_per_s, count),
+        Column("skipped steps", lambda item: item[0].skipped_steps, count),
+        Column("run", lambda item: item[0].name.rpartition("/")[2]),
+    ]
+    bound = (
+        "≥: the highest learning rate that the log has. The run's peak may lie between two entries; `prepare` and the "
+        "callbacks of anybatch.integrations record it."
+    )
+    table = Table(
+        "", "All runs", columns, items, bound if any(run.lr_is_bound and run.lr for run in comparison.rows) else "",
+        accent=lambda item: numbers[item[1].label] if item[1] else None,
+        odd=lambda item: "" if item[0].finished and not item[0].diverged else item[0].message or item[0].outcome,
+    )  # fmt: skip
+    return Section("runs", "Every run", [table])
+
+
+def _right(comparison: Comparison) -> str:
+    tasks = {run.task for run in comparison.rows}
+    return GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
+
+
+def _rate(run: Row) -> str:
+    return "≥" * (run.lr_is_bound and run.lr is not None) + rate(run.lr)
+
+
+def _outcome(run: Row) -> str:
+    return loss(run.score if run.score is not None else run.final.get("loss")) if _has_loss(run) else run.outcome
+
+
+def _has_loss(run: Row) -> bool:
+    return run.finished and not run.diverged
+
+
+def _of_cell(item: tuple[Row, Series | None, Cell | None], name: str, shown: Any) -> str | None:
+    """The run's gap, or the share of the learning that it kept."""
+    run, one, cell = item
+    if one is None or cell is None:
+        return None
+    if cell is one.reference:
+        return "reference" if name == "gaps" else None
+    values = getattr(cell, name)
+    places = [other.path for other in cell.finished if other.score]
+    return shown(values[places.index(run.path)]) if values and run.path in places else None
+
+
+def trials(comparison: Comparison) -> Section:
+    """Every trial of a study."""
+    columns = [
+        Column("trial", lambda run: run.name),
+        Column("optimizer", lambda run: run.entrant),
+        Column("batch", lambda run: run.batch),
+        Column("part", lambda run: run.part),
+        Column("seed", lambda run: str(run.seed)),
+        Column("state", lambda run: run.outcome),
+        Column(comparison.metric.name, lambda run: run.score),
+        Column("settings", _settings),
+    ]
+    table = Table("trials", "Every trial", columns, comparison.rows, folded=f"{len(comparison.rows)} trials")
+    return Section("table-trials", "Every trial", [table])
+
+
+def made(comparison: Comparison) -> Section:
+    """When, where, with what and by which commands the runs were made."""
+    if comparison.is_study:
+        about = comparison.environment
+        machine = f"{about['processor']}, {plural(about['cores'], 'core')}, {about['device']}"
+        versions = ", ".join(f"{n} {about['versions'][n]}" for n in ("anybatch", "torch") if n in about["versions"])
+        return Section("made", "How it was made", [points([f"{about['started'][:10]}, {versions}, on {machine}."])])
+    rows = comparison.rows
+    facts = [
+        ("Processor", _distinct(rows, "processor")),
+        ("Device", _distinct(rows, "device")),
+        ("Cores", _distinct(rows, "cores")),
+        ("Threads", _distinct(rows, "threads")),
+        ("Memory", _distinct(rows, "memory_bytes", lambda value: f"{value / 2**30:.1f} GiB")),
+        ("Versions", listed(dict.fromkeys(version for run in rows for version in _versions(run)))),
+        ("Python", _distinct(rows, "python")),
+        ("Platform", _distinct(rows, "platform")),
+        ("Git revision", _distinct(rows, "git_revision")),
+        ("Seed", listed(dict.fromkeys(str(run.seed) for run in rows if run.seed is not None))),
+        ("First run started", min((text(run.environment["started"]) for run in _with(rows, "started")), default="")),
+    ]
+    entries = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    return Section("made", "How it was made", [f"<dl>{entries}</dl>", *(_details(run) for run in rows)])
+
+
+def _with(rows: Sequence[Row], key: str) -> list[Row]:
+    return [run for run in rows if run.environment.get(key) is not None]
+
+
+def _distinct(rows: Sequence[Row], key: str, shown: Any = str) -> str:
+    values = []
+    for run in _with(rows, key):
+        try:
+            values.append(text(shown(run.environment[key])))
+        except (TypeError, ValueError):
+            values.append(text(run.environment[key]))
+    return "; ".join(dict.fromkeys(values))
+
+
+def _versions(run: Row) -> list[str]:
+    versions = run.environment.get("versions")
+    return [text(f"{name} {version}") for name, version in versions.items()] if isinstance(versions, dict) else []
+
+
+def _details(run: Row) -> str:
+    command = run.environment.get("command")
+    words = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+    line = f'<p class="command"><code>{escape(_printable(words))}</code></p>' if words else ""
+    # A page is made to be passed on: where the runs are on this machine is nobody's business.
+    shown = json.dumps(run.recipe, indent=1, ensure_ascii=False)
+    shown = shown.replace(f"{run.path.parents[1]}/", "") if run.path else shown
+    return fold(run.name, f"{line}{tracked(run.tracker)}<pre>{escape(_printable(shown))}</pre>")
+
+
+def tracked(tracker: Mapping[str, Any]) -> str:
+    """Where else the run is shown: a link to a server, or the name of what is in the run folder."""
+    if not tracker:
+        return ""
+    url, name = str(tracker.get("url", "")), text(tracker.get("tracker", "tracker"))
+    place = Path(str(tracker.get("path", ""))).name
+    shown = f'<a href="{escape(url)}">{escape(url)}</a>' if url.startswith(("https://", "http://")) else escape(place)
+    return f"<p>{escape(name)}: {shown}</p>"
+
+
+def _printable(words: str) -> str:
+    """A lone surrogate, which JSON can carry, cannot be written as UTF-8."""
+    return words.encode("utf-8", "replace").decode("utf-8")
