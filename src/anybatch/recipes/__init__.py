@@ -1,4 +1,4 @@
-"""Which combination: functions that return a frozen recipe, and what turns one into a run."""
+"""Functions that return a frozen recipe, and the code that turns a recipe into a run."""
 
 from anybatch.recipes.catalogue import RECIPES, find_recipe
 from anybatch.recipes.change import change, with_batch_size

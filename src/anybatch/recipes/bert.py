@@ -14,10 +14,10 @@ from anybatch.recipes.recipe import (
 
 
 def bert_demo() -> PretrainingRecipe:
-    """BERT, 2 layers of 64, sequences of 32 tokens, LAMB: what `anybatch demo` trains.
+    """BERT, 2 layers of 64, sequences of 32 tokens, LAMB; small enough for a CPU.
 
-    The reference's rate is the best of a grid at batch 16 (benchmarks/tune_references.py); other batch sizes follow
-    from it by the square-root rule and are not tuned.
+    The reference's learning rate is the best of a grid at batch 16 (benchmarks/tune_references.py); other batch sizes
+    follow by the square-root rule and are not tuned.
     """
     return PretrainingRecipe(
         name="bert-demo",
@@ -41,7 +41,7 @@ def bert_demo_adamw() -> PretrainingRecipe:
 
 
 def bert_tiny() -> PretrainingRecipe:
-    """BERT, 2 layers of 128, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
+    """BERT, 2 layers of 128, sequences of 128 tokens, LAMB, for your own text. The learning rate is not tuned."""
     return PretrainingRecipe(
         name="bert-tiny",
         optimizer=OptimizerSettings(name="lamb"),
@@ -52,14 +52,14 @@ def bert_tiny() -> PretrainingRecipe:
 
 
 def bert_mini() -> PretrainingRecipe:
-    """BERT, 4 layers of 256, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
+    """BERT, 4 layers of 256, sequences of 128 tokens, LAMB, for your own text. The learning rate is not tuned."""
     return bert_tiny().model_copy(
         update={"name": "bert-mini", "model": PretrainedEncoderSettings(hidden_size=256, num_layers=4, num_heads=4)}
     )
 
 
 def bert_small() -> PretrainingRecipe:
-    """BERT, 4 layers of 512, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned.
+    """BERT, 4 layers of 512, sequences of 128 tokens, LAMB, for your own text. The learning rate is not tuned.
 
     Source of the sizes of tiny, mini and small: Turc et al. 2019, arXiv 1908.08962, table 1.
     """
@@ -71,8 +71,8 @@ def bert_small() -> PretrainingRecipe:
 def bert_mixed() -> PretrainingRecipe:
     """The paper's mixed batch at bert-mini's size: nine tenths of the examples at sequences of 128 tokens, then 512.
 
-    The second phase has half the batch, warms up again, and goes on with the moments, whose steps are counted anew, as
-    NVIDIA's BERT does. The rates are not tuned.
+    The second phase has half the batch and warms up again. It keeps the moments and restarts their step count, as
+    NVIDIA's BERT does. The learning rates are not tuned.
     """
     return bert_mini().model_copy(
         update={

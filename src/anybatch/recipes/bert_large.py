@@ -1,7 +1,7 @@
 """BERT at the sizes of its authors, with LAMB: the rows of the paper's table, its mixed batch, and NVIDIA's run.
 
 Sources: You et al. 2020, arXiv 1904.00962 (the table of untuned LAMB, and the mixed batch); NVIDIA's
-DeepLearningExamples, PyTorch/LanguageModeling/BERT. What they do not say is listed in each recipe's `inferred`.
+    DeepLearningExamples, PyTorch/LanguageModeling/BERT. Each recipe's `inferred` lists what they leave open.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ _MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 
 _LARGE = PretrainedEncoderSettings(hidden_size=1024, num_layers=24, num_heads=16, max_positions=512, dropout=0.1)
 _BASE = PretrainedEncoderSettings(hidden_size=768, num_layers=12, num_heads=12, max_positions=512, dropout=0.1)
 _TEXT = TextSettings(source_vocabulary=30_522, short_seq_prob=0.1)
-# The first row of the table: all others follow from it by the square-root and the linear-epoch rule.
+# The first row of the table: all others follow by the square-root and the linear-epoch rule.
 _UNTUNED = ReferenceSettings(
     batch_size=512, lr=5 / (2**3 * 10**3), warmup_ratio=1 / 320, num_examples=512_000_000, join="global", **_MOMENTS
 )
@@ -33,8 +33,9 @@ _SHORT = "data.short_seq_prob = 0.1 (BERT's own)"
 def bert_large_paper() -> PretrainingRecipe:
     """BERT-large with untuned LAMB, any row of the paper's table by --batch-size, 512 to 32768 (the default).
 
-    At batch B: rate 5/(2^3.0 10^3) sqrt(B/512), warm-up ratio B/(320 * 512), 512,000,000 examples: 15,625 steps at
-    32K, of which 3,125 warm up; then the rate is eta_0 (1 - t/T). LAMB has beta (0.9, 0.999), epsilon 1e-6, decay 0.01.
+    At batch B: learning rate 5/(2^3.0 10^3) sqrt(B/512), warm-up ratio B/(320 * 512), 512,000,000 examples: 15,625
+    steps at 32K, of which 3,125 warm up; then the learning rate is eta_0 (1 - t/T). LAMB has beta (0.9, 0.999),
+    epsilon 1e-6, decay 0.01.
     """
     return PretrainingRecipe(
         name="bert-large-paper",
@@ -89,8 +90,9 @@ def bert_large_mixed() -> PretrainingRecipe:
 def bert_large_nvidia() -> PretrainingRecipe:
     """BERT-large as NVIDIA trains it: 65,536 x 128 tokens, 7,038 steps at 6e-3, then 32,768 x 512, 1,563 at 4e-3.
 
-    2,000 and 200 steps warm up; the rate decays as (1 - t/T)^0.5. LAMB with beta (0.9, 0.999), epsilon 1e-6, decay 0.01
-    but for biases and LayerNorm, gradients clipped to norm 1.0; the second phase keeps the moments and zeroes the step.
+    2,000 and 200 steps warm up; the learning rate decays as (1 - t/T)^0.5. LAMB has beta (0.9, 0.999), epsilon 1e-6,
+    decay 0.01 except for biases and LayerNorm, and gradients clipped to norm 1.0. The second phase keeps the moments
+    and resets the step count.
     """
     first, second = 65_536 * 7_038, 32_768 * 1_563
     return PretrainingRecipe(
@@ -120,7 +122,7 @@ def bert_large_nvidia() -> PretrainingRecipe:
 def bert_base() -> PretrainingRecipe:
     """BERT-base with the paper's untuned LAMB, batch 4,096, sequences of 128 tokens.
 
-    The paper trains BERT-large alone; its reference is taken over as it is.
+    The paper trains only BERT-large; its reference is used unchanged.
     """
     large = bert_large_paper()
     return large.model_copy(

@@ -1,4 +1,4 @@
-"""The default text of the pretraining recipes: what every Python brings along, as a folder of token shards."""
+"""The default text of the pretraining recipes: text that comes with Python, as a folder of token shards."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +8,7 @@ from anybatch.data.counts import Summary
 from anybatch.data.prepare import Kind, prepare
 from anybatch.data.text import Document
 
-# Bytes have no other size; characters have at most so many.
+# Bytes have no other size; this is the largest number of characters.
 VOCABULARY_SIZES: dict[Kind, int] = {"wordpiece": 2048, "characters": 64, "bytes": 261}
 HELD_OUT = 0.1
 
@@ -20,5 +20,5 @@ def prepare_builtin_text(out: Path, tokenizer: Kind = "wordpiece") -> Summary:
 
 @lru_cache(maxsize=1)
 def _documents() -> tuple[Document, ...]:
-    """A few megabytes, read once for the several passes of `prepare`."""
+    """Returns a few megabytes, read once for the several passes of `prepare`."""
     return tuple(python_documents())

@@ -50,7 +50,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`; InputError lists the nearest names, or all."""
+    """Returns the recipe called `name`; InputError lists the nearest names, or all."""
     if name not in RECIPES:
         raise InputError(
             f"no recipe is called {name!r}; nearest: {nearest(name, RECIPES)} (`anybatch recipes` lists all)"

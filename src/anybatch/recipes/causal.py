@@ -1,4 +1,4 @@
-"""Runs of a left-to-right language model, on the shards that BERT is trained on."""
+"""Runs of a left-to-right language model, on the same shards as BERT."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ _SAMPLE_TOKENS = 160
 
 
 def build(recipe: CausalRecipe, run: Run) -> Job:
-    """The job of a causal recipe; without a `data.path`, the built-in text is prepared in the run folder.
+    """Builds the job of a causal recipe; without a `data.path`, prepares the built-in text in the run folder.
 
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
@@ -55,7 +55,7 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
 
 
 def score(recipe: CausalRecipe, run: Run) -> Scores:
-    """Held-out loss, accuracy and perplexity of the run's saved model."""
+    """Returns held-out loss, accuracy and perplexity of the run's saved model."""
     model = CausalModel.load(run.sound_model()).to(local_device())
     return _scores(evaluate(model, _held_out(recipe, open_text(recipe, run))))
 
@@ -79,7 +79,7 @@ def _held_out(recipe: CausalRecipe, text: Text) -> list[Batch]:
 
 
 def _judged(finished: nn.Module, batches: list[Batch], tokenizer: Tokenizer, recipe: CausalRecipe, run: Run) -> Scores:
-    """The scores; writes RUN/sample.json: {"start": held-out text, "text": how the model continues it}."""
+    """Returns the scores; writes RUN/sample.json: {"start": held-out text, "text": the model's continuation}."""
     assert isinstance(finished, CausalModel)
     window = recipe.phases[-1].sequence_length - 1
     start = batches[0].inputs["input_ids"][0, : min(window, _START_TOKENS)].tolist()
@@ -91,8 +91,8 @@ def _judged(finished: nn.Module, batches: list[Batch], tokenizer: Tokenizer, rec
 
 
 def _scores(evaluation: Evaluation) -> Scores:
-    """`perplexity` is exp of the mean loss of a token."""
-    # exp overflows beyond 709; a model so far off has no perplexity to speak of.
+    """Returns the scores; `perplexity` is exp of a token's mean loss."""
+    # exp overflows beyond 709; so bad a model has no useful perplexity.
     perplexity = math.exp(evaluation.loss) if evaluation.loss < 700 else math.inf
     return {"loss": evaluation.loss, "perplexity": perplexity, "lm_accuracy": evaluation.accuracy["lm"]}
 

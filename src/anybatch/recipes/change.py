@@ -1,4 +1,4 @@
-"""A recipe with other values: one field by its dotted name, the batch size, paths that hold from anywhere."""
+"""Changes values of a recipe: one field by its dotted name, the batch size, or relative paths."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from anybatch.recipes.renamed import RENAMED
 
 
 def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
-    """`recipe` with fields set by 'dotted.name=value', the value in JSON or else taken as a string.
+    """Returns `recipe` with fields set by 'dotted.name=value'; the value is JSON or otherwise a string.
 
     Raises:
         InputError: no '=', an unknown field (the nearest names are given), or a value that does not fit.
@@ -32,7 +32,7 @@ def change(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
 
 
 def ramp_stages(text: str) -> list[tuple[float, int]]:
-    """(share, batch) of each stage of a ramp as the command line says it.
+    """Returns (share, batch) of each stage of a ramp, from the command line's text.
 
     >>> ramp_stages("32:128")
     [(0.3333333333333333, 32), (0.3333333333333333, 64), (0.3333333333333333, 128)]
@@ -58,7 +58,7 @@ def ramp_stages(text: str) -> list[tuple[float, int]]:
 
 
 def _ramp(values: dict[str, Any], text: str) -> None:
-    """Gives the recipe one phase for each stage, all else as in its only phase; true and false set the field."""
+    """Gives the recipe one phase for each stage, otherwise like its only phase; true and false set the field."""
     if text in ("true", "false"):
         if text == "true" and len(values["phases"]) < 2:
             raise InputError("--set ramp=true: the recipe has one phase; name the batches, as --set ramp=32:2048")
@@ -72,7 +72,7 @@ def _ramp(values: dict[str, Any], text: str) -> None:
 
 
 def as_another_optimizer(name: str, options: Mapping[str, Any] | None = None) -> list[str]:
-    """The assignments that give a recipe another optimizer with its own options, and with its own default moments.
+    """Returns the assignments that give a recipe another optimizer, with its own options and default moments.
 
     >>> as_another_optimizer("nesterov")[0]
     'optimizer.name=nesterov'
@@ -82,7 +82,7 @@ def as_another_optimizer(name: str, options: Mapping[str, Any] | None = None) ->
 
 
 def as_options(assignments: Sequence[str]) -> str:
-    """What `change` was given, as a command to paste says it: a shell hands each on as it is.
+    """Returns the assignments as options for a command to paste: a shell passes each on unchanged.
 
     >>> as_options(["data.path=my texts", "seed=1"])
     " --set 'data.path=my texts' --set seed=1"
@@ -91,7 +91,7 @@ def as_options(assignments: Sequence[str]) -> str:
 
 
 def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
-    """`recipe` with the first phase at `batch_size` and later phases scaled in proportion."""
+    """Returns `recipe` with the first phase at `batch_size`, and later phases scaled in proportion."""
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: must be at least 1")
     first = recipe.phases[0].batch_size
@@ -102,7 +102,7 @@ def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """`recipe` with its paths made absolute, so that a run can be resumed and evaluated from anywhere."""
+    """Returns `recipe` with absolute paths, so that a run can be resumed and evaluated from anywhere."""
     changes: dict[str, Any] = {}
     for part in ("data", "model"):
         settings = getattr(recipe, part)
@@ -112,7 +112,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def differences(recipe: Recipe, shipped: Recipe) -> list[str]:
-    """The assignments that make `shipped` into `recipe`; phases are one, where their number differs."""
+    """Returns the assignments that turn `shipped` into `recipe`; phases are one if their number differs."""
     before, now = shipped.model_dump(mode="json"), recipe.model_dump(mode="json")
     if len(before["phases"]) != len(now["phases"]):
         before["phases"] = None
@@ -123,7 +123,7 @@ def differences(recipe: Recipe, shipped: Recipe) -> list[str]:
 
 
 def value_at(values: Any, name: str) -> Any:
-    """The value under a dotted name; None where there is none."""
+    """Returns the value under a dotted name; None if there is none."""
     for part in name.split("."):
         if isinstance(values, list):
             values = values[int(part)] if int(part) < len(values) else None
@@ -133,7 +133,7 @@ def value_at(values: Any, name: str) -> Any:
 
 
 def field_names(values: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all leaves of nested dicts and lists."""
+    """Yields the dotted names of all leaves of nested dicts and lists."""
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
     if not items:
         yield prefix
@@ -147,7 +147,7 @@ def _assign(values: dict[str, Any], name: str, value: Any) -> None:
     target: Any = values
     for part in parents:
         target = _child(target, part)
-    # options belong to the optimizer's own constructor, which knows their names; everything else is fixed.
+    # options belong to the optimizer's constructor, which knows their names; everything else is fixed.
     free = parents == ["optimizer", "options"] and isinstance(target, dict)
     if free or _child(target, last) is not _MISSING:
         target[int(last) if isinstance(target, list) else last] = value
@@ -179,7 +179,7 @@ def _parse(text: str, recipe: Recipe, name: str) -> Any:
 
 
 def _words(recipe: Recipe, name: str) -> set[Any]:
-    """The words that the field called `name` takes; empty if there is no such field."""
+    """Returns the words that the field called `name` takes; empty if there is no such field."""
     *parents, last = name.split(".")
     holder: Any = recipe
     for part in parents:

@@ -1,4 +1,4 @@
-"""A recipe becomes a run folder: built, trained, scored; started, resumed or evaluated again."""
+"""Turns a recipe into a run folder: builds, trains, scores; starts, resumes or evaluates again."""
 
 import shutil
 import tempfile
@@ -32,14 +32,14 @@ def train_recipe(
     """Trains `recipe` in the run folder `folder` and returns its result, {} on ranks other than the first.
 
     Args:
-        resume: go on in an existing folder; a finished run is returned as it is.
-        mirror: makes what the run's numbers go to besides its folder; see `engine.records.Mirror`.
+        resume: continue in an existing folder; a finished run is returned unchanged.
+        mirror: makes another destination of the run's numbers; see `engine.records.Mirror`.
 
     Raises:
         InputError: the folder is in use, or holds a run of another recipe; or the recipe or its data are wrong.
         Stopped: a signal asked for it.
-        Failed: the run could not go on.
-        Elsewhere: another rank tells why the run ended.
+        Failed: the run could not continue.
+        Elsewhere: another rank reports why the run ended.
     """
     recipe = with_absolute_paths(recipe)
     run = Run(folder)
@@ -59,12 +59,12 @@ def train_recipe(
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of the run in `folder`, as it was started."""
+    """Returns the recipe of the run in `folder`, as it was started."""
     return from_json(open_run(folder).recipe())
 
 
 def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
-    """What a run is tuned on is not what it is reported on: each evaluates every other held-out batch."""
+    """Restricts the evaluation to every other held-out batch: a study tunes on one half and reports the other."""
     if recipe.held_out_part == "all":
         return job
     held_out = job.held_out[0 if recipe.held_out_part == "tuning" else 1 :: 2]
@@ -79,13 +79,13 @@ def _on_its_part(job: engine.Job, recipe: Recipe) -> engine.Job:
 def _lead(
     recipe: Recipe, run: Run, resume: bool, held: ExitStack, ranks: engine.Ranks, say: Callable[[str], None]
 ) -> engine.Job | None:
-    """The job of rank 0, which takes the folder for the length of `held`; None where the run has finished."""
+    """Returns the job of rank 0, which holds the folder in `held`; None if the run has finished."""
     folder = run.path
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; choose a folder with --run")
     if folder.is_symlink() and not folder.exists():
         raise InputError(f"{folder}: is a link to {folder.readlink()}, which does not exist; make that folder first")
-    # The topmost folder that is made here is what has to go where the run cannot start.
+    # The topmost folder that is made here must be removed if the run cannot start.
     new = next((part for part in reversed([folder, *folder.parents]) if not part.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(folder))
@@ -93,7 +93,7 @@ def _lead(
         _check_same(recipe, run)
         if run.finished:
             return None
-        # Its checkpoints know the recipe in the words that it was started with.
+        # Its checkpoints know the recipe by the field names with which it was started.
         write_json(run.recipe_file, {**run.recipe(), **recipe.model_dump(mode="json", include={"engine"})})
         _use_its_threads(run, ranks.size)
         _notice_versions(run, say)
@@ -102,7 +102,7 @@ def _lead(
 
 
 def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
-    """The job of any other rank, once rank 0 has filled the folder."""
+    """Returns the job of any other rank, after rank 0 has filled the folder."""
     if run.finished:
         return None
     torch.set_num_threads(run.environment()["threads"])
@@ -111,7 +111,7 @@ def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
 
 @dataclass(frozen=True)
 class _AtCheckpoint(Run):
-    """A run whose model is that of a checkpoint, exported into a folder of its own."""
+    """A run whose model is a checkpoint's, exported into a separate folder."""
 
     exported: Path
 
@@ -124,7 +124,7 @@ class _AtCheckpoint(Run):
 
 
 def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
-    """The scores of `evaluate_step`."""
+    """Returns the scores of `evaluate_step`."""
     return evaluate_step(folder, squad_file, null_threshold)[1]
 
 
@@ -134,13 +134,13 @@ def evaluate_step(
     null_threshold: float | None = None,
     progress: engine.Progress | None = None,
 ) -> tuple[int, dict[str, float]]:
-    """Scores a run on its own held-out data, or on a file of questions in SQuAD layout; of which step, and the scores.
+    """Scores a run on its held-out data, or on a file of questions in SQuAD's layout; returns the step and the scores.
 
     Args:
-        folder: a run: its finished model is scored, or, if it has none yet, its newest sound checkpoint; or the folder
-            of one of its checkpoints.
-        null_threshold: of a run that may leave questions unanswered, in place of its recipe's.
-        progress: is told of damaged checkpoints that were passed over.
+        folder: a run, whose finished model is scored, or otherwise its newest valid checkpoint; or the folder of one
+            of its checkpoints.
+        null_threshold: replaces the recipe's, for a run that may leave questions unanswered.
+        progress: told about damaged checkpoints that were skipped.
     """
     checkpoint = folder.resolve() if (folder / "state.json").is_file() else None
     run = open_run(folder if checkpoint is None else checkpoint.parents[1])
@@ -175,11 +175,11 @@ def _scores(recipe: Recipe, run: Run, squad_file: Path | None, null_threshold: f
 
 
 def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:
-    """Fills a new run folder; where the job cannot be built, what was made is removed, with the folder `new`."""
+    """Fills a new run folder; if the job cannot be built, removes what was made, with the folder `new`."""
     if not is_empty(run.path):
         raise InputError(f"{run.path}: already exists; go on with --resume, or choose another folder with --run")
     try:
-        # First of all: a folder with a recipe can be resumed, whenever it was left.
+        # First of all: a folder with a recipe can be resumed at any time.
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
         write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
         return build(recipe, run)
@@ -191,7 +191,7 @@ def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine
 
 
 def _check_same(recipe: Recipe, run: Run) -> None:
-    """InputError where the run was started with another recipe; how it is executed may differ."""
+    """Raises InputError if the run was started with another recipe; its engine options may differ."""
     before, now = (each.model_dump(mode="json", exclude={"engine"}) for each in (recipe_of(run.path), recipe))
     changed = [name for name in _all_names(before, now) if value_at(before, name) != value_at(now, name)]
     if changed:
@@ -203,7 +203,7 @@ def _check_same(recipe: Recipe, run: Run) -> None:
 
 
 def _use_its_threads(run: Run, num_ranks: int) -> None:
-    """Goes on with the run's number of threads: the same sums in the same order need it. Other ranks, other sums."""
+    """Uses the run's number of threads, for the same sums in the same order; not if the number of ranks differs."""
     if not run.environment_file.exists():
         write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
     environment = run.environment()
@@ -217,7 +217,7 @@ def _use_its_threads(run: Run, num_ranks: int) -> None:
 
 
 def _notice_versions(run: Run, say: Callable[[str], None]) -> None:
-    """Says where the run goes on with other versions than it was started with: its sums may be rounded otherwise."""
+    """Reports other versions than at the run's start: its sums may be rounded differently."""
     before, now = run.environment().get("versions"), describe_environment()["versions"]
     if not isinstance(before, dict):
         raise InputError(f"{run.environment_file}: damaged: versions = {before!r} is not an object")

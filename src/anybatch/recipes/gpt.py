@@ -1,4 +1,4 @@
-"""GPT-2 recipes: the paper's closing question, whether its rules carry over to another kind of model."""
+"""GPT-2 recipes: do the paper's rules carry over to another kind of model?"""
 
 from dataclasses import replace
 
@@ -14,9 +14,9 @@ from anybatch.recipes.recipe import (
 
 
 def gpt_demo() -> CausalRecipe:
-    """GPT, 2 layers of 64, on characters, windows of 32, LAMB: what `anybatch demo` trains.
+    """GPT, 2 layers of 64, on characters, windows of 32, LAMB: the model of `anybatch demo`.
 
-    The reference's rate was found at batch 2 (benchmarks/tune_references.py); other batch sizes follow from it by the
+    The reference's learning rate was tuned at batch 2 (benchmarks/tune_references.py); other batch sizes follow by the
     square-root rule and are not tuned.
     """
     return CausalRecipe(
@@ -25,7 +25,7 @@ def gpt_demo() -> CausalRecipe:
         reference=ReferenceSettings(batch_size=2, lr=0.005, warmup_ratio=1 / 256, num_examples=32_768),
         phases=(TextPhaseSettings(batch_size=2, sequence_length=32),),
         data=CorpusSettings(tokenizer="characters"),
-        # Reading takes less than handing over to a thread.
+        # Reading takes less time than passing the data from a thread.
         engine=Execution(prefetch=False),
         model=DecoderSettings(hidden_size=64, num_layers=2, num_heads=2, max_positions=32),
     )
@@ -44,7 +44,7 @@ def gpt_demo_adamw() -> CausalRecipe:
 
 
 def gpt2_tiny() -> CausalRecipe:
-    """GPT-2, 2 layers of 128, sequences of 128 tokens, LAMB, for text of your own. The rate is not tuned."""
+    """GPT-2, 2 layers of 128, sequences of 128 tokens, LAMB, for your own text. The learning rate is not tuned."""
     return CausalRecipe(
         name="gpt2-tiny",
         inferred=("all of it: no source trains GPT-2 with LAMB",),
@@ -56,7 +56,7 @@ def gpt2_tiny() -> CausalRecipe:
 
 
 def gpt2_small() -> CausalRecipe:
-    """GPT-2 small, 12 layers of 768, sequences of 1,024 tokens, batch 512, LAMB. The rate is not tuned.
+    """GPT-2 small, 12 layers of 768, sequences of 1,024 tokens, batch 512, LAMB. The learning rate is not tuned.
 
     Source of the size: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2.
     """
@@ -72,7 +72,7 @@ def gpt2_small() -> CausalRecipe:
 
 
 def gpt2_medium() -> CausalRecipe:
-    """GPT-2 medium, 24 layers of 1,024, sequences of 1,024 tokens, batch 512, LAMB. The rate is not tuned.
+    """GPT-2 medium, 24 layers of 1,024, sequences of 1,024 tokens, batch 512, LAMB. The learning rate is not tuned.
 
     Source of the size: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2.
     """

@@ -1,4 +1,4 @@
-"""From what a kind of recipe brings to the engine's job, which takes the rest from the settings that all have."""
+"""Builds the engine's job from what a kind of recipe brings and the settings that all recipes have."""
 
 import hashlib
 import json
@@ -39,19 +39,19 @@ def job_of(
     parent: str | None = None,
     **summary: Any,
 ) -> Job:
-    """The job, its model where this process computes.
+    """Returns the job; its model is on this process's device.
 
     Args:
         held_out, score: as the fields of `Job`.
         inputs: fingerprints besides the recipe's.
-        tokenizer: of a model for text; the model is exported with it.
-        parent: the run that the model comes from.
-        summary: what result.json says besides the settings.
+        tokenizer: the tokenizer of a model for text, exported with the model.
+        parent: the run from which the model comes.
+        summary: what result.json holds besides the settings.
     """
-    # An optimizer asks for the kernels of the device that its parameters are on.
+    # An optimizer chooses kernels by the device of its parameters.
     model.to(local_device())
     optimizer = build_optimizer(model, recipe.optimizer, phases[0].hyperparameters)
-    # Once a step, whose numbers go into the metrics.
+    # Once a step, for the metrics.
     noise_meter = partial(
         GradientNoiseScale, optimizer=optimizer if recipe.engine.noise_detail else None, every=None, window=1
     )
@@ -80,10 +80,10 @@ def job_of(
 
 
 def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
-    """What a checkpoint of this recipe must share with a run that goes on from it, by name.
+    """Returns what a checkpoint of this recipe and a run that continues from it must have in common, by name.
 
-    The recipe counts as the run folder has it, whose fields may have had other names, without its engine options, which
-    do not change the result, and without its paths, whose content is among `others`.
+    The recipe counts as in the run folder, whose fields may have older names; without its engine options, which do not
+    change the result, and without its paths, whose content is among `others`.
     """
     values = run.recipe() if run.recipe_file.exists() else recipe.model_dump(mode="json")
     values = {name: value for name, value in values.items() if name != "engine"}
@@ -93,7 +93,7 @@ def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
 
 
 def _summary(recipe: Recipe, phases: list[Phase], model: nn.Module) -> dict[str, Any]:
-    """The settings that result.json repeats, so that a table of runs needs no other file."""
+    """Returns the settings that result.json repeats, so that a table of runs needs no other file."""
     return {
         "recipe": recipe.name,
         "task": recipe.task,
@@ -111,9 +111,10 @@ def _summary(recipe: Recipe, phases: list[Phase], model: nn.Module) -> dict[str,
 
 
 def fresh(make: Callable[[], Model]) -> Model:
-    """The model that `make` makes; InputError where its shape is impossible, or too large for the memory."""
+    """Makes the model with `make`; InputError if its shape is impossible, or too large for the memory."""
     try:
-        # The system hands out memory that it does not have, and ends who uses it: first a model without content.
+        # The system allocates memory that it does not have, and kills the process that uses it: so a model without
+        # content comes first.
         with torch.device("meta"):
             needed = sum(parameter.numel() * parameter.element_size() for parameter in make().parameters())
         if needed > half_of_memory():
@@ -122,6 +123,6 @@ def fresh(make: Callable[[], Model]) -> Model:
                 "smaller settings of model, or of what its shape follows from, such as phases.0.image_size"
             )
         return make()
-    # torch says with a RuntimeError that there is no room for a model.
+    # torch raises RuntimeError if there is no room for a model.
     except (ValueError, RuntimeError) as error:
         raise InputError(f"model: {' '.join(str(error).split())}") from None

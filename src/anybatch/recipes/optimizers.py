@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name, each one row: built from parameter groups and its own options."""
+"""The optimizers that a recipe can name, one row each: built from parameter groups and options."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from anybatch.optim import LAMB, LARS, Layerwise, param_groups
 from anybatch.optim.muon import MuonAdamW, muon_groups
 from anybatch.recipes.recipe import OptimizerSettings, ReferenceSettings
 
-# What a rule scales, beside the learning rate and weight decay, under the names of the constructors' arguments.
+# What a rule scales, besides the learning rate and weight decay, under the constructors' argument names.
 MOMENTS = ("betas", "momentum", "eps")
 
 
@@ -24,8 +24,8 @@ class Entry:
 
     Args:
         kind: the optimizer's class.
-        defaults: arguments that differ from the class's own: the paper's and its baselines'.
-        layerwise: whether `kind` is stepped by `Layerwise`.
+        defaults: arguments that differ from the class's defaults: the paper's and its baselines'.
+        layerwise: whether `Layerwise` steps `kind`.
     """
 
     kind: type[torch.optim.Optimizer]
@@ -34,18 +34,18 @@ class Entry:
 
     @property
     def has_layers(self) -> bool:
-        """Whether groups may cut parameters into blocks."""
+        """Returns whether groups may cut parameters into blocks."""
         return self.layerwise or self.kind in (LAMB, LARS)
 
     @property
     def moments(self) -> dict[str, Any]:
-        """The default betas, momentum and eps, of those that the constructor takes."""
+        """Returns the default betas, momentum and eps that the constructor takes."""
         parameters = inspect.signature(self.kind).parameters
         values = {name: parameters[name].default for name in MOMENTS if name in parameters}
         return {name: value for name, value in {**values, **self.defaults}.items() if name in MOMENTS}
 
     def build(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """The optimizer over `groups`; `options` override the defaults."""
+        """Returns the optimizer over `groups`; `options` override the defaults."""
         given = {**self.defaults, **options}
         strategy = {name: given.pop(name) for name in ("norm", "phi", "trust_clip") if self.layerwise and name in given}
         make: Callable[..., torch.optim.Optimizer] = self.kind
@@ -69,7 +69,7 @@ OPTIMIZERS: dict[str, Entry] = {
 
 
 def find_optimizer(name: str) -> Entry:
-    """The row called `name`, or the user's own class for MODULE:CLASS.
+    """Returns the row called `name`, or the user's class for MODULE:CLASS.
 
     Raises:
         InputError: there is no such row, module or class, or the class is no `torch.optim.Optimizer`.
@@ -83,7 +83,7 @@ def find_optimizer(name: str) -> Entry:
         found = getattr(importlib.import_module(module), kind)
     except AttributeError:
         raise InputError(f"optimizer.name = {name!r}: the module {module} has no {kind}") from None
-    # The module is the user's own program, and may fail in any way.
+    # The module is the user's program, and may fail in any way.
     except Exception as error:
         raise InputError(
             f"optimizer.name = {name!r}: importing {module} failed ({error}); a file in this folder is found "
@@ -95,7 +95,7 @@ def find_optimizer(name: str) -> Entry:
 
 
 def tuned_moments(settings: OptimizerSettings, reference: ReferenceSettings) -> dict[str, Any]:
-    """The betas, momentum and eps at the reference's batch: the reference's own, else the optimizer's defaults.
+    """Returns betas, momentum and eps at the reference's batch: the reference's, otherwise the optimizer's defaults.
 
     Raises:
         InputError: the reference has one that the optimizer does not take, or the rule scales moments that the
@@ -124,10 +124,11 @@ def tuned_moments(settings: OptimizerSettings, reference: ReferenceSettings) -> 
 def build_optimizer(
     model: nn.Module, settings: OptimizerSettings, hyperparameters: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """The optimizer named in `settings` over the parameters of `model`; the engine sets the rate of each step.
+    """Builds the optimizer named in `settings` over `model`'s parameters; the engine sets each step's learning rate.
 
     Args:
-        hyperparameters: lr, weight_decay, and of betas, momentum, eps those that the optimizer takes, after scaling.
+        hyperparameters: lr, weight_decay, and those of betas, momentum and eps that the optimizer takes, after
+            scaling.
 
     Raises:
         InputError: an unknown name, or an option that the optimizer does not take.
@@ -147,13 +148,13 @@ def build_optimizer(
         if entry.kind is MuonAdamW:
             groups = muon_groups(model, groups)
         return entry.build(groups, {**others, **settings.options})
-    # The options are the optimizer's own to judge, and it may refuse them in any way.
+    # The optimizer judges its options, and may refuse them in any way.
     except Exception as error:
         raise InputError(f"optimizer {settings.name}, options {settings.options}: {error}") from None
 
 
 def _with_biases(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`groups` with the biases of convolutions and linear layers among what is decayed and adapted."""
+    """Returns `groups` with the biases of convolutions and linear layers among the decayed and adapted parameters."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
     biases = {layer.bias for layer in layers if layer.bias is not None}
     decayed, excluded = groups
@@ -164,10 +165,10 @@ def _with_biases(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[st
 
 
 def _with_blocks(groups: list[dict[str, Any]], blocks: Mapping[str, int]) -> list[dict[str, Any]]:
-    """`groups` with a group of its own for the parameters of each ending in `blocks`; the first that fits counts.
+    """Returns `groups` with a separate group for the parameters of each ending in `blocks`; the first match counts.
 
     Raises:
-        InputError: an ending that no name of an adapted parameter has.
+        InputError: an ending that no adapted parameter's name has.
     """
     for ending, count in blocks.items():
         cut, found = [], False

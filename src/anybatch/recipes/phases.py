@@ -1,4 +1,4 @@
-"""From a recipe's phases to the engine's: rate, warm-up and steps from the reference, examples from a stream."""
+"""Turns a recipe's phases into the engine's: learning rate, warm-up and steps by the reference's rule."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +21,11 @@ def plan_phases(
     flops_of: Callable[[Any], float] | None = None,
     group_size: int | None = None,
 ) -> list[Phase]:
-    """The phases of a run.
+    """Returns the phases of a run.
 
     Args:
-        source_of, flops_of: of a phase's settings: its examples, and what one costs.
-        group_size: examples that the model looks at together.
+        source_of, flops_of: from a phase's settings to its examples, and to the FLOPs of one.
+        group_size: examples that the model processes together.
 
     Raises:
         InputError: a batch larger than the data, or too large for the reference's warm-up.
@@ -58,11 +58,11 @@ def plan_phases(
 
 
 def scaled_phase(recipe: Recipe, number: int, epoch_examples: int) -> Scaled:
-    """What the rules give for a phase; what the phase or the optimizer sets by itself is replaced.
+    """Returns the rules' settings for a phase, with the values that the phase or the optimizer sets itself.
 
     Raises:
-        InputError: the batch is too large for the reference's warm-up or moments, or the optimizer lacks what the
-            reference has.
+        InputError: the batch is too large for the reference's warm-up or moments, or the optimizer lacks a setting of
+            the reference.
     """
     settings = recipe.phases[number]
     tuned = tuned_moments(recipe.optimizer, recipe.reference)

@@ -36,7 +36,7 @@ from anybatch.runs import Run, sound_model
 
 
 def build(recipe: PretrainingRecipe, run: Run) -> Job:
-    """The job of a pretraining recipe; without a `data.path`, the built-in text is prepared in the run folder.
+    """Builds the job of a pretraining recipe; without a `data.path`, prepares the built-in text in the run folder.
 
     Raises:
         InputError: data, vocabulary, model or batch size do not fit each other.
@@ -66,13 +66,13 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         },
         score=lambda finished: _scores(evaluate(finished, batches)),
         tokenizer=text.tokenizer,
-        # The relation of sentences is a fair coin to a model that sees no more than frequencies.
+        # For a model that knows only frequencies, the relation of sentences is a coin toss.
         context_free_loss=masked_frequency_loss(text.train, batches) + (math.log(2) if settings.relation else 0.0),
     )
 
 
 def score(recipe: PretrainingRecipe, run: Run) -> Scores:
-    """Held-out losses and accuracies of the run's saved model."""
+    """Returns held-out losses and accuracies of the run's saved model."""
     model = PretrainingModel.load(run.sound_model(), _relation(recipe)).to(local_device())
     return _scores(evaluate(model, _held_out(recipe, open_text(recipe, run))))
 
@@ -96,7 +96,7 @@ def outline(recipe: PretrainingRecipe) -> Outline:
 
 
 def encoder_settings(recipe: PretrainingRecipe, vocabulary_size: int, padding: int = 0) -> BertSettings:
-    """The shape of the recipe's model for a vocabulary; `padding` is the number of [PAD]."""
+    """Returns the shape of the recipe's model for a vocabulary; `padding` is the number of [PAD]."""
     shape = {field.name: getattr(recipe.model, field.name) for field in fields(EncoderSettings)}
     relation = recipe.data.objective != "full_sentences"
     return BertSettings(vocabulary_size=vocabulary_size, relation=relation, padding=padding, **shape)
@@ -111,7 +111,7 @@ def _relation(recipe: PretrainingRecipe) -> str:
 
 
 def _pretrained(folder: Path, settings: BertSettings, relation: str, seed: int) -> PretrainingModel:
-    """The model in a folder; InputError if its shape is not the recipe's, or its vocabulary not that of the data."""
+    """Loads the model in a folder; InputError if its shape is not the recipe's, or its vocabulary not the data's."""
     model = PretrainingModel.load(folder, relation, seed=seed)
     found = model.settings
     for field, name in (
@@ -129,7 +129,7 @@ def _pretrained(folder: Path, settings: BertSettings, relation: str, seed: int) 
 
 
 def _held_out(recipe: PretrainingRecipe, text: Text) -> list[Batch]:
-    """What every run on this data is evaluated on, whatever its seed."""
+    """Returns the batches on which every run on this data is evaluated, for any seed."""
     source = _source(recipe, text.held_out, text.tokenizer, 0, recipe.phases[-1])
     return held_out_batches(source, recipe.data.num_held_out, recipe.engine.evaluation_batch_size)
 

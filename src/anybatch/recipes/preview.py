@@ -1,4 +1,4 @@
-"""A recipe before it is run: its phases, steps and rates, and what they would take here."""
+"""Previews a recipe: its phases, steps and learning rates, and what they would take here."""
 
 import tempfile
 from bisect import bisect_right
@@ -21,11 +21,11 @@ _COLUMNS = 64
 
 
 def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
-    """What `recipe` would do on `num_ranks` processes like this one; JSON values only.
+    """Returns what `recipe` would do on `num_ranks` processes like this one; JSON values only.
 
-    Nothing is trained: one micro-batch, or as much of it as takes a while, and one optimizer step of every phase are
-    run, at rate 0, on a model that is thrown away. Times leave out evaluation, checkpoints, and what ranks take to talk
-    to each other.
+    Nothing is trained. In every phase, one micro-batch (or a part of it that is large enough to time) and one
+    optimizer step run at learning rate 0, on a model that is thrown away. Times exclude evaluation, checkpoints, and
+    communication between ranks.
 
     Raises:
         InputError: as training would.
@@ -76,19 +76,19 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
 
 
 def stand_in(recipe: Recipe) -> str | None:
-    """In words, what stands in for the data of a recipe that has none yet, of the extent that its source had."""
+    """Describes the replacement for missing data of a recipe, as large as the source's data."""
     return None if isinstance(recipe.data, QuestionSettings) else recipe.data.stand_in
 
 
 def _with_stand_in(recipe: Recipe) -> Recipe:
-    """`recipe` on the data that stand in for its own, if it has none."""
+    """Returns `recipe` with replacement data, if it has none."""
     if isinstance(recipe.data, QuestionSettings) or recipe.data.stand_in is None:
         return recipe
     return recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
 
 
 def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[str, float]]:
-    """The rates of `count` steps (all, where there are fewer) spread evenly over all phases."""
+    """Returns the learning rates of `count` steps (all, if there are fewer), spread evenly over all phases."""
     ends = list(accumulate(phase.num_steps for phase in phases))
     rates = []
     for step in _spread(ends[-1], count):

@@ -47,17 +47,18 @@ NULL_ODDS = "null_odds.json"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Where the encoder of a fine-tuning run comes from; `run` where that is a run folder."""
+    """The source of a fine-tuning run's encoder; `run` is set if it is a run folder."""
 
     model: Path
     run: Path | None
 
 
 def build(recipe: QuestionsRecipe, run: Run) -> Job:
-    """The job of a fine-tuning recipe.
+    """Builds the job of a fine-tuning recipe.
 
     Raises:
-        InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the data.
+        InputError: no model, or one that does not fit the recipe's window; bad questions; a batch larger than the
+            data.
     """
     pretrained = find_pretrained(recipe)
     tokenizer = vocabulary.load(vocabulary.in_folder(pretrained.model))
@@ -100,11 +101,12 @@ def build(recipe: QuestionsRecipe, run: Run) -> Job:
 
 
 def answer(recipe: QuestionsRecipe, run: Run, squad_file: Path | None, null_threshold: float | None) -> Scores:
-    """Exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
+    """Returns exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
 
-    Of the latter, RUN/predictions.json holds the answers, id to text, as the official script reads them, and
-    RUN/nbest_predictions.json the best few with their probabilities; where questions may have no answer,
-    RUN/null_odds.json how much better none scores, which `null_threshold`, in place of the recipe's, is held against.
+    For `squad_file` it writes RUN/predictions.json, the answers, id to text, as the official script reads them, and
+    RUN/nbest_predictions.json, the best few with their probabilities. If questions may have no answer,
+    RUN/null_odds.json holds how much better no answer scores; this is compared with `null_threshold`, or with the
+    recipe's threshold.
     """
     if null_threshold is not None:
         if not math.isfinite(null_threshold):
@@ -138,7 +140,7 @@ def answer(recipe: QuestionsRecipe, run: Run, squad_file: Path | None, null_thre
 def predict(
     model: QuestionAnsweringModel, source: QuestionSource, recipe: QuestionsRecipe, count: int = 1
 ) -> dict[str, Candidates]:
-    """The `count` best answers to each question of `source`, by id."""
+    """Returns the `count` best answers to each question of `source`, by id."""
     model.eval()
     device = next(model.parameters()).device
     size = recipe.engine.evaluation_batch_size
@@ -158,12 +160,12 @@ def _chosen(found: dict[str, Candidates], recipe: QuestionsRecipe) -> dict[str, 
 
 
 def _scores(answers: dict[str, str], questions: list[Question]) -> Scores:
-    """The percentages alone: every question is answered here, or left unanswered on purpose."""
+    """Returns only the percentages: every question is answered here, or left unanswered on purpose."""
     return {name: value for name, value in score(answers, questions).items() if name.endswith(("exact_match", "f1"))}
 
 
 def find_pretrained(recipe: QuestionsRecipe) -> Pretrained:
-    """The model that the run starts from; InputError if `model.path` holds none."""
+    """Finds the model from which the run starts; InputError if `model.path` holds none."""
     if recipe.model.path is None:
         raise InputError("model.path is not set: name a pretrained run, --set model.path=RUN")
     path = Path(recipe.model.path)
@@ -178,14 +180,14 @@ def find_pretrained(recipe: QuestionsRecipe) -> Pretrained:
 
 
 def open_questions(recipe: QuestionsRecipe) -> list[Question]:
-    """All questions of the run, for training and held out."""
+    """Returns all questions of the run, for training and held out."""
     if recipe.data.path is None:
         return load_builtin()
     return _fitting(read_questions(Path(recipe.data.path)), recipe, recipe.data.path)
 
 
 def _fitting(questions: list[Question], recipe: QuestionsRecipe, where: str) -> list[Question]:
-    """`questions`; InputError where one has no answer and the recipe does not know of such."""
+    """Returns `questions`; InputError if one has no answer and the recipe does not allow this."""
     without = next((question for question in questions if not question.answers), None)
     if without is not None and not recipe.data.unanswerable:
         raise InputError(
@@ -196,7 +198,7 @@ def _fitting(questions: list[Question], recipe: QuestionsRecipe, where: str) -> 
 
 
 def _fingerprint(asked: list[Question]) -> str:
-    # By which rules they are scored changes nothing of what is learned.
+    # The rules of scoring change nothing that is learned.
     values = [{name: value for name, value in asdict(each).items() if name != "of_v2"} for each in asked]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 

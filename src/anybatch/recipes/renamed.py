@@ -1,4 +1,4 @@
-"""Fields that had another name before: a recipe.json of then is read, and `--set` of the old name names the new one."""
+"""Fields that had another name before: reads an old recipe.json, and `--set` of an old name names the new one."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def with_new_words(values: dict[str, Any]) -> dict[str, Any]:
-    """`values`, a recipe in JSON, with today's names for fields that had others."""
+    """Returns `values`, a recipe in JSON, with today's names for renamed fields."""
     found = copy.deepcopy(values)
     for old, (new, convert) in RENAMED.items():
         part, _, name = old.partition(".")

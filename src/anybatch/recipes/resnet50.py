@@ -1,7 +1,7 @@
 """ResNet-50 on ImageNet (data.path: a folder tree, tar shards or parquet), as its sources ran it at large batches.
 
-All see random rectangles of at least 8 % of a picture, flipped or not, at 224 pixels, and are evaluated on the middle
-224/256 of it, as ImageNet code has done since 2015; colours are normalised as in the LAMB author's code.
+All train on random rectangles of at least 8 % of an image, flipped or not, at 224 pixels. They are evaluated on the
+middle 224/256 of it, as ImageNet code has done since 2015. Colors are normalized as in the LAMB author's code.
 """
 
 from typing import Any
@@ -29,9 +29,9 @@ _MLPERF_CODE = (
 def resnet50_paper() -> ImageRecipe:
     """ResNet-50 on ImageNet with LAMB, 90 epochs, from the paper's row at batch 512; every other row by --batch-size.
 
-    You et al. 2020, appendix: rate 4/(2^3 * 100) and 0.3125 epochs of warm-up at batch 512; the square-root rule and
-    linear-epoch warm-up give its other rows, up to 4/100 and 20 epochs at 32K. Betas, epsilon and weight decay as in
-    Algorithm 2. What it does not say is in the recipe's `inferred`.
+    You et al. 2020, appendix: learning rate 4/(2^3 * 100) and 0.3125 epochs of warm-up at batch 512. The square-root
+    rule and linear-epoch warm-up give its other rows, up to 4/100 and 20 epochs at 32K. Betas, epsilon and weight
+    decay are those of Algorithm 2. The recipe's `inferred` lists what the paper leaves open.
     """
     return _imagenet(
         "resnet50-paper",
@@ -51,10 +51,10 @@ def resnet50_paper() -> ImageRecipe:
 def resnet50_author() -> ImageRecipe:
     """ResNet-50 on ImageNet with LAMB as in the first author's code, batch 32K: weight decay 1.5, no bias correction.
 
-    github.com/fastalgo/imagenet_resnet50_lamb: rate 0.04, 3,519 steps, warm-up over 20 epochs (782 steps), a decay that
-    is continuous at the join, clip-norm 1.0, label smoothing 0.1; the parameters of BatchNorm alone are neither decayed
-    nor adapted, biases are; its log ends at 76.34 %. Its warm-up begins with a step of rate 0, which is left out here.
-    What it does not say is in the recipe's `inferred`.
+    github.com/fastalgo/imagenet_resnet50_lamb: learning rate 0.04, 3,519 steps, warm-up over 20 epochs (782 steps), a
+        decay that is continuous at the join, clip-norm 1.0, label smoothing 0.1. Only BatchNorm's parameters are
+        neither decayed nor adapted; biases are. Its log ends at 76.34 %. Its warm-up begins with a step of learning
+        rate 0, which is left out here. The recipe's `inferred` lists what the code leaves open.
     """
     return _imagenet(
         "resnet50-author",
@@ -68,10 +68,10 @@ def resnet50_author() -> ImageRecipe:
 
 
 def resnet50_mlperf_lars() -> ImageRecipe:
-    """ResNet-50 on ImageNet with LARS as in MLPerf at batch 32,768: rate 21.2, momentum 0.94, weight decay 2.5e-5.
+    """ResNet-50 on ImageNet, LARS as in MLPerf at batch 32,768: learning rate 21.2, momentum 0.94, decay 2.5e-5.
 
-    Rate, 16 epochs of warm-up, momentum and weight decay from MLPerf's results; what they do not say is in the recipe's
-    `inferred`. `resnet50-mlperf-lars-64k` is the other row; between them the square root is a guess.
+    Learning rate, 16 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
+    lists what they leave open. `resnet50-mlperf-lars-64k` is the other row; the square root between them is a guess.
     """
     return _imagenet(
         "resnet50-mlperf-lars",
@@ -92,10 +92,10 @@ def resnet50_mlperf_lars() -> ImageRecipe:
 
 
 def resnet50_mlperf_lars_64k() -> ImageRecipe:
-    """ResNet-50 on ImageNet with LARS as in MLPerf at batch 65,536: rate 24.699, momentum .951807, weight decay 1e-4.
+    """ResNet-50 on ImageNet, LARS as in MLPerf at batch 65,536: learning rate 24.699, momentum .951807, decay 1e-4.
 
-    Rate, 31 epochs of warm-up, momentum and weight decay from MLPerf's results; what they do not say is in the recipe's
-    `inferred`.
+    Learning rate, 31 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
+    lists what they leave open.
     """
     return _imagenet(
         "resnet50-mlperf-lars-64k",
@@ -118,8 +118,8 @@ def resnet50_mlperf_lars_64k() -> ImageRecipe:
 def resnet50_nesterov() -> ImageRecipe:
     """ResNet-50 on ImageNet with Nesterov momentum at batch 32,768 in 2,512 steps: the answer to LARS and LAMB.
 
-    Nado et al. 2021, arXiv 2102.06356: with as much tuning as LARS had, Nesterov reaches 75.92 % in as many steps.
-    Batch and steps are the source's; all else is in the recipe's `inferred`.
+    Nado et al. 2021, arXiv 2102.06356: with as much tuning as LARS, Nesterov reaches 75.92 % in as many steps. Batch
+    and steps are the source's; everything else is in the recipe's `inferred`.
     """
     return _imagenet(
         "resnet50-nesterov",
@@ -154,7 +154,7 @@ def _imagenet(
     max_grad_norm: float | None = 1.0,
     inferred: tuple[str, ...],
 ) -> ImageRecipe:
-    """What all have in common; a run starts at the batch that its reference is for."""
+    """The common part of all; a run starts at its reference's batch."""
     return ImageRecipe(
         name=name,
         inferred=inferred,

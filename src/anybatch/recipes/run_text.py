@@ -1,4 +1,4 @@
-"""The text of a run: where its shards are, its vocabulary, and whether the model has room for its sequences."""
+"""The text of a run: its shards, its vocabulary, and whether the model has room for its sequences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +24,21 @@ class Text:
 
     @property
     def held_out(self) -> Shards:
-        """The shards that evaluations see."""
+        """The shards for evaluations."""
         return open_shards(self.folder / prepare.HELD_OUT)
 
     def fingerprints(self) -> dict[str, str]:
-        """What a checkpoint must share, by name."""
+        """Returns what a checkpoint and the run must have in common, by name."""
         data = sha256(self.folder / prepare.TRAIN / "index.json")
         return {"vocabulary": vocabulary.fingerprint(self.tokenizer), "data": data}
 
 
 def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> Text:
-    """The run's text. Without a `data.path`, the built-in text is prepared in the run folder.
+    """Opens the run's text. Without a `data.path`, prepares the built-in text in the run folder.
 
     Raises:
-        InputError: the folder is no prepared text, or has another kind of vocabulary than the recipe asks for; or a
-            phase's sequences are longer than the model takes.
+        InputError: the folder is no prepared text, or its kind of vocabulary is not the recipe's; or a phase's
+            sequences are longer than the model takes.
     """
     folder = run.path / "data" if recipe.data.path is None else Path(recipe.data.path)
     if recipe.data.path is None and not folder.exists():
@@ -62,14 +62,14 @@ def open_text(recipe: PretrainingRecipe | CausalRecipe, run: Run) -> Text:
 
 
 def vocabulary_size(data: CorpusSettings) -> int:
-    """The size of the vocabulary, of which nothing but the tokenizer is read."""
+    """Returns the size of the vocabulary; reads only the tokenizer."""
     if data.path is not None:
         return prepare.tokenizer_of(Path(data.path)).get_vocab_size()
     return data.source_vocabulary or VOCABULARY_SIZES[data.tokenizer or "wordpiece"]
 
 
 def described(name: str, recipe: PretrainingRecipe | CausalRecipe) -> tuple[str, str]:
-    """The model, which is called `name`, and the data, in words."""
+    """Describes the model, which is called `name`, and the data."""
     lengths = " and ".join(dict.fromkeys(f"{phase.sequence_length:,}" for phase in recipe.phases))
     model = f"{name} with {recipe.model.num_layers} layers of {recipe.model.hidden_size}"
     return model, f"{recipe.data.path or 'text that comes with Python'} in sequences of {lengths} tokens"

@@ -17,8 +17,8 @@ _CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 def digits_lenet() -> ImageRecipe:
     """LeNet on 1,797 digits of 8 x 8 pixels that come with the package, LAMB; needs no file and takes seconds.
 
-    The reference's rate is the best of a grid at batch 32 (benchmarks/tune_digits.py); larger batches follow from it by
-    the square-root rule and are not tuned. One fold of five is held out: data.fold = 0 .. 4.
+    The reference's learning rate is the best of a grid at batch 32 (benchmarks/tune_digits.py); larger batches follow
+    by the square-root rule and are not tuned. One fold of five is held out: data.fold = 0 .. 4.
     """
     return ImageRecipe(
         name="digits-lenet",
@@ -34,8 +34,9 @@ def digits_lenet() -> ImageRecipe:
 def mnist_lenet() -> ImageRecipe:
     """LeNet on MNIST (data.path: a folder with its IDX files), LAMB, 30 epochs at batch 1,024.
 
-    Epochs and batch from You et al. 2020, appendix (MNIST, LeNet; reported top-1 .9945 with LAMB), which searched rates
-    from 1e-4 to 1e-1. What it does not say is in the recipe's `inferred`. MNIST's own mean and deviation.
+    Epochs and batch from You et al. 2020, appendix (MNIST, LeNet; reported top-1 .9945 with LAMB), which searched
+    learning rates from 1e-4 to 1e-1. Mean and deviation are MNIST's. The recipe's `inferred` lists what the paper
+    leaves open.
     """
     return ImageRecipe(
         name="mnist-lenet",
@@ -53,7 +54,8 @@ def cifar10_davidnet() -> ImageRecipe:
     """DavidNet (ResNet-9) on CIFAR-10 (data.path), LAMB, 24 epochs at batch 512.
 
     Epochs and batch from You et al. 2020, appendix (CIFAR-10, DavidNet; reported top-1 .9408 with LAMB). Crops of 4
-    reflected pixels, flips and holes of 8 x 8 as in Page's own code. What neither says is in the recipe's `inferred`.
+    reflected pixels, flips and holes of 8 x 8 are those of Page's code. The recipe's `inferred` lists what both leave
+    open.
     """
     return ImageRecipe(
         name="cifar10-davidnet",
@@ -80,8 +82,8 @@ def cifar10_davidnet() -> ImageRecipe:
 def cifar10_resnet20() -> ImageRecipe:
     """ResNet-20 on CIFAR-10 (data.path), LAMB, 64,000 steps at batch 128.
 
-    Length, batch, crops of 4 pixels and flips from He et al. 2016, section 4.2, who trained with momentum; what is not
-    theirs is in the recipe's `inferred`. On a CPU set reference.num_examples to what there is time for.
+    Length, batch, crops of 4 pixels and flips from He et al. 2016, section 4.2, who trained with momentum; everything
+    else is in the recipe's `inferred`. On a CPU set reference.num_examples to what you have time for.
     """
     return ImageRecipe(
         name="cifar10-resnet20",

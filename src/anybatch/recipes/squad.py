@@ -29,9 +29,9 @@ def squad() -> QuestionsRecipe:
 
 
 def squad_v2() -> QuestionsRecipe:
-    """SQuAD v2.0, which leaves questions unanswered: as `squad`, the null threshold 0 (--set data.null_threshold=).
+    """SQuAD v2.0, with unanswerable questions: as `squad`, the null threshold 0 (--set data.null_threshold=).
 
-    Source: Devlin et al. 2019, arXiv 1810.04805, section 4.3: the score of no answer is that of [CLS] as both ends.
+    Source: Devlin et al. 2019, arXiv 1810.04805, section 4.3: the score of no answer is [CLS]'s as both ends.
     """
     answerable = squad()
     return answerable.model_copy(

@@ -1,4 +1,4 @@
-"""What a kind of run is to the rest of the house: one value, listed in tasks.py."""
+"""A kind of run, as the other rooms see it: one value, listed in tasks.py."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ R = TypeVar("R", bound=RecipeSettings)
 
 @dataclass(frozen=True)
 class Outline:
-    """What a recipe would run, for whoever counts what a run takes, and runs nothing."""
+    """The model and inputs that a recipe would run, for counting without running."""
 
     model: nn.Module
     """On torch's meta device: shapes without content."""
     inputs: Callable[[Any, int], dict[str, Tensor]]
-    """The model's arguments for a phase's settings and a number of examples, none of them padded; on the same."""
+    """The model's arguments for a phase's settings and a number of examples, without padding; on the same device."""
     num_held_out: int
-    """Examples that an evaluation sees."""
+    """The number of examples in an evaluation."""
     epoch_examples: int | None = None
-    """Examples of the data; None for text, which has to be read for it."""
+    """The number of examples in the data; None for text, which must be read to count them."""
     supposed: tuple[str, ...] = ()
-    """In words, what stands in for what the recipe leaves open."""
+    """In words, the assumptions about what the recipe leaves open."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Task(Generic[R]):
     describe: Callable[[R], tuple[str, str]]
     """The model and the data, in words."""
     accuracies: Mapping[str, str]
-    """What an evaluation counts, by the metric's name, and what people call it."""
+    """What an evaluation counts, by the metric's name, with its common name."""
     answer: Callable[[R, Run, Path | None, float | None], Scores] | None = None
     """Scores of answers to the questions in a file, under a null threshold; None: the kind answers no questions."""
 

@@ -19,20 +19,20 @@ TASKS: dict[str, Task[Any]] = {
 
 
 def task_of(recipe: Recipe) -> Task[Any]:
-    """The kind of run that `recipe` is."""
+    """Returns the kind of run of `recipe`."""
     return TASKS[recipe.task]
 
 
 def build(recipe: Recipe, run: Run) -> Job:
-    """The job of a recipe, whose own data, if it has any, are prepared in the run folder."""
+    """Builds the job of a recipe; prepares its own data, if it has any, in the run folder."""
     return task_of(recipe).build(recipe, run)
 
 
 def outline(recipe: Recipe) -> Outline:
-    """The outline of `recipe`; no weight is made and no text is read.
+    """Returns the outline of `recipe`; makes no weight and reads no text.
 
     Raises:
-        InputError: a shape that is impossible, or a path that does not hold what the recipe needs.
+        InputError: an impossible shape, or a path that does not hold what the recipe needs.
     """
     with torch.device("meta"):
         return task_of(recipe).outline(recipe)
