@@ -112,13 +112,16 @@ def cases(inputs: Path) -> dict[str, Case]:
     }
 
 
-def write_inputs(inputs: Path) -> None:
+def write_text(inputs: Path) -> None:
     words = random.Random(0)
     documents = (
         " ".join(f"{' '.join(words.choices('abcdefghij', k=12)).capitalize()} ends here." for _ in range(20))
         for _ in range(3000)
     )
     (inputs / "text.txt").write_text("\n\n\n".join(documents))
+
+
+def write_runs(inputs: Path) -> None:
     for seed in range(2):
         run = ["train", "digits-lenet", "--set", "reference.num_examples=2048", "--set", "reference.num_epochs=null"]
         command = [
@@ -157,7 +160,9 @@ def hidden(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob(".*")}
 
 
-def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: Callable[[str], None]) -> Tally:
+def disturb(
+    case: Case, kills: int, until: float, folder: Path, chance: random.Random, tell: Callable[[str], None]
+) -> Tally:
     (folder / "tmp").mkdir(parents=True)
     log, whole, killed, tally = folder / "log", folder / "whole", folder / "killed", Tally()
     began = time.monotonic()
@@ -174,7 +179,7 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
         subprocess.run(["rm", "-rf", str(killed)], check=True)
 
     told = 0
-    while tally.kills.total() < kills:
+    while tally.kills.total() < kills and time.monotonic() < until:
         process = start(case, killed, log)
         moment_s = chance.uniform(0, 1.1 * tally.undisturbed_s)
         with suppress(subprocess.TimeoutExpired):
@@ -221,19 +226,28 @@ def disturb(case: Case, kills: int, folder: Path, chance: random.Random, tell: C
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="of each command")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of each command, after which no kill is begun")
     parser.add_argument("--what", action="append", choices=["prepare", "report", "study", "demo"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=Path, help="write the JSON object here, too; other commands in it are kept")
     asked = parser.parse_args()
     found: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out and asked.out.exists() else {}
     with tempfile.TemporaryDirectory() as name:
-        write_inputs(Path(name))
+        write_text(Path(name))
+        if "report" in (asked.what or ["report"]):
+            write_runs(Path(name))
         for what, case in cases(Path(name)).items():
             if what not in (asked.what or [what]):
                 continue
             chance = random.Random(f"{asked.seed} {what}")
+            until = time.monotonic() + 60 * asked.minutes
             tally = disturb(
-                case, asked.kills, Path(name) / what, chance, lambda line, what=what: print(what, line, file=sys.stderr)
+                case,
+                asked.kills,
+                until,
+                Path(name) / what,
+                chance,
+                lambda line, what=what: print(what, line, file=sys.stderr),
             )
             found[what] = {
                 "kills": dict(tally.kills),

@@ -16,7 +16,7 @@ from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.study import demo
 from anybatch.study.declaration import Study
 
-SETTINGS = ["reference.num_examples=128", "model.hidden_size=32", "data.num_held_out=64", "engine.num_evals=2"]
+SETTINGS = ["reference.num_examples=64", "model.hidden_size=32", "data.num_held_out=64", "engine.num_evals=2"]
 whole = demo.declared
 
 

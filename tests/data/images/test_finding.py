@@ -172,6 +172,7 @@ def test_parts_may_be_in_capitals(tmp_path: Path, training: str, held_out: str) 
     ("folders", "message"),
     [
         (("Train", "train", "val"), "Train and train are of one part"),
+        (("train", "training", "val"), "train and training are of one part"),
         (("train_images", "Test-Images"), "train_images, Test-Images: called like a part of the images"),
         (("val", "cat"), "val: called like a part of the images"),
     ],
@@ -189,6 +190,21 @@ def test_a_class_may_have_a_name_that_only_begins_like_a_part(tmp_path: Path) ->
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(PNGS[seed])
     assert find_images(tmp_path)[0].classes.names == ("evaluation", "model train", "trainer")
+
+
+def test_what_is_of_no_part_that_is_read_is_noted(tmp_path: Path) -> None:
+    for part in ("train", "val", "test", "more"):
+        (tmp_path / "folders" / part / "cat").mkdir(parents=True)
+        (tmp_path / "folders" / part / "cat" / "0.png").write_bytes(PNGS[0])
+        if part != "more":
+            write_tar(tmp_path / f"{part}.tar", {"cat/0.png": PNGS[0]})
+    for path, left_out in ((tmp_path / "folders", ("more", "test")), (tmp_path, ("test.tar",))):
+        training, held_out = find_images(path)
+        assert held_out is not None
+        assert training.classes.notes == tuple(
+            f"{path / name}: of neither part that is read, and left out" for name in left_out
+        )
+        assert held_out.name(0).count("val") == 1
 
 
 def test_classes_that_are_not_held_out_are_noted(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ WRONG = {
         lambda path: shard(path, numbered(0, 1, name="n01.00{}")),
         r"n01.000.png: a key ends at the first dot of a name, so this is the field 000.png of the key n01",
     ),
+    "a class in a .json": (
+        lambda path: shard(path, [("0.png", PNGS[0]), ("0.json", b'{"label": 1}')]),
+        "0.json is beside an image, and no field of it is known to be the class; write the class to 0.cls",
+    ),
+    "a class in a .json, or the folder": (
+        lambda path: shard(path, [("a/0.png", PNGS[0]), ("a/0.json", b'{"label": 1}')]),
+        "write the class to a/0.cls, as a number",
+    ),
     "a name twice": (lambda path: shard(path, [*numbered(0, 1), *numbered(1)]), "0.png stands twice in it"),
     "a name twice, but for its case": (
         lambda path: shard(path, [*numbered(0, 1), ("0.PNG", PNGS[0])]),

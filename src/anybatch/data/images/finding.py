@@ -7,7 +7,7 @@ from pathlib import Path
 from anybatch.data.images.folder import FolderImages
 from anybatch.data.images.idx import read_idx
 from anybatch.data.images.parquet import ParquetImages
-from anybatch.data.images.sets import ImageSet, printable, with_classes_of
+from anybatch.data.images.sets import ImageSet, noted, printable, with_classes_of
 from anybatch.data.images.tar import TarImages
 from anybatch.errors import InputError
 
@@ -41,15 +41,17 @@ def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
     for find in (_idx, _parquet, _tar, _folders):
         parts = find(path)
         if parts is not None:
-            training, held_out = parts
-            return training, held_out and with_classes_of(training, held_out, path)
+            training, held_out, others = parts
+            notes = [f"{path / printable(name)}: of neither part that is read, and left out" for name in others]
+            return noted(training, notes), held_out and with_classes_of(training, held_out, path)
     raise InputError(
         f"{path}: no images in a layout that is known: train/CLASS/*.jpg, train*.parquet, train*.tar or "
         "train-images-idx3-ubyte"
     )
 
 
-Parts = tuple[ImageSet, ImageSet | None]
+# For training, held out, and the names of what is left out.
+Parts = tuple[ImageSet, ImageSet | None, list[str]]
 
 
 def _idx(path: Path) -> Parts | None:
@@ -79,10 +81,11 @@ def _folders(path: Path) -> Parts | None:
         [name for part in parts for name in names if name.lower() == part] for parts in (_TRAINING, _HELD_OUT)
     )
     for one, two in zip(training + held_out, (training + held_out)[1:], strict=False):
-        if one.lower() == two.lower():
+        if one.lower() == two.lower() or two in training:
             raise InputError(f"{path}: {one} and {two} are of one part; put them into one folder")
     if training:
-        return FolderImages.of(path / training[0]), FolderImages.of(path / held_out[0]) if held_out else None
+        others = [name for name in names if name not in (training[0], *held_out[:1])]
+        return FolderImages.of(path / training[0]), FolderImages.of(path / held_out[0]) if held_out else None, others
     called = [[name for name in names if _words(name) & set(parts)] for parts in (_TRAINING, _HELD_OUT)]
     if held_out or all(called):
         parts_of_it = ", ".join(printable(name) for some in called for name in some[:1])
@@ -90,7 +93,7 @@ def _folders(path: Path) -> Parts | None:
             f"{path}: {parts_of_it}: called like a part of the images, not like a class; call the folders of the parts "
             "train and val, or give classes other names"
         )
-    return FolderImages.of(path), None
+    return FolderImages.of(path), None, []
 
 
 def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], ImageSet]) -> Parts | None:
@@ -112,7 +115,8 @@ def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], 
             f"{path}: {others[0].name} is neither for training nor held out, as its name says nothing; rename it or "
             "move it away"
         )
-    return read(training or files), read(held_out) if held_out else None
+    others = [file for file in files if training and file not in training + held_out]
+    return read(training or files), read(held_out) if held_out else None, [file.name for file in others]
 
 
 def _is_part(file: Path, part: str) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -107,6 +107,12 @@ def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = np.sort(by_class[fold::folds])
     return Part.of(images, np.setdiff1d(np.arange(len(labels)), held)), Part.of(images, held)
+
+
+def noted(images: ImageSet, notes: Sequence[str]) -> ImageSet:
+    """Returns the same images with more notes about what was left out."""
+    known = images.classes
+    return Part(images, np.arange(len(known.labels)), replace(known, notes=(*known.notes, *notes))) if notes else images
 
 
 def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> ImageSet:

@@ -117,6 +117,11 @@ def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int
         own = {field: member for field, member in pictures.items() if "." not in field}
         if samples:
             found.append(_sample(path, key, own or pictures, classes))
+        elif (key, "json") in seen:
+            raise InputError(
+                f"{path}: {printable(key)}.json is beside an image, and no field of it is known to be the class; write "
+                f"the class to {printable(key)}.cls, as a number"
+            )
         else:
             found += [(member, _folder(path, member.name)) for member in (own or pictures).values()]
         for field in pictures.keys() - own.keys() if own else ():
