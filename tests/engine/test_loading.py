@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine.linear_job import RaggedBatch, RaggedExamples, Regression
+from support.linear_job import RaggedBatch, RaggedExamples, Regression
 
 from anybatch.engine import Execution
 from anybatch.engine.job import Promise

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine.forked import run_script
-from engine.linear_job import parameters
-from engine.low_ranks import Words, reading_job, run_of
 from safetensors.torch import load_file
+from support.forked import run_script
+from support.linear_job import parameters
+from support.low_ranks import Words, reading_job, run_of
 from torch import nn
 
 from anybatch.engine.loss_scale import LossScale
@@ -114,7 +114,7 @@ def test_a_loss_scale_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("low")
-    run_script(Path(__file__).with_name("low_ranks.py"), folder, limit_s=270)
+    run_script(Path(__file__).parents[1] / "support" / "low_ranks.py", folder, limit_s=270)
     return folder
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.loops import network
+from support.loops import network
 
 from anybatch import LAMB, LARS, Layerwise, Reference, param_groups
 from anybatch.integrations import checks

@@ -10,7 +10,8 @@ import torch
 
 from anybatch.data.packing import pack
 from anybatch.errors import InputError
-from anybatch.models import BertSettings, PretrainingModel, pretraining_model, question_answering_model
+from anybatch.models import BertSettings, PretrainingModel, bert, pretraining_model, question_answering_model
+from anybatch.models.bert import padding_mask
 
 SETTINGS = BertSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32)
 
@@ -158,3 +159,34 @@ def test_bf16_is_near_fp32(pre_norm: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = losses(model, pack(inputs), label)
     assert all(rough[name].item() == pytest.approx(exact[name].item(), rel=2e-2) for name in exact)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("padded", [0, 5])
+def test_a_finished_mask_gives_what_the_unfinished_one_does(
+    monkeypatch: pytest.MonkeyPatch, pre_norm: bool, padded: int
+) -> None:
+    model = pretraining_model(
+        BertSettings(
+            vocabulary_size=50, hidden_size=16, num_layers=2, num_heads=2, max_positions=24, pre_norm=pre_norm
+        ),
+        seed=1,
+    ).eval()
+    mask = torch.ones(3, 20, dtype=torch.int64)
+    mask[1, 20 - padded :] = 0
+    inputs = {
+        "input_ids": torch.arange(60).view(3, 20) % 50,
+        "token_type_ids": torch.zeros_like(mask),
+        "attention_mask": mask,
+        "masked_positions": torch.tensor([1, 22, 45]),
+        "masked_labels": torch.tensor([4, 5, 6]),
+    }
+    plain = model(**inputs)[0]["mlm"]
+    monkeypatch.setattr(bert, "padding_mask", lambda mask: mask[:, None, None, :].bool())
+    torch.testing.assert_close(model(**inputs)[0]["mlm"], plain, rtol=1e-5, atol=1e-6)
+
+
+def test_only_a_gpu_is_given_a_finished_mask() -> None:
+    assert padding_mask(torch.ones(2, 3, dtype=torch.int64)).shape == (2, 3)
+    finished = padding_mask(torch.ones(2, 3, dtype=torch.int64, device="meta"))
+    assert (finished.shape, finished.dtype) == ((2, 1, 1, 3), torch.bool)

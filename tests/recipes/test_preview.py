@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anybatch.cli import main
-from anybatch.cli.text import plot, preview_text
+from anybatch.cli.text import preview_text
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 from anybatch.errors import InputError
@@ -106,14 +106,6 @@ def test_every_recipe_on_text_can_be_looked_at_without_data() -> None:
             largest = max(phase.batch_size for phase in recipe.phases)
             # Python's text has some four hundred sequences of 1,024 tokens.
             assert largest <= 256 or recipe.data.source_vocabulary, name
-
-
-def test_the_plot_has_the_shape_of_the_rates() -> None:
-    rows = plot([0.0, 0.5, 1.0, 0.25])
-    columns = [[row.ljust(14)[10 + column] for row in rows] for column in range(4)]
-    assert [sum(cell == "█" for cell in column) for column in columns] == [0, 4, 8, 2]
-    assert rows[0].split()[0] == "1"
-    assert rows[-1].split()[0] == "0"
 
 
 def test_rates_are_sampled_over_all_phases() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study import planted
+from support import planted
 
 from anybatch.progress import SilentProgress
 from anybatch.report import write_report, write_study

@@ -1,5 +1,7 @@
 """A model that is small enough to follow by hand, and a job around it, for the tests of the engine."""
 
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from anybatch.engine import Execution, Job, Phase
 from anybatch.optim import LAMB
+from anybatch.progress import SilentProgress
+from anybatch.runs import Run
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,28 @@ def regression_job(
 def parameters(job: Job) -> Tensor:
     """All parameters of a job as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in job.model.parameters()])
+
+
+def run_at(folder: Path) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(folder)
+
+
+class StopAt:
+    """Examples that ask the process to stop, as a scheduler does, when those from `position` on are read."""
+
+    def __init__(self, position: int, signal_number: int = signal.SIGTERM) -> None:
+        self.position, self.signal_number, self.inner = position, signal_number, RaggedExamples()
+
+    def read(self, start: int, count: int) -> Any:
+        if start == self.position:
+            os.kill(os.getpid(), self.signal_number)
+        return self.inner.read(start, count)
+
+
+class Listener(SilentProgress):
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def say(self, line: str) -> None:
+        self.said.append(line)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "reliability" / "mutate.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reliability" / "mutate.py"
 
 LENIENT = """
 import json

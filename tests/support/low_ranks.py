@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine.cut_ranks import whole
-from engine.forked import on_ranks
-from engine.linear_job import EXECUTION, RaggedBatch
 from torch import Tensor, nn
 
 from anybatch.engine import Execution, Job, Phase, join_ranks, train
 from anybatch.optim import LAMB, param_groups
 from anybatch.runs import Run
 from anybatch.scaling import GradientNoiseScale
+from support.cut_ranks import whole
+from support.forked import on_ranks
+from support.linear_job import EXECUTION, RaggedBatch
 
 # name: engine settings
 CASES: dict[str, dict[str, Any]] = {
