@@ -37,18 +37,32 @@ def demo(
 
 
 @app.command()
-def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that `anybatch train` knows.
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Show every option of this one.", autocompletion=complete_recipe),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the recipes that `anybatch train` knows, or every option of one: its name for --set, value, what it does.
 
     \b
     Examples:
       anybatch recipes
+      anybatch recipes bert-tiny
       anybatch recipes --json
     """
-    from anybatch.recipes import RECIPES
+    from anybatch.cli.text import options_text
+    from anybatch.recipes import RECIPES, find_recipe
+    from anybatch.recipes.options import options_of
 
-    rows = {name: " ".join((function.__doc__ or "").split("\n\n")[0].split()) for name, function in RECIPES.items()}
-    print_values(rows, as_json)
+    if name is None:
+        docs = {each: (make.__doc__ or "").split("\n\n")[0] for each, make in RECIPES.items()}
+        print_values({each: " ".join(text.split()) for each, text in docs.items()}, as_json)
+        return
+    found = options_of(find_recipe(name))
+    values = {option.name: {"value": option.value, "line": option.line} for option in found}
+    show(json.dumps(values, indent=1, ensure_ascii=False) if as_json else options_text(found))
 
 
 @app.command()

@@ -1,15 +1,30 @@
 """What commands print of the values that the rooms return: tables, a plot, and sentences."""
 
+import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from anybatch.numbers import duration, hyperparameter
 from anybatch.tables import aligned
 
+if TYPE_CHECKING:
+    from anybatch.recipes.options import Option
+
 _SIZES = ("sequence_length", "image_size")
 _ROWS = 8
+_LONG = 40
 _BARS = " ▁▂▃▄▅▆▇█"
+
+
+def options_text(options: Sequence["Option"]) -> str:
+    """Name, value and line of each option; a value that is long, such as `inferred`, has a line of its own."""
+    rows = [(option.name, json.dumps(option.value, ensure_ascii=False), option.line) for option in options]
+    first, second = (max(len(row[n]) for row in rows if len(row[n]) <= _LONG) for n in (0, 1))
+    return "\n".join(
+        f"{name:<{first}}  {value:<{second}}  {line}" if len(value) <= _LONG else f"{name:<{first}}  {value}"
+        for name, value, line in rows
+    )
 
 
 def preview_text(found: dict[str, Any]) -> str:

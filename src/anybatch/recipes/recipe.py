@@ -222,7 +222,7 @@ class RecipeSettings(BaseModel):
     engine: Execution = Execution()
     """How the run is cut, computed and watched."""
     held_out_part: Literal["all", "tuning", "reported"] = "all"
-    """What evaluations see: all held-out batches, or every other one (a study tunes on one half, reports the other)."""
+    """What evaluations see: all held-out batches, or every other one; a study tunes on one half, reports the other."""
 
     @model_validator(mode="after")
     def _whole_run(self) -> Self:
@@ -249,8 +249,11 @@ class PretrainingRecipe(RecipeSettings):
 
     task: Literal["pretraining"] = "pretraining"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
+    """Stretches of the run, each at one batch size."""
     data: TextSettings = TextSettings()
+    """Text, and what is drawn for an example of it."""
     model: PretrainedEncoderSettings
+    """The shape of the encoder."""
 
 
 class QuestionsRecipe(RecipeSettings):
@@ -258,8 +261,11 @@ class QuestionsRecipe(RecipeSettings):
 
     task: Literal["questions"] = "questions"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
+    """Stretches of the run, each at one batch size."""
     data: QuestionSettings = QuestionSettings()
+    """The questions."""
     model: PretrainedSettings = PretrainedSettings()
+    """The pretrained encoder."""
 
 
 class ImageRecipe(RecipeSettings):
@@ -267,8 +273,11 @@ class ImageRecipe(RecipeSettings):
 
     task: Literal["images"] = "images"
     phases: tuple[ImagePhaseSettings, ...] = Field(min_length=1)
+    """Stretches of the run, each at one batch size."""
     data: ImageSettings
+    """The images, and what an example sees of one."""
     model: NetworkSettings
+    """The network."""
 
 
 class CausalRecipe(RecipeSettings):
@@ -276,8 +285,11 @@ class CausalRecipe(RecipeSettings):
 
     task: Literal["causal"] = "causal"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
+    """Stretches of the run, each at one batch size."""
     data: CorpusSettings = CorpusSettings()
+    """Text."""
     model: DecoderSettings
+    """The shape of the decoder."""
 
 
 Recipe = PretrainingRecipe | QuestionsRecipe | CausalRecipe | ImageRecipe

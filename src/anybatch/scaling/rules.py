@@ -108,13 +108,13 @@ class Reference:
     num_examples: int | None = None
     """Examples of the whole run, over all its epochs; or give num_epochs."""
     num_epochs: float | None = None
-    """The length of the run in epochs of the data, whose size `over` is given; or give num_examples."""
+    """The length of the run in epochs of the data; or give num_examples."""
     betas: tuple[float, float] | None = None
-    """Adam's betas at B0; None if they are not to be scaled."""
+    """Adam's betas at B0; None: not scaled, and in a recipe the optimizer's defaults."""
     momentum: float | None = None
-    """SGD's momentum at B0; None if it is not to be scaled."""
+    """SGD's momentum at B0; None: not scaled, and in a recipe the optimizer's default."""
     eps: float | None = None
-    """Adam's epsilon at B0; None if it is not to be scaled."""
+    """Adam's epsilon at B0; None: not scaled, and in a recipe the optimizer's default."""
     weight_decay: float | None = None
     """Weight decay at B0; None if it is not to be scaled."""
     rule: Preset = "sqrt"

@@ -1,0 +1,59 @@
+"""Every option with the line that stands under its field: what `anybatch recipes NAME` and docs/options.md show."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from anybatch.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a recipe."""
+
+    name: str
+    """As `--set` takes it."""
+    value: Any
+    """In JSON."""
+    line: str
+
+
+def options_of(recipe: Recipe) -> list[Option]:
+    """Every option of `recipe`, with its value there."""
+    return list(_options(recipe, recipe.model_dump(mode="json"), ""))
+
+
+def _options(part: Any, values: Any, prefix: str) -> Iterator[Option]:
+    for name, line in field_lines(part.__class__).items():
+        value = getattr(part, name)
+        several = isinstance(value, tuple) and value and is_dataclass(value[0])
+        for number, each in enumerate(value if several else [value]):
+            full = f"{prefix}{name}.{number}" if several else f"{prefix}{name}"
+            found = values[name][number] if several else values[name]
+            if is_dataclass(each):
+                yield from _options(each, found, f"{full}.")
+            else:
+                yield Option(full, found, line)
+
+
+@cache
+def field_lines(kind: type) -> dict[str, str]:
+    """The line under each field of a class and of its bases, by the field's name.
+
+    Example:
+        >>> field_lines(Option)
+        {'name': 'As `--set` takes it.', 'value': 'In JSON.'}
+    """
+    found = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith("anybatch."):
+            (definition,) = ast.parse(inspect.getsource(base)).body
+            for field, below in pairwise(getattr(definition, "body", ())):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        found[name] = " ".join(text.split("\n\n")[0].split())
+    return found
