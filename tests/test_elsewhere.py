@@ -186,6 +186,8 @@ def test_a_run_that_is_no_more_than_the_reference_is_told_once(tmp_path: Path) -
     write_report([tmp_path], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "there is nothing to compare" not in page
+    assert "AdamW ×1" in page
+    assert "LAMB ×1" not in page
     assert "1.00 at the AdamW reference, batch 32; 1.02, gap +2.0\u202f%, at ×4 (batch 128)" in page
 
 

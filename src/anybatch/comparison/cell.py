@@ -35,6 +35,7 @@ class Cell:
         gaps: the distance of each run's score to its reference's, as a share of the latter.
         kept: the gain of each run over token frequencies, as a share of the reference's gain.
         tuning: the runs that only looked for settings.
+        owner: the optimizer's name, if this is the reference that another optimizer ran.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class Cell:
     gaps: Sequence[float] = ()
     kept: Sequence[float] = ()
     tuning: Sequence[Row] = ()
+    owner: str = ""
 
     @cached_property
     def finished(self) -> list[Row]:

@@ -127,7 +127,9 @@ def _series(label: str, runs: list[Row], references: Sequence[Row]) -> Series:
         for batch in sorted({run.batch for run in runs})
     ]
     other = next((run for run in runs if run.batch == reference_batch and _optimizer(run) != _optimizer(first)), None)
-    name = "its own" if other is None else f"the {optimizer_title(other.optimizer)}"
+    owner = "" if other is None else optimizer_title(other.optimizer)
+    name = f"the {owner}" if owner else "its own"
+    cells = [replace(cell, owner=owner) if cell.batch == reference_batch else cell for cell in cells]
     # A ramp has no batch, and is held to none.
     held = cells if first.ramp else held_to(cells, reference_batch)
     return Series(_optimizer(first), label, held, reference_batch, name)

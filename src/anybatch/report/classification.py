@@ -12,7 +12,7 @@ from anybatch.comparison.wording import count, percent, plural, text
 from anybatch.files import read_object
 from anybatch.numbers import finite
 from anybatch.report.document import Section
-from anybatch.report.layout import cell_label
+from anybatch.report.layout import named
 
 _ENDS = ("label", "predicted")
 _LARGEST_MATRIX = 20
@@ -37,7 +37,7 @@ def mistakes(comparison: Comparison) -> Section | None:
         for cell, run in [*finished[:1], *finished[1:][-1:]]:
             found = read_mistakes(run)
             if found is not None:
-                name = f"{one.label} {cell_label(cell)}"
+                name = named(one, cell)
                 parts.append(f"<h3>{escape(name)}</h3>{_matrix(found)}{_worst(found)}")
     return Section("mistakes", "Which images are taken for what", parts) if parts else None
 

@@ -17,6 +17,7 @@ from anybatch.report.layout import (
     linear,
     logarithmic,
     name_ends,
+    named,
     panels,
     weight,
     write_title,
@@ -33,9 +34,7 @@ Value = Callable[[Point], float | None]
 
 def losses(comparison: Comparison) -> Section | None:
     """Held-out losses against examples and against steps."""
-    series = [
-        one for one in comparison.series if any(point.loss is not None for run in one.rows for point in run.evals)
-    ]
+    series = [one for one in comparison.told if any(point.loss is not None for run in one.rows for point in run.evals)]
     if not series:
         return None
     steps = sorted({cell.num_steps for one in series for cell in one.cells if cell.num_steps})
@@ -57,7 +56,7 @@ def losses(comparison: Comparison) -> Section | None:
 
 def accuracies(comparison: Comparison) -> Section | None:
     """The share of held-out data that is guessed right, against examples and against steps."""
-    series = [one for one in comparison.series if any(p.accuracy is not None for run in one.rows for p in run.evals)]
+    series = [one for one in comparison.told if any(p.accuracy is not None for run in one.rows for p in run.evals)]
     if not series:
         return None
     final = [run.accuracy for one in series for run in one.rows if run.accuracy is not None]
@@ -91,7 +90,7 @@ def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) 
         write_title(axes, one.label, color[one.label])
 
     items = [(one, attribute) for one in series for attribute in ("examples", "step")]
-    return panels(frame, items, draw, 200 if frame.narrow else 240, most=2, right=64)
+    return panels(frame, items, draw, 200 if frame.narrow else 240, most=2, right=80)
 
 
 def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[float, float]:
@@ -199,7 +198,8 @@ def _rates(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str
         peaks: dict[str, tuple[int, float]] = {}
         highest = 0.0
         for order, cell in enumerate(one.cells):
-            for run in cell.runs:
+            # A rate of another optimizer has a scale of its own.
+            for run in () if cell.owner else cell.runs:
                 points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
                 if not points:
                     continue
@@ -231,9 +231,9 @@ def _rates(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str
 
 def noise(comparison: Comparison) -> Section | None:
     """The gradient noise scale against examples, with its interval."""
-    series = [one for one in comparison.series if any(run.noise for run in one.rows)]
+    series = [one for one in comparison.told if any(run.noise for run in one.rows)]
     last = [
-        f"{one.label} {cell_label(cell)} {_bounded(found.value)} ({_bounded(found.low)} to {_bounded(found.high)})"
+        f"{named(one, cell)} {_bounded(found.value)} ({_bounded(found.low)} to {_bounded(found.high)})"
         for one in series for cell in one.cells for run in cell.runs[:1] if run.noise for found in [run.noise[-1].noise]
     ]  # fmt: skip
     if not last:

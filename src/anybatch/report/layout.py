@@ -61,7 +61,13 @@ def panels(
 
 def cell_label(cell: Cell) -> str:
     """A cell's short name on a figure: its factor, or its batch if there is no reference."""
-    return f"batch {count(cell.batch)}" if cell.factor is None else times(cell.factor)
+    label = f"batch {count(cell.batch)}" if cell.factor is None else times(cell.factor)
+    return f"{cell.owner} {label}" if cell.owner else label
+
+
+def named(one: Series, cell: Cell) -> str:
+    """A cell's name with that of its series, or of the optimizer that lent it."""
+    return cell_label(cell) if cell.owner else f"{one.label} {cell_label(cell)}"
 
 
 def accents(series: Sequence[Series]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from anybatch.files import write_text
 from anybatch.report import curves, quality, tables
 from anybatch.report.classification import mistakes
 from anybatch.report.document import Section, page, points, write_folder
-from anybatch.report.layout import cell_label
+from anybatch.report.layout import named
 from anybatch.report.questions import questions
 from anybatch.report.running import health, phases
 from anybatch.report.trust import trust
@@ -117,7 +117,7 @@ def batch(comparison: Comparison, findings: Findings, quoted: Sequence[str]) -> 
 def samples(comparison: Comparison) -> Section | None:
     """How one run of each cell continues the same start of a held-out text."""
     found = [
-        (f"{one.label} {cell_label(cell)}", *run.sample) for one in comparison.series for cell in one.cells
+        (named(one, cell), *run.sample) for one in comparison.series for cell in one.cells
         for run in [next((run for run in cell.runs if run.sample), None)] if run is not None and run.sample is not None
     ]  # fmt: skip
     lines = "".join(

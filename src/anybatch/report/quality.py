@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def quality(comparison: Comparison) -> Figure | None:
     """The final score against the batch: a panel a contender if each is held to its reference, else one for all."""
-    shown = [one for one in comparison.series if any(cell.scores for cell in one.cells)]
+    shown = [one for one in comparison.told if any(cell.scores for cell in one.cells)]
     if not shown:
         return None
     metric, apart = comparison.metric, not comparison.tuned and any(one.judged for one in shown)
@@ -44,7 +44,7 @@ def quality(comparison: Comparison) -> Figure | None:
         "No reference run has finished, so there is no band to hold a score to." if not comparison.is_study else ""
     )
     if apart:
-        held = "end at most 5 % worse than the optimizer's own reference, in the shaded band"
+        held = "end at most 5 % worse than their reference, in the shaded band"
         if any(one.by_share for one in shown):
             held = (
                 "keep at least 95 % of what the optimizer's own reference learned beyond "

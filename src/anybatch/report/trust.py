@@ -10,7 +10,7 @@ from anybatch.comparison.grid import Comparison, Series
 from anybatch.comparison.rows import Ratios, Row
 from anybatch.comparison.wording import listed, rate, short
 from anybatch.report.document import Figure, Section, fold
-from anybatch.report.layout import cell_label, linear, logarithmic
+from anybatch.report.layout import linear, logarithmic, named
 from anybatch.report.svg import GRID, INK, MUTED, Frame, canvas, panel, render
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ def trust(comparison: Comparison) -> Section | None:
 
 
 def _maps(key: str, items: Sequence[Map], limits: tuple[float, float]) -> Figure:
-    names = [
-        f"{one.label} {cell_label(cell)}" + (f", seed {run.seed}" if len(cell.runs) > 1 else "")
-        for one, cell, run in items
-    ]
+    names = [named(one, cell) + (f", seed {run.seed}" if len(cell.runs) > 1 else "") for one, cell, run in items]
     caption = (
         "Each layer's step is its learning rate times this ratio, the norm of its weights over the norm of its update: "
         "bright layers take long steps, dark ones short. In every map the colors span "
