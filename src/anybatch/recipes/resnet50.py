@@ -68,7 +68,7 @@ def resnet50_author() -> ImageRecipe:
 
 
 def resnet50_mlperf_lars() -> ImageRecipe:
-    """ResNet-50 on ImageNet, LARS as in MLPerf at batch 32,768: learning rate 21.2, momentum 0.94, decay 2.5e-5.
+    """ResNet-50 on ImageNet, MLPerf's LARS at batch 32,768: learning rate 21.2, momentum 0.94, weight decay 2.5e-5.
 
     Learning rate, 16 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
     lists what they leave open. `resnet50-mlperf-lars-64k` is the other row; the square root between them is a guess.
@@ -92,7 +92,7 @@ def resnet50_mlperf_lars() -> ImageRecipe:
 
 
 def resnet50_mlperf_lars_64k() -> ImageRecipe:
-    """ResNet-50 on ImageNet, LARS as in MLPerf at batch 65,536: learning rate 24.699, momentum .951807, decay 1e-4.
+    """ResNet-50 on ImageNet, MLPerf's LARS at batch 65,536: learning rate 24.699, momentum .951807, weight decay 1e-4.
 
     Learning rate, 31 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
     lists what they leave open.
