@@ -161,7 +161,7 @@ _NEEDED = {"train": {"loss"}, "eval": {"examples", "loss", "accuracy"}, "trust_r
 
 
 def _wrong(value: Any) -> str | None:
-    """What is wrong with a line of the metrics; None where nothing is."""
+    """Returns the fault of a line of the metrics; None if there is none."""
     if not isinstance(value, dict) or not isinstance(value.get("event"), str):
         return "not an event"
     step = value.get("step")

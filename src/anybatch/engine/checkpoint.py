@@ -34,7 +34,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Retention:
-    """How many of the newest checkpoints are kept, and how many of those with the least held-out loss."""
+    """How many of the newest checkpoints are kept, and how many with the lowest held-out loss."""
 
     last: int = 2
     best: int = 0
@@ -42,7 +42,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into a checkpoint: this rank's tensors, and the rest of state.json."""
+    """The content of a checkpoint: this rank's tensors, and the rest of state.json."""
 
     tensors: Held
     state: dict[str, Any]
@@ -63,10 +63,10 @@ def content(
     held_out_loss: float | None = None,
     loss_scale: LossScale | None = None,
 ) -> Content:
-    """What is to be saved after `step`; its tensors are those of the model and the optimizer, not copies.
+    """Returns what is to be saved after `step`; its tensors are the model's and the optimizer's, not copies.
 
     Args:
-        inputs: fingerprints of what the run depends on, which a resumed run must share.
+        inputs: fingerprints of what the run depends on; a resumed run must have the same.
     """
     state_dict = optimizer.state_dict()
     tensors, plain = plain_and_tensors(state_dict["state"])
@@ -85,12 +85,12 @@ def content(
 
 
 def write(folder: Path, content: Content, ranks: Ranks, retention: Retention = Retention()) -> None:
-    """Writes `folder/step-<step>`, every rank its part; then removes what `retention` does not keep, and any later one.
+    """Writes `folder/step-<step>`, each rank its part; then removes what `retention` does not keep, and any later one.
 
-    A later one is damaged, or the run would have gone on from it.
+    A later one is damaged: otherwise the run would have continued from it.
 
     Raises:
-        OSError: on every rank alike; nothing is left of the checkpoint, and those before it stay.
+        OSError: on every rank alike; nothing is left of the checkpoint, and earlier ones stay.
     """
     target = folder / f"step-{content.step:08d}"
     scratch = _agreed(ranks, lambda: str(_make_scratch(target)), "making room for a checkpoint")
@@ -113,7 +113,7 @@ def write(folder: Path, content: Content, ranks: Ranks, retention: Retention = R
 
 
 def saved(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first."""
+    """Returns the checkpoints in `folder`, newest first."""
     return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
@@ -126,15 +126,15 @@ def load_newest(
     only: str | None = None,
     loss_scale: LossScale | None = None,
 ) -> tuple[int, list[str]]:
-    """Loads the newest sound checkpoint, or the one called `only`, into `model` and `optimizer`.
+    """Loads the newest valid checkpoint, or the one called `only`, into `model` and `optimizer`.
 
     Any number of ranks may have written it.
 
     Returns:
-        (steps done, one line about each damaged checkpoint that was passed over); step 0 where there is none at all.
+        (steps done, one line about each damaged checkpoint that was skipped); step 0 if there is none at all.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged; or the run depends on something else.
+        InputError: all checkpoints are damaged; or the run depends on something else.
     """
     problems: list[str] = []
     found = [path.name for path in saved(folder) if only in (None, path.name)] if ranks.leader else []
@@ -150,7 +150,7 @@ def load_newest(
                 Parts(checkpoint).verify(slice(ranks.rank, None, ranks.size))
         except PermissionError as error:
             refused = f"{error.filename or checkpoint}: may not be read; change its permissions"
-        # A damaged file can fail in any way; whatever it is, the checkpoint before it is the remedy.
+        # A damaged file can fail in any way; the remedy is always the previous checkpoint.
         except Exception as error:
             damage = _one_line(error)
         if refused := ranks.problem(refused, "reading a checkpoint"):
@@ -173,7 +173,7 @@ def load_newest(
 
 
 def adopt(checkpoint: Path, folder: Path, inputs: Mapping[str, str]) -> int:
-    """Copies a checkpoint into the checkpoints `folder` of another run, which goes on from there by its own recipe.
+    """Copies a checkpoint into the checkpoints `folder` of another run, which continues from it by its own recipe.
 
     Args:
         inputs: the fingerprints of the other run, by name; those not given stay.
@@ -198,7 +198,7 @@ def adopt(checkpoint: Path, folder: Path, inputs: Mapping[str, str]) -> int:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, and the buffers that belong to the state, by name; tied ones once."""
+    """Returns parameters, and the buffers of the state, by name; tied ones once."""
     persistent = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return {**dict(model.named_parameters()), **buffers}
@@ -233,7 +233,7 @@ def _prune(folder: Path, newest: Path, retention: Retention) -> None:
 def _held_out_loss(checkpoint: Path) -> float | None:
     try:
         loss = _read_state(checkpoint)["held_out_loss"]
-    # One that cannot be read is not among the best; what it is worth, loading decides.
+    # A checkpoint that cannot be read is not among the best; loading decides whether it is valid.
     except Exception:
         return None
     return loss if isinstance(loss, float) else None
@@ -283,7 +283,7 @@ def _load(checkpoint: Path, state: dict[str, Any], model: nn.Module, optimizer: 
 
 
 def _state_like(parts: Parts, key: str, p: Tensor) -> Tensor:
-    """A tensor of the optimizer's state: cut as its parameter where it has its shape, whole otherwise."""
+    """Returns a tensor of the optimizer's state: cut like its parameter if it has its shape, otherwise whole."""
     if isinstance(p, DTensor) and len(shape := parts.shape("optimizer", key)) and shape == tuple(p.shape):
         return parts.like("optimizer", key, p)
     return parts.whole("optimizer", key)
@@ -295,7 +295,7 @@ def _join(values: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     rest = {name: value for name, value in plain.items() if name != "state"}
-    # JSON has no tuples; a group's options such as betas are, its lists of parameters and of their names are not.
+    # JSON has no tuples; a group's options such as betas are tuples, its lists of parameters and names are not.
     lists = ("params", "param_names")
     rest["param_groups"] = [
         {
@@ -312,7 +312,7 @@ def _fingerprint(state: Mapping[str, Any]) -> str:
 
 
 def _agreed(ranks: Ranks, call: Callable[[], str], what: str) -> str:
-    """What `call` returns on rank 0, on every rank; where it raises OSError, all do."""
+    """Returns on every rank what `call` returns on rank 0; if it raises OSError, all ranks do."""
     result, problem = "", None
     if ranks.leader:
         try:
@@ -327,7 +327,7 @@ def _agreed(ranks: Ranks, call: Callable[[], str], what: str) -> str:
 
 
 def _together(ranks: Ranks, call: Callable[[], None], what: str) -> None:
-    """`call` on every rank; where it raises OSError on one, all do."""
+    """Runs `call` on every rank; if it raises OSError on one, all ranks do."""
     problem = None
     try:
         call()

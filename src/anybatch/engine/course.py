@@ -1,4 +1,4 @@
-"""Where a step is in a job, which steps are evaluated or saved, and what goes wrong without ending a run."""
+"""The place of a step in a job, the steps that are evaluated or saved, and faults that do not end a run."""
 
 import math
 from collections import deque
@@ -13,7 +13,7 @@ from torch import Tensor
 from anybatch.engine.job import CarryOver, Job, Phase
 from anybatch.errors import Failed
 
-# Losses that a spike is measured by, how many there must be, and by how many standard deviations it stands out.
+# The number of losses by which a spike is measured, the smallest number of them, and the bound in standard deviations.
 _WINDOW = 100
 _FEWEST = 20
 _DEVIATIONS = 6.0
@@ -21,7 +21,7 @@ _DEVIATIONS = 6.0
 
 @dataclass(frozen=True)
 class Place:
-    """`step` is step `index` of `phase`, which is the job's phase `number`; `start` examples come before it."""
+    """`step` is step `index` of `phase`, the job's phase `number`; `start` examples come before it."""
 
     phase: Phase
     number: int
@@ -30,7 +30,7 @@ class Place:
 
 
 def place(job: Job, step: int) -> Place:
-    """Where step `step` (of all phases) lies; the end of the last phase for the step after the last."""
+    """Returns the place of step `step` (of all phases); for the step after the last, the end of the last phase."""
     examples = 0
     for number, phase in enumerate(job.phases):
         if step < phase.num_steps:
@@ -41,13 +41,13 @@ def place(job: Job, step: int) -> Place:
 
 
 def evenly(num_steps: int, count: int) -> set[int]:
-    """`count` steps (all, where there are fewer) spread evenly over 1 .. num_steps, the last one among them."""
+    """Returns `count` steps (all, if there are fewer) spread evenly over 1 .. num_steps, including the last."""
     count = min(count, num_steps)
     return {math.ceil(num_steps * part / count) for part in range(1, count + 1)}
 
 
 def enter(optimizer: torch.optim.Optimizer, phase: Phase) -> None:
-    """Gives the optimizer's groups the hyperparameters of `phase`; weight decay only to the groups that are decayed."""
+    """Gives the optimizer's groups the hyperparameters of `phase`; weight decay only to decayed groups."""
     for group in optimizer.param_groups:
         for name, value in phase.hyperparameters.items():
             if name in group and (name != "weight_decay" or group[name] != 0):
@@ -55,7 +55,7 @@ def enter(optimizer: torch.optim.Optimizer, phase: Phase) -> None:
 
 
 def carry_over(optimizer: torch.optim.Optimizer, how: CarryOver) -> None:
-    """Makes the optimizer ready for a new phase; see `Phase`."""
+    """Prepares the optimizer for a new phase; see `Phase`."""
     if how == "new":
         optimizer.state.clear()
     elif how == "reset_step":
@@ -69,10 +69,10 @@ def carry_over(optimizer: torch.optim.Optimizer, how: CarryOver) -> None:
 
 
 def seed_generator(seed: int) -> None:
-    """Seeds what `torch.manual_seed` seeds, if it is there.
+    """Seeds the generators that `torch.manual_seed` seeds, if they exist.
 
-    Without a GPU, `torch.manual_seed` keeps a stack trace for each kind of device that may yet be used, at every step:
-    a third of a millisecond.
+    Without a GPU, `torch.manual_seed` stores a stack trace for each kind of device that may be used later, in every
+    step: a third of a millisecond.
     """
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def seed_generator(seed: int) -> None:
 
 
 class Health:
-    """Follows a run's losses; `losses` are those of the steps before, oldest first, where it is resumed."""
+    """Follows a run's losses; for a resumed run, `losses` are those of the earlier steps, oldest first."""
 
     def __init__(self, max_skipped_steps: int, losses: Iterable[float | None] = ()) -> None:
         self._max_skipped_steps = max_skipped_steps
@@ -89,7 +89,7 @@ class Health:
         self._skipped = 0
 
     def spike(self, loss: float) -> bool:
-        """Whether `loss` lies over 6 standard deviations above the mean of the last 100; the first 20 never do."""
+        """Returns whether `loss` is over 6 standard deviations above the mean of the last 100; not in the first 20."""
         recent = list(self._recent)
         if math.isfinite(loss):
             self._recent.append(loss)
@@ -101,7 +101,7 @@ class Health:
         """Counts steps in a row without a finite gradient.
 
         Raises:
-            Failed: they are as many as the run may skip.
+            Failed: the run may not skip so many.
         """
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped >= self._max_skipped_steps:

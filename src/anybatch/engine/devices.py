@@ -16,7 +16,7 @@ from anybatch.errors import InputError
 
 
 def local_device() -> torch.device:
-    """The device that this process computes on: the GPU of its number on this machine (LOCAL_RANK), or the CPU.
+    """Returns the device of this process: the GPU with its number on this machine (LOCAL_RANK), or the CPU.
 
     Raises:
         InputError: more processes on this machine than GPUs.
@@ -27,7 +27,7 @@ def local_device() -> torch.device:
     number = int(os.environ.get("LOCAL_RANK", "0"))
     if number < count:
         return torch.device("cuda", number)
-    # A launcher such as srun --gpus-per-task=1 shows each process a GPU of its own. torchrun shows all to all.
+    # A launcher such as srun --gpus-per-task=1 shows each process only one GPU; torchrun shows all GPUs to all.
     if count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         return torch.device("cuda", 0)
     asked = int(os.environ.get("LOCAL_WORLD_SIZE", number + 1))
@@ -38,9 +38,9 @@ def local_device() -> torch.device:
 
 
 def decided(execution: Execution, device: torch.device, model: nn.Module) -> Execution:
-    """`execution` with what is "auto" decided for the device, but for micro-batch sizes, which are measured.
+    """Returns `execution` with every "auto" decided for the device, except micro-batch sizes, which are measured.
 
-    On a CPU that is fp32 in PyTorch's own kernels: there the bits of a run must not depend on what is installed.
+    On a CPU this is fp32 in PyTorch's kernels: a run's bits must not depend on what is installed.
     """
     gpu = device.type == "cuda"
     convolutions = gpu and any(isinstance(module, nn.Conv2d) for module in model.modules())
@@ -60,7 +60,7 @@ def decided(execution: Execution, device: torch.device, model: nn.Module) -> Exe
 
 
 def described(execution: Execution, device: torch.device) -> str:
-    """A line about what was decided, for a GPU."""
+    """Returns a line about the decisions, for a GPU."""
     parts: list[str] = [execution.precision]
     parts += ["compiled layers"] if execution.compile else []
     parts += ["channels last"] if execution.channels_last else []
@@ -72,12 +72,12 @@ def described(execution: Execution, device: torch.device) -> str:
 def _fastest_precision(device: torch.device) -> str:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
-    # Volta and Turing have units for fp16 alone; what is older is no faster in it.
+    # Volta and Turing have units only for fp16; older GPUs are no faster in it.
     return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "tf32"
 
 
 def _compiles(device: torch.device) -> bool:
-    """Whether inductor can: it wants Triton, a C compiler, and compute capability 7.0."""
+    """Returns whether inductor can compile: it needs Triton, a C compiler, and compute capability 7.0."""
     if importlib.util.find_spec("triton") is None:
         return False
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
@@ -86,9 +86,9 @@ def _compiles(device: torch.device) -> bool:
 
 @contextmanager
 def computing_on(device: torch.device, execution: Execution) -> Iterator[None]:
-    """A block in which CUDA computes as `execution` says; afterwards as before. Nothing is changed for a CPU.
+    """A block in which CUDA computes as `execution` sets; afterwards as before. A CPU is not affected.
 
-    What has no deterministic algorithm raises torch's RuntimeError if `execution.deterministic`.
+    An operation without a deterministic algorithm raises torch's RuntimeError if `execution.deterministic`.
     """
     if device.type != "cuda":
         yield
@@ -96,7 +96,7 @@ def computing_on(device: torch.device, execution: Execution) -> Iterator[None]:
     cudnn, matmul, cuda = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.cuda
     before = cudnn.benchmark, matmul.allow_tf32, cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     cudnn.benchmark = bool(execution.cudnn_search)
-    # Under autocast, what stays in fp32 is small. Convolutions take TF32 units by torch's own default.
+    # Under autocast, little stays in fp32. Convolutions use TF32 units by torch's default.
     matmul.allow_tf32 = execution.precision != "fp32"
     cuda.enable_cudnn_sdp(execution.cudnn_attention and not execution.deterministic)
     try:

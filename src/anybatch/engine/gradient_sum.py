@@ -1,4 +1,4 @@
-"""Gradients in flat buckets: added up over micro-batches, and over ranks while the last backward pass is under way."""
+"""Gradients in flat buckets: added over micro-batches, and over ranks during the last backward pass."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ _BUCKET_BYTES = 25 << 20
 
 @dataclass
 class _Bucket:
-    """Parameters of one dtype; their gradients lie in `flat`, each in its parameter's shape as one of `views`.
+    """Parameters of one dtype; their gradients are in `flat`, each in its parameter's shape as one of `views`.
 
-    `sources` are whose gradients a backward pass makes: the parameters, or copies of them in lower precision. `used`:
-    indices of parameters whose gradient of the step lies in `flat`, which ends in a one for each. `missing`: sources
-    that the last backward pass has not reached. `sent` is what is summed over ranks. `staged` are views of scratch
-    memory, in which gradients of lower precision become the parameters' dtype before they are added.
+    `sources` are the tensors whose gradients a backward pass makes: the parameters, or copies of them in lower
+    precision. `used`: indices of parameters whose gradient of the step is in `flat`, which ends in a one for each.
+    `missing`: sources that the last backward pass has not reached. `sent` is summed over ranks. `staged` are views of
+    scratch memory, in which gradients of lower precision get the parameters' dtype before they are added.
     """
 
     params: list[nn.Parameter]
@@ -47,7 +47,7 @@ class _Bucket:
         return [_laid_out_like(p, part) for p, part in zip(self.params, parts, strict=True)]
 
     def gather(self, scratch: Tensor | None) -> None:
-        """Adds the gradients that the last backward pass has left; copies in lower precision give theirs away."""
+        """Adds the gradients of the last backward pass; copies in lower precision release theirs."""
         if self.flat is None:
             self.flat = self.params[0].new_zeros(self.numel + len(self.params))
             self.views = self.views_of(self.flat)
@@ -79,11 +79,11 @@ class _Bucket:
         self.work = dist.all_reduce(self.sent, async_op=True)
 
     def settle(self) -> None:
-        """Gives the parameters their gradients, of which `flat` now has all."""
+        """Gives the parameters their gradients, which are now all in `flat`."""
         there = self.used
         if self.sent is not None:
             assert self.flat is not None
-            # Only who lacks a gradient waits for the device to learn whether another rank has it.
+            # Only a rank without a gradient waits for the device, to learn whether another rank has it.
             if self.unused:
                 there = {i for i, flag in enumerate(self.flags.tolist()) if flag}
             if self.sent is not self.flat:
@@ -98,17 +98,17 @@ class _Bucket:
 
 
 class GradientSum:
-    """Sums what every rank has in `p.grad`, for the same parameters on every rank.
+    """Sums the ranks' gradients in `p.grad`, for the same parameters on every rank.
 
-    Buckets are summed in a fixed order, each as soon as it and those before it are complete, so that ranks agree on the
-    order whatever their graphs look like. Next to its gradients a bucket carries a one for each parameter that has one:
-    a parameter that no rank has used keeps `p.grad` None, one that some rank has used gets the sum everywhere. After
-    `finish` every `p.grad` is a view of its bucket, and stays so until it is set to None.
+    Buckets are summed in a fixed order, each as soon as it and the earlier ones are complete, so ranks agree on the
+    order, whatever their graphs are. A bucket also carries a one for each parameter that has a gradient: if no rank
+    has used a parameter, it keeps `p.grad` None; if some rank has, all ranks get the sum. After `finish` every
+    `p.grad` is a view of its bucket, until it is set to None.
 
     Args:
-        dtype: what is sent and summed; None: each gradient's own.
-        sources: in the order of `params`, whose gradients the backward passes make: copies in lower precision. After
-            each pass `gather` adds them to the buckets.
+        dtype: the dtype in which gradients are sent and summed; None: each gradient's.
+        sources: in the order of `params`, the tensors whose gradients the backward passes make: copies in lower
+            precision. After each pass `gather` adds them to the buckets.
     """
 
     def __init__(
@@ -131,18 +131,18 @@ class GradientSum:
                 source.register_post_accumulate_grad_hook(self._complete)  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
-        """The next backward pass is the last one before `finish`."""
+        """Declares the next backward pass the last one before `finish`."""
         self._next = 0
         for bucket in self._buckets:
             bucket.missing = set(bucket.sources)
 
     def gather(self) -> None:
-        """After a backward pass of `sources`."""
+        """Adds the gradients of `sources`; called after a backward pass."""
         for bucket in self._buckets[self._next or 0 :]:
             bucket.gather(self._scratch_for(bucket))
 
     def finish(self) -> None:
-        """Starts what is left, waits for all buckets, and puts the sums in place."""
+        """Starts the remaining sums, waits for all buckets, and puts the sums in place."""
         if self._next is None:
             self.begin()
         assert self._next is not None
@@ -173,7 +173,7 @@ class GradientSum:
         self._next += 1
 
     def _scratch_for(self, bucket: _Bucket) -> Tensor | None:
-        """Memory that buckets of lower precision share: the device works on one after the other."""
+        """Returns memory that buckets of lower precision share: the device works on one after the other."""
         if bucket.sources[0].dtype == bucket.params[0].dtype:
             return None
         if self._scratch is None:
@@ -188,14 +188,14 @@ def _copy(views: list[Tensor], grads: dict[int, Tensor], chosen: list[int]) -> N
 
 
 def _laid_out_like(p: Tensor, part: Tensor) -> Tensor:
-    """`part` in the shape of `p`, and in its memory format: weights of convolutions may have channels last."""
+    """Returns `part` in the shape and memory format of `p`: weights of convolutions may have channels last."""
     if not p.is_contiguous() and p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last):
         return part.as_strided(p.shape, p.stride())
     return part.view(p.shape)
 
 
 def _cut(pairs: list[tuple[nn.Parameter, nn.Parameter]], bucket_bytes: int) -> list[_Bucket]:
-    """Parameters in the order in which a backward pass reaches them, from the last to the first; so are the buckets."""
+    """Makes buckets of parameters in the order of a backward pass, from the last to the first."""
     filled: dict[tuple[torch.dtype, torch.dtype, torch.device], tuple[_Bucket, int]] = {}
     complete: dict[int, int] = {}
     buckets: list[_Bucket] = []

@@ -1,4 +1,4 @@
-"""What the engine is given: a model, batches, an optimizer, a schedule, and what to do at the end."""
+"""The engine's input: a model, batches, an optimizer, a schedule, and what to do at the end."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ CarryOver = Literal["keep", "reset_step", "new"]
 
 
 class Batch(Protocol):
-    """Some examples as tensors; `num_targets` counts, by loss, what its sum is to be divided by.
+    """Some examples as tensors; `num_targets` has the divisor of each loss sum, by loss.
 
-    `checksum` is a sum over the examples, modulo 2^64, of a hash of which example it is: the same for any cut.
+    `checksum` is a sum over the examples, modulo 2^64, of a hash that identifies the example: the same for any cut.
     """
 
     @property
@@ -47,15 +47,15 @@ class Examples(Protocol):
 
 @runtime_checkable
 class Promising(Examples, Protocol):
-    """Examples of which some things may be known before they are read."""
+    """Examples of which some facts may be known before they are read."""
 
     def promised(self, start: int, count: int) -> Promise | None:
-        """What `read` will give: targets of one loss, of which damaged examples may turn out to have none."""
+        """Returns the targets of one loss that `read` will give; damaged examples may turn out to have none."""
         ...
 
 
 class NoiseMeter(Protocol):
-    """Tells signal from noise in a step's gradients; see `scaling.GradientNoiseScale`."""
+    """Separates signal from noise in a step's gradients; see `scaling.GradientNoiseScale`."""
 
     def measure(self) -> None: ...
     def micro_batch(self, num_examples: int) -> None: ...
@@ -69,11 +69,11 @@ class NoiseMeter(Protocol):
 class Phase:
     """A stretch of training at one global batch size; step t runs at `lr * schedule(t)`, t = 0 .. num_steps - 1.
 
-    `hyperparameters`: values that the optimizer's groups take for the phase, of the keys that they have. A group whose
-    weight decay is 0 keeps it.
-    `carry_over` is what the optimizer brings from the phase before: "keep" everything, "reset_step" keeps the moments
-    and counts their steps from zero again, "new" keeps nothing. `flops_per_example`, where known, is what the forward
-    and the backward pass of the model cost. `group_size`: how many examples the model looks at together, as BatchNorm
+    `hyperparameters`: the values of the optimizer's groups in this phase, for the keys that they have. A group with
+        weight decay 0 keeps it. `carry_over`: what the optimizer keeps of the previous phase: "keep" everything,
+        "reset_step" the moments with their step count at zero, "new" nothing. `flops_per_example`: the cost of a
+        forward and a backward pass, if known. `group_size`: the number of examples that the model processes together,
+        as BatchNorm does; a forward pass gets one such group, for any cut. None: examples do not affect each other.
     does: a forward pass gets one such group, whatever the cut. None: examples do not see each other.
     """
 
@@ -97,11 +97,11 @@ class Phase:
 class Job:
     """One run. `model(**inputs)` returns ({loss: sum over targets}, {loss: number right}), the latter in eval mode.
 
-    The optimizer's groups hold parameters of the model; where those are sharded, their shards take their places.
-    `inputs` are fingerprints, by name, of what the run depends on, such as its data: a resumed run must share them.
-    `score` and `export` are given the finished model, whole and in eval mode, on rank 0 alone. `noise_meter` is given
-    the model as it is trained. `squares` gives the sum of squares of each of several gradients, float64, where it can:
-    None elsewhere, where torch is asked.
+    The optimizer's groups hold the model's parameters; if those are sharded, their shards replace them. `inputs` are
+    fingerprints, by name, of what the run depends on, such as its data: a resumed run must have the same. `score` and
+    `export` get the finished model, whole and in eval mode, only on rank 0. `noise_meter` gets the model as it is
+    trained. `squares` returns the sum of squares of each of several gradients, in float64, if it can; otherwise None,
+    and torch is used.
     """
 
     model: nn.Module

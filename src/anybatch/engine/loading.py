@@ -1,7 +1,7 @@
 """The examples of each step: this rank's share of them, cut into micro-batches, read ahead by a thread.
 
-Of examples that promise their targets without being read, such as images, a few micro-batches are held at a time; of
-others, such as masked words, the share of a step.
+If examples promise their targets without being read, as images do, a few micro-batches are held at a time; otherwise,
+as for masked words, the share of a step.
 """
 
 import itertools
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from anybatch.engine.job import Batch, Examples, Promise, Promising
 
-# Enough that a slow image delays nothing, few enough to hold: 12 groups of 64 images of 224 x 224 are 116 MB.
+# Enough that a slow image delays nothing, few enough for the memory: 12 groups of 64 images of 224 x 224 are 116 MB.
 _MICRO_BATCHES_AHEAD = 12
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Inputs of one forward pass; with weight 0 they only keep a rank in step that has no example left.
+    """Inputs of one forward pass; with weight 0 they only keep a rank without examples in step.
 
-    `lacking`: targets that its examples were said to have, and do not.
+    `lacking`: targets that its examples promised, and do not have.
     """
 
     inputs: Mapping[str, Tensor]
@@ -39,9 +39,9 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank learns from in one step; `num_targets` and `checksum` are its own, their sums the batch's.
+    """One rank's examples in one step; `num_targets` and `checksum` are the rank's, their sums the batch's.
 
-    Micro-batches that are read as they are asked for, `Late`, can be asked for once.
+    Micro-batches that are read on demand, `Late`, can be read once.
     """
 
     micro_batches: "list[MicroBatch] | Late"
@@ -65,7 +65,7 @@ class Late:
 
 @dataclass(frozen=True)
 class Piece:
-    """`count` examples from position `start` of the stream; only those that `counts` are learned from."""
+    """`count` examples from position `start` of the stream; only the first `counts` of them count."""
 
     start: int
     count: int
@@ -75,11 +75,12 @@ class Piece:
 def cut(
     start: int, count: int, rank: int, size: int, micro_batch_size: int, group_size: int | None = None
 ) -> list[Piece]:
-    """Rank `rank`'s pieces of the examples start .. start + count - 1, as many on every one of `size` ranks.
+    """Splits examples start .. start + count - 1 into pieces for rank `rank` of `size`.
 
-    Ranks get shares that differ by one example at most; a share's last piece takes what is left. A rank whose share
-    ends before the longest repeats its first example, or the batch's, without counting it. With `group_size`, a piece
-    is one of the fewest groups of at most so many examples, all of about one size: the same groups for any cut.
+    Every rank gets as many pieces. The ranks' shares differ by at most one example; a share's last piece takes the
+    rest. A rank whose share ends before the longest share repeats its first example, or the batch's, without counting
+    it. With `group_size`, a piece is a group: the batch is split into the fewest groups of at most `group_size`
+    examples, nearly equal in size, the same for any cut.
     """
     if group_size is not None:
         return _cut_groups(start, count, rank, size, group_size)
@@ -103,7 +104,7 @@ def _cut_groups(start: int, count: int, rank: int, size: int, group_size: int) -
 
 
 def read_share(examples: Examples, pieces: list[Piece]) -> Share:
-    """Reads `pieces`; what does not count adds no target."""
+    """Reads `pieces`; uncounted examples add no target."""
     num_targets = Counter[str]()
     checksum = 0
     micro_batches = []
@@ -116,7 +117,7 @@ def read_share(examples: Examples, pieces: list[Piece]) -> Share:
 
 
 def opened_share(examples: Examples, pieces: list[Piece]) -> Share:
-    """As `read_share`; micro-batches are read when they are asked for, if the examples promise what they will have."""
+    """Like `read_share`; but micro-batches are read on demand, if the examples promise their targets."""
     promises = [examples.promised(each.start, each.count) for each in pieces] if isinstance(examples, Promising) else []
     known = [(piece, promise) for piece, promise in zip(pieces, promises, strict=False) if promise is not None]
     if len(known) < len(pieces):
@@ -129,7 +130,7 @@ def opened_share(examples: Examples, pieces: list[Piece]) -> Share:
 
 
 def _reading(examples: Examples, known: list[tuple[Piece, Promise]]) -> Iterator[MicroBatch]:
-    """Two at a time are read, so that whoever decodes for them does not run dry at the end of each."""
+    """Reads two at a time, so that the processes that decode are not idle at the end of each."""
     waiting: deque[tuple[Piece, Promise, Future[Batch]]] = deque()
 
     def oldest() -> MicroBatch:
@@ -147,18 +148,18 @@ def _reading(examples: Examples, known: list[tuple[Piece, Promise]]) -> Iterator
 
 
 def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """`inputs` where the model is; from pinned memory the copy runs beside the computation."""
+    """Returns `inputs` on the model's device; from pinned memory the copy runs during the computation."""
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
 
 def held_out_share(batches: list[Batch], rank: int, size: int) -> list[tuple[Batch, bool]]:
-    """Every `size`-th of `batches`, as many on every rank; where none is left, the first, which does not count."""
+    """Returns every `size`-th of `batches`, as many on every rank; if none is left, the first, uncounted."""
     mine = [(batch, True) for batch in batches[rank::size]]
     return mine + [(batches[0], False)] * (-(-len(batches) // size) - len(mine))
 
 
 class _Ahead(queue.Queue[tuple[int, Any]]):
-    """Items with the number of micro-batches that they hold; full once it is `maxsize`."""
+    """A queue of items, each with its number of micro-batches; full at `maxsize` micro-batches."""
 
     def _qsize(self) -> int:
         return sum(number for number, _ in self.queue)
@@ -167,7 +168,7 @@ class _Ahead(queue.Queue[tuple[int, Any]]):
 class Loader:
     """Shares of consecutive steps, read ahead of the computation by a thread.
 
-    `wait_s` is how long the last step has waited.
+    `wait_s` is the time that the last step waited.
     """
 
     def __init__(self, read: Callable[[int], Share], steps: Iterator[int], pin: bool) -> None:
@@ -178,7 +179,7 @@ class Loader:
         self.wait_s = 0.0
 
     def next(self) -> Share:
-        """The next step's share; it, and its micro-batches, raise what reading them raised."""
+        """Returns the next step's share; it, and its micro-batches, raise the errors of reading them."""
         self.wait_s = 0.0
         share: Share = self._take()
         late = share.micro_batches
@@ -200,11 +201,11 @@ class Loader:
 
     def _run(self) -> None:
         try:
-            # Reading is NumPy's work on small arrays: threads of torch's own would only take the model's cores.
+            # Reading is NumPy's work on small arrays: torch's threads would only take the model's cores.
             for step in self._steps:
                 share = self._read(step)
                 if isinstance(share.micro_batches, list):
-                    # A share that is read whole is read one step ahead, however many micro-batches it has.
+                    # A share that is read as a whole is read one step ahead, with any number of micro-batches.
                     share = replace(share, micro_batches=[self._pinned(each) for each in share.micro_batches])
                     self._put(_MICRO_BATCHES_AHEAD, share)
                 else:
@@ -240,14 +241,14 @@ class Loader:
 
 
 class DirectLoader:
-    """Reads each step's share when it is asked for."""
+    """Reads each step's share on demand."""
 
     def __init__(self, read: Callable[[int], Share], steps: Iterator[int]) -> None:
         self._read, self._steps = read, steps
         self.wait_s = 0.0
 
     def next(self) -> Share:
-        """The next step's share."""
+        """Returns the next step's share."""
         started = time.perf_counter()
         share = self._read(next(self._steps))
         self.wait_s = time.perf_counter() - started
@@ -258,7 +259,7 @@ class DirectLoader:
 def loading(
     read: Callable[[int], Share], steps: Iterator[int], *, ahead: bool, pin: bool
 ) -> Iterator[Loader | DirectLoader]:
-    """A loader for the length of the block: one that reads ahead, or one that does not."""
+    """Yields a loader for the block: one that reads ahead, or one that does not."""
     if not ahead:
         yield DirectLoader(read, steps)
         return

@@ -38,12 +38,13 @@ def train(
     ranks: Ranks | None = None,
     mirror: Callable[[Path], Mirror] | None = None,
 ) -> dict[str, Any]:
-    """Runs `job` to its end in the folder `run`, from its newest checkpoint where there is one.
+    """Runs `job` to its end in the folder `run`, from its newest checkpoint if there is one.
 
-    Every one of `ranks` calls, with a job of its own; rank 0 writes the folder, and to the `mirror` of it.
+    Every rank calls it, with its own job; rank 0 writes the folder, and to its `mirror`.
 
     Returns:
-        The content of result.json: `job.summary`, times, and the scores of the finished model; {} but on rank 0.
+        The content of result.json: `job.summary`, times, and the scores of the finished model; {} on ranks other than
+        0.
 
     Raises:
         Stopped: a signal asked for it; the state is saved.
@@ -55,7 +56,7 @@ def train(
     ranks.watch.folder = run.path
     ranks.watch.on_failure = lambda message: run.set_status("failed", _last_step(run), message)
     try:
-        # Asked to stop once the last step is taken, a run does what is left: less than resuming would cost.
+        # If asked to stop after the last step, a run does the rest: it costs less than resuming.
         job = replace(job, execution=decided(job.execution, ranks.device, job.model))
         if ranks.device.type == "cuda":
             progress.say(described(job.execution, ranks.device))
@@ -102,7 +103,7 @@ def _records(run: Run, step: int, mirror: Callable[[Path], Mirror] | None) -> Re
 
 
 class _Course:
-    """A job on its way: what the steps share."""
+    """A running job: the state that its steps share."""
 
     def __init__(
         self,
@@ -174,7 +175,7 @@ class _Course:
                     raise Reached(f"engine.stop_after_steps = {step} of {job.num_steps}; saved")
 
     def read(self, step: int) -> Share:
-        """This rank's share of step `step`."""
+        """Returns this rank's share of step `step`."""
         here = place(self.job, step)
         micro_batch_size = self.noise.micro_batch_size(step, here.phase, self.micro_batch_sizes[here.number])
         ranks, phase = self.ranks, here.phase
@@ -182,14 +183,14 @@ class _Course:
         return opened_share(phase.examples, pieces)
 
     def take_step(self, here: Place, step: int, share: Share, flags: Callable[[], list[int]]) -> StepResult:
-        """Takes step `step`; its flags are the signals that any rank was sent, and the ranks' waits for data in µs."""
+        """Takes step `step`; its flags are the signals that any rank got, and the ranks' waits for data in µs."""
         optimizer = self.job.optimizer
         if here.index == 0 and here.number > 0:
             carry_over(optimizer, here.phase.carry_over)
             enter(optimizer, here.phase)
         for group in optimizer.param_groups:
             group["lr"] = here.phase.lr * here.phase.schedule(here.index)
-        # Dropout draws from torch's generator: keyed by seed, step and rank, it needs no place in a checkpoint.
+        # Dropout draws from torch's generator: seeded by seed, step and rank, it need not be in a checkpoint.
         seed_generator((self.job.seed * 1_000_003 + step + self.ranks.rank * 0x9E3779B97F4A7C15) % 2**63)
         return train_step(
             self.parallel,
@@ -205,7 +206,7 @@ class _Course:
         self.records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
 
     def record_step(self, step: int, examples: int, here: Place, result: StepResult, step_s: float) -> None:
-        """The events of a step; gradient noise and trust ratios at some."""
+        """Records the events of a step; gradient noise and trust ratios at some steps."""
         loss = sum(result.losses.values())
         values = {
             "phase": here.number,
@@ -237,9 +238,9 @@ class _Course:
         return evaluation.loss
 
     def save(self, step: int, phase: int, held_out_loss: float | None, needed: bool) -> None:
-        """Saves; where it fails, the checkpoint before stays, and the run goes on unless this one was `needed`.
+        """Saves; if it fails, the previous checkpoint stays, and the run continues unless this one was `needed`.
 
-        What is needed is written before this returns; anything else beside the steps to come, where so chosen.
+        A needed checkpoint is written before this returns; any other one during the next steps, if so chosen.
         """
         self.records.flush()
         self.collect_save()
@@ -261,7 +262,7 @@ class _Course:
             self.save_failed(step, error)
 
     def collect_save(self) -> None:
-        """Waits for the checkpoint that is written beside the steps, and tells how it ended."""
+        """Waits for the checkpoint in progress, and reports how it ended."""
         if self.writer is None:
             return
         self.ranks.watch.doing("waiting for a checkpoint to be written")
@@ -280,7 +281,7 @@ class _Course:
         self.progress.say(f"step {step}: not saved ({told(error)}); the checkpoint of step {self.last_saved} stays")
 
     def cut_described(self) -> dict[str, Any]:
-        """How the run is executed from here on; it may differ between the parts of a resumed run."""
+        """Describes how the run is executed from here on; the parts of a resumed run may differ."""
         execution = self.job.execution
         several = self.ranks.size > 1
         return {

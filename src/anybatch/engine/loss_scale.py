@@ -1,4 +1,4 @@
-"""What fp16 gradients are multiplied with, so that small ones are not lost to 0."""
+"""The factor of fp16 gradients, so that small ones do not become 0."""
 
 _FIRST = 2.0**16
 _GROWS_AFTER = 2_000
@@ -7,7 +7,7 @@ _GROWS_AFTER = 2_000
 class LossScale:
     """A power of two, which changes no digit: halved by a step without a finite gradient, doubled after 2,000 with one.
 
-    `state` is what a checkpoint keeps of it.
+    `state` is its part of a checkpoint.
 
     Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv 1710.03740, section 3.2.
     """
@@ -25,7 +25,7 @@ class LossScale:
         self.value, self._sound = float(state[0]), int(state[1])
 
     def update(self, skipped: bool) -> None:
-        """After each step."""
+        """Updates the scale; called after each step."""
         self._sound = 0 if skipped else self._sound + 1
         if skipped:
             self.value = max(self.value / 2, 1.0)

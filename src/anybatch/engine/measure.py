@@ -1,4 +1,4 @@
-"""How fast a step was, how much of the hardware it used, its trust ratios in brief, and how noisy its gradient was."""
+"""Measures a step: its speed, its use of the hardware, its trust ratios in brief, and the noise of its gradient."""
 
 import math
 import resource
@@ -16,9 +16,9 @@ from anybatch.engine.ranks import Ranks
 
 
 def measurements(phase: Phase, step_s: float, ranks: Ranks, peak: float | None) -> dict[str, Any]:
-    """Throughput of all ranks, model FLOPs utilization (MFU), and rank 0's memory.
+    """Returns throughput of all ranks, model FLOPs utilization (MFU), and rank 0's memory.
 
-    MFU is the share of all devices' `peak` FLOP/s that the model's own FLOPs take; None if either is not known.
+    MFU is the model's FLOPs over all devices' `peak` FLOP/s; None if either is unknown.
     """
     examples_per_s = phase.global_batch_size / step_s
     known = peak is not None and phase.flops_per_example is not None
@@ -27,9 +27,9 @@ def measurements(phase: Phase, step_s: float, ranks: Ranks, peak: float | None) 
 
 
 def peak_flops(device: torch.device, precision: Precision, model: nn.Module) -> float | None:
-    """The device's dense FLOP/s in the arithmetic that a run in `precision` really uses; None if it is not known.
+    """Returns the device's dense FLOP/s in the arithmetic that a run in `precision` really uses; None if unknown.
 
-    fp32 products take TF32 units only if torch allows it: by default it does for convolutions, not for matrices.
+    fp32 products use TF32 units only if torch allows it: by default it does for convolutions, not for matrices.
     """
     accelerator = find_accelerator(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if accelerator is None:
@@ -46,7 +46,7 @@ def _allows_tf32(model: nn.Module) -> bool:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory that this process has taken so far: the GPU's, or without one its own."""
+    """Returns the largest memory of this process so far: the GPU's, or without one the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -54,7 +54,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def quantiles(ratios: Mapping[str, float]) -> dict[str, float]:
-    """The least, the 10 %, 50 % and 90 % quantile and the greatest of a step's trust ratios, those that are finite."""
+    """Returns the minimum, the 10 %, 50 % and 90 % quantiles and the maximum of a step's finite trust ratios."""
     known = sorted(ratio for ratio in ratios.values() if math.isfinite(ratio))
     if not known:
         return {}
@@ -63,10 +63,10 @@ def quantiles(ratios: Mapping[str, float]) -> dict[str, float]:
 
 
 class WatchedNoise:
-    """The job's meter of gradient noise, where it has one, on the steps that the run watches.
+    """The job's meter of gradient noise, if it has one, on the steps that the run watches.
 
-    A function of the step alone, so that a resumed run watches the same. Ranks give a gradient each, and micro-batches;
-    where neither gives a second one, the watched step is cut in two.
+    The watched steps depend only on the step number, so a resumed run watches the same ones. Each rank gives a
+    gradient, and so does each micro-batch; if there is only one, the watched step is cut in two.
     """
 
     def __init__(self, job: Job, parallel: Parallel) -> None:
@@ -74,24 +74,24 @@ class WatchedNoise:
         make = job.noise_meter if self._every else None
         self._meter = None if make is None else make(parallel.model)
         self._size = parallel.ranks.size
-        # Shards are summed over ranks before anybody sees them, so that only micro-batches can differ.
+        # Shards are summed over ranks before anybody sees them, so only micro-batches can differ.
         self._alone = self._size == 1 or parallel.sums_in_backward
 
     def meter(self, step: int, phase: Phase) -> NoiseMeter | None:
-        """The meter, where step `step` is watched."""
+        """Returns the meter if step `step` is watched."""
         parts = phase.global_batch_size if phase.group_size is None else -(-phase.global_batch_size // phase.group_size)
         fewest = 2 * self._size if self._alone else 2
         return self._meter if self._every and (step + 1) % self._every == 0 and parts >= fewest else None
 
     def micro_batch_size(self, step: int, phase: Phase, chosen: int) -> int:
-        """`chosen`, or what cuts every rank's share of a watched step in two."""
+        """Returns `chosen`, or a size that cuts every rank's share of a watched step in two."""
         if not self._alone or self.meter(step, phase) is None:
             return chosen
         return min(chosen, -(-(phase.global_batch_size // self._size) // 2))
 
 
 def measured(meter: NoiseMeter, detail: bool) -> Mapping[str, Any] | None:
-    """What the meter made of the step it has just seen; None where that was not finite."""
+    """Returns the meter's result for its newest step; None if it was not finite."""
     squares, traces = meter.history()
     if not squares:
         return None

@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits in a GPU's memory: measured at small sizes, extrapolated, agreed by all ranks."""
+"""Finds the largest micro-batch for a GPU's memory: measures small sizes, extrapolates, and agrees with all ranks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,13 +14,13 @@ from anybatch.engine.ranks import Ranks
 from anybatch.errors import Failed
 from anybatch.progress import Progress
 
-# On a CPU larger micro-batches gain nothing, and memory is shared with everything else.
+# On a CPU larger micro-batches gain nothing, and everything else shares the memory.
 CPU_MICRO_BATCH_SIZE = 32
-# No GPU gains from more, and some kernels take no more than 65,535 rows.
+# No GPU gains from more, and some kernels take at most 65,535 rows.
 _LARGEST = 4096
-# What an optimizer such as LAMB will need beside the model: two moments and an update.
+# The memory that an optimizer such as LAMB needs beside the model: two moments and an update.
 _COPIES = 3
-# Share of the memory that stays free: fragments, and batches whose masked words are more than those measured.
+# The share of the memory that stays free: for fragments, and for batches with more masked words than those measured.
 _RESERVE = 0.08
 _LARGEST_PROBE = 16
 _SMALLER = ("choose a smaller model or shorter sequences, or set engine.activation_checkpointing=true, or "
@@ -31,16 +31,16 @@ class Memory(Protocol):
     """A device's memory as the search needs it."""
 
     def available(self) -> int:
-        """Bytes that this process can still take, those that its allocator holds unused included."""
+        """Returns the bytes that this process can still take, including those that its allocator holds unused."""
         ...
 
     def peak(self, call: Callable[[], None]) -> int:
-        """The most bytes that `call` takes at a time, beside what was taken before."""
+        """Returns the largest number of bytes that `call` takes at a time, besides those taken before."""
         ...
 
 
 class CudaMemory:
-    """The memory of the current CUDA device, less a reserve."""
+    """The memory of the current CUDA device, minus a reserve."""
 
     def available(self) -> int:
         free, total = torch.cuda.mem_get_info()
@@ -58,13 +58,13 @@ class CudaMemory:
 def choose_micro_batch_sizes(
     job: Job, parallel: Parallel, progress: Progress, memory: Memory | None = None
 ) -> list[int]:
-    """One micro-batch size a phase: what the job says, or what fits.
+    """Returns one micro-batch size a phase: the job's, or the largest that fits.
 
     With "auto" on a GPU, every phase is measured in training mode at small sizes. The size that leaves room for the
-    optimizer's state and a reserve is tried once. A phase whose examples come in groups has no choice.
+    optimizer's state and a reserve is tried once. A phase with groups of examples has no choice.
 
     Args:
-        memory: where to look; None: the GPU, on a CPU nowhere.
+        memory: the memory to measure; None: the GPU's, on a CPU none.
 
     Raises:
         Failed: not even one example fits.
@@ -80,7 +80,7 @@ def choose_micro_batch_sizes(
     parallel.module.train()
     held: list[Tensor] = [p for group in job.optimizer.param_groups for p in group["params"]]
     optimizer_bytes = _COPIES * sum(_local_bytes(p) for p in held)
-    # The first pass takes what stays: the libraries' handles and workspaces.
+    # The first pass takes memory that stays: the libraries' handles and workspaces.
     _measured(memory, parallel, job.phases[0], 1)
     sizes = []
     for phase in job.phases:
@@ -100,13 +100,14 @@ def choose_micro_batch_sizes(
 
 
 def largest_that_fits(measure: Callable[[int], int], share: int, room: int, ranks: Ranks) -> int:
-    """The micro-batch, of at most `share` examples, whose pass takes at most `room` bytes on every rank.
+    """Returns the micro-batch, of at most `share` examples, whose pass takes at most `room` bytes on every rank.
 
-    The bytes grow in proportion to the examples, from a fixed part on. They are measured for 1 and 2 examples, then for
-    up to 16 that fit in half the room, and once at the size that follows. The pieces of a share are made about equal.
+    The bytes are a fixed part plus a part in proportion to the examples. They are measured for 1 and 2 examples, then
+    for up to 16 that fit in half the room, and once at the resulting size. The pieces of a share are made nearly
+    equal.
 
     Args:
-        measure: the bytes of a pass over so many examples. Every rank measures the same sizes in the same order.
+        measure: returns the bytes of a pass over N examples. Every rank measures the same sizes in the same order.
 
     Raises:
         Failed: one example takes more than `room` on some rank.
@@ -134,11 +135,11 @@ def largest_that_fits(measure: Callable[[int], int], share: int, room: int, rank
 
 
 def _fitting(sizes: list[int], taken: list[int], room: int) -> int:
-    """Examples that take `room` bytes, on the line through the last two measurements."""
+    """Returns the number of examples that take `room` bytes, on the line through the last two measurements."""
     if len(sizes) == 1:
         return int(taken[0] <= room)
     (low, high), (less, more) = sizes[-2:], taken[-2:]
-    # Below the allocator's grain two sizes may take the same; no example takes nothing.
+    # Below the allocator's grain, two sizes may take the same; no examples take nothing.
     slope = max((more - less) / (high - low), more / high / 100, 1.0)
     return high + int((room - more) // slope)
 
@@ -148,7 +149,7 @@ def _agreed(size: int, ranks: Ranks) -> int:
 
 
 def _even(share: int, size: int) -> int:
-    """At most `size` examples, so that a share is cut into as many pieces of about one size."""
+    """Returns at most `size`, so that a share is cut into the same number of nearly equal pieces."""
     pieces = -(-share // size)
     return -(-share // pieces)
 
@@ -159,9 +160,9 @@ def _local_bytes(p: Tensor) -> int:
 
 
 def _measured(memory: Memory, parallel: Parallel, phase: Phase, size: int) -> int:
-    """Bytes of a forward and a backward pass, whose gradients are thrown away.
+    """Returns the bytes of a forward and a backward pass, and discards the gradients.
 
-    A rank that runs out of memory here cannot go on: FSDP2 is left with a broken state by an exception.
+    A rank that runs out of memory here cannot continue: the exception leaves FSDP2 in a broken state.
     """
     batch = phase.examples.read(0, size)
     parallel.statistics.begin()

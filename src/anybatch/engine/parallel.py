@@ -1,4 +1,4 @@
-"""A model across ranks: a whole copy on each, or shards of one; what a step and a checkpoint need to know of either."""
+"""A model across ranks: a whole copy on each, or shards; what a step and a checkpoint need to know of either."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -31,9 +31,9 @@ _RECOMPILE_LIMIT = 64
 
 
 class Parallel(ABC):
-    """`model` is what is stepped and saved, `module` what batches are given to; every rank calls it equally often.
+    """`model` is stepped and saved, `module` gets the batches; every rank calls it equally often.
 
-    The two are one, unless `module` keeps its weights in lower precision.
+    Both are the same, unless `module` keeps its weights in lower precision.
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
@@ -63,7 +63,8 @@ class Parallel(ABC):
             for block in blocks or [module]:
                 block.forward = MethodType(_recomputing, block)
         if self._compiled:
-            # All blocks share one code object, which is compiled anew for every phase's shapes, with and without masks.
+            # All blocks share one code object, which is compiled again for every phase's shapes, with and without
+            # masks.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
             for block in blocks or [module]:
                 block.compile()
@@ -74,40 +75,40 @@ class Parallel(ABC):
         return torch.autocast(self.ranks.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def eagerly(self) -> AbstractContextManager[Any]:
-        """A block in which nothing is compiled: for passes of sizes, and in modes, that no step has."""
+        """A block in which nothing is compiled: for passes whose sizes or modes no step has."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
-    # Whether a backward pass that is the last one sums gradients over the ranks by itself.
+    # Whether the last backward pass sums gradients over the ranks by itself.
     sums_in_backward = False
 
     @abstractmethod
     def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
-        """A backward pass; gradients stay on their rank until the `last` one of a step.
+        """Runs a backward pass; gradients stay on their rank until the step's `last` one.
 
         `watched`: hooks on the parameters of `model` see the gradient of this pass.
         """
 
     @abstractmethod
     def after_backward(self) -> None:
-        """After the last one: `p.grad` holds this rank's part of the sum over all ranks."""
+        """Ends the last backward pass: `p.grad` then holds this rank's part of the sum over all ranks."""
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """After the parameters of `model` have changed: `module` computes with them."""
+        """Makes `module` compute with the changed parameters of `model`."""
         if self._lower:
             torch._foreach_copy_([low for low, _ in self._lower], [p for _, p in self._lower])
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """What this rank holds of the gradients, in place."""
+        """Returns this rank's part of the gradients, in place."""
 
     @abstractmethod
     def share(self, square: Tensor) -> Tensor:
-        """This rank's share in the sum over all ranks of the squares of all gradients, where its own is `square`."""
+        """Returns this rank's part of all ranks' sum of squares of all gradients; the rank's own sum is `square`."""
 
     @abstractmethod
     def whole(self) -> nn.Module | None:
-        """The model with whole parameters, in eval mode, on rank 0; None on the others, which must all ask, too."""
+        """Returns on rank 0 the whole model in eval mode; None on the others, which must call it, too."""
 
     def _rebuilt(self, parameters: Mapping[str, Tensor]) -> nn.Module:
         buffers = dict(self.model.named_buffers())
@@ -122,7 +123,7 @@ class Replicated(Parallel):
 
     def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
         super().__init__(module, ranks, execution)
-        # What is sent in the gradients' own dtype is exact.
+        # Gradients sent in their own dtype are exact.
         dtype = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
         self._params, self._sources = list(self.model.parameters()), list(self.module.parameters())
         summed = ranks.size > 1 or self.module is not self.model
@@ -130,7 +131,7 @@ class Replicated(Parallel):
 
     def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
         copied = self.module is not self.model
-        # What ranks have summed is not to be told apart any more.
+        # After the sum over ranks, the ranks' gradients cannot be separated any more.
         if self._sum is not None and last and not (copied and watched):
             self._sum.begin()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -141,7 +142,7 @@ class Replicated(Parallel):
             self._sum.gather()
 
     def _hand_on(self) -> None:
-        """Adds the gradients of `module` to those of `model` as a backward pass of the model would."""
+        """Adds the gradients of `module` to those of `model`, as a backward pass of the model would."""
         pairs = [(p, s.grad) for p, s in zip(self._params, self._sources, strict=True) if s.grad is not None]
         for source in self._sources:
             source.grad = None
@@ -162,7 +163,7 @@ class Replicated(Parallel):
 
 
 class Sharded(Parallel):
-    """FSDP2: every parameter cut along its first dimension, a shard a rank, gathered where it is needed."""
+    """FSDP2: every parameter is cut along its first dimension, one shard a rank, and gathered on demand."""
 
     sums_in_backward = True
 
@@ -170,25 +171,25 @@ class Sharded(Parallel):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-        # FSDP2 keeps copies in lower precision by itself, of all parameters or of none.
+        # FSDP2 itself keeps copies in lower precision, of all parameters or of none.
         super().__init__(module, ranks, replace(execution, low_precision_weights=False))
         mesh = init_device_mesh(ranks.device.type, (ranks.size,))
         kept = execution.fsdp.param_dtype
         if kept == "auto":
             chosen = decided(execution, ranks.device, module)
-            # BatchNorm's statistics, which are no parameters, stay in fp32, and a layer takes one dtype.
+            # BatchNorm's statistics are no parameters and stay in fp32, and a layer takes one dtype.
             low = chosen.low_precision_weights and chosen.precision == "bf16" and not self.statistics.layers
             kept = "bf16" if low else "fp32"
         policy = MixedPrecisionPolicy(
             param_dtype=None if kept == "fp32" else torch.bfloat16,
-            # Float64 models are left as they are.
+            # Float64 models are not changed.
             reduce_dtype=_DTYPES[execution.gradient_dtype] if execution.gradient_dtype != kept else None,
         )
         for unit in [*repeated_blocks(module), module]:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
         self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
         for unit in self._units:
-            # A sum, not a mean: the loss is divided by the global count already. Gloo knows plain sums alone.
+            # A sum, not a mean: the loss is already divided by the global count. Gloo knows only plain sums.
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)
 
@@ -198,7 +199,7 @@ class Sharded(Parallel):
         loss.backward()  # type: ignore[no-untyped-call]
 
     def after_backward(self) -> None:
-        """The last backward pass has summed them."""
+        """Does nothing: the last backward pass has summed them."""
 
     def gradients(self) -> list[Tensor]:
         """
@@ -214,7 +215,7 @@ class Sharded(Parallel):
                     "again"
                 )
             if p.grad is not None:
-                # Its local tensor as it is: `to_local` would build a graph for every one.
+                # The local tensor directly: `to_local` would build a graph for every one.
                 grads.append(p.grad._local_tensor)
         return grads
 
@@ -222,7 +223,7 @@ class Sharded(Parallel):
         return square
 
     def whole(self) -> nn.Module | None:
-        # One at a time, so that the other ranks hold no more than one whole parameter.
+        # One at a time, so that the other ranks hold at most one whole parameter.
         parameters: dict[str, Tensor] = {}
         for name, p in self.module.named_parameters():
             full = p.full_tensor().detach() if isinstance(p, DTensor) else p
@@ -232,10 +233,10 @@ class Sharded(Parallel):
 
 
 def parallelise(job: Job, ranks: Ranks) -> Parallel:
-    """`job.model`, in place, as `job.execution.parallel` says; the optimizer's groups get its parameters' shards.
+    """Prepares `job.model`, in place, for `job.execution.parallel`; the optimizer's groups get its shards.
 
     Raises:
-        InputError: several ranks, and a run that wants one.
+        InputError: several ranks for a run that wants one.
     """
     chosen = job.execution.parallel
     if chosen == "none" and ranks.size > 1:
@@ -258,16 +259,16 @@ def parallelise(job: Job, ranks: Ranks) -> Parallel:
 
 
 def _recomputing(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The block's forward pass, which keeps its inputs alone for the backward pass.
+    """Runs the block's forward pass, which keeps only its inputs for the backward pass.
 
-    A method that all blocks share: dynamo traces no partial in the place of `forward`, and compiles a closure anew for
-    every block.
+    All blocks share this method: dynamo cannot trace a partial as `forward`, and compiles a closure again for every
+    block.
     """
     return recomputed(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 
 def repeated_blocks(module: nn.Module) -> Sequence[nn.Module]:
-    """The repeated layers of a model: the members of its lists of modules, the outermost ones."""
+    """Returns the repeated layers of a model: the members of its outermost lists of modules."""
     blocks: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for child in module.modules():
@@ -278,19 +279,19 @@ def repeated_blocks(module: nn.Module) -> Sequence[nn.Module]:
 
 
 def _skeleton(module: nn.Module) -> nn.Module:
-    """A copy of `module` as it is before it is parallelised, whose parameters have a shape and no content."""
+    """Returns a copy of `module` before it is parallelized, whose parameters have a shape and no content."""
     return _with_parameters(module, {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()})
 
 
 def _in_lower_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of `module` that keeps in `dtype` what autocast would cast in every pass; it shares everything else.
+    """Returns a copy of `module` that keeps in `dtype` what autocast would cast in every pass, and shares the rest.
 
-    That are fp32 parameters of linear layers and convolutions only: what another layer has too, such as an embedding,
-    is cast where it is used. So the copy computes, under autocast, what `module` would, bit for bit.
+    These are fp32 parameters only of linear layers and convolutions: a parameter that another layer has too, such as
+    an embedding, is cast when it is used. So under autocast the copy computes what `module` would, bit for bit.
     """
     cast, other = set[nn.Parameter](), set[nn.Parameter]()
     for layer in module.modules():
-        # transformers' Conv1D is a linear layer with its weight turned round.
+        # transformers' Conv1D is a linear layer with its weight transposed.
         linear = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or type(layer).__name__ == "Conv1D"
         (cast if linear else other).update(layer.parameters(recurse=False))
     cast -= other
@@ -302,7 +303,7 @@ def _in_lower_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _with_parameters(module: nn.Module, parameters: Mapping[str, Tensor], shared: Iterable[Tensor] = ()) -> nn.Module:
-    """A copy of `module` around other parameters, by name; those that are tied stay tied."""
+    """Returns a copy of `module` around other parameters, by name; tied ones stay tied."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     memo |= {id(p): nn.Parameter(parameters[name].detach(), p.requires_grad) for name, p in module.named_parameters()}
     return copy.deepcopy(module, memo)

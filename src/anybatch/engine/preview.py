@@ -1,4 +1,4 @@
-"""What a job would take, measured on a micro-batch and an optimizer step of each phase, on a model thrown away."""
+"""Measures what a job would take, on a micro-batch and an optimizer step of each phase, on a model thrown away."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,19 +18,19 @@ from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.progress import SilentProgress
 
-# Repetitions are timed until they take this long together: short ones scatter most. A pass that takes as long is not
-# tried with more examples, whose time follows from it in proportion: a ResNet-50's own group takes minutes on a CPU.
+# Repetitions are timed until they take this long together: short ones vary most. If a pass takes this long, larger
+# ones are not tried; their time follows in proportion: a ResNet-50's group takes minutes on a CPU.
 _LONG_ENOUGH_S = 0.5
 _MOST_REPETITIONS = 5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one phase on one of the ranks it was asked for, without what ranks take to talk to each other.
+    """The cost of one phase on one rank, without communication.
 
-    `micro_batch_size` is what a rank's share of the batch leaves of the chosen one; `activation_bytes` is what a
-    micro-batch keeps for its backward pass. Where a part of a micro-batch takes long enough to be timed, both follow
-    from that part in proportion.
+    `micro_batch_size` is the chosen size, limited by a rank's share of the batch; `activation_bytes` is what a
+    micro-batch keeps for its backward pass. If a part of a micro-batch takes long enough to be timed, both follow from
+    this part in proportion.
     """
 
     micro_batch_size: int
@@ -47,7 +47,7 @@ class Preview:
 
 
 def preview(job: Job, num_ranks: int) -> Preview:
-    """Measures `job`, whose model is of no use afterwards, as one of `num_ranks` ranks would run it."""
+    """Measures `job` as one of `num_ranks` ranks would run it; its model cannot be used afterwards."""
     ranks = Ranks()
     execution = decided(replace(job.execution, parallel="none"), ranks.device, job.model)
     job = replace(job, execution=execution)
@@ -63,7 +63,7 @@ def preview(job: Job, num_ranks: int) -> Preview:
 
 
 def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num_ranks: int) -> Cost:
-    # The last rank has no smaller a share than any.
+    # No rank's share is larger than the last rank's.
     pieces = cut(0, phase.global_batch_size, num_ranks - 1, num_ranks, micro_batch_size, phase.group_size)
     whole = pieces[0]
     for count in _growing(whole.count):
@@ -80,7 +80,7 @@ def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num
 
 
 def _growing(count: int) -> list[int]:
-    """Some of `count` examples to try, ever more, the last all of them; two at least, which BatchNorm needs."""
+    """Returns growing numbers of examples to try, the last `count`; at least two, which BatchNorm needs."""
     counts = [count]
     while counts[0] > 4:
         counts.insert(0, -(-counts[0] // 4))
@@ -96,7 +96,7 @@ def _update(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _time(call: Callable[[], object]) -> float:
-    """The shortest of a few repetitions, in seconds."""
+    """Returns the shortest of a few repetitions, in seconds."""
     taken: list[float] = []
     while sum(taken) < _LONG_ENOUGH_S and len(taken) < _MOST_REPETITIONS:
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def _time(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _saved_bytes(module: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes by address of what the block's forward passes keep, parameters aside."""
+    """Yields the bytes, by address, that the block's forward passes keep, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     found: dict[int, int] = {}
 

@@ -11,13 +11,13 @@ from anybatch.engine.ranks import Ranks
 
 
 class RunningStatistics:
-    """Moves the running statistics of a model once a step, by what its groups of examples have on the mean.
+    """Moves a model's running statistics once a step, by the mean statistics of its groups of examples.
 
         r <- (1 - momentum) r + momentum * mean over all groups of the global batch of s(group)
 
-    A layer by itself moves them at every forward pass, so that they would depend on the order of the groups and on the
-    rank that has seen them. Every forward pass therefore starts from the statistics before the step, and what it leaves
-    is averaged over all that count, on all ranks. One group a step is what the layer does by itself, bit for bit.
+    A layer by itself moves them at every forward pass, so they would depend on the order of the groups and on the
+    rank. So every forward pass starts from the statistics before the step, and its results are averaged over all
+    counted passes, on all ranks. With one group a step, the result is bit for bit the layer's.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,7 +30,7 @@ class RunningStatistics:
         self._count = 0
 
     def begin(self) -> None:
-        """At the start of a step."""
+        """Starts a step."""
         if not self.layers:
             return
         self._buffers = [buffer for layer in self.layers for buffer in layer.buffers(recurse=False)]
@@ -40,7 +40,7 @@ class RunningStatistics:
 
     @contextmanager
     def watching(self, counts: bool) -> Iterator[None]:
-        """A block with one forward pass in training mode; where it does not count, it leaves no trace."""
+        """A block with one forward pass in training mode; if it does not count, it leaves no trace."""
         if not self.layers:
             yield
             return
@@ -51,12 +51,12 @@ class RunningStatistics:
             self._count += 1
 
     def forget(self) -> None:
-        """Puts back the statistics before the step."""
+        """Restores the statistics before the step."""
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(before)
 
     def settle(self, ranks: Ranks) -> None:
-        """At the end of a step: the same statistics on every rank."""
+        """Ends a step: sets the same statistics on every rank."""
         if not self.layers:
             return
         count = torch.full((1,), float(self._count), dtype=torch.float64, device=self._sum.device)

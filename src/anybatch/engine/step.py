@@ -14,10 +14,9 @@ from anybatch.engine.parallel import Parallel
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of the global batch, the same on all ranks.
+    """The result for the global batch, the same on all ranks.
 
-    `losses` are means over its targets; `skipped` where one of them or a gradient was not finite; `flags` are sums over
-    ranks.
+    `losses` are means over its targets; `skipped`: a loss or a gradient was not finite; `flags` are sums over ranks.
     """
 
     losses: dict[str, float]
@@ -38,12 +37,12 @@ def train_step(
 ) -> StepResult:
     """Accumulates the gradient of the ranks' shares and takes one step.
 
-    Each loss is a sum over its targets divided by their count in the whole batch, never a mean of means, so that the
-    gradient does not depend on the cut. The global gradient norm is taken in float64; where it or a loss is not finite,
+    Each loss is a sum over its targets divided by their count in the whole batch, never a mean of means, so the
+    gradient does not depend on the cut. The global gradient norm is taken in float64. If it or a loss is not finite,
     no parameter and no state changes, on any rank. Gradients above `max_grad_norm` are scaled down to it.
 
     Args:
-        flags: what this rank wants all to know after the step, asked for once its gradient is done.
+        flags: what this rank tells all ranks after the step; called when its gradient is complete.
         meter: sees the gradient of every micro-batch, and that of the whole step before it is clipped.
     """
     ranks, device = parallel.ranks, parallel.ranks.device
@@ -51,7 +50,7 @@ def train_step(
     # int64 sums wrap around, as a checksum may.
     counts = _there(torch.tensor([*share.num_targets.values(), _signed(share.checksum)]), device)
     ranks.sum(counts, "counting targets")
-    # Where reading a number waits for the device, it is divided by there.
+    # If reading a number would wait for the device, the device divides by it.
     num_targets = counts.clamp(min=1).tolist() if device.type == "cpu" else list(counts.clamp(min=1).unbind())
     totals = torch.zeros(len(names), dtype=torch.float64, device=device)
     last, lacking = len(share.micro_batches) - 1, 0
@@ -67,7 +66,7 @@ def train_step(
         means = torch.stack([
             sums[name] * micro_batch.weight / count for name, count in zip(names, num_targets, strict=False)
         ])  # fmt: skip
-        # Of shards a meter sees what is summed over the ranks: the first micro-batch by itself, and the whole.
+        # For shards, a meter sees sums over the ranks: of the first micro-batch, and of the whole step.
         apart = meter is not None and number == 0 and parallel.sums_in_backward
         loss = means.sum()
         loss = loss if scale is None else loss * scale.value
@@ -88,11 +87,11 @@ def train_step(
     own_flags = torch.tensor([lacking, *flags()], dtype=torch.float64)
     agreed = torch.cat([totals, parallel.share(square).view(1), _there(own_flags, device)])
     ranks.sum(agreed, "agreeing on the step")
-    # The one place of a step where the host waits for the device.
+    # The only place of a step at which the host waits for the device.
     with ranks.waiting("agreeing on the step"):
         here = torch.cat([agreed.view(torch.int64), counts[[0, -1]]]).cpu()
     losses, (norm_square, lacked, *agreed_flags) = _split(here[:-2].view(torch.float64).tolist(), len(names))
-    # What was divided by the targets that were promised is divided by those that there were.
+    # The loss was divided by the promised targets; this corrects it to the actual targets.
     factor = int(here[-2]) / max(int(here[-2]) - lacked, 1)
     losses, grad_norm = [factor * loss for loss in losses], factor * math.sqrt(norm_square)
     clipped = max_grad_norm is not None and grad_norm > max_grad_norm
@@ -120,7 +119,7 @@ def train_step(
 
 
 def _step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], factor: float) -> None:
-    """A step with the gradients times `factor`, which an optimizer that can multiplies with where it reads them."""
+    """Takes a step with the gradients times `factor`; an optimizer that can multiplies while it reads them."""
     if hasattr(optimizer, "gradient_scale"):
         optimizer.gradient_scale = factor
     elif factor != 1:
@@ -129,10 +128,10 @@ def _step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], factor: flo
 
 
 def sum_of_squares(tensors: Sequence[Tensor], squares: Squares | None = None) -> Tensor:
-    """The squared Euclidean norm of all tensors taken as one vector, accumulated in float64.
+    """Returns the squared Euclidean norm of all tensors as one vector, accumulated in float64.
 
     Args:
-        squares: where it can, gives the sum of squares of each tensor on a CPU, faster than torch does.
+        squares: returns the sum of squares of each tensor on a CPU if it can, faster than torch.
     """
     found = squares(tensors) if squares is not None and tensors else None
     if found is not None:
@@ -147,7 +146,7 @@ def sum_of_squares(tensors: Sequence[Tensor], squares: Squares | None = None) ->
 
 
 def _there(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on the device; a GPU takes them from pinned memory, so that nobody waits."""
+    """Returns `values` on the device; a GPU copies them from pinned memory, so nothing waits."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
@@ -156,5 +155,5 @@ def _split(values: list[float], count: int) -> tuple[list[float], list[float]]:
 
 
 def _signed(number: int) -> int:
-    """The int64 with the bits of a uint64."""
+    """Returns the int64 with the bits of a uint64."""
     return number - 2**64 if number >= 2**63 else number

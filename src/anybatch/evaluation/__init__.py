@@ -1,1 +1,1 @@
-"""HOW WELL a model does: answers and their scores, classes of images told right."""
+"""How well a model does: answers and their scores, and right classes of images."""

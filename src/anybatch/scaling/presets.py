@@ -92,7 +92,8 @@ def half_life_rule() -> Rule:
 
     Limits: the source shows it for language models from small batches on; it found a best lr that grows more slowly
     than the square root, so tune lr or choose `lr_rule`. `beta1_rule="half-life"` treats beta1 alike.
-    Source: Marek et al. 2025, arXiv 2507.07101, for beta2. The rate and the warm-up are choices of this library.
+    Source: Marek et al. 2025, arXiv 2507.07101, for beta2. The learning rate and the warm-up are choices of this
+    library.
     """
     return Rule(lr="sqrt", beta2="half-life", warmup="examples")
 

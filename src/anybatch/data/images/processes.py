@@ -1,4 +1,4 @@
-"""Images decoded in processes of their own, which wait for no lock of Python's and leave it to the training loop."""
+"""Decodes images in separate processes, which need no Python lock and leave it to the training loop."""
 
 import mmap
 import multiprocessing
@@ -14,16 +14,16 @@ from anybatch.data.images.views import FileViews, Numbers, Seen
 from anybatch.data.pool import begin_worker, submit
 from anybatch.errors import Failed
 
-# Images that a process decodes at a time: few, so that all are done with a batch together.
+# The number of images that a process decodes at a time: few, so that all processes finish a batch together.
 _CHUNK = 4
-# Calls that may be under way at a time, in several threads.
+# The number of calls that may run at a time, in several threads.
 _CALLS = 2
 
 Answer = tuple[Seen, dict[int, str]]
 
 
 class ProcessViews:
-    """What `views` shows, in `count` processes that are forked here; pixels come back in shared memory.
+    """Shows what `views` shows, in `count` processes that are forked here; pixels return in shared memory.
 
     The processes end with this one.
     """
@@ -70,7 +70,7 @@ class ProcessViews:
 
 
 class _Mine:
-    """What a process has from its parent."""
+    """What a process gets from its parent."""
 
     views: FileViews
     shared: Pixels

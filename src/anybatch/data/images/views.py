@@ -152,13 +152,13 @@ class FileViews:
         return pixels[:, ::-1] if flipped else pixels
 
     def skip(self, index: int, reason: str) -> None:
-        """Remembers, and tells once, that an image cannot be read."""
+        """Records, and reports once, that an image cannot be read."""
         if index not in self.skipped:
             self.skipped[index] = reason
             self._on_skip(self.images.name(index), reason)
 
     def alone(self) -> None:
-        """In a forked process: one thread decodes, and tells nobody but who asks for `skipped`."""
+        """Prepares a forked process: one thread decodes, and only `skipped` reports."""
         self._on_skip, self._threads = (lambda name, reason: None), 1
         self.__dict__.pop("_pool", None)
 
