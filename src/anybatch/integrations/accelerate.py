@@ -1,4 +1,4 @@
-"""Accelerate: accumulation and schedule of a loop of one's own from a reference, and what to log of it."""
+"""Accelerate: accumulation and schedule of your own loop from a reference, and what to log."""
 
 import functools
 import json
@@ -20,13 +20,13 @@ _STATE = "anybatch.json"
 
 
 def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micro_batch_size: int) -> Scaled:
-    """The reference's settings at a global batch, and the accelerator's gradient accumulation set to match.
+    """Returns the reference's settings at a global batch, and sets the accelerator's gradient accumulation to match.
 
         global batch = processes x micro_batch_size x accelerator.gradient_accumulation_steps
 
     Args:
-        micro_batch_size: the batch_size of the DataLoader that is prepared, to which `watch` holds it. With
-            split_batches it is already shared by the processes.
+        micro_batch_size: the batch_size of the prepared DataLoader; `watch` checks it. With split_batches, the
+            processes already share it.
 
     Raises:
         ValueError: the batch is no multiple of a micro-batch on every process; the accelerator or DeepSpeed's
@@ -51,10 +51,10 @@ def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micr
 
 
 def scheduler(accelerator: Accelerator, optimizer: Optimizer, run: Scaled) -> LambdaLR:
-    """The run's schedule, to be prepared, and stepped after each `optimizer.step()`.
+    """Returns the run's schedule; prepare it, and step it after each `optimizer.step()`.
 
-    A prepared scheduler takes a turn for every process; here a step is as many turns, so that the schedule's steps are
-    those of the optimizer. From now on neither loads the state of another rate or another optimizer.
+    A prepared scheduler takes one turn for every process. Here a step is as many turns, so the schedule's steps are
+    the optimizer's. From now on, neither loads the state of another learning rate or another optimizer.
     """
     checks.refuse_other_states(checks.unwrapped(optimizer))
     by_steps = functools.partial(_by_steps, run.schedule, _turns(accelerator))
@@ -64,18 +64,18 @@ def scheduler(accelerator: Accelerator, optimizer: Optimizer, run: Scaled) -> La
 def watch(
     accelerator: Accelerator, model: nn.Module, optimizer: Any, scheduler: Any = None, *, noise_every: int | None = 10
 ) -> Watch:
-    """Follows a loop; `accelerator.log(watch.numbers(), step=...)` after a step logs what it saw.
+    """Follows a loop; `accelerator.log(watch.numbers(), step=...)` after a step logs what it measured.
 
-    `accelerator.save_state` keeps its noise window in anybatch.json, and `load_state` goes on with it.
+    `accelerator.save_state` saves its noise window in anybatch.json, and `load_state` continues from it.
 
     Args:
-        model, optimizer, scheduler: as they were prepared. A LambdaLR that does not move with the steps is an error.
+        model, optimizer, scheduler: the prepared ones. A LambdaLR that does not move with the steps is an error.
         noise_every: measure the gradient noise every N steps; None: never.
 
     Raises:
-        ValueError: noise_every is below 1; the optimizer holds none of the model's parameters; later, if the model is
-            given batches of another size than `scaled` was told, the scheduler does not move with the steps, or a
-            state that is loaded has another global batch.
+        ValueError: noise_every is below 1; the optimizer holds none of the model's parameters; later, if the model's
+            batches have another size than `scaled` was given, the scheduler does not move with the steps, or a loaded
+            state has another global batch.
     """
     known = getattr(accelerator, "anybatch_micro_batch_size", None)
     sharing, processes = _sharing(accelerator)
@@ -109,7 +109,7 @@ def watch(
 
 
 def _sharing(accelerator: Any) -> tuple[int, int]:
-    """Processes that share a DataLoader's batch, and those that have one of their own."""
+    """Returns the number of processes that share a DataLoader's batch, and of those with separate batches."""
     copies = held.copies(getattr(accelerator, "parallelism_config", None))
     processes = accelerator.num_processes // copies
     return (processes, 1) if accelerator.split_batches else (1, processes)

@@ -1,4 +1,4 @@
-"""Parameter groups of somebody else's making, with what a layer-wise optimizer needs to know."""
+"""Parameter groups made by others, with the settings that a layer-wise optimizer needs."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +7,10 @@ from torch import nn
 
 
 def adapting(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Groups in which matrices are adapted and everything of fewer than two dimensions is not, as in `param_groups`.
+    """Returns groups in which matrices are adapted and parameters of fewer than two dimensions are not, as in
+    `param_groups`.
 
-    Groups that have `adapt` stay as they are, as does every other key of a group.
+    Groups that have `adapt` do not change, nor does any other key of a group.
 
     Args:
         params: parameters, (name, parameter) pairs, or groups of either.

@@ -1,4 +1,4 @@
-"""Lightning: what configure_optimizers returns, from a reference; and trust ratios and noise in the loggers."""
+"""Lightning: the return value of configure_optimizers, from a reference; and trust ratios and noise in the loggers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +23,18 @@ def configured(
     weight_decay: float = 0.01,
     **settings: Any,
 ) -> dict[str, Any]:
-    """What `configure_optimizers` returns: the optimizer over `param_groups(module)`, its schedule, stepped every step.
+    """Returns the value for `configure_optimizers`: an optimizer over `param_groups(module)`, and its schedule by
+    step.
 
         global batch = data-parallel processes x micro_batch_size x accumulate_grad_batches
 
     The Trainer's max_steps becomes the reference's number of steps.
 
     Args:
-        micro_batch_size: the batch_size of the training DataLoader, to which the `TrainingWatch` holds it.
+        micro_batch_size: the batch_size of the training DataLoader; the `TrainingWatch` checks it.
         kind: the class, such as LAMB.
         layerwise: wrap it: `Layerwise(kind(...))`.
-        weight_decay: if the reference has none.
+        weight_decay: used if the reference has none.
         settings: further arguments of the class.
 
     Raises:
@@ -58,7 +59,8 @@ def configured(
 
 
 class TrainingWatch(Callback):  # type: ignore[misc]
-    """Logs what `Watch` measures to the Trainer's loggers every log_every_n_steps; a checkpoint keeps the noise window.
+    """Logs the measurements of `Watch` to the Trainer's loggers every log_every_n_steps; a checkpoint keeps the noise
+    window.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never.
@@ -66,7 +68,7 @@ class TrainingWatch(Callback):  # type: ignore[misc]
     Raises:
         ValueError: noise_every is below 1; when training starts: the schedule is stepped once an epoch, the optimizer
             holds none of the module's parameters, or the checkpoint has another global batch; with the second batch:
-            it has not the size that `configured` was told.
+            its size is not the one that `configured` was given.
     """
 
     def __init__(self, noise_every: int | None = 10) -> None:
@@ -115,7 +117,7 @@ class TrainingWatch(Callback):  # type: ignore[misc]
             self._watch.backward_done()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Lightning calls it before it clips."""
+        """Lightning calls this before it clips."""
         if self._watch is not None:
             self._watch.gradient_done()
 
@@ -135,6 +137,6 @@ class TrainingWatch(Callback):  # type: ignore[misc]
 
 
 def _replicas(trainer: Trainer) -> int:
-    """Processes that see examples of their own."""
+    """Returns the number of processes that see different examples."""
     known = trainer.distributed_sampler_kwargs
     return int(known["num_replicas"]) if known else 1

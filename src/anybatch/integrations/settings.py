@@ -1,4 +1,4 @@
-"""A run's settings in somebody else's loop: from the reference, and as names and numbers that every logger takes."""
+"""A run's settings in other people's loops: from the reference, and as names and numbers that every logger takes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from anybatch.scaling import Reference, Scaled
 
 
 def scaled_run(owner: Any, reference: Reference, batch_size: int) -> Scaled:
-    """The reference at a batch; `recorded(owner, ...)` tells it from then on.
+    """Returns the reference at a batch; `recorded(owner, ...)` reports it from then on.
 
     Raises:
-        ValueError: it is no reference, or refuses the batch.
+        ValueError: it is no reference, or it refuses the batch.
     """
     if not isinstance(reference, Reference):
         raise ValueError(f"reference={reference!r:.60} is not an anybatch.Reference: Reference(32, lr=..., ...)")
@@ -31,7 +31,7 @@ def scaled_run(owner: Any, reference: Reference, batch_size: int) -> Scaled:
 
 
 def recorded(owner: Any, optimizer: Optimizer) -> dict[str, float]:
-    """The settings as names and numbers, which every logger takes: settings/lr, settings/optimizer/LAMB, ..."""
+    """Returns the settings as names and numbers, for every logger: settings/lr, settings/optimizer/LAMB, ..."""
     known: dict[str, float] = dict(getattr(owner, "anybatch_run", {}))
     if "warmup_steps" in known:
         known["lr"] = max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
@@ -43,7 +43,7 @@ def recorded(owner: Any, optimizer: Optimizer) -> dict[str, float]:
 def made(
     kind: Callable[..., Any], model: nn.Module, settings: Mapping[str, Any], weight_decay: float, layerwise: bool
 ) -> Optimizer:
-    """An optimizer over `param_groups(model)` that loads no other optimizer's state."""
+    """Makes an optimizer over `param_groups(model)` that loads no other optimizer's state."""
     chosen = dict(settings)
     optimizer: Optimizer = kind(param_groups(model, chosen.pop("weight_decay", weight_decay)), **chosen)
     optimizer = Layerwise(optimizer) if layerwise else optimizer
@@ -52,7 +52,7 @@ def made(
 
 
 def accumulation(batch_size: int, micro_batch_size: int, processes: int, described: str) -> int:
-    """Micro-batches of a step on each process; ValueError if the batch is no multiple of one on every process."""
+    """Returns the micro-batches of a step on each process; ValueError if the batch is no multiple of one on each."""
     steps, rest = divmod(batch_size, micro_batch_size * processes)
     if rest or not steps:
         raise ValueError(
@@ -62,7 +62,7 @@ def accumulation(batch_size: int, micro_batch_size: int, processes: int, describ
 
 
 def copies(parallel: Any) -> int:
-    """Processes that see the same examples, by Accelerate's parallelism_config."""
+    """Returns the number of processes that see the same examples, by Accelerate's parallelism_config."""
     found = 1
     for name in ("tp_size", "cp_size", "sp_size"):
         found *= int(getattr(parallel, name, 1) or 1)

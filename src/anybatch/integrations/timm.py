@@ -21,10 +21,10 @@ def lars(params: Iterable[Any], **settings: Any) -> LARS:
 def register(factory: Any = None) -> None:
     """Adds "anybatchlamb" and "anybatchlars" to timm's optimizers; a second call changes nothing.
 
-    The names have no underscore: timm looks up what follows the last one, so that "anybatch_lamb" is timm's own Lamb.
+    The names have no underscore: timm looks up the part after the last one, so "anybatch_lamb" is timm's Lamb.
 
     Args:
-        factory: the module that has timm's registry; timm.optim's own if None.
+        factory: the module with timm's registry; None: timm.optim's.
     """
     factory = factory or importlib.import_module("timm.optim._optim_factory")
     registry = factory.default_registry

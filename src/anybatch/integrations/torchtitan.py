@@ -11,14 +11,14 @@ from anybatch.optim import LAMB, LARS
 
 
 class LayerwiseOptimizers(OptimizersContainer):  # type: ignore[misc]
-    """torchtitan's container, which knows "LAMB" and "LARS" besides torchtitan's own names.
+    """torchtitan's container; it also knows "LAMB" and "LARS".
 
     A model's config registry sets it as `optimizer=LayerwiseOptimizers.Config(param_groups=[...])`, or by `lamb(...)`.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):  # type: ignore[misc]
-        """As torchtitan's; `implementation="fused"` asks for anybatch's fused step only where there is one."""
+        """torchtitan's; but `implementation="fused"` requests anybatch's fused step only if there is one."""
 
     @staticmethod
     def _resolve_optimizer_factory(name: str) -> Callable[..., Optimizer]:
@@ -28,17 +28,18 @@ class LayerwiseOptimizers(OptimizersContainer):  # type: ignore[misc]
     @staticmethod
     def _build_impl_kwargs(config: Any) -> dict[str, Any]:
         found = dict(OptimizersContainer._build_impl_kwargs(config))
-        # True is an order, which DTensors cannot follow; None takes the fastest path that there is.
+        # True requires the fused step, which DTensors cannot take; None takes the fastest available path.
         return {name: value or None for name, value in found.items()}
 
 
 def _lars(groups: list[dict[str, Any]], **settings: Any) -> LARS:
-    # torchtitan gives the rate to groups alone, and LARS has no default.
+    # torchtitan gives the learning rate only to groups, and LARS has no default.
     return LARS(groups, **{"lr": groups[0]["lr"], **settings})
 
 
 def lamb(lr: float, weight_decay: float = 0.01, **settings: Any) -> Any:
-    """A configuration of LAMB for a whole model: biases and normalization layers are neither decayed nor adapted.
+    """Returns a configuration of LAMB for a whole model: biases and normalization layers are neither decayed nor
+    adapted.
 
     Args:
         lr, weight_decay, settings: as in `LAMB`; `**reference.at(batch).optimizer` fits.

@@ -1,8 +1,8 @@
-"""Where `anybatch train --track` sends a run's numbers besides its folder: Weights & Biases, MLflow, TensorBoard.
+"""The trackers of `anybatch train --track`, besides the run folder: Weights & Biases, MLflow, TensorBoard.
 
-Offline if nothing else is set up: Weights & Biases writes RUN/wandb unless WANDB_MODE or a key says otherwise, MLflow
-RUN/mlflow.db unless MLFLOW_TRACKING_URI names a server. RUN/tracker.json keeps what the report links: tracker, id, and
-url or path; a resumed run goes on in the same place.
+Offline by default: Weights & Biases writes RUN/wandb unless WANDB_MODE or a key is set; MLflow writes RUN/mlflow.db
+unless MLFLOW_TRACKING_URI names a server. RUN/tracker.json holds what the report links: tracker, id, and url or path;
+a resumed run continues there.
 """
 
 import json
@@ -21,11 +21,11 @@ _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
 
 
 class Tracker:
-    """Sends numbers on; the first error of the tracker's ends that with one warning, and never the run.
+    """Sends numbers to a tracker; the tracker's first error ends the sending with one warning, and never ends the run.
 
     Args:
         name: "wandb", "mlflow" or "tensorboard", which every run has anyway if it is installed.
-        folder: the run's.
+        folder: the run's folder.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Tracker:
             file.write_text(json.dumps({"tracker": name, **described}, indent=1), encoding="utf-8")
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
-        """The numbers of one event."""
+        """Sends the numbers of one event."""
         send = self._send
         if send is not None and numbers:
             self._guarded(lambda: send(numbers, step))
@@ -57,7 +57,7 @@ class Tracker:
             return None
         try:
             return call()
-        # Of the tracker's library, its server or the network: whatever it is, the run goes on.
+        # An error of the tracker's library, its server or the network never ends the run.
         except Exception as error:
             self._send, self._end = None, lambda: None
             _LOG.warning("anybatch: %s takes no more numbers: %s: %s", self._name, type(error).__name__, error)
@@ -86,7 +86,7 @@ class Tracker:
         experiment = known.experiment_id if known else client.create_experiment(_PROJECT)
         identity = kept or client.create_run(experiment, run_name=self._folder.name).info.run_id
         if kept is None:
-            # MLflow takes 6,000 characters of a value at most.
+            # MLflow takes at most 6,000 characters of a value.
             params = [Param(name, json.dumps(value)[:6000]) for name, value in settings.items()]
             client.log_batch(identity, params=params)
 
@@ -101,7 +101,7 @@ class Tracker:
 
 
 def check_tracker(name: str) -> None:
-    """Raises ValueError for a name that is not known, or whose library is not installed."""
+    """Raises ValueError for an unknown name, or if its library is not installed."""
     if name not in _PACKAGES:
         raise ValueError(f"--track {name}: is not one of {', '.join(_PACKAGES)}")
     if find_spec(_PACKAGES[name]) is None:
