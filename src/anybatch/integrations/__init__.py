@@ -1,5 +1,4 @@
-"""anybatch in other people's training loops: one thin file a library, which it imports; `import anybatch` imports
-none.
+"""anybatch in other people's training loops: one thin file a library, imported only with that library.
 
 trainer.py       Hugging Face Trainer: arguments from a reference, the optimizer, trust ratios and noise in its log
 lightning.py     Lightning: the same for a module's configure_optimizers, and a callback

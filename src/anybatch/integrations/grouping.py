@@ -7,8 +7,7 @@ from torch import nn
 
 
 def adapting(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Returns groups in which matrices are adapted and parameters of fewer than two dimensions are not, as in
-    `param_groups`.
+    """Returns groups that adapt matrices, and not parameters of fewer than two dimensions, as `param_groups` does.
 
     Groups that have `adapt` do not change, nor does any other key of a group.
 

@@ -23,8 +23,7 @@ def configured(
     weight_decay: float = 0.01,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Returns the value for `configure_optimizers`: an optimizer over `param_groups(module)`, and its schedule by
-    step.
+    """Returns the value for `configure_optimizers`: an optimizer over `param_groups(module)`, its schedule by step.
 
         global batch = data-parallel processes x micro_batch_size x accumulate_grad_batches
 
@@ -59,8 +58,9 @@ def configured(
 
 
 class TrainingWatch(Callback):  # type: ignore[misc]
-    """Logs the measurements of `Watch` to the Trainer's loggers every log_every_n_steps; a checkpoint keeps the noise
-    window.
+    """Logs the measurements of `Watch` to the Trainer's loggers every log_every_n_steps.
+
+    A checkpoint keeps the noise window.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never.

@@ -38,8 +38,7 @@ def _lars(groups: list[dict[str, Any]], **settings: Any) -> LARS:
 
 
 def lamb(lr: float, weight_decay: float = 0.01, **settings: Any) -> Any:
-    """Returns a configuration of LAMB for a whole model: biases and normalization layers are neither decayed nor
-    adapted.
+    """Configures LAMB for a whole model: biases and normalization layers are neither decayed nor adapted.
 
     Args:
         lr, weight_decay, settings: as in `LAMB`; `**reference.at(batch).optimizer` fits.

@@ -1,4 +1,4 @@
-"""From a noise scale to batches: which are nearly free, at which examples double, and what to type. Pure functions."""
+"""From a noise scale to batches: nearly free, doubling the examples, and what to type. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from anybatch.recipes import Recipe
 from anybatch.recipes.change import as_options
 from anybatch.scaling import NoiseScale, examples_at
 
-# Up to this share of the critical batch a run needs at most a quarter more examples than the smallest batch would.
+# Up to this share of the critical batch, a run needs at most a quarter more examples than the smallest batch.
 NEARLY_FREE = 1 / 4
 _SMALLEST_SHARE, _LARGEST_SHARE = 1 / 32, 8
 _MOST_CANDIDATES = 10
@@ -18,9 +18,9 @@ _LENGTHS = ("reference.num_examples", "reference.num_epochs")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One batch. `multiplier`: examples over the reference's, and what the ends of the interval make of it.
+    """One batch. `multiplier`: its examples over the reference's, and the same for the ends of the interval.
 
-    `speed_up`: how many times fewer steps than the reference takes.
+    `speed_up`: the reference's steps over this batch's.
     """
 
     batch_size: int
@@ -37,19 +37,19 @@ class Candidate:
 
 
 def nearly_free_batch(noise: NoiseScale, reference_batch: int) -> int:
-    """The largest batch, among the reference's halved and doubled, of at most a quarter of the noise scale's lower end.
+    """Returns the largest batch (the reference's, halved or doubled) up to a quarter of the noise scale's lower end.
 
-    More is not known to be nearly free: a short run leaves the noise scale open by a factor of two.
+    A larger batch is not known to be nearly free: a short run leaves the noise scale open by a factor of two.
     """
     exponent = math.floor(math.log2(max(noise.low * NEARLY_FREE, 2) / reference_batch))
     return max(2, math.floor(reference_batch * 2.0**exponent))
 
 
 def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings: Sequence[str] = ()) -> list[Candidate]:
-    """What the rules and E(B) = E_min (1 + B/B_crit) make of each batch; those that the warm-up rule allows.
+    """Returns each batch that the warm-up rule allows, with its settings by the rules and E(B) = E_min (1 + B/B_crit).
 
     Args:
-        settings: FIELD=VALUE that the recipe was changed by, which the commands repeat.
+        settings: FIELD=VALUE with which the recipe was changed; the commands repeat them.
 
     Raises:
         InputError: the noise scale has neither an estimate nor a lower end.
@@ -60,10 +60,10 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
     reference = recipe.reference
     own = reference.length(epoch_examples)
     free = nearly_free_batch(noise, reference.batch_size)
-    # The length is what the advice changes; everything else is as it was measured.
+    # The advice changes only the length; everything else is as measured.
     kept = [each for each in settings if each.partition("=")[0] not in _LENGTHS]
     own_settings = as_options(kept)
-    # The recipe's own length may be in epochs, here or before it was changed.
+    # The recipe's length may be in epochs, here or before it was changed.
     in_epochs = reference.num_epochs is not None or any(each.startswith("reference.num_epochs") for each in settings)
     epochs = " --set reference.num_epochs=null" if in_epochs else ""
     found = []
@@ -81,7 +81,7 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
         longer = replace(reference, num_examples=num_examples, num_epochs=None)
         try:
             scaled = longer.at(batch_size)
-        # The warm-up would take the whole run: the rule says nothing of this batch.
+        # The warm-up would take the whole run: the rule does not cover this batch.
         except ValueError:
             continue
         found.append(
@@ -105,7 +105,7 @@ def candidates(recipe: Recipe, noise: NoiseScale, epoch_examples: int, settings:
 
 @dataclass(frozen=True)
 class Growth:
-    """The noise scale early and late in the stretch that was measured; `grows` where their intervals are apart."""
+    """The noise scale early and late in the measurement; `grows` if the intervals do not overlap."""
 
     early: NoiseScale
     late: NoiseScale
@@ -115,5 +115,5 @@ class Growth:
         return self.late.low > self.early.high
 
     def batches(self, reference_batch: int) -> tuple[int, int]:
-        """The nearly free batch of each, for two phases."""
+        """Returns the nearly free batch of each part, for two phases."""
         return nearly_free_batch(self.early, reference_batch), nearly_free_batch(self.late, reference_batch)

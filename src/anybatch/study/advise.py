@@ -1,4 +1,4 @@
-"""What `anybatch advise` does: short ordinary runs of a recipe, turned into advice about batches."""
+"""The command `anybatch advise`: short ordinary runs of a recipe, turned into advice about batches."""
 
 import json
 import math
@@ -30,11 +30,11 @@ from anybatch.tables import aligned
 
 FEWEST_STEPS = 16
 _RANGE_STEPS = 40
-# The learning rate of the range test, as multiples of the rate that is tested.
+# The learning rates of the range test, as multiples of the tested one.
 _RANGE = (0.25, 16.0)
-# Micro-batches a step, where the model allows: as many small gradients as make their mean steady, at little cost.
+# Micro-batches a step, if the model allows: enough small gradients for a steady mean, at little cost.
 _MICRO_BATCHES = 4
-# Below this margin the rule's rate is one bad seed away from divergence.
+# Below this margin, the rule's learning rate is one bad seed away from divergence.
 _CLOSE = 2.0
 # Adam-like optimizers, whose updates are preconditioned by v.
 _PRECONDITIONED = ("lamb", "adamw", "adam")
@@ -44,7 +44,7 @@ _PLAIN = itemgetter("gradient_square", "noise_trace")
 
 @dataclass(frozen=True)
 class Advice:
-    """Everything that was measured and made of it. `measured_batch`: at which the noise was measured."""
+    """All measurements and their results. `measured_batch`: the batch at which the noise was measured."""
 
     recipe: str
     optimizer: str
@@ -67,14 +67,14 @@ def advise(
     settings: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Advice:
-    """Trains `recipe` at its reference batch for `num_steps`, measures, and tests the rate at the nearly free batch.
+    """Trains `recipe` at its reference batch for `num_steps`, measures, and tests a learning rate.
 
-    These are ordinary runs of the engine: on its device, in its precision, cut over its ranks. The first quarter of the
-    steps, in which a fresh model changes most, is not measured.
+    These are ordinary runs of the engine: on its device, in its precision, cut over its ranks. The first quarter of
+    the steps, in which a new model changes most, is not measured.
 
     Args:
-        settings: FIELD=VALUE that the recipe was changed by, which the commands to paste repeat.
-        folder: where the runs are kept; None: in a folder that is removed.
+        settings: FIELD=VALUE with which the recipe was changed; the commands to paste repeat them.
+        folder: the folder that keeps the runs; None: a temporary one.
 
     Raises:
         InputError: too few steps, data or recipe are wrong, or the run diverged.
@@ -128,7 +128,7 @@ def _scale(seen: Sequence[Mapping[str, Any]], pair: Callable[[Mapping[str, Any]]
 
 
 def _measured_batch(recipe: Recipe) -> int:
-    """The reference's batch, or its least multiple of two groups of BatchNorm: one group has no second gradient."""
+    """Returns the reference's batch, or its smallest multiple with two groups of BatchNorm: one gives one gradient."""
     batch_size = recipe.reference.batch_size
     if batch_size < 2:
         raise InputError(f"batch size {batch_size}: the noise scale needs at least two examples a step")
@@ -137,20 +137,20 @@ def _measured_batch(recipe: Recipe) -> int:
 
 
 def _cut(recipe: Recipe, batch_size: int) -> dict[str, Any]:
-    """The engine's micro-batches where they are small enough, else a quarter of the batch."""
+    """Returns the engine's micro-batches if they are small enough, otherwise a quarter of the batch."""
     size = recipe.engine.micro_batch_size
     quarter = max(1, batch_size // _MICRO_BATCHES)
     return {"micro_batch_size": quarter if size == "auto" else min(size, quarter)}
 
 
 def _range_test(recipe: Recipe, run: Run, stage: Stage, batch_size: int, place: Path, trainer: Trainer) -> RateRange:
-    """Trains on from where `run` stands, the rate growing from a quarter of the rule's to 16 times it."""
+    """Continues `run` while the learning rate grows from a quarter of the rule's to 16 times it."""
     stages = [stage, Stage(_RANGE_STEPS, batch_size, _RANGE)]
     testing = staged(recipe, stages, 0, noise_every=0, num_evals=1, num_trust_ratios=1)
     folder, first = place / "range", stage.num_steps
     if not Run(folder).recipe_file.exists():
         branch(run, first, testing, folder)
-    # A loss that is lost for long ends the run. One step short of its end, it is neither scored nor exported.
+    # A loss that stays lost ends the run. One step short of its end, it is neither scored nor exported.
     with suppress(Failed):
         trainer.to(testing, folder, first + _RANGE_STEPS - 1, f"{recipe.name}: range test at batch {batch_size}")
     points = [(event["lr"], event["loss"]) for event in events(Run(folder), "train")]
@@ -158,7 +158,7 @@ def _range_test(recipe: Recipe, run: Run, stage: Stage, batch_size: int, place: 
 
 
 def to_json(advice: Advice) -> str:
-    """JSON text; null for what has no bound."""
+    """Returns JSON text; null for a missing bound."""
     return json.dumps(
         null_for_nonfinite(
             {
@@ -187,7 +187,7 @@ def to_json(advice: Advice) -> str:
 
 
 def to_text(advice: Advice) -> str:
-    """The advice in words and a table."""
+    """Returns the advice in words and a table."""
     noise, rates = advice.noise, advice.rates
     lines = [
         f"{advice.recipe} ({advice.optimizer}), {advice.num_steps} steps at batch {advice.measured_batch}",

@@ -25,7 +25,7 @@ from anybatch.tables import aligned
 
 FACTORS = (1, 2, 4, 8, 16)
 POINTS = (0.05, 0.2, 0.5)
-# Steps that the largest branch takes; the smaller ones see the same examples.
+# The steps of the largest branch; the smaller ones see the same examples.
 _LARGEST_STEPS = 24
 # Branches are compared by their held-out losses at this many places, evenly over the second half of their examples.
 _PLACES = 4
@@ -33,7 +33,7 @@ _PLACES = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run, before anything is: steps at which the run is branched, and what all of it costs."""
+    """The plan of the runs: the steps at which the run is branched, and the cost of all."""
 
     recipe: Recipe
     batch_size: int
@@ -44,11 +44,11 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Examples that measuring trains on: the run up to its last point, and all branches."""
+        """Returns the examples that measuring trains on: the run up to its last point, and all branches."""
         return self.steps[-1] * self.batch_size + len(self.steps) * len(self.factors) * self.window
 
     def told(self) -> str:
-        """The cost in words."""
+        """Returns the cost in words."""
         factors = ", ".join(map(str, self.factors))
         return (
             f"branching at {len(self.steps)} point{'s' * (len(self.steps) > 1)}, "
@@ -59,11 +59,11 @@ class Plan:
 
 
 def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, factors: Sequence[int] = FACTORS) -> Plan:
-    """Where a run of `num_examples` at its first batch is branched.
+    """Plans the branches of a run of `num_examples` at its first batch.
 
     Args:
         points: shares of the run, above 0 and below 1.
-        factors: of the batch; 1 is added, to compare with.
+        factors: multiples of the batch; 1 is added, for comparison.
 
     Raises:
         InputError: naming the value and its bound; or the run is too short for its branches.
@@ -88,10 +88,10 @@ def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, fa
 
 
 def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float = TOLERANCE) -> list[CriticalBatch]:
-    """Trains up to each point, branches there, and compares; what is in `folder` already is not run again.
+    """Trains up to each point, branches there, and compares; does not repeat what is already in `folder`.
 
     Raises:
-        Stopped: a signal asked for it; the same call goes on.
+        Stopped: a signal asked for it; the same call continues.
         Failed: the run itself was lost before its last point.
     """
     recipe, found = planned.recipe, []
@@ -116,7 +116,7 @@ def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float = TO
             if not run.recipe_file.exists():
                 branch(parent, step, branched, run.path)
             title = f"point {number} of {len(planned.steps)}, {factor} times the batch"
-            # A branch that is lost ends early, and has no loss at its last places.
+            # A lost branch ends early, and has no loss at its last places.
             with suppress(Failed):
                 trainer.to(branched, run.path, step + num_steps, title)
             losses[factor] = _held_out(run, places, step + num_steps)
@@ -135,11 +135,11 @@ def advise(
     folder: Path | None,
     trainer: Trainer,
 ) -> dict[str, Any]:
-    """Says what measuring costs, measures, and returns `to_json`'s values.
+    """Prints what measuring costs, measures, and returns the values of `to_json`.
 
     Args:
-        command: what starts such a run, without a ramp.
-        folder: where the runs are kept; None: in a folder that is removed.
+        command: the command that starts such a run, without a ramp.
+        folder: the folder that keeps the runs; None: a temporary one.
     """
     if not 0 < tolerance < math.inf:
         raise InputError(f"--tolerance {tolerance}: must be above 0")
@@ -157,10 +157,10 @@ def advise(
 
 
 def _held_out(run: Run, places: Sequence[int], end: int) -> list[float]:
-    """The held-out losses of a branch at `places`; infinite from where its loss was lost.
+    """Returns the held-out losses of a branch at `places`; infinite after its loss was lost.
 
     Raises:
-        InputError: the branch came to its end, and its records lack an evaluation.
+        InputError: the branch reached its end, and its records lack an evaluation.
     """
     seen = {event["step"]: event["loss"] for event in events(run, "eval")}
     missing = [place for place in places if place not in seen]
@@ -186,7 +186,7 @@ def _keep_to(planned: Plan, folder: Path) -> None:
 
 
 def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, command: str) -> dict[str, Any]:
-    """What was measured, its fit, and the ramp that follows; JSON values only."""
+    """Returns the measurements, their fit, and the ramp that follows; JSON values only."""
     fit = power_law(found)
     stages = ramp(found, planned.batch_size, planned.num_examples)
     return {
@@ -204,7 +204,7 @@ def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, com
 
 
 def to_text(values: Mapping[str, Any]) -> str:
-    """`to_json`'s answer in words and a table."""
+    """Returns `to_json`'s result in words and a table."""
     rows = [["after examples", "loses nothing", "crosses the tolerance", "loses more"]]
     for point in values["critical_batch"]:
         crossing = "nowhere" if point["value"] is None else f"{point['value']:,.0f}"

@@ -1,4 +1,4 @@
-"""A study by name: shipped, from a user's Python file, or made of a recipe and a few words on the command line."""
+"""Finds a study: shipped, from a user's Python file, or made of a recipe and the command line's options."""
 
 import importlib.util
 import traceback
@@ -29,7 +29,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
 
 
 def find_study(name: str) -> Study:
-    """The shipped study called `name`, or the one that the Python file `name` gives by its function `study()`."""
+    """Returns the shipped study called `name`, or the one of the function `study()` in the Python file `name`."""
     if name.endswith(".py"):
         return _from_file(Path(name))
     if name in STUDIES:
@@ -39,7 +39,7 @@ def find_study(name: str) -> Study:
 
 
 def declare(name: str, options: Mapping[str, Any]) -> Study:
-    """A shipped or a user's study, or one made of the recipe `name`; `options` that are not None replace its fields.
+    """Returns a shipped or a user's study, or one of the recipe `name`; options that are not None replace fields.
 
     Args:
         options: optimizers, batch_sizes, protocol, ranges ("NAME:FIELD=LOW:HIGH" or "FIELD=LOW:HIGH"), assignments
@@ -90,7 +90,7 @@ def _from_file(path: Path) -> Study:
         made = make()
     except InputError:
         raise
-    # The file is the user's own program, and may fail in any way.
+    # The file is the user's program, and may fail in any way.
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else str(path)
@@ -117,7 +117,7 @@ def _of_recipe(recipe: Recipe, optimizer: str, ranges: Sequence[str]) -> Entrant
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """(optimizer or "", field, span) of [OPTIMIZER:]FIELD=SPAN; an empty span where there is no "="."""
+    """Splits [OPTIMIZER:]FIELD=SPAN into (optimizer or "", field, span); the span is empty if there is no "="."""
     where, _, span = text.partition("=")
     owner, _, field = where.rpartition(":")
     return owner, field, span

@@ -1,4 +1,4 @@
-"""What `anybatch study` does: declares, shows the plan, or runs what is left and writes the table down."""
+"""The command `anybatch study`: declares, shows the plan, or runs the rest and writes the table."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,14 +25,14 @@ _WARMUP = "optimizer.warmup_ratio"
 
 
 def declared(name: str, **options: Any) -> Callable[[], Study]:
-    """The maker of a study, which workers in other processes call, too; wrong options show at once."""
+    """Returns the maker of a study, which workers in other processes call, too; wrong options fail at once."""
     make = partial(declare, name, options)
     make()
     return make
 
 
 def plan(study: Study) -> dict[str, Any]:
-    """What a study would run: its setting, a row for every optimizer at every batch, and how much that is in all."""
+    """Returns what a study would run: its setting, a row for every optimizer at every batch, and the total."""
     rows = []
     examples: int | None = 0
     trials = study.trials
@@ -78,7 +78,7 @@ def plan(study: Study) -> dict[str, Any]:
 
 
 def _open(study: Study) -> list[str]:
-    """What the first contender's recipe leaves open: its data, and what its source does not say."""
+    """Returns what the first contender's recipe leaves open: its data, and what its source does not say."""
     recipe = study.entrants[0].recipe
     missing = stand_in(recipe) if study.run is None else None
     data = (
@@ -88,7 +88,7 @@ def _open(study: Study) -> list[str]:
 
 
 def plan_text(planned: Mapping[str, Any]) -> str:
-    """`plan`'s answer for a terminal."""
+    """Returns the plan as text for a terminal."""
     shown = [[name.replace("_", " ") for name in planned["runs"][0]]]
     shown += [
         ["?" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()]
@@ -116,7 +116,7 @@ def plan_text(planned: Mapping[str, Any]) -> str:
 def finish_study(
     make: Callable[[], Study], out: Path, progress: Progress, *, storage: str | None, num_workers: int, heartbeat_s: int
 ) -> tuple[Comparison, dict[str, Any]]:
-    """Runs what is left of the study; returns its comparison, and what of it is written to `out`/study.json."""
+    """Runs the rest of the study; returns its comparison, and what is written to `out`/study.json."""
     from anybatch.study.results import as_json, compare
     from anybatch.study.worker import run_study
 
@@ -131,7 +131,7 @@ def finish_study(
 
 
 def check(study: Study) -> None:
-    """InputError for what would make every trial fail: no such optimizer, metric or data."""
+    """Raises InputError for a fault that would make every trial fail: no such optimizer, metric or data."""
     if study.run is not None:
         return
     for entrant in study.entrants:
@@ -153,7 +153,7 @@ def check(study: Study) -> None:
 
 
 def _earlier(path: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
-    """With what the same trials were run, where this has only written their page again."""
+    """Returns the environment of the same trials, if this command has only written their page again."""
     try:
         found = read_object(path)
     except InputError:  # none yet, or one that was cut short

@@ -1,4 +1,4 @@
-"""From the losses of branches to a critical batch, its course over training, and the ramp that follows it."""
+"""From the losses of branches to a critical batch, its course over training, and the ramp that follows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from anybatch.numbers import finite
 
-# A branch whose loss is at most this much above that of branch 1, in nats or as a share of it if the loss is below 1,
-# counts as equal.
+# A branch counts as equal if its loss is at most this much above that of branch 1: in nats, or as a share if the loss
+# is below 1.
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Excess:
-    """How far a branch at `factor` times the batch ended above branch 1, with the standard error of that difference."""
+    """How far a branch at `factor` times the batch ended above branch 1, with the standard error of the difference."""
 
     factor: int
     mean: float
@@ -24,9 +24,9 @@ class Excess:
 class CriticalBatch:
     """The largest batch that loses nothing, after `examples` of training.
 
-    `low`: the largest batch that was shown to be within the tolerance; the base batch if none larger was. `high`: the
-    smallest that was shown to be beyond it; None if none was. `value`: where the loss crosses the tolerance, on a line
-    over the logarithm of the batch; None if no branch crossed it.
+    `low`: the largest batch that is shown to be within the tolerance; the base batch if none larger is. `high`: the
+        smallest that is shown to be beyond it; None if none is. `value`: the batch at which the loss crosses the
+        tolerance, on a line over the logarithm of the batch; None if no branch crossed it.
     """
 
     examples: int
@@ -37,7 +37,7 @@ class CriticalBatch:
 
 
 def excess(factor: int, branch: Sequence[float], base: Sequence[float]) -> Excess:
-    """The mean difference of two branches' held-out losses after the same examples, and its standard error."""
+    """Returns the mean difference of two branches' held-out losses after the same examples, and its standard error."""
     differences = [one - other for one, other in zip(branch, base, strict=True)]
     mean = math.fsum(differences) / len(differences)
     if not math.isfinite(mean):
@@ -51,10 +51,10 @@ def excess(factor: int, branch: Sequence[float], base: Sequence[float]) -> Exces
 def critical_batch(
     examples: int, batch_size: int, base_loss: float, excesses: Sequence[Excess], tolerance: float = TOLERANCE
 ) -> CriticalBatch:
-    """The critical batch at one point of training, from branches at growing factors of `batch_size`.
+    """Computes the critical batch at one point of training, from branches at growing factors of `batch_size`.
 
-    A branch is within the tolerance if its excess plus two standard errors is, and beyond it if the excess less two
-    standard errors is.
+    A branch is within the tolerance if its excess plus two standard errors is. It is beyond the tolerance if its
+    excess minus two standard errors is.
 
     Source: Merrill et al. 2025, arXiv 2505.23971, section 3 (local recovery from branched training).
 
@@ -83,7 +83,7 @@ def critical_batch(
 
 
 def power_law(points: Sequence[CriticalBatch]) -> tuple[float, float] | None:
-    """(a, p) of the critical batch a * examples^p, by least squares of the logarithms; None with under two values."""
+    """Fits (a, p) of the critical batch a * examples^p, by least squares of logarithms; None for under two values."""
     known = [(math.log(point.examples), math.log(point.value)) for point in points if point.value and point.examples]
     if len(known) < 2:
         return None
@@ -97,9 +97,9 @@ def power_law(points: Sequence[CriticalBatch]) -> tuple[float, float] | None:
 
 
 def ramp(points: Sequence[CriticalBatch], batch_size: int, num_examples: int) -> list[tuple[float, int]]:
-    """(share, batch) of the ramp that follows the measured points.
+    """Returns (share, batch) of the ramp that follows the measured points.
 
-    From each point on it takes the largest doubling of `batch_size` that the point showed to lose nothing. The batch
+    From each point on, it takes the largest doubling of `batch_size` that is shown to lose nothing there. The batch
     never shrinks, and does not grow before the first point.
 
     Example:
@@ -117,7 +117,7 @@ def ramp(points: Sequence[CriticalBatch], batch_size: int, num_examples: int) ->
 
 
 def table(points: Sequence[CriticalBatch]) -> list[Mapping[str, object]]:
-    """JSON values, a row a point."""
+    """Returns JSON values, one row a point."""
     return [
         {
             "examples": point.examples,

@@ -1,4 +1,4 @@
-"""What a study is: who is compared, on which batches, how each is tuned, and every trial of it, known beforehand."""
+"""The declaration of a study: contenders, batches, tuning, and every trial, known beforehand."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ METRIC_NAMES = {name: words for task in TASKS.values() for name, words in task.a
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial gave on its own part of the held-out data.
+    """The result of a trial on its part of the held-out data.
 
-    curve: (steps, examples, metric) at each evaluation, None where the metric was not finite. diverged: it was stopped,
-    or ended, without a finite metric or far above where it began. ratios: (step, {layer: trust ratio}) at a few steps,
-    of an optimizer that has some.
+    curve: (steps, examples, metric) at each evaluation, None if the metric was not finite. diverged: it was stopped,
+        or ended, without a finite metric or far above its start. ratios: (step, {layer: trust ratio}) at a few steps,
+        if the optimizer has them.
     """
 
     curve: tuple[tuple[int, int, float | None], ...]
@@ -48,7 +48,7 @@ Run = Callable[["Study", "Trial", Recipe, Path, Progress], Outcome]
 
 @dataclass(frozen=True)
 class Entrant:
-    """One contender: a recipe with its optimizer and reference, and, where it is tuned, the ranges to tune it in."""
+    """One contender: a recipe with its optimizer and reference, and, if it is tuned, the ranges."""
 
     name: str
     recipe: Recipe
@@ -57,7 +57,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. `settings` are fields of the recipe set after scaling; None: those that tuning finds best."""
+    """One run. `settings` are fields of the recipe set after scaling; None: the best ones of the tuning."""
 
     entrant: Entrant
     batch_size: int
@@ -80,7 +80,7 @@ class Trial:
         return change(with_batch_size(self.entrant.recipe, self.batch_size), assignments)
 
     def scaled(self, settings: Settings) -> list[Scaled] | None:
-        """Rate, warm-up and steps of each phase; None where a run's length depends on data that are not at hand."""
+        """Returns each phase's learning rate, warm-up and steps; None if they depend on data not at hand."""
         recipe = self.recipe(settings)
         examples = getattr(recipe.data, "source_examples", None)
         if recipe.reference.num_epochs is not None and examples is None:
@@ -96,18 +96,18 @@ class Study:
     """A declared comparison. Equal means: every entrant has the same examples, batches, seeds and number of trials.
 
     Args:
-        name: of the study in its storage.
-        question: what it asks, in a sentence.
+        name: the study's name in its storage.
+        question: the study's question, in a sentence.
         entrants: at least one, each with its own recipe.
         batch_sizes: global batch sizes of the first phase.
-        protocol: "untuned" scales each entrant's reference by its rule; "grid" tries the rates 1-2-5 of
+        protocol: "untuned" scales each entrant's reference by its rule; "grid" tries the learning rates 1-2-5 of
             `ranges["optimizer.lr"]`; "quasirandom" tries `num_trials` Halton points of all ranges.
-        seeds: of the reported runs; `tuning_seeds`: of the tuning runs, others than those.
-        metric: "loss", or the name of an accuracy of the recipe, measured on held-out data, of which tuning sees one
-            half and the reported runs the other.
-        target: the value of the metric that steps are counted to; None where none is counted.
-        num_evals: evaluations a run, at which the target can be seen to be reached.
-        run: what makes an outcome of a trial; by default the recipe is trained.
+        seeds: the seeds of the reported runs; `tuning_seeds`: those of the tuning runs, which must differ.
+        metric: "loss", or the name of an accuracy of the recipe, measured on held-out data; tuning uses one half of
+            the data and the reported runs the other.
+        target: steps are counted until the metric reaches this; None: not counted.
+        num_evals: the evaluations of a run; at these, the target can be reached.
+        run: makes the outcome of a trial; by default it trains the recipe.
     """
 
     name: str
@@ -148,19 +148,19 @@ class Study:
 
     @property
     def metric_name(self) -> str:
-        """As the page says it."""
+        """Returns the metric's name on the page."""
         return METRIC_NAMES.get(self.metric, self.metric) if self.run is None else self.metric
 
     @property
     def metric_range(self) -> tuple[float, float]:
-        """What the metric can be: a loss or an accuracy of a recipe; anything, where `run` is the user's own."""
+        """Returns the metric's range: of a loss or an accuracy of a recipe; unbounded if `run` is the user's."""
         if self.run is not None:
             return -math.inf, math.inf
         return (0.0, 1.0) if self.higher_is_better else (0.0, math.inf)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial, tuning before reporting, in the order in which they are taken."""
+        """Every trial, tuning before reporting, in the order in which they run."""
         tuning = [
             Trial(entrant, batch_size, seed, "tuning", settings, number)
             for batch_size in self.batch_sizes
@@ -177,7 +177,7 @@ class Study:
         return (*tuning, *reported)
 
     def tuning_of(self, trial: Trial) -> list[Trial]:
-        """The tuning trials that `trial` takes its settings from."""
+        """Returns the tuning trials from which `trial` takes its settings."""
         return [other for other in self._tuning if other.cell == trial.cell]
 
     @cached_property
@@ -185,7 +185,7 @@ class Study:
         return [trial for trial in self.trials if trial.part == "tuning"]
 
     def declaration(self) -> dict[str, Any]:
-        """What decides about the results, as JSON."""
+        """Returns everything that determines the results, as JSON."""
         return {
             "name": self.name,
             "entrants": [
@@ -207,7 +207,7 @@ class Study:
         }
 
     def fingerprint(self) -> str:
-        """Of the declaration: workers on one storage must share it."""
+        """Returns a hash of the declaration: workers on one storage must have the same."""
         return hashlib.sha256(json.dumps(self.declaration(), sort_keys=True).encode()).hexdigest()
 
     def _points(self, entrant: Entrant) -> list[Settings]:

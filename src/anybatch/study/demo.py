@@ -19,7 +19,7 @@ from anybatch.runs import Run
 from anybatch.study.declaration import Entrant, Study
 from anybatch.study.workers import run_side_by_side
 
-# A worker takes some 500 MB; four of them serve the grid well, and keep within a laptop's memory.
+# A worker takes some 500 MB; four workers suit the grid, and fit into a laptop's memory.
 MOST_WORKERS = 4
 
 

@@ -1,4 +1,4 @@
-"""Where a tuning protocol looks: rates in steps of 1-2-5, or points that fill a box evenly."""
+"""The points that a tuning protocol tries: learning rates in steps of 1-2-5, or points that fill a box evenly."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _PRIMES = (2, 3, 5, 7, 11, 13)
 
 
 def grid(span: Range) -> list[float]:
-    """The numbers 1, 2, 5 times powers of ten from `span[0]` to `span[1]`.
+    """Returns the numbers 1, 2, 5 times powers of ten from `span[0]` to `span[1]`.
 
     Example:
         >>> grid((1e-3, 2e-2))
@@ -20,14 +20,14 @@ def grid(span: Range) -> list[float]:
     low, high = _checked("optimizer.lr", span)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     rates = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
-    # A bound that was computed may miss its own digit by a rounding.
+    # A computed bound may miss its own digit by rounding.
     return [rate for rate in rates if low * (1 - 1e-9) <= rate <= high * (1 + 1e-9)]
 
 
 def quasirandom(ranges: Mapping[str, Range], count: int) -> list[dict[str, float]]:
-    """`count` points of the Halton sequence, each range covered evenly on a logarithmic scale.
+    """Returns `count` points of the Halton sequence, each range covered evenly on a logarithmic scale.
 
-    The points of the unit cube are the same for every entrant. The first 20, which lie on a line, are left out.
+    The points of the unit cube are the same for every entrant. The first 20 are on a line, and are left out.
 
     Source: Dahl et al. 2023 (AlgoPerf), arXiv 2306.07179, section 4.4, for the use of quasirandom search.
     """
@@ -45,7 +45,7 @@ def quasirandom(ranges: Mapping[str, Range], count: int) -> list[dict[str, float
 
 
 def radical_inverse(index: int, prime: int) -> float:
-    """The digits of `index` in base `prime`, mirrored at the point: a number in [0, 1).
+    """Mirrors the digits of `index` in base `prime` at the point: a number in [0, 1).
 
     Example:
         >>> [radical_inverse(index, 2) for index in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""What a learning-rate range test found: how far above a rate the loss begins to rise. Pure functions."""
+"""The result of a learning-rate range test: how far above a learning rate the loss begins to rise. Pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-# The loss, averaged over some steps, is lost where it is this much above its best, and by more than its own scatter:
-# that of a batch of a few examples is larger than any tenth.
+# The loss, averaged over some steps, is lost if it is this much above its best, and above it by more than its scatter:
+# for a batch of a few examples, the scatter is larger than a tenth.
 _LOST = 1.1
 _DEVIATIONS = 4.0
 _SMOOTHING = 0.6
@@ -15,7 +15,7 @@ _SMOOTHING = 0.6
 
 @dataclass(frozen=True)
 class RateRange:
-    """`lost_at` is the rate at which the loss was lost, None where it never was, up to `highest`."""
+    """`lost_at` is the learning rate at which the loss was lost, None if it never was, up to `highest`."""
 
     tested: float
     lost_at: float | None
@@ -23,16 +23,17 @@ class RateRange:
 
     @property
     def margin(self) -> float:
-        """How many times the tested rate the lost one is; infinite where none was."""
+        """Returns the lost learning rate over the tested one; infinite if none was lost."""
         return math.inf if self.lost_at is None else self.lost_at / self.tested
 
 
 def lost_rate(points: Sequence[tuple[float, float | None]], tested: float) -> RateRange:
-    """The rate at which the loss was lost.
+    """Finds the learning rate at which the loss was lost.
 
     Args:
-        points: (rate, loss) of every step of a run whose rate grows; the loss is None where it was not finite.
-        tested: the rate that the range was laid around.
+        points: (learning rate, loss) of every step of a run with a growing learning rate; the loss is None if it was
+            not finite.
+        tested: the learning rate in the middle of the range.
 
     Source: Smith 2017, arXiv 1506.01186, section 3.3.
     """
@@ -50,10 +51,10 @@ def lost_rate(points: Sequence[tuple[float, float | None]], tested: float) -> Ra
 
 
 def _scatter(losses: Sequence[float]) -> float:
-    """The standard deviation of the smoothed loss, from the steps between neighbours, which a trend hardly moves.
+    """Estimates the smoothed loss's standard deviation from steps between neighbors, which a trend hardly changes.
 
-    Neighbours of independent values with deviation s differ by a median of 0.954 s; smoothing leaves
-    sqrt((1 - a) / (1 + a)) of s.
+    Neighbors of independent values with deviation s differ by a median of 0.954 s; smoothing leaves sqrt((1 - a) / (1
+    + a)) of s.
     """
     if len(losses) < 2:
         return 0.0

@@ -1,4 +1,4 @@
-"""A study's results as a comparison, and what study.json holds of it."""
+"""A study's results as a comparison, and the content of study.json."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from anybatch.study.setup import setup
 from anybatch.study.trial_queue import Result
 from anybatch.study.worker import chosen_settings
 
-# What the storage does not hold, and a run folder on this machine does.
+# Fields that a run folder on this machine holds, and the storage does not.
 _FROM_FOLDER = (
     "path", "environment", "evals", "trains", "health", "noise", "parameters", "context_free_loss", "wall_s",
     "examples_per_s", "skipped_steps", "final", "sample",
@@ -25,7 +25,7 @@ _FROM_FOLDER = (
 
 
 def compare(study: Study, results: Mapping[str, Result], out: Path | None = None) -> Comparison:
-    """The declared trials as rows, whoever ran them when; run folders in `out` add what the storage does not hold."""
+    """Returns the declared trials as rows, whoever ran them; run folders in `out` add what the storage lacks."""
     least, most = study.metric_range
     metric = Metric(study.metric_name, study.higher_is_better, least, most, study.target)
     rows = {trial.key: _row(study, trial, results, out) for trial in study.trials}
@@ -89,7 +89,7 @@ def _row(study: Study, trial: Trial, results: Mapping[str, Result], out: Path | 
 
 
 def _settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Mapping[str, float]:
-    """The trial's own, or the best of its tuning once all of that is known."""
+    """Returns the trial's settings, or the best of its tuning if all of it is known."""
     known = all(one.key in results for one in study.tuning_of(trial))
     return (chosen_settings(study, trial, results) if trial.settings is not None or known else None) or {}
 
@@ -102,7 +102,7 @@ def _points(study: Study, outcome: Outcome) -> list[Point]:
 
 
 def as_json(comparison: Comparison, findings: Findings) -> dict[str, Any]:
-    """What study.json holds; it depends on the declared trials only, not on who ran them when."""
+    """Returns the content of study.json; it depends only on the declared trials, not on who ran them when."""
     return {
         "kind": "study",
         "declaration": comparison.declaration,

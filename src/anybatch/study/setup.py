@@ -1,4 +1,4 @@
-"""What a study trained and how, in sentences, for somebody who has not seen its recipes."""
+"""Describes what a study trained and how, for readers who have not seen its recipes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from anybatch.study.declaration import LR, Study
 
 
 def setup(study: Study) -> list[str]:
-    """Model and data, length and schedule, batches, tuning and seeds, each in a sentence."""
+    """Returns sentences on model and data, length and schedule, batches, tuning and seeds."""
     recipe = study.entrants[0].recipe
     said = (
         []

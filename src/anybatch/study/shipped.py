@@ -1,4 +1,4 @@
-"""The studies of our own that come with the package: all run on a CPU, the first in minutes."""
+"""Our own studies that come with the package: all run on a CPU, the first in minutes."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from anybatch.study.declaration import LR, Entrant, Study
 
 
 def variant(recipe: str, optimizer: str, lr: float, *changes: str, **options: Any) -> Recipe:
-    """The recipe with another optimizer, that optimizer's own options, and a reference rate for it."""
+    """Returns the recipe with another optimizer, its options, and a reference learning rate for it."""
     return change(
         find_recipe(recipe),
         [*as_another_optimizer(optimizer, options), f"reference.lr={lr}", *changes],
@@ -18,7 +18,7 @@ def variant(recipe: str, optimizer: str, lr: float, *changes: str, **options: An
 
 
 def demo() -> Study:
-    """LAMB, AdamW and Nesterov with LeNet on digits, three batches, six rates each: 81 runs, two minutes."""
+    """LAMB, AdamW and Nesterov with LeNet on digits, three batches, six learning rates each: 81 runs, two minutes."""
     recipe = "digits-lenet"
     changes = ["reference.num_epochs=null", "reference.num_examples=20480", "engine.micro_batch_size=64"]
     return Study(
@@ -37,7 +37,7 @@ def demo() -> Study:
 
 
 def reality_check() -> Study:
-    """Nesterov and AdamW against LAMB and LARS at full, equal, quasirandom budgets: Nado et al. 2021, in the small."""
+    """Nesterov and AdamW against LAMB and LARS at full, equal, quasirandom budgets: Nado et al. 2021, smaller."""
     others = {"optimizer.warmup_ratio": (0.02, 0.5), "optimizer.weight_decay": (1e-4, 1e-1)}
     return Study(
         name="reality-check",
@@ -57,7 +57,7 @@ def reality_check() -> Study:
 
 
 def ablation() -> Study:
-    """Each choice inside LAMB changed alone, at the reference batch and at four times that, one grid for all."""
+    """Each choice inside LAMB changed separately, at the reference batch and at four times that, one grid for all."""
     variants: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("LAMB", {}),
         ("L1-norm", {"norm": "l1"}),
@@ -70,7 +70,8 @@ def ablation() -> Study:
     recipes = {name: variant("bert-demo", "lamb", 0.011, **options) for name, options in variants}
     recipes["adapt-excluded"] = variant("bert-demo", "lamb", 0.011, "optimizer.adapt_excluded=true")
     heads = dict.fromkeys(("query.weight", "key.weight", "value.weight"), 2)
-    # Every row of a matrix, which is what one neuron reads; the feed-forward layers of the demo's BERT have 64 and 256.
+    # Every row of a matrix, which is the input of one neuron; the feed-forward layers of the demo's BERT have 64 and
+    # 256.
     neurons = dict.fromkeys(("query.weight", "key.weight", "value.weight", "output.dense.weight"), 64)
     neurons["intermediate.dense.weight"] = 256
     for name, blocks in {"per-head": heads, "per-neuron": neurons}.items():

@@ -1,12 +1,12 @@
 """The queue of a study's trials in Optuna's relational storage: any number of workers take from it, each trial once.
 
-A trial of the declaration is known in the storage by its key. Of several that have the same key, because workers
-declared or took over at the same moment, the one with the lowest number that is alive counts, and every other is given
-up by whoever took it. That a trial is taken once rests on the storage: Optuna reads its state and then writes it, with
-the row locked in between, and SQLite, which has no such locks, is made to give each transaction the whole file.
+The storage knows a trial of the declaration by its key. Several may have the same key, because workers declared or
+took over at the same moment: then the live one with the lowest number counts, and the workers of the others give them
+up. The storage guarantees that a trial is taken once: Optuna reads its state and then writes it, with the row locked
+in between. SQLite has no such locks, and is made to give each transaction the whole file.
 
-A worker counts its signs of life in the trial that it runs. Who sees the count stand still for three of them, by the
-clock of its own process alone, takes the worker for lost, unless the trial's run folder is locked.
+A worker counts its heartbeats in the trial that it runs. If another process sees no change for three heartbeats, by
+the clock of its own process, it takes the worker for lost, unless the trial's run folder is locked.
 """
 
 import contextlib
@@ -37,24 +37,24 @@ except ImportError:
 
 Value = TypeVar("Value")
 
-# Workers that a trial may outlive; one that loses so many is not taken again.
+# The number of workers that a trial may lose; after that it is not taken again.
 MOST_LOST_WORKERS = 3
-# What a storage raises that does not answer; Optuna wraps some of it.
+# Errors of a storage that does not answer; Optuna wraps some of them.
 _AWAY = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-# What workers that write at the same moment, or make the tables, do to each other.
+# Errors of workers that write, or make the tables, at the same moment.
 _CONTENDED = re.compile(r"locked|busy|already exists|duplicate|deadlock|serializ|IntegrityError", re.I)
-# What stays wrong however often it is asked.
+# Errors that a retry does not change.
 _LASTING = re.compile(r"password|authenti|denied|does not exist|unknown database|no such|doesn't exist", re.I)
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
-# A sign of life may wait for a busy storage.
+# A heartbeat may wait for a busy storage.
 _MISSED_BEATS = 3
-# A storage that was restarted is back within that.
+# A restarted storage is back within this time.
 _PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the storage holds of a trial that is over: its outcome and settings, or why there is none."""
+    """The storage's record of an ended trial: its outcome and settings, or why there is none."""
 
     outcome: Outcome | None
     settings: Settings
@@ -71,16 +71,16 @@ class Taken:
 
 
 class TrialQueue:
-    """The trials of `study` in the database at `url`, made where there is none.
+    """The trials of `study` in the database at `url`, which is made if there is none.
 
     Args:
-        heartbeat_s: seconds between this worker's signs of life.
-        busy: whether another process of this machine holds a trial's run folder; it is alive, then.
-        say: is told where the storage is away.
+        heartbeat_s: seconds between this worker's heartbeats.
+        busy: whether another process of this machine holds a trial's run folder; if so, it is alive.
+        say: called if the storage does not answer.
 
     Raises:
         InputError: the database cannot be opened, or holds a study of this name that is declared otherwise.
-        Failed: of every method: the storage has been away for minutes, or for good.
+        Failed: from every method: the storage has not answered for minutes, or is lost.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrialQueue:
         optuna.logging.set_verbosity(logging.WARNING)
         self.study, self.heartbeat_s, self._busy, self._say = study, heartbeat_s, busy, say
         self._trials = study.trials
-        # The last sign of life of every trial under way, and when this process saw it.
+        # The last heartbeat of every running trial, and when this process saw it.
         self._beats: dict[int, tuple[Any, float]] = {}
         self._storage = _open(url)
         self._study = self._asked(
@@ -117,13 +117,13 @@ class TrialQueue:
             )
 
     def _is_declared_as(self, study: Study) -> bool:
-        """Whether the storage holds `study`, declared when fields of recipes had other names."""
+        """Returns whether the storage holds `study`, declared when fields of recipes had other names."""
         found = self._asked(lambda: self._study.user_attrs["declaration"])
         entrants = [{**each, "recipe": from_json(each["recipe"]).model_dump(mode="json")} for each in found["entrants"]]
         return bool({**found, "entrants": entrants} == json.loads(json.dumps(study.declaration())))
 
     def take(self) -> Taken | None:
-        """The next trial that can be run, now this worker's; None where there is none at the moment."""
+        """Takes the next trial that can run for this worker; None if there is none at the moment."""
         by_key = self._by_key()
         if self._give_up_lost(by_key):
             by_key = self._by_key()
@@ -141,7 +141,7 @@ class TrialQueue:
         return None
 
     def _give_up_lost(self, by_key: Mapping[str, list[FrozenTrial]]) -> bool:
-        """Fails the trials whose workers have given no sign of life for too long; returns whether there was one."""
+        """Fails the trials whose workers have had no heartbeat for too long; returns whether there was one."""
         now, lost = time.monotonic(), False
         for trial in self._trials:
             for one in by_key.get(trial.key, ()):
@@ -159,24 +159,24 @@ class TrialQueue:
         return lost
 
     def declare_all(self) -> None:
-        """Puts every declared trial that is not there yet into the storage."""
+        """Adds every declared trial that is missing to the storage."""
         by_key = self._by_key()
         for trial in self._trials:
             if not by_key[trial.key]:
                 self._add(trial, TrialState.WAITING)
 
     def finished(self) -> bool:
-        """Whether every declared trial has a result."""
+        """Returns whether every declared trial has a result."""
         results = self.results()
         return all(trial.key in results for trial in self._trials)
 
     def results(self) -> dict[str, Result]:
-        """What is known by now, by key."""
+        """Returns the results so far, by key."""
         return _results(self._by_key())
 
     @contextlib.contextmanager
     def heartbeat(self, taken: Taken) -> Iterator[None]:
-        """Gives signs of life for `taken` while the block runs."""
+        """Records heartbeats for `taken` during the block."""
         done = threading.Event()
 
         def beat() -> None:
@@ -184,7 +184,7 @@ class TrialQueue:
             while not done.wait(self.heartbeat_s if count else 0):
                 count += 1
                 # A storage that is busy or away for a moment must not end the run; one that stays away ends it later.
-                # A trial that was taken for lost has an end already.
+                # A trial that was taken for lost has already ended.
                 with contextlib.suppress(RuntimeError, *_AWAY):
                     beat = {"count": count, "every_s": self.heartbeat_s}
                     self._storage.set_trial_user_attr(taken.storage_id, "beat", beat)
@@ -212,14 +212,14 @@ class TrialQueue:
         self._end(taken, {"error": masked(error)}, TrialState.FAIL)
 
     def release(self, taken: Taken) -> None:
-        """Gives the trial back, for any worker to go on with."""
+        """Returns the trial to the queue, for any worker to continue."""
         self._end(taken, {"released": True}, TrialState.FAIL)
 
     def _end(self, taken: Taken, values: Mapping[str, Any], state: TrialState, metric: float | None = None) -> None:
         try:
             self._asked(lambda: self._storage.set_trial_user_attr(taken.storage_id, "result", dict(values)))
         except RuntimeError:
-            # Where this worker was slow enough to be taken for lost, its result is one all the same.
+            # If this worker was so slow that it was taken for lost, its result still counts.
             if state in (TrialState.COMPLETE, TrialState.PRUNED) and taken.trial.key not in self.results():
                 self._add(taken.trial, state, {"result": dict(values)}, metric)
             return
@@ -269,7 +269,7 @@ class TrialQueue:
         return storage_id
 
     def _asked(self, call: Callable[[], Value]) -> Value:
-        """What `call` returns; a storage that is away is asked again for as long as other workers would wait."""
+        """Returns the result of `call`; retries a storage that is away for as long as other workers would wait."""
         patience_s = max(_PATIENCE_S, _MISSED_BEATS * self.heartbeat_s)
         began, pause_s = time.monotonic(), 0.1
         while True:
@@ -292,7 +292,7 @@ class TrialQueue:
 
     def _by_key(self) -> dict[str, list[FrozenTrial]]:
         by_key: dict[str, list[FrozenTrial]] = defaultdict(list)
-        # The study, unlike the bare storage, keeps finished trials and reads the others alone.
+        # The study, unlike the bare storage, keeps finished trials and reads only the others.
         for one in self._asked(lambda: self._study.get_trials(deepcopy=False)):
             by_key[one.user_attrs["key"]].append(one)
         return by_key
@@ -321,7 +321,7 @@ def _result(one: FrozenTrial) -> Result | None:
 def _open(url: str) -> RDBStorage:
     keep_secret(url)
     sqlite = url.startswith("sqlite")
-    # A worker waits as long for the others' transactions; a connection to a server that was restarted is made anew.
+    # A worker waits this long for the others' transactions; a connection to a restarted server is made again.
     options: dict[str, Any] = {"connect_args": {"timeout": 120}} if sqlite else {"pool_pre_ping": True}
     for attempt in range(8):
         try:
@@ -332,8 +332,8 @@ def _open(url: str) -> RDBStorage:
                 raise InputError(f"--storage {masked(url)}: cannot be opened: {_reason(error)}") from None
             time.sleep(0.1 * 2**attempt)
     if storage.engine.dialect.name == "sqlite":
-        # By default a transaction of Python's sqlite3 begins with its first write, so that two workers may both read
-        # that a trial waits before either writes that it runs.
+        # By default a transaction of Python's sqlite3 begins with its first write. So two workers may both read that a
+        # trial waits before either writes that it runs.
         sqlalchemy.event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
@@ -341,7 +341,7 @@ def _open(url: str) -> RDBStorage:
 
 
 def _comes_back(error: BaseException) -> bool:
-    """Whether the storage may answer later: a server that is away, not a wrong password, a lost table, a full disk."""
+    """Returns whether the storage may answer later: not after a wrong password, a lost table or a full disk."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     if not isinstance(
         cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError | sqlalchemy.exc.InternalError
@@ -351,6 +351,6 @@ def _comes_back(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong, without passwords."""
+    """Returns the first line of the error, without passwords."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ else error
     return masked(" ".join(str(cause).split("\n")[0].split()))

@@ -1,4 +1,4 @@
-"""A worker takes trials from a study's queue until all are over; any number of them, anywhere, make one table."""
+"""A worker takes trials from a study's queue until all are over; any number of workers, anywhere, give one table."""
 
 import os
 import time
@@ -31,17 +31,18 @@ def run_study(
     num_workers: int = 1,
     heartbeat_s: int = HEARTBEAT_S,
 ) -> dict[str, Result]:
-    """Runs what is left of the study and waits for what other workers run; returns every trial's result by key.
+    """Runs the rest of the study and waits for other workers' trials; returns every trial's result by key.
 
     Args:
         make: gives the study; pickled to the workers.
         out: the folder for the runs of this machine and, by default, for the storage.
         storage: the URL of a database; by default an SQLite file in `out`.
         num_workers: processes that this call starts, one thread each.
-        heartbeat_s: seconds between a worker's signs of life; after three missed ones its trial is taken over.
+        heartbeat_s: seconds between a worker's heartbeats; after three missed ones another worker takes its trial
+            over.
 
     Raises:
-        Stopped: a signal asked for it; trials under way are given back.
+        Stopped: a signal asked for it; running trials are returned to the queue.
         InputError: the storage cannot be opened or holds another study of this name.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -59,10 +60,10 @@ def run_study(
 
 
 def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progress: Progress) -> None:
-    """Takes trials until every one is over, those of other workers too."""
+    """Takes trials until all are over, including those of other workers."""
     study = make()
     queue = TrialQueue(study, url, heartbeat_s, partial(_running, study, out), progress.say)
-    # One thread: the same sums in the same order on whatever machine, so that the table is the same.
+    # One thread: the same sums in the same order on any machine, so that the table is the same.
     torch.set_num_threads(1)
     waiting = False
     with stop_requests() as request:
@@ -85,12 +86,12 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
 
 
 def _running(study: Study, out: Path, trial: Trial) -> bool:
-    """Whether another process that shares the folder is at work on the trial, however slow it is."""
+    """Returns whether another process that shares the folder is at work on the trial, however slow it is."""
     return study.run is None and in_use(run_folder(out, trial))
 
 
 def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress: Progress) -> None:
-    """Runs a trial that was taken and records what came of it."""
+    """Runs a taken trial and records its result."""
     trial = taken.trial
     settings = chosen_settings(study, trial, taken.results)
     if settings is None:
@@ -108,10 +109,10 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
         progress.say(f"{trial.key}: another process is at work on it")
         return
     except OSError:
-        # A full disk or a lost file system is this machine's trouble, and not the trial's.
+        # A full disk or a lost file system is this machine's fault, not the trial's.
         queue.release(taken)
         raise
-    # One trial that cannot be run must not end a study of hundreds: the report lists it.
+    # One trial that cannot run must not end a study of hundreds: the report lists it.
     except Exception as error:
         queue.fail(taken, f"{type(error).__name__}: {' '.join(str(error).split())}")
         progress.say(masked(f"{trial.key}: failed: {error}"))
@@ -122,9 +123,9 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
 
 
 def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Settings | None:
-    """The settings of `trial`: its own, or the best of its cell's tuning; None where all of those failed.
+    """Returns the settings of `trial`: its own, or the best of its cell's tuning; None if all of those failed.
 
-    Best: the mean of the metric at the end over the tuning seeds, all of them finite. The earlier of two equal ones.
+    Best: by the mean of the final metric over the tuning seeds, all of them finite; of two equal ones, the earlier.
     """
     if trial.settings is not None:
         return trial.settings

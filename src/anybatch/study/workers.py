@@ -30,14 +30,14 @@ _GRACE_S = 20.0
 def run_side_by_side(
     calls: Sequence[Callable[[Progress], Result]], num_workers: int, progress: Progress
 ) -> list[Result]:
-    """The results of `calls`, each run in one of `num_workers` processes with a single thread, in order.
+    """Returns the results of `calls`, each run in one of `num_workers` processes with a single thread, in order.
 
-    The calls are pickled; what they show through their progress appears in `progress`. Where this process is asked to
-    stop, or a call fails, the calls under way are asked to stop and save, and no other is started.
+    The calls are pickled; what they show through their progress appears in `progress`. If this process is asked to
+    stop, or a call fails, the running calls are asked to stop and save, and no other is started.
 
     Raises:
         Stopped: a signal asked for it.
-        Exception: what the first failing call raised.
+        Exception: the error of the first failing call.
     """
     context = get_context("spawn")
     messages: Queue[Message] = context.Queue()  # type: ignore[assignment]
@@ -51,14 +51,14 @@ def run_side_by_side(
         ) as pool,
         ExitStack() as held,
     ):
-        # No more than the workers can take at once: a pool starts what it holds, asked to stop or not.
+        # At most as many as the workers can take at once: a pool starts what it holds, even if asked to stop.
         waiting = list(reversed(calls))
         futures: list[Future[Result]] = []
         pending: set[Future[Result]] = set()
         held.callback(shown.end_workers)
         while pending or (waiting and not asked.is_set()):
             while waiting and not asked.is_set() and len(pending) < num_workers:
-                # A new process is deaf until it is set up: what is sent to the whole group is this one's business.
+                # A new process is deaf until it is set up: signals to the whole group are this process's business.
                 with deaf():
                     futures.append(pool.submit(_call, waiting.pop()))
                 pending.add(futures[-1])
@@ -66,12 +66,12 @@ def run_side_by_side(
             shown.update(messages)
             if request.reason or any(future.exception() for future in done):
                 asked.set()
-            # Later rounds, too: a worker's first message may arrive after another's failure.
+            # Also in later rounds: a worker's first message may arrive after another's failure.
             while asked.is_set() and shown.workers:
                 with suppress(ProcessLookupError):
                     os.kill(shown.workers.pop(), signal.SIGTERM)
         held.pop_all()
-    # A result can overtake the last messages; with the workers gone, all have arrived.
+    # A result can overtake the last messages; after the workers are gone, all have arrived.
     shown.update(messages)
     errors = [error for future in futures if (error := future.exception())]
     causes = [error for error in errors if not isinstance(error, Stopped)]
@@ -92,7 +92,7 @@ class _Shown:
         self._all: list[int] = []
 
     def end_workers(self) -> None:
-        """Ends all at once, as a second Ctrl-C asks."""
+        """Ends all at once, as a second Ctrl-C requests."""
         for worker in self._all:
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
@@ -117,7 +117,7 @@ class _Shown:
 
 
 class _SentProgress:
-    """A worker's progress: everything is sent to the process that started it."""
+    """A worker's progress: sends everything to the process that started it."""
 
     def __init__(self, messages: "Queue[Message]") -> None:
         self._messages = messages
@@ -157,7 +157,7 @@ def _start_worker(messages: "Queue[Message]", asked: Event, numbers: "Synchroniz
         number = numbers.value
         numbers.value += 1
     _take_gpu(number)
-    # Ctrl-C in a terminal goes to a whole process group: out of it, the workers stop when they are asked, once.
+    # Ctrl-C in a terminal goes to a whole process group: outside of it, the workers stop when asked, once.
     os.setpgid(0, 0)
     for ending in ENDING:
         signal.signal(ending, signal.SIG_IGN)
@@ -169,7 +169,7 @@ def _start_worker(messages: "Queue[Message]", asked: Event, numbers: "Synchroniz
 
 
 def _take_gpu(number: int) -> None:
-    """The GPU of worker `number`, in turn."""
+    """Selects the GPU of worker `number`, in turn."""
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(number % torch.cuda.device_count())
 
@@ -186,7 +186,7 @@ def _end_with_parent() -> None:
 
 
 def _call(call: Callable[[Progress], Result]) -> Result:
-    # Listening first: whoever asks sets the flag and then signals each worker once, so no call misses both.
+    # Listening first: the request sets the flag and then signals each worker once, so no call misses both.
     _working.set()
     try:
         with stop_requests():
