@@ -201,7 +201,6 @@ REFUSED = {
     "gradient_accumulation_steps=3 contradicts batch_size=32": {"gradient_accumulation_steps": 3},
     "batch_size=33 is not a multiple of 8": {"batch_size": 33},
     "auto_find_batch_size=True changes the batch after rate and steps": {"auto_find_batch_size": True},
-    "learning_rat=0.1 is no field of TrainingArguments": {"learning_rat": 0.1},
     "train_batch_size is 512 in the DeepSpeed configuration, but batch_size=32 makes it 32": {
         "deepspeed": {
             "train_batch_size": 512,
@@ -411,3 +410,14 @@ def test_what_is_no_class_and_no_arguments_is_said_at_once(tmp_path: Path) -> No
         scaled_arguments({}, TUNED)
     with pytest.raises(ValueError, match=r"reference=0\.1 is not an anybatch\.Reference"):
         scaled_arguments(args, 0.1)  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_waits_for_the_held_out_loss_is_left_alone(tmp_path: Path) -> None:
+    args = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=8, lr_scheduler_type="reduce_lr_on_plateau", max_steps=2,
+        eval_strategy="steps", eval_steps=1, logging_steps=1, **QUIET,
+    )  # fmt: skip
+    trainer = Trainer(network(), args, train_dataset=DATA, eval_dataset=DATA[:8])
+    prepare(trainer)
+    trainer.train()
+    assert trainer.state.log_history[0]["settings/lr"] == args.learning_rate

@@ -70,7 +70,7 @@ class Moves:
         self._turns, self._steps = turns, 0
         self._first: int | None = None
         # Steps that a GradScaler leaves out move no scheduler.
-        self.hook = optimizer.register_step_post_hook(self._stepped)
+        self.hooks = [] if self._scheduler is None else [optimizer.register_step_post_hook(self._stepped)]
 
     def restart(self) -> None:
         """After a checkpoint was loaded."""
@@ -160,8 +160,9 @@ def refuse_other_states(optimizer: Optimizer) -> None:
                 "with, or start a new run from the checkpoint's model"
             )
 
-    # Before others fill in what the saved groups lack.
-    optimizer.register_load_state_dict_pre_hook(check, prepend=True)
+    # Before others fill in what the saved groups lack. DeepSpeed's stand-in for its own optimizer has no hooks.
+    if isinstance(optimizer, Optimizer):
+        optimizer.register_load_state_dict_pre_hook(check, prepend=True)
 
 
 def _marks(groups: Sequence[Mapping[str, Any]]) -> list[str]:

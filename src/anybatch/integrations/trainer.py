@@ -51,8 +51,6 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
         raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments, nor their class")
     defaults = {each.name: each.default for each in fields(arguments)}
     if isinstance(arguments, type):
-        if unknown := next((name for name in settings if name not in defaults), None):
-            raise ValueError(f"{unknown}={settings[unknown]!r:.60} is no field of {arguments.__name__}")
         _check_parallel(defaults | settings, batch_size, int(os.environ.get("WORLD_SIZE", "1")))
         given = set(settings)
         arguments = arguments(**settings)
@@ -171,7 +169,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any, noise_every: int | None) -> None:
         self._trainer, self._noise_every = trainer, noise_every
         self._watch: Watch | None = None
-        self._rates: list[Any] | None = None
+        self._rates: list[Any] = []
         # The Trainer appends an entry to its history, and calls reporters, before the callbacks of users.
         self._log = trainer.log
         trainer.log = self._enriched
@@ -181,7 +179,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
     def _scheduled(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer calls it before it loads a checkpoint."""
         made, args = self._create_scheduler(num_training_steps, optimizer), self._trainer.args
-        checks.refuse_other_states(checks.unwrapped(self._trainer.optimizer if optimizer is None else optimizer))
+        checks.refuse_other_states(checks.unwrapped(optimizer or self._trainer.optimizer))
         self._rates = list(getattr(made, "base_lrs", []))
         steps = {"warmup_steps": args.get_warmup_steps(num_training_steps), "num_steps": num_training_steps}
         args.anybatch_run = {**getattr(args, "anybatch_run", {}), **steps}
@@ -196,7 +194,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
         if self._watch is not None:
             self._watch.remove()
         trainer, gradients = self._trainer, GradientState()
-        if self._rates is not None:
+        if self._rates:
             checks.check_rates(trainer.lr_scheduler.base_lrs, self._rates)
         replicas = args.world_size // held.copies(getattr(args, "parallelism_config", None))
         at_once = trainer.get_total_train_batch_size(args)

@@ -88,7 +88,7 @@ class Watch:
         self._queued = self._measured = False
         self._noise: GradientNoiseScale | None = None
         self._earlier: tuple[list[float], list[float]] = ([], [])
-        self._hooks: list[Any] = [self._moves.hook]
+        self._hooks: list[Any] = [*self._moves.hooks]
         if self.no_noise is None:
             self._noise = GradientNoiseScale(model, every=None, window=_WINDOW, ranks="sum" if self._sharded else None)
         if is_last is not None:
