@@ -1,6 +1,7 @@
 """A run's settings from a reference, without any library."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -39,3 +40,18 @@ def test_what_is_no_reference_is_one_line() -> None:
 def test_processes_that_see_the_same_examples_are_counted_once() -> None:
     assert settings.copies(None) == 1
     assert settings.copies(SimpleNamespace(tp_size=2, cp_size=3, sp_size=None)) == 6
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "line"),
+    [
+        ("512", 8, "batch_size='512'"),
+        (0, 8, "batch_size=0"),
+        (32, 8.0, r"micro_batch_size=8\.0"),
+        (33, 8, "multiple of 16"),
+    ],
+)
+def test_batches_are_whole_numbers_that_fit(batch_size: Any, micro_batch_size: Any, line: str) -> None:
+    assert settings.accumulation(32, 8, 2, "") == 2
+    with pytest.raises(ValueError, match=line):
+        settings.accumulation(batch_size, micro_batch_size, 2, "8 on 2 processes")

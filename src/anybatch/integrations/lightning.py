@@ -11,6 +11,7 @@ from anybatch.integrations import settings as held
 from anybatch.integrations.watching import Watch
 from anybatch.optim import LAMB
 from anybatch.scaling import Reference
+from anybatch.scaling.schedule import count
 
 
 def configured(
@@ -42,7 +43,7 @@ def configured(
     """
     checks.check_kind(kind)
     trainer = module.trainer
-    trainer.anybatch_micro_batch_size = micro_batch_size
+    trainer.anybatch_micro_batch_size = count("micro_batch_size", micro_batch_size, 1)
     run = held.scaled_run(trainer, reference, micro_batch_size * _replicas(trainer) * trainer.accumulate_grad_batches)
     described = f"{run.num_examples:,} examples at a global batch of {run.batch_size:,} are {run.num_steps:,} steps"
     if trainer.max_steps not in (-1, run.num_steps):

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from anybatch.integrations.checks import refuse_other_states
 from anybatch.optim import Layerwise, param_groups
 from anybatch.scaling import Reference, Scaled
+from anybatch.scaling.schedule import count
 
 
 def scaled_run(owner: Any, reference: Reference, batch_size: int) -> Scaled:
@@ -53,7 +54,7 @@ def made(
 
 def accumulation(batch_size: int, micro_batch_size: int, processes: int, described: str) -> int:
     """Returns the micro-batches of a step on each process; ValueError if the batch is no multiple of one on each."""
-    steps, rest = divmod(batch_size, micro_batch_size * processes)
+    steps, rest = divmod(count("batch_size", batch_size, 1), count("micro_batch_size", micro_batch_size, 1) * processes)
     if rest or not steps:
         raise ValueError(
             f"batch_size={batch_size} is not a multiple of {micro_batch_size * processes}, which is {described}"
