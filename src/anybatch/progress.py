@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # A pass over files that is quicker shows nothing.
 _SHOWN_AFTER_S = 3.0
 
+# (pass over the data, documents done in it, bytes of the sources read, bytes in all)
+PassReport = Callable[[str, int, int, int], None]
+
 
 class Task(Protocol):
     """One piece of work under way; `done` counts examples."""
@@ -124,7 +127,7 @@ def progress_display() -> Iterator[Progress]:
         yield LiveProgress(bars)
 
 
-def show_passes(progress: Progress) -> Callable[[str, int, int, int], None]:
+def show_passes(progress: Progress) -> PassReport:
     """A function to be told (pass, documents done, bytes read, bytes in all), often; a quick pass shows nothing."""
     current = ""
     started = 0.0

@@ -34,6 +34,7 @@ from anybatch.data.staging import Staging
 from anybatch.data.text import Document, check_not_empty
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
+from anybatch.progress import PassReport
 
 TOKENIZER = "tokenizer.json"
 TRAIN = "train"
@@ -47,8 +48,6 @@ _DUPLICATES = "duplicates.npy"
 _FORMAT = 4
 _MOST_PROCESSES = 1024
 
-# (pass, documents done in it, bytes of the sources read, bytes in all)
-Progress = Callable[[str, int, int, int], None]
 # Vocabularies that this module makes.
 Kind = Literal["wordpiece", "characters", "bytes"]
 
@@ -100,7 +99,7 @@ class Options:
 
 
 def prepare(
-    documents: Callable[[], Iterable[Document]], out: Path, *, progress: Progress | None = None, **options: Any
+    documents: Callable[[], Iterable[Document]], out: Path, *, progress: PassReport | None = None, **options: Any
 ) -> Summary:
     """Writes the folder `out`: a vocabulary, and token shards for training and evaluation.
 
@@ -123,7 +122,7 @@ def prepare_files(
     out: Path,
     *,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: PassReport | None = None,
     **options: Any,
 ) -> Summary:
     """Prepares files, folders, globs, lists and data sets of the Hub (see raw.find_sources).
@@ -174,7 +173,7 @@ class _Preparation:
     """One run of the passes."""
 
     def __init__(
-        self, sources: _Sources, staging: Staging, options: Options, processes: int, progress: Progress | None
+        self, sources: _Sources, staging: Staging, options: Options, processes: int, progress: PassReport | None
     ) -> None:
         self._sources = sources
         self._staging = staging

@@ -20,7 +20,6 @@ from support import planted
 from anybatch.cli import main
 from anybatch.environment import describe_environment
 from anybatch.errors import Failed, InputError
-from anybatch.process import keep_secret, masked
 from anybatch.progress import SilentProgress
 from anybatch.runs import InUse, locked
 from anybatch.study import Outcome, Study, Trial, trial_queue
@@ -213,13 +212,6 @@ def test_no_password_is_shown(
     assert "s3cr3t" not in json.dumps(describe_environment())
     for file in (tmp_path / "out").rglob("*"):
         assert b"s3cr3t" not in file.read_bytes()
-
-
-def test_only_passwords_are_masked() -> None:
-    for text in ("hf:org/name@train", "http://host:80/path", "a@b.c", "data.path=/a:b/c", "sqlite:////tmp/x.sqlite"):
-        assert masked(text) == text
-    keep_secret("postgresql://u:open%2Fsesame@host/x")
-    assert masked("open/sesame or open%2Fsesame") == "*** or ***"
 
 
 def test_a_study_of_another_name_is_told_without_the_password(tmp_path: Path) -> None:
