@@ -1,1 +1,1 @@
-"""What runs say beside each other: rows read from run folders or a study, their statistics, and the findings."""
+"""Comparisons of runs: rows read from run folders or a study, their statistics, and the findings."""

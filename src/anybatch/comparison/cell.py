@@ -1,4 +1,4 @@
-"""One contender at one batch, a run for each seed: what follows from their numbers."""
+"""One contender at one batch, a run for each seed, and the numbers that follow."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ LR = "optimizer.lr"
 
 @dataclass(frozen=True)
 class Metric:
-    """What runs are compared by, as the page calls it, and the range that it can have."""
+    """The number by which runs are compared, its name on the page, and its range."""
 
     name: str = "held-out loss"
     higher: bool = False
@@ -34,7 +34,7 @@ class Cell:
         factor: the multiple of the reference batch; None if there is no reference run.
         gaps: the distance of each run's score to its reference's, as a share of the latter.
         kept: the gain of each run over token frequencies, as a share of the reference's gain.
-        tuning: the runs that only looked for settings.
+        tuning: the runs that only searched for settings.
         owner: the optimizer's name, if this is the reference that another optimizer ran.
     """
 
@@ -61,7 +61,7 @@ class Cell:
 
     @cached_property
     def final(self) -> Interval | None:
-        """The mean over the seeds and its 95 % interval."""
+        """Returns the mean over the seeds and its 95 % interval."""
         return mean_interval(self.scores, self.metric.least, self.metric.most) if self.scores else None
 
     @property

@@ -1,4 +1,4 @@
-"""What the metrics of one run tell of its course: clips, skips, jumps, waits, joins of phases; and gradient noise."""
+"""The course of one run from its metrics: clips, skips, jumps, waits, joins of phases; and gradient noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from typing import Any
 from anybatch.numbers import finite, whole
 from anybatch.scaling import NoiseScale, noise_scale
 
-# Fewer measured steps say nothing; this many make a stretch whose interval says something; more stretches say no more.
+# The smallest number of measured steps; the number in a stretch with a useful interval; the largest number of
+# stretches.
 _FEWEST, _STRETCH, _MOST_STRETCHES = 4, 8, 12
 
 
 @dataclass(frozen=True)
 class Join:
-    """Where one phase follows another: the first step of the new one, and the learning rates around it."""
+    """The join of two phases: the first step of the new one, and the learning rates around it."""
 
     step: int
     lr_before: float | None
@@ -23,7 +24,7 @@ class Join:
 
 @dataclass(frozen=True)
 class Health:
-    """What the metrics of one run tell of its course; None where they do not hold it."""
+    """The course of one run, from its metrics; None for what they do not hold."""
 
     steps: int
     clipped: int | None
@@ -37,7 +38,7 @@ class Health:
 
 
 def observe(events: Sequence[Mapping[str, Any]]) -> Health | None:
-    """From the events of metrics.jsonl; None where no step was recorded."""
+    """Reads the course from the events of metrics.jsonl; None if no step was recorded."""
     steps = [event for event in events if event.get("event") == "train"]
     if not steps:
         return None
@@ -76,14 +77,14 @@ def _steps_of(events: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some consecutive measured steps, in the middle of which `examples` had been seen."""
+    """Consecutive measured steps; the run had seen `examples` in their middle."""
 
     examples: float
     noise: NoiseScale
 
 
 def stretches(events: Sequence[Any]) -> list[Stretch]:
-    """The noise scale over equal stretches of a run's measured steps; none where there are too few of those."""
+    """Returns the noise scale over equal stretches of a run's measured steps; none if there are too few steps."""
     known = [
         (examples, square, trace)
         for event in events

@@ -1,4 +1,4 @@
-"""What a comparison leaves open, in sentences: seeds, edges of ranges, lost runs, what intervals do not hold."""
+"""The doubts of a comparison, in sentences: seeds, edges of ranges, lost runs, and what intervals do not cover."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from anybatch.comparison.wording import listed, plural
 
 
 def doubts(comparison: Comparison) -> list[str]:
-    """One doubt a sentence."""
+    """Returns one doubt a sentence."""
     said = [*_of_study(comparison)] if comparison.is_study else [_seeds(comparison), _unfinished(comparison.rows)]
     compared = sum(each.interval is not None for each in comparison.differences)
     if compared > 1 and comparison.repeated:

@@ -1,4 +1,4 @@
-"""Which runs belong together: one optimizer, one reference, as many examples; or one contender of a study."""
+"""Groups runs that belong together: one optimizer, one reference, as many examples; or one contender of a study."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from anybatch.names import optimizer_title
 
 
 def compare(rows: Sequence[Row]) -> Comparison:
-    """The runs of folders: series of LAMB first, then by name; fine-tuning runs belong to none."""
+    """Compares the runs of folders: series of LAMB first, then by name; fine-tuning runs belong to none."""
     return Comparison(build(rows), rows)
 
 
 def build(rows: Sequence[Row]) -> list[Series]:
-    """The series among `rows`."""
+    """Returns the series in `rows`."""
     pretraining = sorted((r for r in rows if r.task != "questions"), key=_family)
     groups: list[tuple[Row, list[Row]]] = []
     for _, family in groupby(pretraining, key=_family):
@@ -27,7 +27,7 @@ def build(rows: Sequence[Row]) -> list[Series]:
     for first, group in groups:
         mine = [(other, runs) for other, runs in groups if _optimizer(other) == _optimizer(first)]
         rivals = [other for other, _ in mine if other is not first]
-        # At its own batch a reference is the same by any rule. Logs of other trainers are held to one of them.
+        # At its own batch, a reference is the same by any rule. Logs of other trainers are compared with one of them.
         held_to = groups if first.task == ELSEWHERE else mine
         references = [run for other, runs in held_to if _same_reference(first, other) for run in runs if not run.ramp]
         built.append(_series(_label(first, rivals), group, references))
@@ -35,13 +35,13 @@ def build(rows: Sequence[Row]) -> list[Series]:
 
 
 def held_to(cells: Sequence[Cell], reference_batch: int) -> list[Cell]:
-    """The cells with their factors, gaps and kept shares, by the runs at the reference batch."""
+    """Returns the cells with their factors, gaps and kept shares, relative to the runs at the reference batch."""
     base = next((cell.runs for cell in cells if cell.batch == reference_batch), ())
     start = frequencies([run for cell in cells for run in cell.runs])
     found = []
     for cell in cells:
         pairs = _pairs(cell.runs, base)
-        # Nothing is kept of a reference that learned nothing.
+        # If the reference learned nothing, there is no kept share.
         gained = start is not None and not cell.metric.higher and all(reference < start for _, reference in pairs)
         kept = [(start - score) / (start - reference) for score, reference in pairs] if gained and start else []
         gaps = [score / reference - 1 for score, reference in pairs]
@@ -51,7 +51,7 @@ def held_to(cells: Sequence[Cell], reference_batch: int) -> list[Cell]:
 
 
 def _pairs(runs: Sequence[Row], base: Sequence[Row]) -> list[tuple[float, float]]:
-    """The score of each run, and that of the reference run of its seed, or the mean if its seed has none."""
+    """Returns each run's score with that of the reference run of its seed, or the mean if its seed has none."""
     scores = {run.seed: run.score for run in base if run.finished and run.score}
     known = [score for score in (run.score for run in base if run.finished) if score]
     if not known or min(known) <= 0 or any(run.diverged for run in base):
@@ -68,7 +68,7 @@ def _family(row: Row) -> tuple[str, ...]:
 
 
 def _clusters(family: list[Row]) -> list[list[Row]]:
-    """Runs scaled from one reference over the same number of examples, but for the rounding to whole steps."""
+    """Groups runs scaled from one reference over the same number of examples, up to rounding to whole steps."""
     clusters: list[list[Row]] = []
     for run in sorted(family, key=lambda r: (not r.finished, r.reference is None, r.num_examples or 0, r.batch)):
         for cluster in clusters:
@@ -90,7 +90,7 @@ def _same_length(first: Row, other: Row) -> bool:
 
 
 def _same_reference(first: Row, other: Row) -> bool:
-    """Whether two series of one recipe come from one reference over the same length."""
+    """Returns whether two series of one recipe come from one reference over the same length."""
     if first.task == other.task == ELSEWHERE:
         return _same_length(first, other)
     return (
@@ -130,6 +130,6 @@ def _series(label: str, runs: list[Row], references: Sequence[Row]) -> Series:
     owner = "" if other is None else optimizer_title(other.optimizer)
     name = f"the {owner}" if owner else "its own"
     cells = [replace(cell, owner=owner) if cell.batch == reference_batch else cell for cell in cells]
-    # A ramp has no batch, and is held to none.
+    # A ramp has no batch, and is compared with none.
     held = cells if first.ramp else held_to(cells, reference_batch)
     return Series(_optimizer(first), label, held, reference_batch, name)

@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences computed from its numbers: how far quality holds, and who is better."""
+"""The findings of a comparison, in sentences computed from its numbers: how far quality holds, and who is better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Findings:
 
 
 def find(comparison: Comparison) -> Findings:
-    """What can be said of a comparison: a study answers who is better first, a folder of runs how far quality holds."""
+    """Finds the answers: a study says first who is better, a folder of runs how far quality holds."""
     one_by_one: list[str] = []
     for one in comparison.told:
         if any(cell.finished for cell in one.cells):
@@ -39,12 +39,12 @@ def find(comparison: Comparison) -> Findings:
 
 
 def place(cell: Cell) -> str:
-    """How a cell is named: by factor and batch, or only by the batch if there is no reference."""
+    """Returns a cell's name: factor and batch, or only the batch if there is no reference."""
     return f"batch {count(cell.batch)}" if cell.factor is None else f"{times(cell.factor)} (batch {count(cell.batch)})"
 
 
 def cell_score(cell: Cell, spread: bool = True) -> str:
-    """The cell's mean score, with its range over the seeds, or what happened instead."""
+    """Returns the cell's mean score, with its range over the seeds, or what happened instead."""
     if cell.score is None:
         return "diverged" if cell.diverged else "not finished"
     text = loss(cell.score)
@@ -54,7 +54,7 @@ def cell_score(cell: Cell, spread: bool = True) -> str:
 
 
 def distance(cell: Cell) -> str:
-    """How near a cell comes to its reference: the share of the learning that it kept, or else its gap."""
+    """Returns how near a cell comes to its reference: the kept share of the learning, or its gap."""
     return gap(cell.gap) if cell.share is None else f"{kept(cell.share)} kept"
 
 
@@ -69,7 +69,7 @@ def _headline(comparison: Comparison) -> str:
 
 
 def _how_far(series: Sequence[Series]) -> str:
-    """Up to which batch the quality of each contender held."""
+    """Returns up to which batch each contender's quality held."""
     first, *others = [one for one in series if any(cell.finished for cell in one.cells)]
     sentence = _verdict(first, first)
     if first.judged and first.rule:
@@ -81,7 +81,7 @@ def _how_far(series: Sequence[Series]) -> str:
 
 
 def _verdict(one: Series, first: Series) -> str:
-    """A clause on how far quality held; short if `first` has said by what measure."""
+    """Returns a clause on how far quality held; short if `first` has explained the measure."""
     reference, metric = one.reference, one.metric.name
     if reference is None:
         return f"{one.label} has no run at its reference batch ({count(one.reference_batch)}), so its gaps are unknown"
@@ -140,7 +140,7 @@ def _measured(one: Series, comparison: Comparison) -> str:
 
 
 def _gain(one: Series) -> str:
-    """What was learned beyond token frequencies, and how much of it each larger batch kept."""
+    """Returns what was learned beyond token frequencies, and how much of it each larger batch kept."""
     start, reference = one.context_free_loss, one.reference
     if start is None or reference is None or reference.score is None or reference.diverged or one.metric.higher:
         return ""
@@ -158,7 +158,7 @@ def _gain(one: Series) -> str:
 
 
 def _beyond(one: Series, series: Sequence[Series]) -> str:
-    """What lies past the largest batch that held, and why."""
+    """Returns what happens beyond the largest batch that held, and why."""
     if not one.judged:
         return ""
     if not one.lost_beyond:
@@ -218,7 +218,7 @@ def _tuning(series: Sequence[Series]) -> str:
 
 
 def _who_is_best(comparison: Comparison, together: Sequence[str]) -> str:
-    """Who is best at which batch, and at how many batches the data support it."""
+    """Returns who is best at which batch, and at how many batches the data support it."""
     metric = comparison.metric.name
     best = {batch: found[0].label for batch in comparison.batches if (found := comparison.best(batch))}
     if not best:
@@ -253,7 +253,7 @@ def _supported(comparison: Comparison, best: dict[int, str], alone: bool) -> str
 
 
 def _reservations(comparison: Comparison) -> str:
-    """What a reader of only the headline must know, too."""
+    """Returns what a reader of only the headline must know, too."""
     never = [one.label for one in comparison.series if not any(cell.scores for cell in one.cells)]
     said = f" No run of {' or '.join(never)} ended with a number." if never else ""
     if any(cell.at_edge for one in comparison.series for cell in one.cells):
@@ -265,7 +265,7 @@ def _reservations(comparison: Comparison) -> str:
 
 
 def _batch_by_batch(comparison: Comparison) -> list[str]:
-    """At each batch, who is best and whether the data tell it from the others."""
+    """Returns for each batch who is best, and whether the data distinguish it from the others."""
     if not comparison.repeated:
         return _one_run_each(comparison)
     said = []
@@ -298,7 +298,7 @@ def _batch_by_batch(comparison: Comparison) -> list[str]:
 
 
 def _one_run_each(comparison: Comparison) -> list[str]:
-    """Who has the best score at the batches that several contenders ran, in a sentence."""
+    """Returns who has the best score at the batches that several contenders ran, in a sentence."""
     places: dict[str, list[str]] = {}
     for batch in comparison.batches:
         known = [(one.label, cell.score) for one, cell in comparison.at(batch) if cell.score is not None]
@@ -318,7 +318,7 @@ def _spread(value: Interval | None) -> str:
 
 
 def _against(difference: Difference, rival: Cell) -> str:
-    """The best one against a rival, from their paired differences."""
+    """Compares the best one with a rival, by their paired differences."""
     name, found, of = difference.second, difference.interval, difference.num_seeds
     lost = rival.diverged + rival.failed
     notes = [f"{lost} of {of} of its runs diverged or failed, and are left out"] if lost else []
@@ -336,7 +336,7 @@ def _against(difference: Difference, rival: Cell) -> str:
 
 
 def _scaling(found: Scaling, comparison: Comparison) -> str:
-    """Examples to the target, and the critical batch."""
+    """Returns the examples to the target, and the critical batch."""
     name, target = found.entrant, comparison.metric.target
     if any(examples <= 0 for _, examples in found.points):
         return f"{name} meets {target:g} before any training: a target that measures nothing."

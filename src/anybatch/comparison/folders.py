@@ -19,7 +19,7 @@ _MAX_SAMPLE = 1000
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Every run folder at or under `paths`, each once, in the order of their paths.
+    """Finds every run folder at or under `paths`, each once, in the order of their paths.
 
     Raises InputError if a path does not exist or none of them holds a run.
     """
@@ -38,7 +38,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """lamb-32 before lamb-256."""
+    """Returns a key that sorts lamb-32 before lamb-256."""
     parts = re.split(r"([0-9]+)", str(path))
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
@@ -48,15 +48,15 @@ def _under(path: Path) -> Iterator[Path]:
         if "recipe.json" in files or is_log(Path(folder)):
             yield Path(folder).resolve()
             children.clear()
-        # A hidden folder is one that `files.new_folder` has not finished.
+        # A hidden folder is an unfinished one of `files.new_folder`.
         children[:] = sorted(child for child in children if not child.startswith("."))
 
 
 def load(paths: Sequence[Path], batch_sizes: Mapping[str, int] | None = None) -> list[Row]:
-    """All runs at or under `paths`. Raises InputError for a run whose files cannot be read.
+    """Loads all runs at or under `paths`. Raises InputError for a run whose files cannot be read.
 
     Args:
-        batch_sizes: global batches by folder, of logs that do not say.
+        batch_sizes: global batches by folder, for logs without one.
     """
     folders = find_runs(paths)
     top = Path(os.path.commonpath([folder.parent for folder in folders]))
@@ -69,10 +69,10 @@ def load(paths: Sequence[Path], batch_sizes: Mapping[str, int] | None = None) ->
 
 
 def _read_log(folder: Path, name: str, batch: int | None) -> Row:
-    """What another trainer's log tells; its last held-out loss is its score, and without one it has not finished.
+    """Reads another trainer's log; its last held-out loss is its score, and without one it has not finished.
 
-    Such runs are held to the one of the smallest batch. Optimizer, rule and peak rate are known if an integration of
-    anybatch recorded them.
+    Such runs are compared with the one of the smallest batch. Optimizer, rule and peak learning rate are known if an
+    integration of anybatch recorded them.
     """
     log = read_log(folder, batch)
     scores, losses = dict(log.of("accuracy")), log.of("eval_loss")
@@ -116,7 +116,7 @@ def _read_log(folder: Path, name: str, batch: int | None) -> Row:
 
 
 def read_run(folder: Path, name: str) -> Row:
-    """The run in a run folder."""
+    """Reads the run in a run folder."""
     run = Run(folder)
     recipe = read_object(run.recipe_file)
     result = read_object(run.result_file) if run.finished else {}
@@ -182,7 +182,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _sample(run: Run) -> tuple[str, str] | None:
-    """The start of a held-out text, and how the finished model continues it."""
+    """Returns the start of a held-out text, and the finished model's continuation."""
     sample = _read(run.sample_file)
     start, words = (text(sample.get(name) or "", _MAX_SAMPLE) for name in ("start", "text"))
     return (start, words) if words else None
@@ -193,12 +193,12 @@ def _batch_of_phase(phases: Sequence[Any]) -> int:
 
 
 def _ramp(phases: Sequence[Any]) -> str:
-    """The batches of a run whose batch grows, as '32 to 256'."""
+    """Returns the batches of a run whose batch grows, as '32 to 256'."""
     return f"{_batch_of_phase(phases):,} to {_batch_of_phase(phases[-1:]):,}" if phases else ""
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, str]:
-    """Hyperparameters beside the learning rate as a page shows them."""
+    """Returns hyperparameters besides the learning rate, as a page shows them."""
     shown = {}
     for name, value in values.items():
         numbers = [finite(each) for each in (value if isinstance(value, list) else [value])]

@@ -1,4 +1,4 @@
-"""A comparison: contenders by batches, a run for each seed; what follows from the numbers of its cells."""
+"""A comparison: contenders by batches, a run for each seed, and what follows from the cells' numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Series:
 
     @property
     def reference(self) -> Cell | None:
-        """The cell that the others are held to; None if that batch was not run."""
+        """Returns the cell with which the others are compared; None if its batch was not run."""
         return self.at(self.reference_batch)
 
     def at(self, batch: int) -> Cell | None:
@@ -45,7 +45,7 @@ class Series:
         return self.cells[0].metric
 
     def lent_to(self, other: "Series") -> bool:
-        """Whether these runs are no more than the reference of another optimizer's."""
+        """Returns whether these runs are only the reference of another optimizer's."""
         mine = self.cells[0].runs[0]
         return len(self.cells) == 1 and other.optimizer != self.optimizer and any(run is mine for run in other.rows)
 
@@ -55,22 +55,22 @@ class Series:
 
     @property
     def context_free_loss(self) -> float | None:
-        """What token frequencies alone give on the held-out text."""
+        """Returns the loss that token frequencies give on the held-out text."""
         return frequencies(self.rows)
 
     @property
     def frequencies(self) -> str:
-        """What `context_free_loss` rests on, in words."""
+        """Returns in words what `context_free_loss` is based on."""
         return "token frequencies" if self.rows[0].task == "causal" else "word frequencies"
 
     @property
     def by_share(self) -> bool:
-        """Whether quality is judged by the share of the learning that is kept, not by the gap."""
+        """Returns whether quality is judged by the kept share of the learning, not by the gap."""
         return any(cell.kept for cell in self.cells)
 
     @property
     def bound(self) -> float | None:
-        """The worst score at which quality held."""
+        """Returns the worst score at which quality held."""
         base, start = self.reference.score if self.reference else None, self.context_free_loss
         if base is None:
             return None
@@ -80,7 +80,7 @@ class Series:
 
     @property
     def judged(self) -> list[Cell]:
-        """The cells larger than the reference of which it can be said whether quality held."""
+        """Returns the cells larger than the reference for which quality can be judged."""
         return [cell for cell in self.cells if cell.factor and cell.factor > 1 and cell.held is not None]
 
     @property
@@ -89,18 +89,18 @@ class Series:
 
     @property
     def main(self) -> Cell | None:
-        """The largest batch at which quality held."""
+        """Returns the largest batch at which quality held."""
         return self.held[-1] if self.held else None
 
     @property
     def lost_beyond(self) -> list[Cell]:
-        """The cells larger than `main` (or than the reference) at which quality did not hold."""
+        """Returns the cells larger than `main` (or than the reference) at which quality did not hold."""
         bound = self.main.batch if self.main else 0
         return [cell for cell in self.judged if not cell.held and cell.batch > bound]
 
     @property
     def rule(self) -> str | None:
-        """The rule by which every larger batch's settings follow from the recorded reference; None if none does."""
+        """Returns the rule by which every larger batch's settings follow from the reference; None if none does."""
         runs = [
             (run.lr, run.reference.lr, run.batch / run.reference.batch)
             for run in self.rows
@@ -117,19 +117,19 @@ class Series:
 
     @property
     def warmup_kept(self) -> bool:
-        """Every batch warms up over the same number of steps (the linear-epoch rule), up to rounding."""
+        """Returns whether every batch warms up over as many steps (the linear-epoch rule), up to rounding."""
         known = [run.warmup_steps for run in self.rows if run.finished and run.warmup_steps is not None]
         return len(known) > 1 and min(known) > 0 and max(known) - min(known) <= max(1, 0.05 * max(known))
 
     @cached_property
     def scaling(self) -> "Scaling":
-        """Examples to the target over the batch, and E = E_min (1 + B / B_crit) through them."""
+        """Returns the examples to the target over the batch, with E = E_min (1 + B / B_crit) through them."""
         points = [(cell.batch, examples) for cell in self.cells for _, examples in cell.reached.values()]
-        # A batch of which some seeds never arrive would enter with its lucky seeds alone.
+        # A batch at which some seeds never arrive would enter only with its lucky seeds.
         whole = [cell for cell in self.cells if cell.steps]
         missed = [cell for cell in self.cells if cell.num_examples and cell not in whole]
         used = [(cell.batch, examples) for cell in whole for _, examples in cell.reached.values()]
-        # Nor would it do to leave it out: what is left, the quicker batches, would make the critical batch too large.
+        # Leaving it out would be wrong, too: the remaining, faster batches would make the critical batch too large.
         for cell in missed if used else ():
             used += [(cell.batch, examples) for _, examples in cell.reached.values()]
             used += [(cell.batch, float(cell.num_examples or 0))] * (len(cell.runs) - len(cell.reached))
@@ -141,8 +141,8 @@ class Series:
 class Scaling:
     """Examples to the target of one contender.
 
-    `fit` is over the batches `fitted`, which every seed reached; None if others were `missed`. `bound` is then what the
-    critical batch would be if the others had arrived as their runs ended.
+    `fit` is over the batches `fitted`, which every seed reached; None if others were `missed`. `bound` is then the
+    critical batch that would follow if the others had arrived when their runs ended.
     """
 
     entrant: str
@@ -166,7 +166,7 @@ class Difference:
 
     @property
     def told_apart(self) -> tuple[str, str] | None:
-        """(the better one, the worse one) if the interval of their difference leaves out zero."""
+        """Returns (the better one, the worse one) if the interval of their difference excludes zero."""
         if self.interval is None or self.interval.low is None or self.interval.high is None:
             return None
         if self.interval.low <= 0 <= self.interval.high:
@@ -177,7 +177,7 @@ class Difference:
         return name in (self.first, self.second)
 
     def seen_from(self, name: str) -> "Difference":
-        """The same with `name` as the first."""
+        """Returns the same difference with `name` as the first."""
         if name == self.first:
             return self
         turned = None if self.interval is None else self.interval.turned
@@ -190,10 +190,10 @@ class Comparison:
 
     Args:
         rows: all runs: also those that tune, and those that are fine-tuned from others.
-        declaration: of the study that the runs belong to; None for a folder of runs.
+        declaration: that of the runs' study; None for a folder of runs.
         question: what the study asks; `setting`: what was trained and how, in sentences.
-        environment: with what the study's first runs were made.
-        parts: whether tuning runs and reported ones are judged by halves of the held-out data.
+        environment: the environment of the study's first runs.
+        parts: whether tuning runs and reported runs are judged on halves of the held-out data.
     """
 
     series: Sequence[Series]
@@ -215,13 +215,13 @@ class Comparison:
 
     @cached_property
     def contenders(self) -> list[Series]:
-        """The series that can be compared batch by batch: all of a study; of a folder, those like the first."""
+        """Returns the series comparable batch by batch: all of a study; of a folder, those like the first."""
         shown = [one for one in self.told if any(cell.scores for cell in one.cells)]
         return list(self.series) if self.is_study else [one for one in shown if _comparable(shown[0], one)]
 
     @cached_property
     def told(self) -> list[Series]:
-        """The series but those that are no more than the reference of another."""
+        """Returns the series, except those that are only the reference of another."""
         return [one for one in self.series if not any(one.lent_to(other) for other in self.series)]
 
     @property
@@ -230,17 +230,17 @@ class Comparison:
 
     @property
     def repeated(self) -> bool:
-        """Whether there is a mean over seeds to speak of."""
+        """Returns whether there is a mean over seeds."""
         return self.is_study or any(len(cell.scores) > 1 for one in self.series for cell in one.cells)
 
     def at(self, batch: int) -> list[tuple[Series, Cell]]:
-        """The contenders' cells of a batch."""
+        """Returns the contenders' cells at a batch."""
         found = ((one, one.at(batch)) for one in self.contenders)
         return [(one, cell) for one, cell in found if cell is not None]
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Each pair of contenders at each batch."""
+        """Returns each pair of contenders at each batch."""
         return [
             _difference(batch, first, second)
             for batch in self.batches
@@ -252,7 +252,7 @@ class Comparison:
         return [each for each in self.differences if each.batch == batch]
 
     def best(self, batch: int) -> tuple[Series, Cell] | None:
-        """The contender with the best mean score at a batch."""
+        """Returns the contender with the best mean score at a batch."""
         known = [(cell.score, one, cell) for one, cell in self.at(batch) if cell.score is not None]
         pick = max if self.metric.higher else min
         return pick(known, key=lambda each: each[0])[1:] if known else None
@@ -282,6 +282,6 @@ def _comparable(first: Series, other: Series) -> bool:
 
 
 def frequencies(runs: Sequence[Row]) -> float | None:
-    """The mean loss that token frequencies give, where the runs recorded it."""
+    """Returns the mean loss of token frequencies, if the runs recorded it."""
     known = [run.context_free_loss for run in runs if run.context_free_loss is not None]
     return fmean(known) if known else None

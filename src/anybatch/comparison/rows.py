@@ -1,4 +1,4 @@
-"""One run as everything that compares runs knows it, wherever it was read: a run folder, a log, a study's storage."""
+"""One run as comparisons know it, from any source: a run folder, a log, a study's storage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,12 +50,13 @@ class Row:
         entrant: the contender of a study.
         part: 'tuning' for a run that only looks for settings.
         settings: fields of the recipe that a study set after scaling.
-        curve: the score in the course of a study's run.
-        lr_is_bound: `lr` is the highest rate that another trainer logged; the peak may lie between two entries.
+        curve: the score during a study's run.
+        lr_is_bound: `lr` is the highest learning rate that another trainer logged; the peak may lie between two
+            entries.
         rule: the scaling rule that made the run's settings from its reference.
         ramp: the batches of a run whose batch grows, as '32 to 256'.
-        context_free_loss: what a model reaches that knows how frequent each token is and nothing else.
-        sample: the start of a text, and how the model continues it.
+        context_free_loss: the loss of a model that knows only how frequent each token is.
+        sample: the start of a text, and the model's continuation.
     """
 
     name: str
@@ -104,12 +105,12 @@ class Row:
 
     @property
     def diverged(self) -> bool:
-        """Finished without a finite score."""
+        """Returns whether the run finished without a finite score."""
         return self.finished and self.task != "questions" and self.score is None
 
     @property
     def still(self) -> bool:
-        """The run of a study that ended at the score of the untrained model."""
+        """Returns whether a study's run ended at the untrained model's score."""
         if self.score is None or len(self.curve) < 2 or self.curve[0][0] != 0 or (start := self.curve[0][2]) is None:
             return False
         return abs(self.score - start) <= _STILL * abs(start)
@@ -124,14 +125,14 @@ class Row:
 
 
 def adapted(samples: Sequence[Ratios]) -> list[Ratios]:
-    """The samples without the layers whose ratio is always 1: those are not adapted."""
+    """Returns the samples without layers whose ratio is always 1: those are not adapted."""
     names = {name for _, ratios in samples for name, ratio in ratios.items() if ratio != 1}
     kept = [(step, {name: ratio for name, ratio in ratios.items() if name in names}) for step, ratios in samples]
     return [(step, ratios) for step, ratios in kept if ratios]
 
 
 def crossing(curve: Curve, target: float, higher: bool) -> tuple[float, float] | None:
-    """(steps, examples) at which a curve first reaches `target`, on the line between two evaluations; None: never."""
+    """Returns (steps, examples) at which a curve first reaches `target`, between evaluations on a line; or None."""
     before: tuple[int, int, float] | None = None
     for steps, examples, value in curve:
         if value is None:

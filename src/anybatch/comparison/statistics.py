@@ -1,4 +1,4 @@
-"""What a handful of repetitions supports: intervals, paired differences, lines, and the critical batch."""
+"""Statistics of few repetitions: intervals, paired differences, lines, and the critical batch."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Interval:
 
     @property
     def turned(self) -> "Interval":
-        """Of the negative values."""
+        """Returns the interval of the negative values."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
         return Interval(-self.mean, low, high, self.count)
 
@@ -39,7 +39,7 @@ class CriticalBatch:
     spread: float
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON, which has no infinity: the mean of a critical batch is None where the examples do not grow."""
+        """Returns JSON, which has no infinity: the mean of a critical batch is None if the examples do not grow."""
         b_crit = asdict(self.b_crit)
         if math.isinf(self.b_crit.mean):
             b_crit["mean"] = None
@@ -47,10 +47,10 @@ class CriticalBatch:
 
 
 def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:
-    """The mean of independent values of one distribution, taken to be normal.
+    """Returns the mean of independent values of one distribution, assumed normal.
 
     Args:
-        least, most: bounds that no value can pass, at which the interval is cut.
+        least, most: bounds of the values, at which the interval is cut.
     """
     middle, n = fmean(values), len(values)
     if n < 2:
@@ -60,7 +60,7 @@ def mean_interval(values: Sequence[float], least: float = -math.inf, most: float
 
 
 def paired_p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of the paired t-test; None below five pairs, where it says next to nothing."""
+    """Returns the two-sided p-value of the paired t-test; None below five pairs, when it means next to nothing."""
     n = len(differences)
     if n < FEWEST_FOR_P_VALUES:
         return None
@@ -71,7 +71,7 @@ def paired_p_value(differences: Sequence[float]) -> float | None:
 
 
 def line_through(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """(intercept, slope) by least squares."""
+    """Returns (intercept, slope) by least squares."""
     slope, intercept = np.polyfit(np.asarray(xs), np.asarray(ys), 1)
     return float(intercept), float(slope)
 
@@ -79,12 +79,12 @@ def line_through(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float
 def fit_critical_batch(batches: Sequence[float], examples: Sequence[float]) -> CriticalBatch | None:
     """Fits E = a + s B with errors in proportion to E; B_crit = a / s with Fieller's interval.
 
-    Errors in proportion make the fit least squares of (a + s B) / E - 1, iterated with the fitted E as weights. The
-    interval of the ratio is exact for normal errors, and honest where the slope is not clear of zero: then the upper
-    end is None, which reads 'no critical batch within reach of these data'.
+    With errors in proportion, the fit is least squares of (a + s B) / E - 1, iterated with the fitted E as weights.
+    The interval of the ratio is exact for normal errors, and honest if the slope may be zero: then the upper end is
+    None, which means 'no critical batch within reach of these data'.
 
-    Returns None below three measurements or two batches, where a target was met without examples, or where no positive
-    E_min fits.
+    Returns None below three measurements or two batches, if a target was met without examples, or if no positive E_min
+    fits.
     """
     b, e = np.asarray(batches, dtype=float), np.asarray(examples, dtype=float)
     if len(b) < 3 or len(set(batches)) < 2 or (e <= 0).any():
@@ -112,7 +112,7 @@ def fit_critical_batch(batches: Sequence[float], examples: Sequence[float]) -> C
 
 
 def _fieller(a: float, s: float, covariance: Any, t: float) -> tuple[float | None, float | None]:
-    """The r > 0 with (a - r s)^2 <= t^2 var(a - r s)."""
+    """Returns the r > 0 with (a - r s)^2 <= t^2 var(a - r s)."""
     quadratic = s * s - t * t * covariance[1, 1]
     middle = a * s - t * t * covariance[0, 1]
     constant = a * a - t * t * covariance[0, 0]
@@ -127,7 +127,7 @@ def _fieller(a: float, s: float, covariance: Any, t: float) -> tuple[float | Non
 
 
 def t_cumulative(x: float, freedom: int) -> float:
-    """P(T <= x) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Returns P(T <= x) of Student's t for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     theta = math.atan2(x, math.sqrt(freedom))
     cosine = math.cos(theta)
     term, total = (cosine, 0.0) if freedom % 2 else (1.0, 0.0)
@@ -139,7 +139,7 @@ def t_cumulative(x: float, freedom: int) -> float:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The x with P(T <= x) = `probability`, at least 1/2."""
+    """Returns the x with P(T <= x) = `probability`, at least 1/2."""
     low, high = 0.0, 1.0
     while t_cumulative(high, freedom) < probability:
         high *= 2

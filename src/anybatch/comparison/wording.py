@@ -1,4 +1,4 @@
-"""Numbers and lists as a reader wants to see them; every function takes None for 'unknown'."""
+"""Numbers and lists in a form for readers; every function takes None for 'unknown'."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 from anybatch import numbers
 
-# What a model of a task is to guess: in a column, as a heading, and as a sentence's end.
+# The task of a model: in a column, as a heading, and as a sentence's end.
 GUESSED = {
     "images": ("top-1", "Images told right", "held-out images whose class comes first (top-1)"),
     "causal": ("next tokens", "Next tokens guessed right", "held-out tokens that are guessed right from those before"),
@@ -66,7 +66,7 @@ def gap(share: float | None) -> str:
     if share > 10:
         return f"over +1,000{THIN}%"
     value = abs(share) * 100
-    # 5 % is the bound that the report judges by: what lies just beyond it must not read as 5.0.
+    # 5 % is the report's bound: a value just beyond it must not read as 5.0.
     close = value > 5 + 1e-6 and f"{value:.1f}" == "5.0"
     digits = f"{value:.2f}" if close else f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
     sign = "±" if float(digits.replace(",", "")) == 0 else "+" if share > 0 else "−"
@@ -75,7 +75,7 @@ def gap(share: float | None) -> str:
 
 def kept(share: float) -> str:
     """A share of 1 that was kept, in per cent, one decimal: 0.971 -> '97.1 %'."""
-    # 95 % is the bound that the report judges by: what lies just below it must not read as 95.0.
+    # 95 % is the report's bound: a value just below it must not read as 95.0.
     digits = f"{share * 100:.2f}" if 0.9495 <= share < 0.95 - 1e-9 else f"{max(0.0, share) * 100:.1f}"
     return f"{digits}{THIN}%"
 

@@ -1,4 +1,4 @@
-"""What to look at: a comparison in, one self-contained HTML page out."""
+"""Turns a comparison into one self-contained HTML page."""
 
 from anybatch.report.page import write_report, write_study
 

@@ -1,4 +1,4 @@
-"""What an image model takes for what: its confusion matrix and the images that it was most wrong about."""
+"""The mistakes of an image model: its confusion matrix, and the images with the largest errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _PICTURE = re.compile(r"[A-Za-z0-9+/]{1,400000}={0,2}")
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of one run: class names, (true, predicted) -> images, and the worst images as they stand in the file."""
+    """The mistakes of one run: class names, (true, predicted) -> images, and the worst images as in the file."""
 
     classes: list[str]
     confusion: Mapping[tuple[int, int], int]
@@ -30,7 +30,7 @@ class Mistakes:
 
 
 def mistakes(comparison: Comparison) -> Section | None:
-    """The finished image runs of the smallest and of the largest batch of each optimizer."""
+    """Shows the finished image runs of the smallest and of the largest batch of each optimizer."""
     parts = []
     for one in comparison.series:
         finished = [(cell, run) for cell in one.cells for run in cell.runs if run.task == "images" and run.finished]
@@ -43,7 +43,7 @@ def mistakes(comparison: Comparison) -> Section | None:
 
 
 def read_mistakes(run: Row) -> Mistakes | None:
-    """The run's classification.json; None if it has none, or one that makes no sense."""
+    """Reads the run's classification.json; None if it has none, or an invalid one."""
     if run.path is None:
         return None
     file = run.path / "classification.json"

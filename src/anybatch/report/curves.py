@@ -1,4 +1,4 @@
-"""What happened as training went: losses, accuracies, learning rates and gradient noise as lines."""
+"""The course of training: losses, accuracies, learning rates and gradient noise as lines."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def losses(comparison: Comparison) -> Section | None:
 
 
 def accuracies(comparison: Comparison) -> Section | None:
-    """The share of held-out data that is guessed right, against examples and against steps."""
+    """The share of held-out data that is predicted right, against examples and against steps."""
     series = [one for one in comparison.told if any(p.accuracy is not None for run in one.rows for p in run.evals)]
     if not series:
         return None
@@ -94,12 +94,12 @@ def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) 
 
 
 def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[float, float]:
-    """The values to show. A loss starts far above where it ends: the upper half of the way down is left out."""
+    """Returns the range to show. A loss starts far above its end: the upper half of the way down is left out."""
     known = [line for run in runs if (line := [value for value in run if value is not None])]
     low, high = min(map(min, known)), max(map(max, known))
     if not from_start:
         start = max(line[0] for line in known)
-        # A run that ended above its start, or without a number, says nothing about where losses end.
+        # A run that ended above its start, or without a number, does not count for the range.
         ends = [run[-1] for run in runs if run and run[-1] is not None and run[-1] < start]
         high = min(high, (start + max(ends)) / 2 if ends else 1.05 * start)
     room = max(high - low, 0.0) or 1.0
@@ -107,7 +107,7 @@ def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[fl
 
 
 def _lines(axes: "Axes", one: Series, color: str, attribute: str, value: Value) -> None:
-    """One line a run, named at its end; `attribute` of a point is its place on the axis."""
+    """Draws one line a run, named at its end; `attribute` of a point is its place on the axis."""
     by_step = attribute == "step"
     ends: list[tuple[float, float, str, str]] = []
     for order, cell in enumerate(one.cells):
@@ -133,12 +133,12 @@ def _lines(axes: "Axes", one: Series, color: str, attribute: str, value: Value) 
         logarithmic(axes.xaxis, numticks=8)
     else:
         linear(axes.xaxis, 5, short)
-    # Against examples the lines end at one place and their names need moving apart; against steps they do not.
+    # Against examples the lines end at one place, and their names must be moved apart; against steps they do not.
     name_ends(axes, ends, apart=not by_step)
 
 
 def _mark_switches(axes: "Axes", run: Row, attribute: str) -> None:
-    """A dotted line where a run goes over to another phase, with the phase's number."""
+    """Draws a dotted line at each switch of a run to another phase, with the phase's number."""
     for switch in switches(run):
         axes.axvline(getattr(switch, attribute), color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
         axes.annotate(
@@ -153,7 +153,7 @@ def _style(order: int, one: Series, run: Row) -> dict[str, Any]:
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """At most `_MAX_POINTS` of them, evenly, the last one always."""
+    """Returns at most `_MAX_POINTS` of them, evenly, always with the last one."""
     stride = math.ceil(len(points) / _MAX_POINTS)
     return points if stride <= 1 else [*points[:-1:stride], points[-1]]
 
@@ -183,7 +183,7 @@ def rates(comparison: Comparison) -> Section | None:
 
 
 def _scaled(one: Series) -> list[str]:
-    """The hyperparameters beside the learning rate that change with the batch: 'betas 0.9 0.999 at batch 64, ...'."""
+    """Returns the other hyperparameters that change with the batch: 'betas 0.9 0.999 at batch 64, ...'."""
     runs = sorted((run for run in one.rows if run.hyperparameters), key=lambda run: run.batch)
     lines = []
     for name in dict.fromkeys(name for run in runs for name in run.hyperparameters):
@@ -198,7 +198,7 @@ def _rates(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str
         peaks: dict[str, tuple[int, float]] = {}
         highest = 0.0
         for order, cell in enumerate(one.cells):
-            # A rate of another optimizer has a scale of its own.
+            # Another optimizer's learning rate has a separate scale.
             for run in () if cell.owner else cell.runs:
                 points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
                 if not points:

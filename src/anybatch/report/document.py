@@ -1,4 +1,4 @@
-"""What pages are made of: sections of text, figures at two widths, and tables; and each as a file."""
+"""The parts of pages: sections of text, figures at two widths, and tables; and each as a file."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from anybatch.report.svg import NARROW, WIDE, Frame, as_pdf
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its caption; `description`: what a reader who does not see it is told."""
+    """A drawing with its caption; `description` is for readers who do not see it."""
 
     key: str
     title: str
@@ -27,7 +27,7 @@ class Figure:
     description: str = ""
 
     def html(self) -> str:
-        """The figure at both widths, of which the style sheet shows one."""
+        """Returns the figure at both widths; the style sheet shows one."""
         wide, narrow = (
             self.draw(Frame(width, f"{self.key}-{width}", self.title, self.description or self.caption))
             for width in (WIDE, NARROW)
@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its value of a row's item, and how a reader is shown it."""
+    """A column of a table: its value for a row's item, and the form for a reader."""
 
     name: str
     value: Callable[[Any], object]
@@ -49,11 +49,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A row for each item; a column in which nothing is known is left out of the page.
+    """A row for each item; the page omits a column without known values.
 
     Args:
         key: the name of its file of comma-separated values; empty for none.
-        note: a sentence before it; `folded`: what hides it until a reader asks.
+        note: a sentence before it; `folded`: the title under which it is hidden until a reader opens it.
         accent: the number of the color that marks a row; `odd`: why a row is unlike the others, "" if it is not.
     """
 
@@ -92,7 +92,7 @@ class Table:
         return (f"<p>{escape(self.note)}</p>" if self.note else "") + table
 
     def csv(self) -> str:
-        """The same as comma-separated values; None is an empty field."""
+        """Returns the same as comma-separated values; None is an empty field."""
         target = io.StringIO()
         writer = csv.writer(target, lineterminator="\n")
         writer.writerow([column.name for column in self.columns])
@@ -116,7 +116,7 @@ class Section:
 
 
 def plain(value: object) -> str:
-    """A value of a table as a reader wants to see it."""
+    """Returns a value of a table in a form for readers."""
     if value is None or value == "":
         return UNKNOWN
     if isinstance(value, float):
@@ -131,13 +131,13 @@ def fold(summary: str, body: str) -> str:
 
 
 def points(sentences: Sequence[str], aside: str = "") -> str:
-    """Findings, one a line."""
+    """Returns findings, one a line."""
     lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<div class="findings"><ul>{lines}</ul>{aside}</div>'
 
 
 def page(kicker: str, title: str, answer: str, sections: Sequence[Section | None]) -> str:
-    """One HTML page that loads nothing else: a line of context, the question, the answer, and the sections."""
+    """Returns one HTML page that loads nothing else: a line of context, the question, the answer, and the sections."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -154,7 +154,7 @@ def write_folder(out: Path, html: str, sections: Sequence[Section | None]) -> li
     """Writes index.html, each figure of the sections as KEY.svg and KEY.pdf, and each table that has a key as KEY.csv.
 
     Returns:
-        What was written, the page first.
+        The written files, the page first.
     """
     blocks = [block for section in sections if section for block in section.blocks]
     contents = {"index.html": html.encode("utf-8")}
@@ -172,7 +172,7 @@ def write_folder(out: Path, html: str, sections: Sequence[Section | None]) -> li
 
 
 def standalone(svg: str) -> str:
-    """An inline <svg> as a file of its own: with its name space and colors, light or dark as the reader has it."""
+    """Returns an inline <svg> as a file: with its name space and colors, light or dark by the reader's setting."""
     colors = "".join(
         re.findall(r":root \{.*?\n\}|@media \(prefers-color-scheme: dark\) \{.*?\n\}", _style(), re.DOTALL)
     )

@@ -1,4 +1,4 @@
-"""Where the panels of a figure are, and the axes, names and colors that all figures share."""
+"""The places of a figure's panels, and the axes, names and colors that all figures share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def panels(
     most: int = 3,
     **margins: int,
 ) -> str:
-    """One panel for each item, at most `most` beside each other, on a narrow page one below the other."""
+    """Draws one panel for each item, at most `most` in a row; on a narrow page one below the other."""
     columns = 1 if frame.narrow else min(len(items), most)
     grid = Grid(frame.width, columns, -(-len(items) // columns), height, **{"bottom": 52, **margins})
     with canvas(frame.width, grid.height) as figure:
@@ -60,18 +60,18 @@ def panels(
 
 
 def cell_label(cell: Cell) -> str:
-    """A cell's short name on a figure: its factor, or its batch if there is no reference."""
+    """Returns a cell's short name on a figure: its factor, or its batch if there is no reference."""
     label = f"batch {count(cell.batch)}" if cell.factor is None else times(cell.factor)
     return f"{cell.owner} {label}" if cell.owner else label
 
 
 def named(one: Series, cell: Cell) -> str:
-    """A cell's name with that of its series, or of the optimizer that lent it."""
+    """Returns a cell's name with that of its series, or of the optimizer that lent it."""
     return cell_label(cell) if cell.owner else f"{one.label} {cell_label(cell)}"
 
 
 def accents(series: Sequence[Series]) -> dict[str, int]:
-    """The number of each series' color and marker, by its label."""
+    """Returns the number of each series' color and marker, by its label."""
     optimizers = [one.optimizer for one in series]
     return {one.label: accent(one.optimizer, optimizers) for one in series}
 
@@ -87,7 +87,7 @@ def write_title(axes: "Axes", text: str, color: str, note: str = "") -> None:
 
 
 def weight(order: int, total: int) -> dict[str, Any]:
-    """The line of the smallest batch is the strongest."""
+    """Returns a line's weight: the line of the smallest batch is the strongest."""
     share = order / max(1, total - 1)
     return {"alpha": 1 - 0.5 * share, "linewidth": 2.6 - 1.1 * share}
 
@@ -105,7 +105,7 @@ def batch_axis(axes: "Axes", batches: Sequence[int], labels: Sequence[str] | Non
 def logarithmic(
     axis: "Axis", subs: Sequence[float] = (1.0, 2.0, 5.0), numticks: int = 7, shown: Callable[[float], str] = short
 ) -> None:
-    """Few ticks on a logarithmic axis, without the small ones between."""
+    """Sets few ticks on a logarithmic axis, without the small ones between."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=tuple(subs), numticks=numticks))
@@ -128,7 +128,7 @@ def formatted(axis: "Axis", shown: Callable[[float], str]) -> None:
 
 
 def name_ends(axes: "Axes", ends: Iterable[tuple[float, float, str, str]], apart: bool = True) -> None:
-    """The name (x, y, name, color) of each line at its end, within the panel, moved apart if two end together."""
+    """Writes the name (x, y, name, color) of each line at its end, within the panel; moves close ones apart."""
     ends = list(ends)
     low, high = axes.get_ylim()
     bottom = float(axes.transData.transform((1, low))[1])
@@ -142,13 +142,13 @@ def name_ends(axes: "Axes", ends: Iterable[tuple[float, float, str, str]], apart
 
 
 def band(axes: "Axes", one: Series, color: str) -> None:
-    """The scores at which quality holds."""
+    """Draws the scores at which quality holds."""
     if one.judged and one.reference and one.reference.score is not None and one.bound is not None:
         axes.axhspan(one.reference.score, one.bound, color=color, alpha=0.14, linewidth=0)
 
 
 def window(values: Sequence[float], higher: bool, least: float) -> tuple[float, float]:
-    """The values to show: what lies far on the wrong side of the median would press the rest flat.
+    """Returns the range to show: values far on the wrong side of the median would flatten the rest.
 
     Args:
         least: values within this share of the best one are always shown.

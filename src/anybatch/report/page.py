@@ -1,4 +1,4 @@
-"""The page: one comparison, told in sections, as one HTML file that needs nothing else."""
+"""The page: one comparison, in sections, as one HTML file that needs nothing else."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -38,7 +38,7 @@ def write_report(
             that hold some at any depth.
         title: the heading; by default the question that the page answers.
         background: an earlier measurement to quote beside the findings: {"sentences": [...]}, or that under "seeds".
-        batch_sizes: global batches by folder, of other trainers' logs that do not say.
+        batch_sizes: global batches by folder, for other trainers' logs without one.
 
     Raises:
         InputError: no run found, a run that cannot be read, or `out` is a folder.
@@ -66,7 +66,7 @@ def write_study(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def sections(comparison: Comparison, findings: Findings, quoted: Sequence[str] = ()) -> list[Section | None]:
-    """All that can be told of a comparison; None for what it holds nothing of."""
+    """Returns all sections of a comparison; None for those without content."""
     return [
         setting(comparison),
         batch(comparison, findings, quoted),
@@ -97,12 +97,12 @@ def _drawn(name: str, figure: Any) -> Section | None:
 
 
 def setting(comparison: Comparison) -> Section | None:
-    """What a study trained, and how."""
+    """Returns what a study trained, and how."""
     return Section("setting", "What was run", [points(comparison.setting)]) if comparison.setting else None
 
 
 def batch(comparison: Comparison, findings: Findings, quoted: Sequence[str]) -> Section | None:
-    """The answer in a picture, and the findings behind it."""
+    """Returns the answer in a figure, and the findings behind it."""
     figure, aside = quality.quality(comparison), ""
     if quoted:
         lines = "".join(f"<p>{escape(sentence)}</p>" for sentence in quoted)
@@ -115,7 +115,7 @@ def batch(comparison: Comparison, findings: Findings, quoted: Sequence[str]) -> 
 
 
 def samples(comparison: Comparison) -> Section | None:
-    """How one run of each cell continues the same start of a held-out text."""
+    """Returns one run's continuation of the same held-out text, for each cell."""
     found = [
         (named(one, cell), *run.sample) for one in comparison.series for cell in one.cells
         for run in [next((run for run in cell.runs if run.sample), None)] if run is not None and run.sample is not None

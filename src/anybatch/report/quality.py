@@ -1,4 +1,4 @@
-"""What became of each batch: final scores, steps to the target, and the learning rate's valley."""
+"""The results of each batch: final scores, steps to the target, and the learning rate's valley."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def quality(comparison: Comparison) -> Figure | None:
-    """The final score against the batch: a panel a contender if each is held to its reference, else one for all."""
+    """Draws the final score against the batch: a panel a contender if each has a reference, otherwise one."""
     shown = [one for one in comparison.told if any(cell.scores for cell in one.cells)]
     if not shown:
         return None
@@ -92,7 +92,7 @@ def _quality(comparison: Comparison, shown: Sequence[Series], apart: bool, frame
 
 
 def _limits(shown: Sequence[Series], higher: bool) -> tuple[float, float]:
-    """A score far off would press everything else flat: it is drawn at the edge, as a diverged run is."""
+    """Returns the limits of the axis: a score far off is drawn at the edge, like a diverged run."""
     low, high = window([score for one in shown for cell in one.cells for score in cell.scores], higher, 1.5)
     room = (high - low) * 0.12 / 1.24
     more = [one.bound for one in shown if one.bound is not None]
@@ -102,7 +102,7 @@ def _limits(shown: Sequence[Series], higher: bool) -> tuple[float, float]:
 
 
 def _held_to(axes: "Axes", one: Series, others: Sequence[Series], batches: Sequence[int], color: str) -> None:
-    """The band in which quality holds, what frequencies alone give, and the other contenders in grey."""
+    """Draws the band in which quality holds, the loss of frequencies, and the other contenders in gray."""
     factors = {cell.batch: f"\n{cell_label(cell)}" for cell in one.cells if cell.factor is not None}
     axes.set_xticks(list(batches), [f"{short(batch)}{factors.get(batch, '')}" for batch in batches])
     axes.set_xlabel("batch, and multiple of the reference batch" if factors else "batch", labelpad=6)
@@ -135,7 +135,7 @@ def _held_to(axes: "Axes", one: Series, others: Sequence[Series], batches: Seque
 
 
 def _line(axes: "Axes", one: Series, color: str, marker: str, aside: float, named: bool) -> tuple[float, float] | None:
-    """The line through the cells, broken where one has no number or is off the scale; returns its last point."""
+    """Draws the line through the cells, broken at missing numbers or off the scale; returns its last point."""
     low, high = axes.get_ylim()
     worst = low if one.metric.higher else high
     cells = [cell for cell in one.cells if cell.finished or cell.failed]
@@ -185,7 +185,7 @@ def _label(one: Series, cell: Cell) -> str:
 
 
 def _spread_of(axes: "Axes", cell: Cell, x: float, color: str) -> None:
-    """The interval, which ends in an arrow if it continues beyond the picture, and the seeds as dots."""
+    """Draws the interval, with an arrow if it leaves the figure, and the seeds as dots."""
     low, high = axes.get_ylim()
     if cell.final is not None and cell.final.low is not None and cell.final.high is not None:
         ends = max(cell.final.low, low), min(cell.final.high, high)
@@ -197,7 +197,7 @@ def _spread_of(axes: "Axes", cell: Cell, x: float, color: str) -> None:
 
 
 def steps(comparison: Comparison) -> Figure | None:
-    """Steps to the target against the batch, both logarithmic, with perfect scaling and the fitted curve."""
+    """Draws steps to the target against the batch, both logarithmic, with perfect scaling and the fitted curve."""
     shown = [one for one in comparison.series if any(cell.reached for cell in one.cells)]
     if not shown:
         return None
@@ -244,7 +244,7 @@ def _steps(comparison: Comparison, shown: Sequence[Series], frame: Frame) -> str
 
 
 def sensitivity(comparison: Comparison) -> Figure | None:
-    """The tuning runs' final score against the learning rate, a panel a contender, a line a batch."""
+    """Draws the tuning runs' final score against the learning rate, a panel a contender, a line a batch."""
     if not any(LR in run.settings for run in comparison.rows if run.part == "tuning" and run.state != "not run"):
         return None
     seeds = sorted({run.seed for run in comparison.rows if run.part == "tuning" and run.seed is not None})
@@ -295,7 +295,7 @@ def _sensitivity(comparison: Comparison, frame: Frame) -> str:
 
 
 def _by_rate(cell: Cell) -> list[tuple[float, float | None]]:
-    """The mean over the tuning seeds at each rate, None if one of them diverged; by rising rate."""
+    """Returns the mean over the tuning seeds by rising learning rate, None if one of them diverged."""
     runs = [run for run in cell.tuning if LR in run.settings and run.state != "not run"]
     found: list[tuple[float, float | None]] = []
     for lr in sorted({run.settings[LR] for run in runs}):

@@ -1,4 +1,4 @@
-"""Fine-tuning runs beside the pretraining run each started from: F1 and exact match by optimizer and batch."""
+"""Fine-tuning runs beside their pretraining runs: F1 and exact match by optimizer and batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Score:
 
 
 def children(rows: Sequence[Row]) -> Mapping[Path, list[Row]]:
-    """The fine-tuning runs of each pretraining run, by the folder of the latter."""
+    """Returns the fine-tuning runs of each pretraining run, by the latter's folder."""
     folders = {run.path: run for run in rows if run.task != "questions" and run.path}
     found: dict[Path, list[Row]] = {}
     for run in rows:
@@ -40,7 +40,7 @@ def children(rows: Sequence[Row]) -> Mapping[Path, list[Row]]:
 
 
 def _parent(run: Row, folders: Mapping[Path, Row]) -> Path | None:
-    """`result.json` gives the parent relative to the run, to a folder above it, or to where the run was started."""
+    """Finds the parent: `result.json` names it relative to the run, a folder above, or the starting folder."""
     if run.parent is None or run.path is None:
         return None
     for start in (run.path, *run.path.parents, Path.cwd()):
@@ -48,19 +48,19 @@ def _parent(run: Row, folders: Mapping[Path, Row]) -> Path | None:
         for folder in (place, *place.parents):
             if folder in folders:
                 return folder
-    # Run folders may have been copied elsewhere: a name that only one of them has is enough.
+    # Run folders may have been copied: a name that only one of them has is enough.
     named = [folder for folder in folders if folder.name == run.parent.name]
     return named[0] if len(named) == 1 else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the known values; None if there are none."""
+    """Returns the mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
 def by_cell(series: Sequence[Series], links: Mapping[Path, list[Row]]) -> list[Score]:
-    """One score a cell that was fine-tuned, in the order of batch, then optimizer."""
+    """Returns one score for each fine-tuned cell, in the order of batch, then optimizer."""
     found = []
     for one in series:
         for cell in one.cells:

@@ -1,4 +1,4 @@
-"""How the runs ran, whatever they learned: what deserves a look, the health of each run, and its phases."""
+"""How the runs ran: what deserves attention, the health of each run, and its phases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _SIZES = {"sequence_length": "tokens", "image_size": "pixels"}
 
 
 def health(comparison: Comparison) -> Section | None:
-    """What deserves a look, then one row a run; None if no run recorded more than its losses."""
+    """Shows what deserves attention, then one row a run; None if no run recorded more than its losses."""
     known = [(run, run.health) for run in comparison.rows if run.health and run.part == "reported"]
     if not any(found.clipped is not None or found.wait_share is not None for _, found in known):
         return None
@@ -74,7 +74,7 @@ def _steps(steps: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Switch:
-    """Where a run went over to phase `phase`, counted from 0: after this step, and these examples."""
+    """A run's switch to phase `phase`, counted from 0: after this step, and these examples."""
 
     phase: int
     step: int
@@ -82,13 +82,13 @@ class Switch:
 
 
 def switches(run: Row) -> list[Switch]:
-    """Where each phase but the first begins, as far as the run has come."""
+    """Returns the beginning of each phase except the first, as far as the run has come."""
     stretches = _stretches(run)
     return [Switch(number, before[-1].step, before[-1].examples) for (_, before), (number, _) in pairwise(stretches)]
 
 
 def phases(comparison: Comparison) -> Section | None:
-    """A row for each phase that was begun, of the runs that have several: steps, rates, and what was carried over."""
+    """Shows a row for each begun phase of runs with several: steps, learning rates, and what was carried over."""
     reported = [run for run in comparison.rows if run.part == "reported" and len(_declared(run)) > 1]
     rows = [row for run in reported for row in _rows(run)]
     names = ("run", "phase", "batch", "size", "steps", "warm-up", "highest rate", "at its end", "optimizer keeps")
@@ -127,6 +127,6 @@ def _declared(run: Row) -> list[Mapping[str, Any]]:
 
 
 def _stretches(run: Row) -> list[tuple[int, list[Point]]]:
-    """The training steps of each phase, in order."""
+    """Returns the training steps of each phase, in order."""
     known = [point for point in run.trains if point.phase is not None]
     return [(number or 0, list(points)) for number, points in groupby(known, key=lambda point: point.phase)]

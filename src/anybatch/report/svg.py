@@ -1,6 +1,6 @@
-"""How a matplotlib figure becomes inline SVG: text stays text, colours become CSS variables, ids become unique.
+"""Turns a matplotlib figure into inline SVG: text stays text, colors become CSS variables, ids become unique.
 
-And how it becomes a PDF: the colours have names, which stand for those of the light page while a PDF is drawn.
+And into a PDF: the colors have names, which mean those of the light page while a PDF is drawn.
 
 matplotlib is imported inside the functions, so that importing the report costs nothing.
 """
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Names that `canvas` makes known to matplotlib.
+# Names that `canvas` defines for matplotlib.
 INK, MUTED, GRID, PAPER = "page:ink", "page:muted", "page:grid", "page:paper"
 ACCENTS = tuple(f"page:accent-{digit}" for digit in range(6))
 MARKERS = ("o", "s", "D", "^", "v", "P")
-# What they stand for until `render` puts CSS variables in their places.
+# Their values until `render` replaces them by CSS variables.
 _PLACEHOLDERS = {name: f"#0102{number:02x}" for number, name in enumerate((INK, MUTED, GRID, PAPER, *ACCENTS))}
 _VARIABLES = {placeholder: name.removeprefix("page:") for name, placeholder in _PLACEHOLDERS.items()}
 _PREFERRED = {"lamb": 0, "adamw": 1, "lars": 2, "layerwise": 3}
 
 WIDE, NARROW = 1040, 360
-# Of the heat maps in a PDF; everything else is lines and letters.
+# The resolution of heat maps in a PDF; everything else is lines and letters.
 _PRINTED_DPI = 288
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a figure is told of its place: its width in CSS pixels, a key unique to it on the page, and its words.
+    """The place of a figure: its width in CSS pixels, a key unique on the page, and its words.
 
-    `pdf`: a file that the figure is written to as a PDF, too.
+    `pdf`: a file to which the figure is also written as a PDF.
     """
 
     width: int
@@ -87,7 +87,7 @@ _STYLE: Any = {
 
 
 def accent(optimizer: str, optimizers: Sequence[str]) -> int:
-    """The number of an optimizer's colour and marker: fixed for the usual ones, the next free one for others."""
+    """Returns the number of an optimizer's color and marker: fixed for the usual ones, otherwise the next free."""
     if optimizer in _PREFERRED:
         return _PREFERRED[optimizer]
     taken = {_PREFERRED[name] for name in optimizers if name in _PREFERRED}
@@ -98,7 +98,7 @@ def accent(optimizer: str, optimizers: Sequence[str]) -> int:
 
 @contextmanager
 def canvas(width: int, height: float) -> Iterator["Figure"]:
-    """An empty figure of `width` x `height` CSS pixels in the report's style."""
+    """Yields an empty figure of `width` x `height` CSS pixels in the report's style."""
     import matplotlib
     from matplotlib.colors import get_named_colors_mapping
     from matplotlib.figure import Figure
@@ -112,14 +112,14 @@ def canvas(width: int, height: float) -> Iterator["Figure"]:
 
 
 def panel(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
-    """Axes whose plotting area is placed in CSS pixels from the upper left corner."""
+    """Makes axes whose plotting area is placed in CSS pixels from the upper left corner."""
     total_width, total_height = (size * 72 for size in figure.get_size_inches())
     box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
     return figure.add_axes(box)
 
 
 def spread(positions: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """`positions` moved as little as needed to be `distance` apart, within [low, high] where there is room."""
+    """Moves `positions` as little as needed to be `distance` apart, within [low, high] if there is room."""
     order = sorted(range(len(positions)), key=lambda k: positions[k])
     placed = sorted(positions)
     for _ in range(200):
@@ -142,7 +142,7 @@ def spread(positions: Sequence[float], distance: float, low: float, high: float)
 
 
 def render(figure: "Figure", frame: Frame) -> str:
-    """The figure as an <svg> element for an HTML page."""
+    """Returns the figure as an <svg> element for an HTML page."""
     if frame.pdf is not None:
         # The dates and versions would make two PDFs of the same numbers differ.
         unknown = dict.fromkeys(("CreationDate", "Creator", "Producer"))
@@ -171,13 +171,13 @@ def render(figure: "Figure", frame: Frame) -> str:
 
 
 def as_pdf(draw: Callable[[Frame], str], title: str) -> bytes:
-    """The figure at the width of a wide page as a PDF, in the colours of the light page on white."""
+    """Returns the figure at the width of a wide page as a PDF, in the colors of the light page on white."""
     from matplotlib.colors import get_named_colors_mapping
 
     names, light = get_named_colors_mapping(), _light_colours()
     target = io.BytesIO()
     for name in _PLACEHOLDERS:
-        # One by one: the mapping forgets what it has converted only so.
+        # One by one: only then the mapping forgets what it has converted.
         names[name] = light[name.removeprefix("page:")]
     try:
         draw(Frame(WIDE, "pdf", title, "", target))
@@ -188,7 +188,7 @@ def as_pdf(draw: Callable[[Frame], str], title: str) -> bytes:
 
 
 def _light_colours() -> dict[str, str]:
-    """The style sheet's colours by variable; the first of each are the light ones."""
+    """Returns the style sheet's colors by variable; the first of each are the light ones."""
     style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
     found: dict[str, str] = {}
     for name, colour in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):

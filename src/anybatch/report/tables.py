@@ -1,4 +1,4 @@
-"""The tables of a page: what each contender reached, who is better, every run, and how the runs were made."""
+"""The tables of a page: the results of each contender, who is better, every run, and how the runs were made."""
 
 import json
 import math
@@ -40,7 +40,7 @@ _WHY = {
 
 
 def glance(comparison: Comparison) -> Section | None:
-    """A row an optimizer, a column a batch, as the paper has its tables."""
+    """A row for each optimizer and a column for each batch, like the paper's tables."""
     if not comparison.repeated or len(comparison.contenders) < 2:
         return None
     heading = "At a glance: optimizers by batch"
@@ -68,7 +68,7 @@ def _setting(name: str, item: tuple[Series, Cell]) -> float | None:
 
 
 def _ends(name: str, value: Any, low: str, high: str) -> list[Column]:
-    """The mean and the ends of an interval, or None."""
+    """Returns columns for the mean and the ends of an interval, or None."""
     return [
         Column(name, lambda item: _part(value(item), "mean")),
         Column(low, lambda item: _part(value(item), "low")),
@@ -81,7 +81,7 @@ def _part(value: Interval | None, name: str) -> float | None:
 
 
 def results(comparison: Comparison) -> Section | None:
-    """What each contender reached at each batch."""
+    """The results of each contender at each batch."""
     if not comparison.repeated:
         return None
     items = [pair for batch in comparison.batches for one in comparison.series if (pair := (one, one.at(batch)))[1]]
@@ -151,7 +151,7 @@ def scaling(comparison: Comparison) -> Section | None:
 
 
 def _unbounded(found: Scaling) -> Interval | None:
-    """The critical batch and its interval, whose open ends are infinite."""
+    """Returns the critical batch and its interval, whose open ends are infinite."""
     if found.fit is None:
         return None
     b_crit = found.fit.b_crit
@@ -159,7 +159,7 @@ def _unbounded(found: Scaling) -> Interval | None:
 
 
 def failures(comparison: Comparison) -> Section | None:
-    """Trials of a study that came to nothing, and why."""
+    """Failed trials of a study, and why."""
     lost = [run for run in comparison.rows if comparison.is_study and run.outcome != "finished"]
     if not lost:
         return None
@@ -178,7 +178,7 @@ def _settings(run: Row) -> str:
 
 
 def runs(comparison: Comparison) -> Section:
-    """Every run: a row each, with the scores of its fine-tuning; fine-tuning runs without a parent here come last."""
+    """Every run, one row each, with its fine-tuning's scores; fine-tuning runs without a parent here come last."""
     links = children(comparison.rows)
     linked = {child.path for group in links.values() for child in group}
     items: list[tuple[Row, Series | None, Cell | None]] = []
@@ -248,7 +248,7 @@ def _has_loss(run: Row) -> bool:
 
 
 def _of_cell(item: tuple[Row, Series | None, Cell | None], name: str, shown: Any) -> str | None:
-    """The run's gap, or the share of the learning that it kept."""
+    """Returns the run's gap, or the kept share of the learning."""
     run, one, cell = item
     if one is None or cell is None:
         return None
@@ -323,14 +323,14 @@ def _details(run: Row) -> str:
     command = run.environment.get("command")
     words = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
     line = f'<p class="command"><code>{escape(_printable(words))}</code></p>' if words else ""
-    # A page is made to be passed on: where the runs are on this machine is nobody's business.
+    # Pages are passed on: the runs' place on this machine is nobody's business.
     shown = json.dumps(run.recipe, indent=1, ensure_ascii=False)
     shown = shown.replace(f"{run.path.parents[1]}/", "") if run.path else shown
     return fold(run.name, f"{line}{tracked(run.tracker)}<pre>{escape(_printable(shown))}</pre>")
 
 
 def tracked(tracker: Mapping[str, Any]) -> str:
-    """Where else the run is shown: a link to a server, or the name of what is in the run folder."""
+    """Returns the run's place in a tracker: a link to a server, or the name of what is in the run folder."""
     if not tracker:
         return ""
     url, name = str(tracker.get("url", "")), text(tracker.get("tracker", "tracker"))

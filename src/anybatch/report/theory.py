@@ -1,4 +1,4 @@
-"""The page of `anybatch study theory`: the theorems beside what was measured; figures also as files of their own."""
+"""The page of `anybatch study theory`: the theorems beside the measurements; figures also as separate files."""
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter

@@ -47,7 +47,7 @@ Map = tuple[Series, Cell, Row]
 
 
 def trust(comparison: Comparison) -> Section | None:
-    """Three maps of each contender: its reference, the largest batch that held, the largest; the others folded away."""
+    """Three maps a contender: its reference, the largest batch that held, the largest; the others are folded."""
     found = [[(one, cell, run) for cell in one.cells for run in cell.runs if run.ratios] for one in comparison.series]
     found = [items for items in found if items]
     if not found:
@@ -84,7 +84,7 @@ def _maps(key: str, items: Sequence[Map], limits: tuple[float, float]) -> Figure
 
 
 def layer_name(name: str) -> tuple[str, str]:
-    """The group and the short name of a parameter: '...layer.0.attention.self.query.weight' -> ('layer 0', 'query')."""
+    """Returns a parameter's group and short name: '...layer.0.attention.self.query.weight' -> ('layer 0', 'query')."""
     inside = _LAYER.search(name)
     rest = inside[2] if inside else name
     for pattern, word in _WORDS:
@@ -95,7 +95,7 @@ def layer_name(name: str) -> tuple[str, str]:
 
 
 def scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
-    """The range of colours shared by all maps: every ratio but the outermost two in a hundred."""
+    """Returns the range of colors that all maps share: every ratio except the outermost two in a hundred."""
     values = sorted(v for samples in runs for _, ratios in samples for v in ratios.values() if v is not None and v > 0)
     if not values:
         return 0.1, 10.0
@@ -107,7 +107,7 @@ def scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
 def heat_maps(
     runs: Sequence[Sequence[Ratios]], labels: Sequence[str], limits: tuple[float, float], frame: Frame
 ) -> str:
-    """The maps of up to three runs with common rows, side by side or, on a narrow page, one above the other."""
+    """Draws the maps of up to three runs with common rows, side by side or, on a narrow page, one above the other."""
     from matplotlib.colors import LogNorm
 
     rows = _rows([names for samples in runs for _, names in samples])
@@ -134,7 +134,7 @@ def heat_maps(
 
 
 def _rows(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, str]]]:
-    """Every layer once, with its group and short name: embeddings first, then the layers by number, then the heads."""
+    """Returns every layer once, with group and short name: embeddings, then layers by number, then the heads."""
     names = {name: layer_name(name) for ratios in events for name in ratios}
 
     def order(item: tuple[str, tuple[str, str]]) -> tuple[int, int]:
@@ -145,7 +145,7 @@ def _rows(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, str
 
 
 def _edges(rows: Sequence[tuple[str, tuple[str, str]]], row: float) -> tuple[list[float], dict[str, float]]:
-    """The lower edge of every row in pixels from the top, after the first edge, and where each header stands."""
+    """Returns the lower edge of every row in pixels from the top, after the first edge, and each header's place."""
     edges, headers, position, group = [0.0], {}, 0.0, ""
     for _, (name, _) in rows:
         if name != group:
@@ -167,7 +167,7 @@ def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequ
     for column, (_, ratios) in enumerate(samples):
         for k, name in enumerate(names):
             ratio = ratios.get(name)
-            # A row of nothing before each row makes room for the headers of groups.
+            # An empty row before each group makes room for its header.
             values[2 * k + 1, column] = ratio if ratio is not None and ratio > 0 else np.nan
     heights = edges[1] - _HEADER
     lines = [place for edge in edges[1:] for place in (edge - heights, edge)]

@@ -67,7 +67,7 @@ def advise(
     settings: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Advice:
-    """Trains `recipe` at its reference batch for `num_steps`, measures, and tests a learning rate.
+    """Trains `recipe` at its reference batch, measures the noise, and tests the nearly free batch's learning rate.
 
     These are ordinary runs of the engine: on its device, in its precision, cut over its ranks. The first quarter of
     the steps, in which a new model changes most, is not measured.

@@ -52,7 +52,7 @@ def cells(out: Path, seed: int) -> list[Cell]:
     """The demo's grid for one seed, the smallest batches (the longest runs) first."""
     found = []
     for trial in declared((seed,)).trials:
-        # A watched step is cut in two, whose other rounding would hide whether a demo repeats an earlier one.
+        # A watched step is cut in two, and its different rounding would hide whether a demo repeats an earlier one.
         settings = [f"data.path={json.dumps(str(out / 'data'))}", "engine.noise_every=0"]
         recipe = change(trial.recipe({}), settings)
         place = f"{recipe.optimizer.name}-{trial.batch_size:04d}"
@@ -65,10 +65,10 @@ def cells(out: Path, seed: int) -> list[Cell]:
 def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None = None) -> list[Path]:
     """Prepares the text, trains every cell, writes OUT/findings.json, and returns the run folders.
 
-    A demo that was stopped goes on where it was: finished runs are not repeated.
+    A stopped demo continues where it was: finished runs are not repeated.
 
     Args:
-        num_workers: runs side by side; by default one a core, at most four.
+        num_workers: the number of runs side by side; by default one a core, at most four.
     """
     grid = cells(out, seed)
     if not (out / "data").exists():
@@ -88,7 +88,7 @@ def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None =
 
 
 def run_cell(cell: Cell, place: str, progress: Progress) -> None:
-    """Trains one cell; says its scores."""
+    """Trains one cell; prints its scores."""
     title = f"{place} {cell.title}"
     result = train_recipe(cell.recipe, cell.folder, resume=True, progress=progress, title=title)
     final = result["final"]
@@ -99,10 +99,10 @@ def run_cell(cell: Cell, place: str, progress: Progress) -> None:
 
 
 def rows(grid: Sequence[Cell]) -> list[dict[str, Any]]:
-    """What finished runs gave, a row each.
+    """Returns the results of finished runs, one row each.
 
-    `kept`: the gain over what the frequencies of characters give, as a share of the gain of the same optimizer at its
-    reference batch; None where one of the two has no finite loss.
+    `kept`: the gain over the loss that the characters' frequencies give, as a share of the same optimizer's gain at
+        its reference batch; None if one of the two has no finite loss.
     """
     results = [Run(cell.folder).result() for cell in grid]
     gains = [
@@ -128,7 +128,7 @@ def rows(grid: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def measured_before() -> dict[str, list[str]] | None:
-    """What several seeds gave when benchmarks/demo_seeds.py was last run, in sentences; None where it was not."""
+    """Returns the results of several seeds by benchmarks/demo_seeds.py, in sentences; None if it was not run."""
     resource = files("anybatch.study") / "measured.json"
     if not resource.is_file():
         return None

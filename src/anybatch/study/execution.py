@@ -1,4 +1,4 @@
-"""A trial becomes an outcome: the recipe is trained on one part of the held-out data, and given up once it diverges."""
+"""Turns a trial into an outcome: trains the recipe on one part of the held-out data, and stops once it diverges."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,19 +14,19 @@ from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.runs import Run
 from anybatch.study.declaration import Outcome, Study, Trial
 
-# A run that stands so far above the untrained model has diverged, whatever it does later.
+# A run this far above the untrained model has diverged, whatever it does later.
 DIVERGED_FACTOR = 2.0
 _NONFINITE_STEPS = 3
-# So many trust ratios of a layer go into the storage, with three digits: some ten kilobytes for BERT-large.
+# The number of a layer's trust ratios in the storage, with three digits: some ten kilobytes for BERT-large.
 _RATIO_STEPS = 12
 
 
 class Diverged(Exception):
-    """The run under way is not worth going on with."""
+    """The run is not worth continuing."""
 
 
 def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress: Progress) -> Outcome:
-    """Trains `recipe` in a run folder of the trial's own, from where a killed worker left it on this machine."""
+    """Trains `recipe` in the trial's run folder, from where a killed worker left it on this machine."""
     settings = [
         f"engine.num_evals={study.num_evals}",
         f"engine.num_trust_ratios={_RATIO_STEPS}",
@@ -49,12 +49,12 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
 
 
 def run_folder(out: Path, trial: Trial) -> Path:
-    """Where the trial is run in the study's folder `out`."""
+    """Returns the trial's run folder in the study's folder `out`."""
     return out / "runs" / trial.key
 
 
 def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
-    """The trust ratios of the layers that are adapted, whose ratio is not 1 throughout."""
+    """Returns the trust ratios of the adapted layers, whose ratio is not always 1."""
     events = [(event["step"], event["ratios"]) for event in run.metrics("trust_ratios")]
     adapted = {name for _, ratios in events for name, ratio in ratios.items() if ratio not in (1, None)}
     return tuple(
@@ -64,7 +64,7 @@ def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
 
 
 def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:
-    """The loss, or the accuracy called `metric`, of an evaluation."""
+    """Returns the loss, or the accuracy called `metric`, of an evaluation."""
     if metric == "loss":
         return finite(event["loss"])
     if metric not in event["accuracy"]:
@@ -74,7 +74,7 @@ def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:
 
 
 def check_course(run: Run) -> None:
-    """Raises Diverged where the last steps had no finite loss, or the last evaluation is far above the first."""
+    """Raises Diverged if the last steps had no finite loss, or the last evaluation is far above the first."""
     losses = [event["loss"] for event in run.metrics("train")[-_NONFINITE_STEPS:]]
     if len(losses) == _NONFINITE_STEPS and all(finite(loss) is None for loss in losses):
         raise Diverged(f"the last {_NONFINITE_STEPS} steps had no finite loss")
@@ -90,7 +90,7 @@ def _above_start(evals: list[dict[str, Any]]) -> bool:
 
 
 def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
-    """The built-in text prepared once for all trials, where the recipe learns from it and names no folder."""
+    """Prepares the built-in text once for all trials, if the recipe learns from it and names no folder."""
     if not isinstance(recipe, PretrainingRecipe) or recipe.data.path is not None:
         return recipe
     out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
 
 
 class WatchedProgress:
-    """Shows what it is told in `progress` and, every so often, runs `check`, which may end the run by raising."""
+    """Passes everything to `progress` and regularly runs `check`, which may end the run by raising."""
 
     def __init__(self, progress: Progress, check: Callable[[], None]) -> None:
         self._progress, self._check = progress, check
@@ -120,7 +120,7 @@ class _WatchedTask:
 
     def advance(self, done: int, note: str) -> None:
         self._task.advance(done, note)
-        # Reading the metrics costs more the longer the run: fifty looks are enough.
+        # Reading the metrics costs more in a longer run: fifty looks are enough.
         if (done - self._checked) * 50 >= self._total:
             self._checked = done
             self._check()

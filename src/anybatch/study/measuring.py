@@ -1,4 +1,4 @@
-"""Short runs of the engine that measure a recipe: up to a step, or from the checkpoint of another run on."""
+"""Short runs of the engine that measure a recipe: up to a step, or from another run's checkpoint on."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ class Stage:
 
 @contextmanager
 def kept_or_removed(folder: Path | None) -> Iterator[Path]:
-    """`folder`, which is kept and continued, or a temporary one."""
+    """Yields `folder`, which is kept and continued, or a temporary one."""
     if folder is not None:
         yield folder
         return
@@ -44,13 +44,13 @@ def kept_or_removed(folder: Path | None) -> Iterator[Path]:
 
 
 def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine: Any) -> Recipe:
-    """`recipe` as a run of `stages` under one schedule over `num_examples`; what is left goes on at the last batch.
+    """Returns `recipe` as a run of `stages` under one schedule over `num_examples`; the rest has the last batch.
 
-    The rate of each stage follows from the reference by the recipe's rule; nothing warms up again. A range test is its
-    run's last stage, and ends it.
+    The learning rate of each stage follows from the reference by the recipe's rule; there is one warm-up. A range test
+    is its run's last stage, and ends it.
 
     Args:
-        engine: settings of the engine in place of the recipe's own.
+        engine: settings of the engine instead of the recipe's.
     """
     last, ranged = stages[-1], stages[-1].lr_range is not None
     if not ranged:
@@ -66,7 +66,7 @@ def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine:
     values = recipe.model_dump(mode="json")
     values["reference"] |= {"num_examples": length, "num_epochs": None}
     if ranged:
-        # It starts from a checkpoint, and has no schedule that a warm-up could belong to.
+        # It starts from a checkpoint, and has no schedule for a warm-up.
         values["reference"] |= {"warmup_ratio": 0.0, "batch_size": min(values["reference"]["batch_size"], length)}
     values["optimizer"] |= {"lr": None, "warmup_ratio": None}
     values["engine"] |= {"async_checkpoints": False, **engine}
@@ -74,7 +74,7 @@ def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine:
 
 
 def epoch_examples(recipe: Recipe) -> int:
-    """How many examples an epoch of the recipe's data has.
+    """Returns how many examples an epoch of the recipe's data has.
 
     Raises:
         InputError: the recipe or its data are wrong.
@@ -85,7 +85,7 @@ def epoch_examples(recipe: Recipe) -> int:
 
 @dataclass(frozen=True)
 class Trainer:
-    """How measuring runs are trained: in this process, or on `nproc` processes of this machine."""
+    """Trains measuring runs: in this process, or on `nproc` processes of this machine."""
 
     progress: Progress
     nproc: int | None = None
@@ -133,9 +133,9 @@ class Trainer:
 
 
 def branch(parent: Run, step: int, recipe: Recipe, folder: Path) -> None:
-    """Makes `folder` a run of `recipe` that goes on from the checkpoint of `parent` at `step`.
+    """Makes `folder` a run of `recipe` that continues from the checkpoint of `parent` at `step`.
 
-    `recipe` must have taken the same steps up to there, such as a run of stages whose first is the parent's.
+    `recipe` must take the same steps up to there, as a run of stages does whose first stage is the parent's.
 
     Raises:
         InputError: there is no such checkpoint, or it is damaged.
@@ -148,10 +148,10 @@ def branch(parent: Run, step: int, recipe: Recipe, folder: Path) -> None:
     recipe = with_absolute_paths(recipe)
     checkpoint.adopt(source, target.checkpoints, fingerprints(recipe, target))
     write_json(target.environment_file, parent.environment())
-    # Last: a folder with a recipe is one that can be gone on with.
+    # Last: a folder with a recipe is a run that can be continued.
     write_json(target.recipe_file, recipe.model_dump(mode="json"))
 
 
 def events(run: Run, kind: str) -> list[Mapping[str, Any]]:
-    """The events of a run of one kind, in order."""
+    """Returns the events of one kind of a run, in order."""
     return [event for event in run.metrics(kind) if isinstance(event, dict)]

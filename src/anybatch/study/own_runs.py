@@ -1,4 +1,4 @@
-"""What runs of other trainers say about batches: the noise scale that they logged, and two batches side by side."""
+"""Advice from runs of other trainers: the noise scale that they logged, or two batches side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from anybatch.scaling import NoiseScale, Reference, examples_at, noise_scale
 from anybatch.study.advice import nearly_free_batch
 from anybatch.tables import aligned
 
-# Entries of a log that a noise scale needs.
+# The entries of a log that a noise scale needs.
 _FEWEST = 4
 
 
@@ -21,7 +21,7 @@ _FEWEST = 4
 class OwnRun:
     """One run: its noise scale, if it logged one; examples to the loss that all runs reach, if they reach one.
 
-    `lr_is_bound`: `lr` is the highest rate of the log; the run's peak may lie between two entries.
+    `lr_is_bound`: `lr` is the highest learning rate in the log; the run's peak may lie between two entries.
     """
 
     name: str
@@ -37,7 +37,7 @@ class OwnRun:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the square-root rule makes of the smallest batch's run at another, and the examples that it costs."""
+    """The smallest batch's run carried to another batch by the square-root rule, and the examples that it costs."""
 
     batch_size: int
     lr: float
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class OwnAdvice:
-    """`critical_batch`: at which examples double; infinite if nothing was lost. `source` says by what it is known.
+    """`critical_batch`: the batch at which examples double; infinite if nothing was lost. `source`: how it is known.
 
     `no_settings`: why there are none; empty if there are.
     """
@@ -98,12 +98,12 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
 
 
 def to_values(advice: OwnAdvice) -> dict[str, Any]:
-    """For JSON; None for what has no bound."""
+    """Returns values for JSON; None for a missing bound."""
     return null_for_nonfinite(asdict(advice))  # type: ignore[no-any-return]
 
 
 def own_text(advice: OwnAdvice) -> str:
-    """The advice in words and tables."""
+    """Returns the advice in words and tables."""
     head = ["run", "optimizer", "batch", "rate", "steps", "final loss", "noise scale"]
     head += [f"examples to {_number(advice.loss, '.4g')}"] * (advice.loss is not None)
     rows = [
@@ -152,7 +152,7 @@ def _bound(advice: OwnAdvice) -> str:
 
 
 def _measured_beside(advice: OwnAdvice) -> list[str]:
-    """What each larger run took to the common loss, if the noise scale says what it should have taken."""
+    """Returns what each larger run took to the common loss, if the noise scale predicts what it should have taken."""
     first, *others = advice.runs
     if advice.nearly_free_batch is None or not first.examples_to_loss:
         return []
@@ -177,7 +177,7 @@ def _noise(log: Log) -> NoiseScale | None:
 
 
 def _steps_to(losses: Sequence[tuple[int, float]], target: float) -> float:
-    """The step at which the loss first is at most the target, on straight lines between evaluations."""
+    """Returns the step at which the loss is first at most the target, on straight lines between evaluations."""
     before: tuple[int, float] | None = None
     for step, loss in losses:
         if loss <= target:
@@ -205,7 +205,7 @@ def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
 
 
 def _first_with_noise(runs: Sequence[OwnRun]) -> tuple[OwnRun, NoiseScale] | None:
-    """The run of the smallest batch whose noise scale has a lower end."""
+    """Returns the run of the smallest batch whose noise scale has a lower end."""
     known = ((run, run.noise) for run in runs if run.noise is not None and 0 < run.noise.low < math.inf)
     return next(known, None)
 

@@ -1,6 +1,6 @@
 """The tables of You et al. 2020 as studies. They need the data, and most of them a cluster; `--dry-run` shows the plan.
 
-What the paper, as far as we know it, does not say is inferred, and each docstring says what that is.
+Each docstring says what is inferred, because the paper, as far as we know it, does not say it.
 """
 
 from anybatch.study.declaration import LR, Entrant, Study
@@ -10,7 +10,7 @@ _DOUBLINGS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def bert() -> Study:
-    """BERT-large from 512 to 32,768 with scaled, untuned rates. Inferred: the rates of LARS and AdamW."""
+    """BERT-large from 512 to 32,768 with scaled, untuned learning rates. Inferred: those of LARS and AdamW."""
     rates = {"LAMB": 5 / 8000, "LARS": 5 / 8000, "AdamW": 1e-4}
     return Study(
         name="paper-bert",
@@ -23,7 +23,7 @@ def bert() -> Study:
 
 
 def resnet() -> Study:
-    """ResNet-50 with LAMB from 512 to 32,768, 90 epochs, rates scaled by the square root and not tuned."""
+    """ResNet-50 with LAMB from 512 to 32,768, 90 epochs, learning rates scaled by the square root and not tuned."""
     return Study(
         name="paper-resnet",
         question="Does ResNet-50 keep its accuracy from batch 512 to 32,768 with LAMB?",
@@ -36,7 +36,7 @@ def resnet() -> Study:
 
 
 def resnet_16k() -> Study:
-    """ResNet-50 at batch 16,384: five optimizers, one grid of rates 1-2-5 each. Inferred: the ranges."""
+    """ResNet-50 at batch 16,384: five optimizers, one grid of learning rates 1-2-5 each. Inferred: the ranges."""
     return _five("paper-resnet-16k", "resnet50-paper", 16384, wide=True)
 
 
@@ -46,7 +46,7 @@ def cifar10() -> Study:
 
 
 def mnist() -> Study:
-    """LeNet on MNIST, 30 epochs at batch 1,024: five optimizers, rates from 1e-4 to 1e-1."""
+    """LeNet on MNIST, 30 epochs at batch 1,024: five optimizers, learning rates from 1e-4 to 1e-1."""
     return _five("paper-mnist", "mnist-lenet", 1024, wide=False)
 
 
