@@ -1,4 +1,4 @@
-"""What is said of a run, held to what runs: checkpoint, batch, schedule, parallel settings. All raise ValueError."""
+"""Checks a run's settings against the running loop: checkpoint, batch, schedule, parallelism. All raise ValueError."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,19 +7,19 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-# What tells groups of one optimizer from those of another.
+# Keys that distinguish groups of one optimizer from those of another.
 _MARKS = ("phi", "betas", "momentum", "amsgrad")
-# Steps in which a scheduler shows whether it moves with the optimizer.
+# The number of steps in which a scheduler shows whether it moves with the optimizer.
 _STEPS_TO_MOVE = 8
 
 
 class Batch:
-    """The global batch, held to what the model is given and to a checkpoint's.
+    """The global batch, checked against the model's inputs and a checkpoint's batch.
 
     Args:
-        size: as it was said; None: `passes` times the first pass.
-        micro_batch_size: what a pass was said to be given; None: not checked.
-        passes: of a step, over all ranks.
+        size: the given size; None: `passes` times the first pass.
+        micro_batch_size: the given size of a pass; None: not checked.
+        passes: the passes of a step, over all ranks.
     """
 
     def __init__(self, size: int | None, micro_batch_size: int | None, passes: int) -> None:
@@ -28,7 +28,7 @@ class Batch:
         self._odd_passes = 0
 
     def resumed(self, before: int | None) -> None:
-        """Compares with a checkpoint's batch, now or once the own is known."""
+        """Compares with a checkpoint's batch, now or when the run's batch is known."""
         self._before = before
         if before and self.size and before != self.size:
             raise ValueError(
@@ -38,11 +38,11 @@ class Batch:
             )
 
     def saw(self, sizes: Sequence[int]) -> None:
-        """First dimensions of what a pass is given; one pass of the size that was said settles it."""
+        """Checks the first dimensions of a pass's inputs; one pass of the given size is enough."""
         if self.size is None and sizes:
             self.size = sizes[0] * self._passes
             self.resumed(self._before)
-        # A collator that packs examples into one row shows no number of them.
+        # A collator that packs examples into one row does not show their number.
         if self._told is None or not sizes or sizes[0] == 1:
             return
         # The last batch of an epoch may be smaller.
@@ -57,10 +57,10 @@ class Batch:
 
 
 class Moves:
-    """Holds a LambdaLR to the optimizer's steps during the first of them; others may well be stepped once an epoch.
+    """Checks that a LambdaLR moves with the optimizer's first steps; other schedulers may be stepped once an epoch.
 
     Args:
-        scheduler: or Accelerate's wrapper of one.
+        scheduler: a scheduler, or Accelerate's wrapper of one.
         turns: steps of the scheduler for one of the optimizer.
     """
 
@@ -69,15 +69,15 @@ class Moves:
         self._scheduler = inner if isinstance(inner, LambdaLR) else None
         self._turns, self._steps = turns, 0
         self._first: int | None = None
-        # Steps that a GradScaler leaves out move no scheduler.
+        # Steps that a GradScaler skips move no scheduler.
         self.hooks = [] if self._scheduler is None else [optimizer.register_step_post_hook(self._stepped)]
 
     def restart(self) -> None:
-        """After a checkpoint was loaded."""
+        """Starts again; called after a checkpoint was loaded."""
         self._first = None
 
     def check(self) -> None:
-        """Between a step's gradient and its use, when a scheduler has moved as often as the optimizer, or once less."""
+        """Checks before a gradient is used: a scheduler has then moved as often as the optimizer, or once less."""
         if self._scheduler is None or self._steps > _STEPS_TO_MOVE:
             return
         turn = int(self._scheduler.last_epoch)
@@ -98,13 +98,13 @@ class ScaledLR(LambdaLR):
     """A schedule that refuses the state of a run with another learning rate."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads as LambdaLR does; ValueError for other rates."""
+        """Loads as LambdaLR does; ValueError for other learning rates."""
         check_rates(state_dict.get("base_lrs", self.base_lrs), self.base_lrs)
         super().load_state_dict(state_dict)
 
 
 def check_rates(there: Sequence[Any], here: Sequence[Any]) -> None:
-    """Raises ValueError if a checkpoint's peak rates, which a resumed run keeps, are not this run's."""
+    """Raises ValueError if a checkpoint's peak learning rates, which a resumed run keeps, are not this run's."""
     pairs = list(zip(map(float, there), map(float, here), strict=False))
     if differs := next(((old, new) for old, new in pairs if abs(old - new) > 1e-6 * abs(new)), None):
         raise ValueError(
@@ -143,13 +143,13 @@ def check_noise_every(noise_every: Any) -> None:
 
 
 def check_kind(kind: Any) -> None:
-    """Raises ValueError for what makes no optimizer, such as a name."""
+    """Raises ValueError for a value that makes no optimizer, such as a name."""
     if not callable(kind):
         raise ValueError(f"kind={kind!r:.60} is not an optimizer's class, such as anybatch.LAMB")
 
 
 def refuse_other_states(optimizer: Optimizer) -> None:
-    """From now on a state of another optimizer raises ValueError; its rate and moments would be taken over unseen."""
+    """Refuses states of another optimizer from now on: their learning rate and moments would be used unnoticed."""
 
     def check(_: Optimizer, state_dict: dict[str, Any]) -> None:
         there, here = _marks(state_dict["param_groups"]), _marks(optimizer.param_groups)
@@ -160,7 +160,7 @@ def refuse_other_states(optimizer: Optimizer) -> None:
                 "with, or start a new run from the checkpoint's model"
             )
 
-    # Before others fill in what the saved groups lack. DeepSpeed's stand-in for its own optimizer has no hooks.
+    # Before others fill in what the saved groups lack.
     if isinstance(optimizer, Optimizer):
         optimizer.register_load_state_dict_pre_hook(check, prepend=True)
 
@@ -170,7 +170,7 @@ def _marks(groups: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer inside Accelerate's or Lightning's wrapper."""
+    """Returns the optimizer inside Accelerate's or Lightning's wrapper."""
     while not hasattr(optimizer, "trust_ratios") and isinstance(
         inner := getattr(optimizer, "optimizer", None), Optimizer
     ):

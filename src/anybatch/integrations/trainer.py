@@ -22,29 +22,29 @@ from anybatch.scaling import Reference, Scaled
 _LOG = logging.getLogger(__name__)
 _SCHEDULES = {"polynomial": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _FIELDS = {"lr": "learning_rate", "eps": "adam_epsilon", "weight_decay": "weight_decay"}
-# Where trainer_state.json keeps what the watch goes on with.
+# The key in trainer_state.json for the state of the watch.
 _STATE = "anybatch"
 
 
 def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | None = None, **settings: Any) -> Any:
-    """TrainingArguments at another batch: rate, warm-up, steps and schedule, and moments and decay that scale.
+    """Returns TrainingArguments at another batch: learning rate, warm-up, steps, schedule, moments and decay.
 
         global batch = processes x per_device_train_batch_size x gradient_accumulation_steps
 
-    Every one of them is what the Trainer will use. The Trainer's own warm-up starts from rate 0: step t has t/W of the
-    rate where `reference.at(batch).schedule` has (t + 1)/W; from step W on they agree.
+    The Trainer will use exactly these. Its warm-up starts from learning rate 0: step t has t/W of the peak, but
+    `reference.at(batch).schedule` has (t + 1)/W; from step W on they agree.
 
     Args:
         arguments: TrainingArguments or a class derived from it, or an object of either.
         reference: the tuned settings, for the global batch.
-        batch_size: the global batch; gradient_accumulation_steps follows. None: the arguments give all of it.
+        batch_size: the global batch; it sets gradient_accumulation_steps. None: the arguments' global batch.
         settings: the fields of a class.
 
     Returns:
-        The arguments: a new object for a class, else the same one.
+        The arguments: a new object for a class, otherwise the same object.
 
     Raises:
-        ValueError: what was given contradicts the reference or the batch; DeepSpeed's configuration leaves the batch
+        ValueError: an argument contradicts the reference or the batch; DeepSpeed's configuration leaves the batch
             open; FSDP1; or a schedule that the Trainer does not have.
     """
     if not hasattr(arguments, "per_device_train_batch_size"):
@@ -84,7 +84,7 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
 
 
 def global_batch_size(arguments: Any) -> int:
-    """Examples that a step of the Trainer sees, over all processes and micro-batches."""
+    """Returns the examples in a step of the Trainer, over all processes and micro-batches."""
     found: int = _examples_at_once(arguments) * arguments.gradient_accumulation_steps
     return found
 
@@ -94,8 +94,8 @@ def optimizer(
 ) -> tuple[Callable[[], Callable[..., Any]], dict[str, Any]]:
     """For `Trainer(optimizer_cls_and_kwargs=...)`: LAMB, LARS or any other class over `param_groups` of the model.
 
-    learning_rate, weight_decay and, of optimizers that have them, Adam's betas come from the arguments as they are when
-    the Trainer makes its optimizer. Adam's epsilon does only if it is not the arguments' default, which is not LAMB's.
+    learning_rate, weight_decay and, for optimizers that have them, Adam's betas are the arguments' values when the
+    Trainer makes its optimizer. Adam's epsilon is used only if it is not the arguments' default, which is not LAMB's.
 
     Args:
         kind: the class, such as LAMB.
@@ -118,28 +118,29 @@ def optimizer(
                 chosen["eps"] = arguments.adam_epsilon
         return held.made(kind, model, chosen | settings, 0.0, layerwise)
 
-    # The Trainer calls what is no class without arguments, and what that returns with the model.
+    # The Trainer calls a value that is no class without arguments, and calls its result with the model.
     return lambda: make, {}
 
 
 def prepare(trainer: Any, *, noise_every: int | None = 10) -> None:
-    """Before `trainer.train()`: makes accumulation a mean, logs what `Watch` measures, and refuses a wrong checkpoint.
+    """Call it before `trainer.train()`: makes accumulation a mean, logs the `Watch`, and refuses a wrong checkpoint.
 
-    Many heads of transformers take num_items_in_batch and ignore it, whereupon the Trainer does not divide by the
-    number of micro-batches and multiplies by that of processes (transformers issue 47688): the gradient grows with the
-    accumulation. The first batch is tried with two counts, without gradients; a loss that does not change is divided.
+    Many heads of transformers take num_items_in_batch and ignore it. The Trainer then does not divide by the number of
+    micro-batches, and multiplies by the number of processes (transformers issue 47688): the gradient grows with the
+    accumulation. The first batch is tried with two counts, without gradients; if the loss does not change, it is
+    divided.
 
-    The numbers go into the entries of the Trainer's log, and so to TensorBoard, W&B and trainer_state.json, with
-    `global_batch_size` and once `settings/...` (optimizer, peak rate, warm-up, reference), which `anybatch report`
-    reads. A checkpoint keeps the noise window.
+    The numbers are added to the entries of the Trainer's log, and so to TensorBoard, W&B and trainer_state.json. They
+    include `global_batch_size` and once `settings/...` (optimizer, peak learning rate, warm-up, reference), which
+    `anybatch report` reads. A checkpoint keeps the noise window.
 
     Args:
         noise_every: measure the gradient noise every N steps; None: never. A measured step reads each gradient once
-            more a micro-batch.
+            more for each micro-batch.
 
     Raises:
-        ValueError: noise_every is below 1, or training has begun; later, if a checkpoint that is resumed has another
-            global batch, learning rate or optimizer.
+        ValueError: noise_every is below 1, or training has begun; later, if a resumed checkpoint has another global
+            batch, learning rate or optimizer.
     """
     checks.check_noise_every(noise_every)
     if trainer.is_in_train or trainer.state.global_step or hasattr(trainer, "anybatch_watching"):
@@ -170,14 +171,14 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
         self._trainer, self._noise_every = trainer, noise_every
         self._watch: Watch | None = None
         self._rates: list[Any] = []
-        # The Trainer appends an entry to its history, and calls reporters, before the callbacks of users.
+        # The Trainer appends an entry to its history, and calls reporters, before the users' callbacks.
         self._log = trainer.log
         trainer.log = self._enriched
         self._create_scheduler = trainer.create_scheduler
         trainer.create_scheduler = self._scheduled
 
     def _scheduled(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The Trainer calls it before it loads a checkpoint."""
+        """The Trainer calls this before it loads a checkpoint."""
         made, args = self._create_scheduler(num_training_steps, optimizer), self._trainer.args
         checks.refuse_other_states(checks.unwrapped(optimizer or self._trainer.optimizer))
         self._rates = list(getattr(made, "base_lrs", []))
@@ -225,7 +226,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
 
 
 def _examples_at_once(arguments: Any) -> int:
-    """Of one micro-batch on all processes."""
+    """Returns the examples of one micro-batch on all processes."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and arguments.world_size == 1:
         raise ValueError(
@@ -252,7 +253,7 @@ def _accumulate(arguments: Any, batch_size: int, given: set[str]) -> None:
 
 
 def _fields(run: Scaled) -> dict[str, Any]:
-    """The arguments that follow from the batch."""
+    """Returns the arguments that the batch determines."""
     if run.join != "continuous" and run.decay != "constant":
         raise ValueError(f'join="{run.join}" is a schedule that the Trainer does not have; use join="continuous"')
     power = run.decay == "polynomial" and run.power != 1
@@ -272,7 +273,7 @@ def _fields(run: Scaled) -> dict[str, Any]:
 
 
 def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, processes: int) -> None:
-    """Refuses what hides the batch or the layers, before the arguments' own checks start anything."""
+    """Refuses settings that hide the batch or the layers, before the arguments' own checks start anything."""
     size, deepspeed = settings["per_device_train_batch_size"], _object(settings.get("deepspeed"))
     if deepspeed is not None:
         steps = settings["gradient_accumulation_steps"]

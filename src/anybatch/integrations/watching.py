@@ -1,4 +1,4 @@
-"""Trust ratios and the gradient noise scale of a loop that is not ours, as names and numbers to log."""
+"""Trust ratios and the gradient noise scale of other people's loops, as names and numbers to log."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
 
 
 class Watch:
-    """Follows forward and backward passes by hooks; `numbers()` says what they showed.
+    """Follows forward and backward passes by hooks; `numbers()` returns the measurements.
 
         global_batch_size                     examples of a step
         settings/...                          as given, once
@@ -26,30 +26,31 @@ class Watch:
         noise/scale, noise/low, noise/high    their ratio over the last 100 measured steps, in examples, and its 95 %
                                               interval; left out while unknown or unbounded
 
-    The loop's integration calls `saw` with what a forward pass is given, `backward_done` after each backward pass, and
-    `gradient_done` once a step's gradient is summed and neither clipped nor used; or it gives `is_last`, and the watch
-    sees all of it by hooks.
+    The loop's integration calls `saw` with the inputs of a forward pass, `backward_done` after each backward pass, and
+    `gradient_done` when a step's gradient is summed, before it is clipped or used. Or it gives `is_last`, and the
+    watch sees all of this by hooks.
 
     Args:
-        model: as it is trained: a module, DDP's wrapper, or a module after `fully_shard`.
-        optimizer: the one whose step uses the gradients; a wrapper that has it as `.optimizer` will do.
+        model: the model that is trained: a module, DDP's wrapper, or a module after `fully_shard`.
+        optimizer: the one whose step uses the gradients, or a wrapper that has it as `.optimizer`.
         accumulation: micro-batches of a step on this rank; the noise scale needs two, over all ranks.
         noise_every: measure every N steps; None: never.
-        replicas: ranks that see examples of their own.
-        batch_size: the global batch; None: that of the first pass, times accumulation and replicas.
-        micro_batch_size: what a forward pass was said to be given, to be held to; None: not checked.
-        settings: to log once.
+        replicas: the number of ranks that see different examples.
+        batch_size: the global batch; None: the first pass's, times accumulation and replicas.
+        micro_batch_size: the given size of a forward pass, to check; None: not checked.
+        settings: settings to log once.
         is_last: whether the backward pass that ends now is its step's last.
-        scheduler: of the learning rate; a LambdaLR is to move with every step.
+        scheduler: the learning rate's; a LambdaLR must move with every step.
         turns: steps of the scheduler for one of the optimizer.
 
     Attributes:
-        num_examples: on this rank, of the pass that goes on.
-        no_noise: why the noise scale is not measured; None if it is. Of FSDP2 it may come with the first step.
+        num_examples: the examples of the current pass on this rank.
+        no_noise: why the noise scale is not measured; None if it is. For FSDP2 it may be known only after the first
+            step.
 
     Raises:
         ValueError: noise_every is below 1; the optimizer has none of the model's parameters; later, if passes have
-            another size than was said, or the scheduler does not move with the steps.
+            another size than given, or the scheduler does not move with the steps.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Watch:
             self._noise = GradientNoiseScale(model, every=None, window=_WINDOW, ranks="sum" if self._sharded else None)
         if is_last is not None:
             self._hooks.append(model.register_forward_pre_hook(self._forward, with_kwargs=True))
-            # FSDP2 computes with other tensors than its parameters: what the model returns tells of its backward pass.
+            # FSDP2 computes with other tensors than its parameters: the model's output shows its backward pass.
             if self._sharded:
                 self._hooks.append(model.register_forward_hook(self._returned))
             else:
@@ -101,7 +102,7 @@ class Watch:
                 self._hooks += [p.register_hook(self._backward) for p in hooked]  # type: ignore[no-untyped-call]
 
     def saw(self, *inputs: Any) -> None:
-        """Before a forward pass in training: the first tensor's first dimension is the number of examples."""
+        """Records the inputs of a forward pass in training; the first tensor's first dimension counts the examples."""
         if self._noise is not None and not self._passes and not self.num_examples and self.num_steps % self._every == 0:
             self._noise.measure()
             self._measured = True
@@ -110,27 +111,27 @@ class Watch:
         self._batch.saw(sizes)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: numbers and lists of them alone."""
+        """Returns the state for a checkpoint: only numbers and lists of them."""
         squares, traces = self._history()
         return {"num_steps": self.num_steps, "global_batch_size": self._batch.size, "noise": [squares, traces]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on with the steps and the noise of a checkpoint; ValueError if it was made at another batch."""
+        """Continues from a checkpoint's steps and noise; ValueError if it was made at another batch."""
         squares, traces = state["noise"]
         self._batch.resumed(state["global_batch_size"])
         self.num_steps, self._earlier = state["num_steps"], (list(squares), list(traces))
         self._moves.restart()
 
     def backward_done(self) -> None:
-        """After each backward pass."""
+        """Records a backward pass; call it after each."""
         if self._noise is not None and self._measured and self.num_examples:
             self._measure()
         self._passes += bool(self.num_examples)
         self.num_examples = 0
 
     def gradient_done(self) -> None:
-        """Once the gradient of a step is whole, before it is clipped or used."""
-        # The last step of an epoch may have too few micro-batches to say anything.
+        """Records a step's gradient; call it when the gradient is complete, before it is clipped or used."""
+        # The last step of an epoch may have too few micro-batches for a measurement.
         parts = self._passes * (1 if self._sharded else _ranks())
         if self._noise is not None and self._measured and parts >= 2:
             self._noise.step()
@@ -140,10 +141,10 @@ class Watch:
         self._moves.check()
 
     def numbers(self) -> dict[str, float]:
-        """What there is to log now; one transfer from the device."""
+        """Returns what to log now; one transfer from the device."""
         found: dict[str, float] = {}
         ratios = [each.ratio for each in getattr(self.optimizer, "trust_ratios", dict)().values()]
-        # Exactly 1 is what layers have that are not adapted.
+        # Layers that are not adapted have exactly 1.
         known = torch.tensor([ratio for ratio in ratios if math.isfinite(ratio) and ratio != 1])
         if len(known):
             places = torch.tensor(list(_QUANTILES.values()))
@@ -153,12 +154,12 @@ class Watch:
         return self.unlogged() | found | self._noise_numbers()
 
     def unlogged(self) -> dict[str, float]:
-        """The global batch, and the settings unless they were logged."""
+        """Returns the global batch, and the settings unless they were logged."""
         settings, self._settings = self._settings, {}
         return settings | ({"global_batch_size": float(self._batch.size)} if self._batch.size else {})
 
     def remove(self) -> None:
-        """Takes the hooks off the model and the optimizer."""
+        """Removes the hooks from the model and the optimizer."""
         for hook in self._hooks:
             hook.remove()
         if self._noise is not None:
@@ -178,10 +179,10 @@ class Watch:
             self._noise.micro_batch(self.num_examples)
 
     def _history(self) -> tuple[list[float], list[float]]:
-        """|G|^2 and tr(Sigma) of the last measured steps, those before a resumption, too."""
+        """Returns |G|^2 and tr(Sigma) of the last measured steps, including those before a resumption."""
         try:
             squares, traces = self._noise.history() if self._noise is not None else ([], [])
-        # Nothing was measured yet; or nothing that can be, of which the meter says why.
+        # Nothing was measured yet; or nothing can be measured, and the meter has the reason.
         except ValueError as error:
             squares, traces = [], []
             if self._fresh and self.no_noise is None:
@@ -216,7 +217,7 @@ class Watch:
     def _backward(self, _: Tensor) -> None:
         if not self._queued:
             self._queued = True
-            # Two turns: DDP ends its all-reduce in a callback, too, which it queues with the last bucket.
+            # Two turns: DDP also ends its all-reduce in a callback, which it queues with the last bucket.
             engine = torch.autograd.Variable._execution_engine
             engine.queue_callback(lambda: engine.queue_callback(self._pass_ends))
 
@@ -229,7 +230,7 @@ class Watch:
 
 
 def _tensors(value: Any, scalars: bool = False) -> Iterator[Tensor]:
-    """The tensors inside, in order; those of one dimension or more, or all."""
+    """Yields the tensors inside, in order; those of one dimension or more, or all."""
     if isinstance(value, Tensor):
         yield from [value] if value.ndim or scalars else []
     elif isinstance(value, Mapping | tuple | list):
