@@ -35,7 +35,7 @@ from anybatch.runs import Run
 
 # The definition of the official scores is the tests'.
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-official_scores = importlib.import_module("squad_oracle").official_scores
+official_scores = importlib.import_module("support.squad_oracle").official_scores
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()

@@ -3,6 +3,12 @@
 Its workers import this file, too, and so see the same changes.
 """
 
+from anybatch.process import leave_at_once, listen
+
+if __name__ == "__main__":
+    # As the command line does, before anything that takes long is imported.
+    listen(leave_at_once)
+
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
