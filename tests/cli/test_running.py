@@ -7,11 +7,16 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from support.command_line import anybatch, error_line
+from typer.testing import CliRunner
 
-from anybatch.cli import main
+from anybatch.cli import app, main
+from anybatch.errors import InputError
+from anybatch.recipes import change, find_recipe, from_json, with_batch_size
 from anybatch.runs import locked
 
 TEXT = "\n\n\n".join(f"Document {n} begins here. It has a second sentence about number {n}." for n in range(40))
@@ -365,3 +370,43 @@ def test_a_report_does_not_replace_a_device(
     monkeypatch.setattr(sys, "argv", ["anybatch", "report", str(tmp_path / "run"), "-o", "/dev/null"])
     main()
     assert Path("/dev/null").is_char_device()
+
+
+def test_no_option_of_train_is_lost_on_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launched: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "anybatch.engine.supervise",
+        lambda *given, recipe: launched.update(arguments=given[0], about=given[1:], recipe=recipe),
+    )
+    values = {
+        "recipe": "digits-lenet",
+        "run": str(tmp_path / "run"),
+        "batch_size": "64",
+        "assignments": "seed=7",
+        "track": "tensorboard",
+        "nproc": "2",
+        "relaunch": "3",
+    }
+    command = typer.main.get_command(app)
+    parameters = command.commands["train"].params  # type: ignore[attr-defined]
+    typed: list[str] = []
+    for parameter in parameters:
+        name, flag = str(parameter.name), parameter.opts[0]
+        if name not in ("dry_run", "help"):
+            # A new option needs a value here, and a place below.
+            typed += [values[name]] if name == "recipe" else [flag] if name not in values else [flag, values[name]]
+    found = CliRunner().invoke(app, ["train", *typed])
+    assert found.exception is None
+    expected = with_batch_size(change(find_recipe("digits-lenet"), ["seed=7"]), 64)
+    assert from_json(launched["recipe"]) == expected
+    assert launched["arguments"] == ["train", f"--run={values['run']}", "--resume", "--track=tensorboard", "--json"]
+    assert launched["about"] == (2, 3)
+
+
+def test_a_recipe_is_read_from_a_file(tmp_path: Path) -> None:
+    recipe = change(find_recipe("bert-tiny"), ["seed=7"])
+    (tmp_path / "mine.json").write_text(json.dumps(recipe.model_dump(mode="json")))
+    assert find_recipe(str(tmp_path / "mine.json")) == recipe
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(InputError, match=r"mine\.json: must hold a JSON object"):
+        find_recipe(str(tmp_path / "mine.json"))

@@ -1,7 +1,7 @@
 """Shared by all commands: the applications that they register with, common options, and printing of results."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -77,6 +77,16 @@ LogBatchSizes = Annotated[
     typer.Option("--batch-size", metavar="FOLDER=N", help="The global batch of a log without one; repeat it."),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; scales learning rate, warm-up, steps.")]
+
+
+def given_options(context: typer.Context, but: Set[str]) -> list[str]:
+    """The options that a command was given, as they are typed again, except those called `but`."""
+    given = []
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        if name not in but and value != parameter.get_default(context):
+            given.append(parameter.opts[0] if value is True else f"{parameter.opts[0]}={value}")
+    return given
 
 
 def show(text: str) -> None:

@@ -7,7 +7,17 @@ from typing import Annotated, cast
 
 import typer
 
-from anybatch.cli.app import AsJson, Assignments, BatchSize, LogBatchSizes, app, complete_recipe, print_values, show
+from anybatch.cli.app import (
+    AsJson,
+    Assignments,
+    BatchSize,
+    LogBatchSizes,
+    app,
+    complete_recipe,
+    given_options,
+    print_values,
+    show,
+)
 from anybatch.errors import InputError
 
 
@@ -67,10 +77,12 @@ def recipes(
 
 @app.command()
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A name from `anybatch recipes`; not needed with --resume.", autocompletion=complete_recipe
+            help="A name from `anybatch recipes`, or a recipe.json; not needed with --resume.",
+            autocompletion=complete_recipe,
         ),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="The run folder; default runs/RECIPE-bBATCH-sSEED.")] = None,
@@ -129,16 +141,10 @@ def train(
             raise InputError(str(error)) from None
     folder = run or Path("runs") / f"{chosen.name}-b{chosen.phases[0].batch_size}-s{chosen.seed}"
     if nproc is not None or relaunch:
-        arguments = [
-            "train",
-            *([] if recipe is None else [recipe]),
-            f"--run={folder}",
-            *(f"--set={each}" for each in assignments or []),
-        ]
-        arguments += [] if batch_size is None else [f"--batch-size={batch_size}"]
-        arguments += [] if track is None else [f"--track={track}"]
-        arguments += [flag for flag, given in (("--resume", resume), ("--json", as_json)) if given]
-        supervise(arguments, nproc or 1, relaunch)
+        # The ranks are given the recipe as a file; --set and --batch-size have had their say.
+        others = given_options(context, but={"recipe", "assignments", "batch_size", "run", "nproc", "relaunch"})
+        arguments = ["train", f"--run={folder}", *others]
+        supervise(arguments, nproc or 1, relaunch, recipe=chosen.model_dump(mode="json"))
         return
     with progress_display() as progress:
         result = train_recipe(

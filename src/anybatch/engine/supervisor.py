@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anybatch.engine import outcomes
 from anybatch.errors import Failed, InputError, Stopped
-from anybatch.files import read_object
+from anybatch.files import read_object, write_json
 from anybatch.process import listening
 from anybatch.progress import PlainProgress
 
@@ -33,11 +34,14 @@ class _End:
     message: str
 
 
-def supervise(arguments: Sequence[str], num_processes: int, num_relaunches: int) -> None:
+def supervise(
+    arguments: Sequence[str], num_processes: int, num_relaunches: int, recipe: Mapping[str, Any] | None = None
+) -> None:
     """Runs `anybatch ARGUMENTS` on `num_processes` ranks until it is done; after a crash, again with --resume.
 
     Args:
         num_relaunches: the largest number of restarts after failures that are not the user's.
+        recipe: what the command is about, in JSON: the ranks find it in a file that is the command's first argument.
 
     Raises:
         Stopped: a signal asked for it. The ranks were asked to save and stop, and have ended.
@@ -47,7 +51,7 @@ def supervise(arguments: Sequence[str], num_processes: int, num_relaunches: int)
     signals = _Signals()
     with listening(signals.heard):
         for attempt in range(num_relaunches + 1):
-            end = _attempt(arguments if not attempt else _resuming(arguments), num_processes, signals)
+            end = _attempt(arguments if not attempt else _resuming(arguments), num_processes, signals, recipe)
             if end.code == 0:
                 return
             if end.code == 2:
@@ -101,13 +105,13 @@ class _Signals:
             launcher.terminate()
 
 
-def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals) -> _End:
+def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, recipe: Mapping[str, Any] | None) -> _End:
     if signals.asked is not None:
         return _End(75, f"{signals.asked} before training began; --resume begins it")
     with (
         tempfile.TemporaryDirectory(prefix="anybatch-", ignore_cleanup_errors=True) as name,
         outcomes.supervising(Path(name)),
-        _launched(arguments, num_processes, Path(name)) as run,
+        _launched(_about(arguments, recipe, Path(name)), num_processes, Path(name)) as run,
     ):
         with signals.passed_to(Path(name), run):
             code = run.wait()
@@ -171,6 +175,14 @@ def _end(code: int, folder: Path, num_processes: int) -> _End:
     if ended:
         return _End(ended[0]["code"], ended[0]["message"])
     return _End(1, f"none of the {num_processes} processes could be started; torchrun ended with {code}")
+
+
+def _about(arguments: Sequence[str], recipe: Mapping[str, Any] | None, folder: Path) -> list[str]:
+    """The arguments, with the file of the recipe after the command's name."""
+    if recipe is None:
+        return list(arguments)
+    write_json(folder / "recipe.json", recipe)
+    return [arguments[0], str(folder / "recipe.json"), *arguments[1:]]
 
 
 def _resuming(arguments: Sequence[str]) -> list[str]:

@@ -1,13 +1,15 @@
 """Every recipe by name. A new recipe is one function, listed here."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from anybatch.errors import InputError
+from anybatch.files import read_object
 from anybatch.names import nearest
 from anybatch.recipes.bert import bert_demo, bert_demo_adamw, bert_mini, bert_mixed, bert_small, bert_tiny, squad_demo
 from anybatch.recipes.bert_large import bert_base, bert_large_mixed, bert_large_nvidia, bert_large_paper
 from anybatch.recipes.gpt import gpt2_medium, gpt2_small, gpt2_tiny, gpt_demo, gpt_demo_adamw
-from anybatch.recipes.recipe import Recipe
+from anybatch.recipes.recipe import Recipe, from_json
 from anybatch.recipes.resnet50 import (
     resnet50_author,
     resnet50_mlperf_lars,
@@ -50,7 +52,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """Returns the recipe called `name`; InputError lists the nearest names, or all."""
+    """Returns the recipe called `name`, or the one in the JSON file `name`; InputError lists the nearest names."""
+    if name.endswith(".json"):
+        return from_json(read_object(Path(name)))
     if name not in RECIPES:
         raise InputError(
             f"no recipe is called {name!r}; nearest: {nearest(name, RECIPES)} (`anybatch recipes` lists all)"
