@@ -8,16 +8,18 @@ import shlex
 import pytest
 
 from anybatch.data.prepare import prepare
-from anybatch.data.text import read_documents
+from anybatch.data.text import Document, read_documents
 from anybatch.errors import InputError
 from anybatch.progress import SilentProgress
-from anybatch.recipes import change, find_recipe, train_recipe
+from anybatch.recipes import builtin_text, change, find_recipe, train_recipe
+from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.recipe import from_json
 from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Growth, candidates, nearly_free_batch
 from anybatch.study.advise import advise, to_json, to_text
-from anybatch.study.measuring import Trainer
+from anybatch.study.execution import with_shared_text
+from anybatch.study.measuring import Trainer, epoch_examples
 
 RECIPE = find_recipe("bert-demo")
 NOISE = NoiseScale(256.0, 128.0, 512.0, 1.0, 256.0, 100)
@@ -148,6 +150,28 @@ def test_the_network_that_is_measured_is_the_one_that_the_run_trains(tmp_path):
     before = run.metrics_file.read_text(encoding="utf-8")
     assert advise(recipe, 16, Trainer(SilentProgress()), folder=tmp_path) == advice
     assert run.metrics_file.read_text(encoding="utf-8") == before
+
+
+def test_the_text_is_prepared_once_and_no_model_is_made_to_learn_its_length(tmp_path, monkeypatch):
+    """A GPT without a path: the data of both measuring runs are one folder, with the vocabulary that it asks for."""
+    texts = [f"Document {n} begins here. It has a second sentence, and a third one about {n}. " * 4 for n in range(60)]
+    made = []
+    monkeypatch.setattr(builtin_text, "_documents", lambda: [Document(text, "") for text in texts])
+
+    def counted(*given):
+        made.append(given)
+        return prepare_builtin_text(*given)
+
+    monkeypatch.setattr("anybatch.study.execution.prepare_builtin_text", counted)
+    sizes = ["reference.num_examples=1024", "reference.batch_size=16", "phases.0.batch_size=16"]
+    recipe = change(find_recipe("gpt-demo"), sizes)
+    advise(recipe, 16, Trainer(SilentProgress()), folder=tmp_path)
+    assert made == [(tmp_path / "data", "characters")]
+    assert not (tmp_path / "noise" / "data").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("anybatch.recipes.job.fresh", None)
+        patch.setattr("anybatch.recipes.causal.fresh", None)
+        assert epoch_examples(with_shared_text(recipe, tmp_path)) > 60
 
 
 def test_a_measured_run_is_the_recipe_s_own_first_steps(small, tmp_path):

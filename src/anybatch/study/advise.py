@@ -16,6 +16,7 @@ from anybatch.recipes.phases import scaled_phase
 from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Candidate, Growth, candidates, nearly_free_batch
+from anybatch.study.execution import with_shared_text
 from anybatch.study.measuring import (
     Stage,
     Trainer,
@@ -85,6 +86,7 @@ def advise(
     reference = recipe.reference.batch_size
     batch_size = _measured_batch(recipe)
     with kept_or_removed(folder) as place:
+        recipe = with_shared_text(recipe, place)
         epoch = epoch_examples(recipe)
         length = recipe.reference.length(epoch)
         num_steps = min(num_steps, length // batch_size)

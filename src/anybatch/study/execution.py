@@ -9,8 +9,9 @@ from anybatch.engine import Progress, Task
 from anybatch.errors import InputError
 from anybatch.files import locked
 from anybatch.numbers import finite
-from anybatch.recipes import PretrainingRecipe, Recipe, change, train_recipe
+from anybatch.recipes import Recipe, change, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
+from anybatch.recipes.recipe import CorpusSettings
 from anybatch.runs import Run
 from anybatch.study.declaration import Outcome, Study, Trial
 
@@ -91,13 +92,13 @@ def _above_start(evals: list[dict[str, Any]]) -> bool:
 
 def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
     """Prepares the built-in text once for all trials, if the recipe learns from it and names no folder."""
-    if not isinstance(recipe, PretrainingRecipe) or recipe.data.path is not None:
+    if not isinstance(recipe.data, CorpusSettings) or recipe.data.path is not None:
         return recipe
     out.mkdir(parents=True, exist_ok=True)
     folder = out / "data"
     with locked(out / ".data.lock"):
         if not folder.exists():
-            prepare_builtin_text(folder)
+            prepare_builtin_text(folder, recipe.data.tokenizer or "wordpiece")
     return recipe.model_copy(update={"data": replace(recipe.data, path=str(folder))})
 
 
