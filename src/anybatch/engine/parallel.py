@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from operator import attrgetter
 from types import MethodType
 from typing import Any
 
@@ -28,6 +29,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 _RECOMPILE_LIMIT = 64
+_GRADIENT = attrgetter("grad")
 
 
 class Parallel(ABC):
@@ -56,7 +58,8 @@ class Parallel(ABC):
         self.statistics = RunningStatistics(module)
         lower = self._autocast if execution.low_precision_weights is True else None
         self.module = module = module if lower is None else _in_lower_precision(module, lower)
-        pairs = zip(module.parameters(), self.model.parameters(), strict=True)
+        self._params = list(self.model.parameters())
+        pairs = zip(module.parameters(), self._params, strict=True)
         self._lower = [(low, p) for low, p in pairs if low.dtype != p.dtype]
         blocks = repeated_blocks(module)
         if execution.activation_checkpointing:
@@ -102,6 +105,11 @@ class Parallel(ABC):
     def gradients(self) -> list[Tensor]:
         """Returns this rank's part of the gradients, in place."""
 
+    def forget_gradients(self) -> None:
+        """After a step; an optimizer's `zero_grad` would look at every gradient first."""
+        for p in self._params:
+            p.grad = None
+
     @abstractmethod
     def share(self, square: Tensor) -> Tensor:
         """Returns this rank's part of all ranks' sum of squares of all gradients; the rank's own sum is `square`."""
@@ -125,7 +133,7 @@ class Replicated(Parallel):
         super().__init__(module, ranks, execution)
         # Gradients sent in their own dtype are exact.
         dtype = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
-        self._params, self._sources = list(self.model.parameters()), list(self.module.parameters())
+        self._sources = list(self.module.parameters())
         summed = ranks.size > 1 or self.module is not self.model
         self._sum = GradientSum(self._params, ranks, dtype, sources=self._sources) if summed else None
 
@@ -153,7 +161,7 @@ class Replicated(Parallel):
             self._sum.finish()
 
     def gradients(self) -> list[Tensor]:
-        return [grad for p in self._params if (grad := p.grad) is not None]
+        return [grad for grad in map(_GRADIENT, self._params) if grad is not None]
 
     def share(self, square: Tensor) -> Tensor:
         return square if self.ranks.leader else torch.zeros_like(square)
@@ -187,6 +195,7 @@ class Sharded(Parallel):
         )
         for unit in [*repeated_blocks(module), module]:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
+        self._params = list(module.parameters())
         self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
         for unit in self._units:
             # A sum, not a mean: the loss is already divided by the global count. Gloo knows only plain sums.

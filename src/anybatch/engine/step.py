@@ -107,7 +107,7 @@ def train_step(
             factor *= max_grad_norm / grad_norm
         _step(optimizer, gradients, factor)
         parallel.refresh()
-    optimizer.zero_grad(set_to_none=True)
+    parallel.forget_gradients()
     return StepResult(
         losses=dict(zip(names, losses, strict=True)),
         grad_norm=grad_norm,

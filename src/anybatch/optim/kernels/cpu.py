@@ -251,7 +251,7 @@ class _Table:
         held = self._held[role]
         if len(held) != len(tensors) or not all(map(is_, held, tensors)):
             self._held[role] = tensors
-            self._objects[role] = addresses(tensors)
+            self._objects[role] = array("Q", [0 if t is None else id(t) for t in tensors])
             self._known.discard(role)
 
     def _fetch(self) -> tuple[int, int, str] | None:

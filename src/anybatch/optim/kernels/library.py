@@ -3,7 +3,7 @@
 import ctypes
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -89,9 +89,9 @@ def library() -> Library | str:
     return f"the C kernels cannot be loaded: {why}"
 
 
-def addresses(objects: Sequence[object]) -> "array[int]":
-    """Of Python's objects, for the functions that look at them."""
-    return array("Q", [0 if each is None else id(each) for each in objects])
+def addresses(objects: Iterable[object]) -> "array[int]":
+    """The addresses of Python objects, for the functions that read them."""
+    return array("Q", map(id, objects))
 
 
 def address(t: Tensor) -> int:
