@@ -17,7 +17,7 @@ from anybatch.engine import progress_display
 from anybatch.files import write_json
 from anybatch.report import write_report
 from anybatch.runs import Run
-from anybatch.study.demo import cells, declared, rows, run_demo
+from anybatch.study.demo import declared, rows, run_demo
 
 RESULTS = Path(anybatch.study.__file__).with_name("measured.json")
 
@@ -35,7 +35,7 @@ def main() -> None:
             out = (arguments.out or Path(scratch)) / f"seed-{seed}"
             folders = run_demo(out, seed, progress)
             write_report(folders, out / "report.html")
-            found += rows(cells(out, seed))
+            found += rows(folders)
         environment = Run(folders[0]).environment()
     for name, factor in dict.fromkeys((row["optimizer"], row["factor"]) for row in found):
         cell = [row for row in found if (row["optimizer"], row["factor"]) == (name, factor)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
@@ -32,18 +32,18 @@ class Cell:
 
     Args:
         factor: the multiple of the reference batch; None if there is no reference run.
-        gaps: the distance of each run's score to its reference's, as a share of the latter.
-        kept: the gain of each run over token frequencies, as a share of the reference's gain.
+        gaps: by the run's name, the distance of its score to its reference's, as a share of the latter.
+        kept: by the run's name, its gain over token frequencies, as a share of the reference's gain.
         tuning: the runs that only searched for settings.
         owner: the optimizer's name, if this is the reference that another optimizer ran.
     """
 
     batch: int
     runs: Sequence[Row]
-    metric: Metric = Metric()
+    metric: Metric = field(default_factory=Metric)
     factor: float | None = None
-    gaps: Sequence[float] = ()
-    kept: Sequence[float] = ()
+    gaps: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
     tuning: Sequence[Row] = ()
     owner: str = ""
 
@@ -82,11 +82,11 @@ class Cell:
 
     @property
     def gap(self) -> float | None:
-        return fmean(self.gaps) if self.gaps else None
+        return fmean(self.gaps.values()) if self.gaps else None
 
     @property
     def share(self) -> float | None:
-        return fmean(self.kept) if self.kept else None
+        return fmean(self.kept.values()) if self.kept else None
 
     @property
     def held(self) -> bool | None:

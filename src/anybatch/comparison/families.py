@@ -35,28 +35,28 @@ def build(rows: Sequence[Row]) -> list[Series]:
 
 
 def held_to(cells: Sequence[Cell], reference_batch: int) -> list[Cell]:
-    """Returns the cells with their factors, gaps and kept shares, relative to the runs at the reference batch."""
-    base = next((cell.runs for cell in cells if cell.batch == reference_batch), ())
+    """The cells with their factors, gaps and kept shares, by the runs at the reference batch."""
+    references = next((cell.runs for cell in cells if cell.batch == reference_batch), ())
     start = frequencies([run for cell in cells for run in cell.runs])
     found = []
     for cell in cells:
-        pairs = _pairs(cell.runs, base)
-        # If the reference learned nothing, there is no kept share.
-        gained = start is not None and not cell.metric.higher and all(reference < start for _, reference in pairs)
-        kept = [(start - score) / (start - reference) for score, reference in pairs] if gained and start else []
-        gaps = [score / reference - 1 for score, reference in pairs]
-        factor = cell.batch / reference_batch if base else None
+        pairs = _pairs(cell.runs, references)
+        # Nothing is kept of a reference that learned nothing.
+        gained = start is not None and not cell.metric.higher and all(base < start for _, _, base in pairs)
+        kept = {name: (start - score) / (start - base) for name, score, base in pairs} if gained and start else {}
+        gaps = {name: score / base - 1 for name, score, base in pairs}
+        factor = cell.batch / reference_batch if references else None
         found.append(replace(cell, factor=factor, gaps=gaps, kept=kept))
     return found
 
 
-def _pairs(runs: Sequence[Row], base: Sequence[Row]) -> list[tuple[float, float]]:
-    """Returns each run's score with that of the reference run of its seed, or the mean if its seed has none."""
-    scores = {run.seed: run.score for run in base if run.finished and run.score}
-    known = [score for score in (run.score for run in base if run.finished) if score]
-    if not known or min(known) <= 0 or any(run.diverged for run in base):
+def _pairs(runs: Sequence[Row], references: Sequence[Row]) -> list[tuple[str, float, float]]:
+    """Each run's name and score, and the score of the reference run of its seed, or the mean if its seed has none."""
+    known = [(run.seed, run.score) for run in references if run.finished and run.score]
+    if not known or min(score for _, score in known) <= 0 or any(run.diverged for run in references):
         return []
-    return [(run.score, scores.get(run.seed) or fmean(known)) for run in runs if run.finished and run.score]
+    by_seed, mean = dict(known), fmean(score for _, score in known)
+    return [(run.name, run.score, by_seed.get(run.seed, mean)) for run in runs if run.finished and run.score]
 
 
 def _optimizer(row: Row) -> str:

@@ -7,7 +7,7 @@ from anybatch.comparison.cell import TOLERANCE, Cell
 from anybatch.comparison.doubts import doubts
 from anybatch.comparison.grid import Comparison, Difference, Scaling, Series
 from anybatch.comparison.statistics import Interval
-from anybatch.comparison.wording import count, gap, kept, listed, loss, plural, rate, share_of_one, times
+from anybatch.comparison.wording import count, gap, kept, listed, loss, plural, rate, share_of_one, spread, times
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,11 @@ def place(cell: Cell) -> str:
     return f"batch {count(cell.batch)}" if cell.factor is None else f"{times(cell.factor)} (batch {count(cell.batch)})"
 
 
-def cell_score(cell: Cell, spread: bool = True) -> str:
-    """Returns the cell's mean score, with its range over the seeds, or what happened instead."""
+def cell_score(cell: Cell, ranged: bool = True) -> str:
+    """The cell's mean score, with its range over the seeds, or what happened instead."""
     if cell.score is None:
         return "diverged" if cell.diverged else "not finished"
-    text = loss(cell.score)
-    if spread and len(cell.scores) > 1:
-        text += f" ({loss(min(cell.scores))} to {loss(max(cell.scores))})"
+    text = loss(cell.score) + (spread(cell.scores, loss) if ranged else "")
     return text + (f", {cell.diverged} of {len(cell.finished)} runs diverged" if cell.diverged else "")
 
 
@@ -131,8 +129,8 @@ def _measured(one: Series, comparison: Comparison) -> str:
         if cell is one.reference and len(finished) > 1:
             parts.append(f"{cell_score(cell)} at {name}, batch {count(cell.batch)}")
         elif cell.gaps and cell is not one.reference:
-            spread = f" ({gap(min(cell.gaps))} to {gap(max(cell.gaps))})" if len(cell.gaps) > 1 else ""
-            parts.append(f"{cell_score(cell, spread=False)}, gap {gap(cell.gap)}{spread}, at {place(cell)}")
+            distances = f"{gap(cell.gap)}{spread(cell.gaps.values(), gap)}"
+            parts.append(f"{cell_score(cell, ranged=False)}, gap {distances}, at {place(cell)}")
         else:
             parts.append(f"{cell_score(cell)} at {place(cell) if len(finished) > 1 else f'batch {count(cell.batch)}'}")
     unknown = "" if any(cell.gaps for cell in finished) else " No gap can be given."
@@ -151,8 +149,7 @@ def _gain(one: Series) -> str:
     shares = []
     for cell in one.judged:
         if cell.share is not None and not cell.diverged:
-            spread = f" ({kept(min(cell.kept))} to {kept(max(cell.kept))})" if len(cell.kept) > 1 else ""
-            shares.append(f"{kept(cell.share)}{spread} at {times(cell.factor or 1)}")
+            shares.append(f"{kept(cell.share)}{spread(cell.kept.values(), kept)} at {times(cell.factor or 1)}")
     rest = f"; of that, {listed(shares)} was learned" if shares else ""
     return f"{alone}; {one.label} at its reference gained {loss(gained)} on them{rest}."
 

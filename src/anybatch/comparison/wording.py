@@ -1,7 +1,7 @@
 """Numbers and lists in a form for readers; every function takes None for 'unknown'."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from anybatch import numbers
@@ -89,6 +89,11 @@ def text(value: Any, most: int = 160) -> str:
     """`value` as one printable line of bounded length; the page escapes it for HTML."""
     line = "".join(letter if letter.isprintable() else " " for letter in str(value))
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def spread(values: Collection[float], shown: Callable[[float], str]) -> str:
+    """The smallest and the largest of several values, in brackets."""
+    return f" ({shown(min(values))} to {shown(max(values))})" if len(values) > 1 else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -254,9 +254,8 @@ def _of_cell(item: tuple[Row, Series | None, Cell | None], name: str, shown: Any
         return None
     if cell is one.reference:
         return "reference" if name == "gaps" else None
-    values = getattr(cell, name)
-    places = [other.path for other in cell.finished if other.score]
-    return shown(values[places.index(run.path)]) if values and run.path in places else None
+    value = getattr(cell, name).get(run.name)
+    return None if value is None else shown(value)
 
 
 def trials(comparison: Comparison) -> Section:

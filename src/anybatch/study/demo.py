@@ -3,19 +3,21 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from anybatch.comparison.families import compare
+from anybatch.comparison.folders import load
+from anybatch.comparison.wording import kept, spread
 from anybatch.engine import Progress
 from anybatch.files import write_json
+from anybatch.names import optimizer_title
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.recipe import CausalRecipe
-from anybatch.runs import Run
 from anybatch.study.declaration import Entrant, Study
 from anybatch.study.workers import run_side_by_side
 
@@ -34,38 +36,22 @@ def declared(seeds: Sequence[int] = (0, 1, 2)) -> Study:
     )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One optimizer at one batch size: a run."""
-
-    name: str
-    recipe: Recipe
-    factor: int
-    folder: Path
-
-    @property
-    def title(self) -> str:
-        return f"{self.name}, batch {self.recipe.phases[0].batch_size} (\u00d7{self.factor})"
-
-
-def cells(out: Path, seed: int) -> list[Cell]:
-    """The demo's grid for one seed, the smallest batches (the longest runs) first."""
+def cells(out: Path, seed: int) -> list[tuple[str, Recipe, Path]]:
+    """The demo's grid for one seed: a title, a recipe and a folder for each run, the longest runs first."""
     found = []
     for trial in declared((seed,)).trials:
-        # A watched step is cut in two, and its different rounding would hide whether a demo repeats an earlier one.
-        settings = [f"data.path={json.dumps(str(out / 'data'))}", "engine.noise_every=0"]
-        recipe = change(trial.recipe({}), settings)
-        place = f"{recipe.optimizer.name}-{trial.batch_size:04d}"
-        found.append(
-            Cell(trial.entrant.name, recipe, trial.batch_size // recipe.reference.batch_size, out / "runs" / place)
-        )
+        # A watched step is cut in two, whose other rounding would hide whether a demo repeats an earlier one.
+        recipe = change(trial.recipe({}), [f"data.path={json.dumps(str(out / 'data'))}", "engine.noise_every=0"])
+        factor = trial.batch_size // recipe.reference.batch_size
+        title = f"{trial.entrant.name}, batch {trial.batch_size} (\u00d7{factor})"
+        found.append((title, recipe, out / "runs" / f"{recipe.optimizer.name}-{trial.batch_size:04d}"))
     return found
 
 
 def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None = None) -> list[Path]:
     """Prepares the text, trains every cell, writes OUT/findings.json, and returns the run folders.
 
-    A stopped demo continues where it was: finished runs are not repeated.
+    A demo that was stopped continues where it was: finished runs are not repeated.
 
     Args:
         num_workers: the number of runs side by side; by default one a core, at most four.
@@ -73,7 +59,7 @@ def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None =
     grid = cells(out, seed)
     if not (out / "data").exists():
         progress.say("preparing the text: Python's language reference and the docstrings of its library")
-        recipe = grid[0].recipe
+        recipe = grid[0][1]
         assert isinstance(recipe, CausalRecipe)
         assert recipe.data.tokenizer is not None
         summary = prepare_builtin_text(out / "data", recipe.data.tokenizer)
@@ -81,16 +67,19 @@ def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None =
             f"{summary.train.documents} documents, {summary.train.tokens:,} characters to train on, "
             f"{summary.held_out.tokens:,} held out, a vocabulary of {summary.vocabulary_size:,}"
         )
-    calls = [partial(run_cell, cell, f"[{number}/{len(grid)}]") for number, cell in enumerate(grid, start=1)]
+    calls = [
+        partial(run_cell, f"[{number}/{len(grid)}] {title}", recipe, folder)
+        for number, (title, recipe, folder) in enumerate(grid, start=1)
+    ]
     run_side_by_side(calls, num_workers or min(os.cpu_count() or 1, MOST_WORKERS), progress)
-    write_json(out / "findings.json", rows(grid))
-    return [cell.folder for cell in grid]
+    folders = [folder for *_, folder in grid]
+    write_json(out / "findings.json", rows(folders))
+    return folders
 
 
-def run_cell(cell: Cell, place: str, progress: Progress) -> None:
-    """Trains one cell; prints its scores."""
-    title = f"{place} {cell.title}"
-    result = train_recipe(cell.recipe, cell.folder, resume=True, progress=progress, title=title)
+def run_cell(title: str, recipe: Recipe, folder: Path, progress: Progress) -> None:
+    """Trains one cell; says its scores."""
+    result = train_recipe(recipe, folder, resume=True, progress=progress, title=title)
     final = result["final"]
     progress.say(
         f"{title}: {result['num_steps']:,} steps, held-out loss {final['loss']:.3f}, "
@@ -98,32 +87,27 @@ def run_cell(cell: Cell, place: str, progress: Progress) -> None:
     )
 
 
-def rows(grid: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Returns the results of finished runs, one row each.
-
-    `kept`: the gain over the loss that the characters' frequencies give, as a share of the same optimizer's gain at
-        its reference batch; None if one of the two has no finite loss.
-    """
-    results = [Run(cell.folder).result() for cell in grid]
-    gains = [
-        None if (loss := result["final"]["loss"]) is None else result["context_free_loss"] - loss for result in results
-    ]
-    references = {cell.name: gain for cell, gain in zip(grid, gains, strict=True) if cell.factor == 1}
+def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """What finished runs gave, a row each, by batch; `kept` as on their page, None if it has no finite loss."""
+    comparison = compare(load(folders))
     return [
         {
-            "optimizer": result["optimizer"],
-            "batch": result["global_batch_size"],
-            "factor": cell.factor,
-            "seed": result["seed"],
-            "loss": result["final"]["loss"],
-            "kept": gain / references[cell.name] if gain is not None and references[cell.name] else None,
-            "accuracy": result["final"]["lm_accuracy"],
-            "context_free_loss": result["context_free_loss"],
-            "num_steps": result["num_steps"],
-            "lr": result["lr"],
-            "wall_s": result["wall_s"],
+            "optimizer": run.optimizer,
+            "batch": run.batch,
+            "factor": round(cell.factor) if cell and cell.factor else None,
+            "seed": run.seed,
+            "loss": run.score,
+            "kept": cell.kept.get(run.name) if cell else None,
+            "accuracy": run.accuracy,
+            "context_free_loss": run.context_free_loss,
+            "num_steps": run.num_steps,
+            "lr": run.lr,
+            "wall_s": run.wall_s,
         }
-        for cell, result, gain in zip(grid, results, gains, strict=True)
+        for batch in comparison.batches
+        for one in comparison.series
+        for cell in [one.at(batch)]
+        for run in (cell.runs if cell else ())
     ]
 
 
@@ -133,22 +117,16 @@ def measured_before() -> dict[str, list[str]] | None:
     if not resource.is_file():
         return None
     measured = json.loads(resource.read_text(encoding="utf-8"))
-    seeds = f"seed{'' if len(measured['seeds']) == 1 else 's'} {', '.join(map(str, measured['seeds']))}"
-    about = measured["environment"]
-    sentences = [f"The same demo with {seeds} on {about['processor']}, {about['started'][:10]}:"]
-    for name in dict.fromkeys(row["optimizer"] for row in measured["rows"]):
-        mine = [row for row in measured["rows"] if row["optimizer"] == name and row["factor"] > 1]
-        by_factor = {factor: [row["kept"] for row in mine if row["factor"] == factor] for factor in _factors(mine)}
-        shares = [f"{_range(kept)} at \u00d7{factor}" for factor, kept in by_factor.items()]
-        label = next(entrant.name for entrant in declared().entrants if entrant.recipe.optimizer.name == name)
-        sentences.append(f"{label} kept {', '.join(shares)} of what its own reference learned.")
+    seeds, about = measured["seeds"], measured["environment"]
+    named = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    shares: dict[str, dict[int, list[float]]] = {}
+    for row in measured["rows"]:
+        if row["factor"] > 1:
+            shares.setdefault(optimizer_title(row["optimizer"]), {}).setdefault(row["factor"], []).append(row["kept"])
+    sentences = [f"The same demo with {named} on {about['processor']}, {about['started'][:10]}:"]
+    for name, by_factor in shares.items():
+        each = [
+            f"{kept(fmean(values))}{spread(values, kept)} at \u00d7{factor}" for factor, values in by_factor.items()
+        ]
+        sentences.append(f"{name} kept {', '.join(each)} of what its own reference learned.")
     return {"sentences": sentences}
-
-
-def _factors(found: Sequence[dict[str, Any]]) -> list[int]:
-    return list(dict.fromkeys(row["factor"] for row in found))
-
-
-def _range(kept: Sequence[float]) -> str:
-    mean, low, high = (f"{value:.1%}".replace("%", "\u202f%") for value in (fmean(kept), min(kept), max(kept)))
-    return mean if len(kept) == 1 else f"{mean} ({low} to {high})"

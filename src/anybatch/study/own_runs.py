@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from anybatch.comparison.rows import crossing
 from anybatch.elsewhere import Log, batch_of, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.numbers import null_for_nonfinite
@@ -89,7 +90,7 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
             num_steps=log.num_steps,
             final_loss=log.of("eval_loss")[-1][1] if log.of("eval_loss") else None,
             noise=_noise(log),
-            examples_to_loss=None if loss is None else _steps_to(log.of("eval_loss"), loss) * log.batch,
+            examples_to_loss=None if loss is None else _examples_to(log, loss),
         )
         for log in logs
     ]
@@ -176,16 +177,9 @@ def _noise(log: Log) -> NoiseScale | None:
     return noise_scale(*map(list, zip(*known, strict=True))) if len(known) >= _FEWEST else None
 
 
-def _steps_to(losses: Sequence[tuple[int, float]], target: float) -> float:
-    """Returns the step at which the loss is first at most the target, on straight lines between evaluations."""
-    before: tuple[int, float] | None = None
-    for step, loss in losses:
-        if loss <= target:
-            if before is None or before[1] == loss:
-                return float(step)
-            return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
-        before = (step, loss)
-    return math.inf
+def _examples_to(log: Log, loss: float) -> float:
+    found = crossing([(step, step * log.batch, value) for step, value in log.of("eval_loss")], loss, higher=False)
+    return math.inf if found is None else found[1]
 
 
 def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
