@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from anybatch.cli.advice_text import logs_text
 from anybatch.comparison.folders import load
 from anybatch.comparison.rows import Reference
 from anybatch.elsewhere import batch_of, batch_sizes, is_log, read_log
 from anybatch.errors import InputError
 from anybatch.report import write_report
-from anybatch.study.own_runs import advise_on_logs, own_text, to_values
+from anybatch.study.own_runs import advise_on_logs, to_values
 
 
 def state(
@@ -130,7 +131,7 @@ def test_advice_comes_from_the_noise_that_was_logged(tmp_path: Path) -> None:
     assert advice.nearly_free_batch == 64, "a quarter of the noise scale, in halvings and doublings of the batch"
     own = next(each for each in advice.settings if each.batch_size == 8)
     assert (own.lr, own.num_steps, own.multiplier) == (0.01, 80, 1.0)
-    text = own_text(advice)
+    text = logs_text(advice)
     assert "examples double at batch 400 (400 to 400), by the noise scale of a" in text
     assert json.loads(json.dumps(to_values(advice)))["runs"][0]["noise"]["value"] == pytest.approx(400)
 
@@ -150,7 +151,7 @@ def test_the_highest_logged_rate_is_called_so_and_scaled_to_nothing(tmp_path: Pa
     state(tmp_path / "a", 8, steps=80, losses=[1.0] * 10, **noise)
     advice = advise_on_logs(tmp_path, {})
     assert advice.settings == []
-    text = own_text(advice)
+    text = logs_text(advice)
     assert ">=0.01" in text
     assert "has a rate in 10 of 80 steps, and the highest of them, 0.01, need not be the peak" in text
     write_report([tmp_path], tmp_path / "page.html")
@@ -195,7 +196,7 @@ def test_what_was_measured_beside_the_noise_scale_is_set_against_it(tmp_path: Pa
     noise = {"noise/gradient_square": 1.0, "noise/trace": 400.0}
     state(tmp_path / "small", 8, steps=80, losses=[2.0, 1.5, 1.2, 1.1, 1.0], **noise, **recorded("AdamW", 0.01))
     state(tmp_path / "large", 80, steps=80, losses=[2.0, 1.5, 1.2, 1.1, 1.0], **recorded("LAMB", 0.01))
-    text = own_text(advise_on_logs(tmp_path, {}))
+    text = logs_text(advise_on_logs(tmp_path, {}))
     assert (
         "large took 10.00 times the examples of small to loss 1; the noise scale alone makes it 1.18: what is beyond "
         "is due to its optimizer, rate and warm-up" in text
@@ -211,7 +212,7 @@ def test_a_noise_scale_without_an_estimate_is_a_lower_bound(tmp_path: Path) -> N
             entry |= {"noise/gradient_square": next(squares), "noise/trace": 400.0}
     (folder / "trainer_state.json").write_text(json.dumps(content))
     assert re.search(
-        r"examples double at batch [\d,]+ or more, by the noise scale of a", own_text(advise_on_logs(tmp_path, {}))
+        r"examples double at batch [\d,]+ or more, by the noise scale of a", logs_text(advise_on_logs(tmp_path, {}))
     )
 
 
@@ -222,7 +223,7 @@ def test_advice_comes_from_two_batches(tmp_path: Path) -> None:
     advice = advise_on_logs(tmp_path, {})
     assert [run.examples_to_loss for run in advice.runs] == [2048, 4096]
     assert advice.critical_batch == pytest.approx(64)
-    assert "by the examples of small and large to the same loss" in own_text(advice)
+    assert "by the examples of small and large to the same loss" in logs_text(advice)
 
 
 def test_no_loss_of_examples_is_no_bound(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_no_loss_of_examples_is_no_bound(tmp_path: Path) -> None:
     state(tmp_path / "large", 128, steps=16, losses=[2.0, 1.0])
     advice = advise_on_logs(tmp_path, {})
     assert to_values(advice)["critical_batch"] is None
-    assert "examples double at no batch tried" in own_text(advice)
+    assert "examples double at no batch tried" in logs_text(advice)
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:

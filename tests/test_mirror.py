@@ -120,7 +120,10 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
         ("report/theory.py", "study/theory/experiments.py", "study/theory/findings.py", "study/theory/problem.py"),
     ),
     "study/test_advice.py": ("advice is what measuring runs say", ("study/advise.py", "study/measuring.py")),
-    "test_elsewhere.py": ("advice from logs of other trainers", ("study/own_runs.py",)),
+    "test_elsewhere.py": (
+        "advice from logs of other trainers, and what is printed of it",
+        ("cli/advice_text.py", "study/own_runs.py"),
+    ),
     "study/test_declaration.py": (
         "a study is declared by a catalogue, protocols and shipped files",
         ("study/catalogue.py", "study/protocols.py", "study/shipped.py"),

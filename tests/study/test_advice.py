@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from anybatch.cli.advice_text import noise_text
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document, read_documents
 from anybatch.errors import InputError
@@ -17,7 +18,7 @@ from anybatch.recipes.recipe import from_json
 from anybatch.runs import Run
 from anybatch.scaling import NoiseScale, noise_scale
 from anybatch.study.advice import Growth, candidates, nearly_free_batch
-from anybatch.study.advise import advise, to_json, to_text
+from anybatch.study.advise import advise, to_json
 from anybatch.study.execution import with_shared_text
 from anybatch.study.measuring import Trainer, epoch_examples
 
@@ -120,7 +121,7 @@ def test_a_short_run_becomes_advice(small):
     assert told["critical_batch"] > 0
     assert told["reference_batch_size"] == 16
     assert told["rate_range"]["tested"] > 0
-    text = to_text(advice)
+    text = noise_text(advice)
     assert f"nearly free up to batch {advice.nearly_free}" in text
     assert all(candidate.command in text for candidate in advice.candidates)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anybatch.cli.advice_text import branches_text
 from anybatch.errors import InputError, Stopped
 from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
@@ -28,7 +29,7 @@ def test_branches_are_ordinary_runs_from_one_trunk(tmp_path: Path) -> None:
     assert planned.window == 24 * 4 * 8
     assert planned.cost == 200 * 8 + 4 * planned.window
     assert "4 short runs" in planned.told()
-    found = branching.measure(planned, tmp_path, Trainer(SilentProgress()))
+    found = branching.measure(planned, tmp_path, Trainer(SilentProgress()), 0.01)
     assert [point.examples for point in found] == [320, 1600]
     for point in found:
         assert point.low <= (point.value or point.low) <= (point.high or 10**9)
@@ -43,7 +44,7 @@ def test_branches_are_ordinary_runs_from_one_trunk(tmp_path: Path) -> None:
     # At four times the batch: twice the rate, and no second warm-up.
     rates = [event["lr"] for event in Run(tmp_path / "step-00000040" / "x4").metrics("train")]
     assert rates[0] == pytest.approx(2 * Run(tmp_path / "run").metrics("train")[40]["lr"], rel=1e-2)
-    again = branching.measure(planned, tmp_path, Trainer(SilentProgress()))
+    again = branching.measure(planned, tmp_path, Trainer(SilentProgress()), 0.01)
     assert again == found, "what was run is not run again"
 
 
@@ -56,7 +57,7 @@ def test_a_ramp_to_paste_starts(tmp_path: Path) -> None:
     assert found["ramp"] == [[0.2, 8], [0.8, 16]], "five nats are any difference"
     words = shlex.split(found["command"])
     assert change(recipe(), [words[words.index("--set") + 1]]).ramp
-    assert "16 for 80%" in branching.to_text(found)
+    assert "16 for 80%" in branches_text(found)
 
 
 def test_a_stopped_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +71,10 @@ def test_a_stopped_measurement_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Trainer, "to", stopped)
     with pytest.raises(Stopped):
-        branching.measure(planned, tmp_path / "a", Trainer(SilentProgress()))
+        branching.measure(planned, tmp_path / "a", Trainer(SilentProgress()), 0.01)
     monkeypatch.undo()
-    assert branching.measure(planned, tmp_path / "a", Trainer(SilentProgress())) == branching.measure(
-        planned, tmp_path / "b", Trainer(SilentProgress())
+    assert branching.measure(planned, tmp_path / "a", Trainer(SilentProgress()), 0.01) == branching.measure(
+        planned, tmp_path / "b", Trainer(SilentProgress()), 0.01
     )
 
 
@@ -93,7 +94,7 @@ def test_a_wrong_plan_is_one_line(points: list[float], factors: list[int], messa
 
 def test_two_phases_are_refused() -> None:
     with pytest.raises(InputError, match="has 2 phases"):
-        branching.plan(find_recipe("bert-mixed"), 10**6)
+        branching.plan(find_recipe("bert-mixed"), 10**6, [0.5], [2])
 
 
 def test_a_run_s_own_settings_are_what_differs_from_the_recipe() -> None:

@@ -29,14 +29,14 @@ def branches(*means: float, error: float = 0.0) -> list[Excess]:
 def test_it_lies_between_what_was_shown_to_lose_nothing_and_to_lose_more(
     excesses: Sequence[Excess], low: int, value: float | None, high: int | None
 ) -> None:
-    found = critical_batch(1000, 16, 3.0, excesses)
+    found = critical_batch(1000, 16, 3.0, excesses, 0.01)
     assert (found.low, found.high) == (low, high)
     assert found.value == (None if value is None else pytest.approx(value))
 
 
 def test_a_small_loss_has_a_smaller_tolerance() -> None:
-    assert critical_batch(1000, 16, 0.1, branches(0.005)).high == 32
-    assert critical_batch(1000, 16, 5.0, branches(0.005)).high is None
+    assert critical_batch(1000, 16, 0.1, branches(0.005), 0.01).high == 32
+    assert critical_batch(1000, 16, 5.0, branches(0.005), 0.01).high is None
 
 
 def test_an_excess_is_a_paired_difference() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from anybatch.cli.advice_text import study_text
 from anybatch.comparison.findings import find
 from anybatch.comparison.statistics import fit_critical_batch, mean_interval
 from anybatch.engine import Progress
@@ -15,7 +16,7 @@ from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.report import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial
-from anybatch.study.command import check, finish_study, plan, plan_text
+from anybatch.study.command import check, finish_study, plan
 from anybatch.study.paper import bert
 from anybatch.study.results import compare
 from anybatch.study.trial_queue import Result
@@ -151,11 +152,11 @@ def test_a_plan_shows_rates_warm_up_and_steps_of_the_paper() -> None:
     planned = plan(bert())
     last = next(row for row in planned["runs"] if (row["optimizer"], row["batch"]) == ("LAMB", 32_768))
     assert (last["rate"], last["warmup_steps"], last["steps"]) == (0.005, 3_125, 15_625)
-    text = plan_text(planned)
+    text = study_text(planned)
     assert "LAMB  32,768      0.005" in text
     assert "Every run sees 512,000,000 examples" in text
     # Epochs of data that are not there yet have no number of steps.
     recipe = change(find_recipe("digits-lenet"), ["data.builtin=null", "data.path=somewhere"])
     unknown = plan(Study("later", "?", (Entrant("LAMB", recipe),), (32,)))
     assert unknown["runs"][0]["steps"] is None
-    assert "known once the data are" in plan_text(unknown)
+    assert "known once the data are" in study_text(unknown)

@@ -78,10 +78,11 @@ def study(
       anybatch study bert-tiny --optimizer lamb --optimizer adamw \\
           --range optimizer.lr=1e-3:1e-1 --batch-size 64 --dry-run
     """
+    from anybatch.cli.advice_text import study_text
     from anybatch.engine import progress_display
     from anybatch.report import write_study
     from anybatch.report.theory import write_theory
-    from anybatch.study.command import declared, finish_study, plan, plan_text
+    from anybatch.study.command import declared, finish_study, plan
     from anybatch.study.theory.run import run_theory
 
     folder = out or Path("studies") / Path(name).stem
@@ -99,7 +100,7 @@ def study(
             )  # fmt: skip
             if dry_run:
                 planned = plan(make())
-                print_values(planned, True) if as_json else show(plan_text(planned))
+                print_values(planned, True) if as_json else show(study_text(planned))
                 return
             compared, found = finish_study(
                 make, folder, progress, storage=storage, num_workers=workers, heartbeat_s=heartbeat
@@ -150,12 +151,14 @@ def advise(
       anybatch advise runs/first --branch --out branches
       anybatch advise trainer/runs --batch-size adamw-32=32 --batch-size lamb-512=512
     """
+    from anybatch.cli.advice_text import branches_text, logs_text, noise_text
+
     if Path(recipe).is_dir() and not (Path(recipe) / "recipe.json").is_file():
         from anybatch.elsewhere import batch_sizes as read
-        from anybatch.study.own_runs import advise_on_logs, own_text, to_values
+        from anybatch.study.own_runs import advise_on_logs, to_values
 
         logged = advise_on_logs(Path(recipe), read(batch_sizes or []))
-        show(json.dumps(to_values(logged), indent=1) if as_json else own_text(logged))
+        show(json.dumps(to_values(logged), indent=1) if as_json else logs_text(logged))
         return
     from anybatch.engine import progress_display
     from anybatch.recipes import RECIPES, change, find_recipe
@@ -180,14 +183,14 @@ def advise(
         trainer = Trainer(progress, nproc)
         if not branch:
             advice = noise.advise(measured, steps, trainer, settings, out)
-            show(noise.to_json(advice) if as_json else noise.to_text(advice))
+            show(noise.to_json(advice) if as_json else noise_text(advice))
             return
         command = f"anybatch train {name}{as_options(settings)}"
         found = branching.advise(
             measured, _numbers("points", points, float), _numbers("factors", factors, int), tolerance, command, out,
             trainer,
         )  # fmt: skip
-    show(json.dumps(found, indent=1) if as_json else branching.to_text(found))
+    show(json.dumps(found, indent=1) if as_json else branches_text(found))
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], T]) -> list[T]:

@@ -27,7 +27,6 @@ from anybatch.study.measuring import (
     staged,
 )
 from anybatch.study.rate_range import RateRange, lost_rate
-from anybatch.tables import aligned
 
 FEWEST_STEPS = 16
 _RANGE_STEPS = 40
@@ -35,11 +34,8 @@ _RANGE_STEPS = 40
 _RANGE = (0.25, 16.0)
 # Micro-batches a step, if the model allows: enough small gradients for a steady mean, at little cost.
 _MICRO_BATCHES = 4
-# Below this margin, the rule's learning rate is one bad seed away from divergence.
-_CLOSE = 2.0
 # Adam-like optimizers, whose updates are preconditioned by v.
 _PRECONDITIONED = ("lamb", "adamw", "adam")
-_NOISIEST_LAYERS = 5
 _PLAIN = itemgetter("gradient_square", "noise_trace")
 
 
@@ -188,77 +184,7 @@ def to_json(advice: Advice) -> str:
     )
 
 
-def to_text(advice: Advice) -> str:
-    """Returns the advice in words and a table."""
-    noise, rates = advice.noise, advice.rates
-    lines = [
-        f"{advice.recipe} ({advice.optimizer}), {advice.num_steps} steps at batch {advice.measured_batch}",
-        "",
-        f"gradient noise scale  {_interval(noise)}",
-    ]
-    if advice.preconditioned is not None:
-        lines.append(f"preconditioned        {_interval(advice.preconditioned)}")
-        lines.append("The plain one is used below; the preconditioned one, usually larger, is what to hope for.")
-    noisiest = sorted(advice.layers.items(), key=lambda item: -item[1].noise_trace)[:_NOISIEST_LAYERS]
-    lines += ["", "most of the noise:", *(f"  {name}: {_interval(layer)}" for name, layer in noisiest), ""]
-    lines.append(f"nearly free up to batch {advice.nearly_free}: at most a quarter more examples than at the smallest")
-    lines.append(
-        f"examples double at batch {_number(noise.value)} (from {_number(noise.low)} to {_number(noise.high)})"
-    )
-    lines += ["", *_table(advice), ""]
-    if rates.margin < _CLOSE:
-        lines.append(
-            f"WARNING: at batch {advice.nearly_free} the loss is lost at a rate of {rates.lost_at:.3g}, "
-            f"{rates.margin:.1f} times the rule's {rates.tested:.3g}: choose a lower reference.lr"
-        )
-    elif rates.lost_at is None:
-        lines.append(
-            f"rate at batch {advice.nearly_free}: {rates.tested:.3g}; nothing was lost up to {rates.highest:.3g}"
-        )
-    else:
-        lines.append(
-            f"rate at batch {advice.nearly_free}: {rates.tested:.3g}; the loss is lost at {rates.lost_at:.3g}, "
-            f"{rates.margin:.1f} times that"
-        )
-    if advice.growth.grows:
-        early, late = advice.growth.batches(advice.reference_batch)
-        lines.append(
-            f"the noise grew from {_number(advice.growth.early.value)} to {_number(advice.growth.late.value)}: "
-            f"start at batch {early}, and go on at {late}"
-        )
-    best = max((c.batch_size for c in advice.candidates if c.nearly_free), default=None)
-    lines += ["", "to paste, the largest nearly free batch marked by *:"]
-    lines += [f"{'*' if c.batch_size == best else ' '} {c.command}" for c in advice.candidates]
-    return "\n".join(lines)
-
-
 def _phases(advice: Advice) -> list[dict[str, Any]]:
     early, late = advice.growth.batches(advice.reference_batch)
     share = advice.num_steps / 2
     return [{"batch_size": early, "first_steps": round(share)}, {"batch_size": late}]
-
-
-def _table(advice: Advice) -> list[str]:
-    rows = [["batch", "rate", "warm-up", "steps", "examples", "over the reference's", "steps", ""]]
-    for c in advice.candidates:
-        rows.append(
-            [
-                f"{c.batch_size:,}",
-                f"{c.lr:.3g}",
-                f"{c.warmup_steps:,}",
-                f"{c.num_steps:,}",
-                f"{c.num_examples:,}",
-                f"{c.multiplier:.2f} ({c.multiplier_low:.2f} to {c.multiplier_high:.2f})",
-                f"{c.speed_up:.1f}x fewer" if c.speed_up >= 1 else f"{1 / c.speed_up:.1f}x more",
-                "nearly free" if c.nearly_free else "",
-            ]
-        )
-    return [line.rstrip() for line in aligned(rows)]
-
-
-def _interval(noise: NoiseScale) -> str:
-    return f"{_number(noise.value)} ({_number(noise.low)} to {_number(noise.high)}, 95 %)"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "unbounded"

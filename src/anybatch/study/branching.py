@@ -1,7 +1,7 @@
 """The critical batch, measured by branching: ordinary runs from the checkpoints of one, at several times the batch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from anybatch.errors import Failed, InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes import Recipe
 from anybatch.runs import Run
-from anybatch.study.critical import TOLERANCE, CriticalBatch, critical_batch, excess, power_law, ramp, table
+from anybatch.study.critical import CriticalBatch, critical_batch, excess, power_law, ramp, table
 from anybatch.study.measuring import (
     Stage,
     Trainer,
@@ -21,10 +21,7 @@ from anybatch.study.measuring import (
     kept_or_removed,
     staged,
 )
-from anybatch.tables import aligned
 
-FACTORS = (1, 2, 4, 8, 16)
-POINTS = (0.05, 0.2, 0.5)
 # The steps of the largest branch; the smaller ones see the same examples.
 _LARGEST_STEPS = 24
 # Branches are compared by their held-out losses at this many places, evenly over the second half of their examples.
@@ -58,7 +55,7 @@ class Plan:
         )
 
 
-def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, factors: Sequence[int] = FACTORS) -> Plan:
+def plan(recipe: Recipe, num_examples: int, points: Sequence[float], factors: Sequence[int]) -> Plan:
     """Plans the branches of a run of `num_examples` at its first batch.
 
     Args:
@@ -68,8 +65,12 @@ def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, fa
     Raises:
         InputError: naming the value and its bound; or the run is too short for its branches.
     """
-    if len(recipe.phases) > 1:
-        raise InputError(f"{recipe.name} has {len(recipe.phases)} phases: branching needs a run of one phase")
+    if recipe.ramp or len(recipe.phases) > 1:
+        what = "a ramp already" if recipe.ramp else f"{len(recipe.phases)} phases"
+        raise InputError(
+            f"{recipe.name} has {what}: branches are measured of a run at one batch; name a recipe with one phase and "
+            "no ramp"
+        )
     if not points or not all(0 < point < 1 for point in points):
         raise InputError(f"--points {','.join(map(str, points))}: shares of the run must be above 0 and below 1")
     if not factors or min(factors) < 1:
@@ -87,7 +88,7 @@ def plan(recipe: Recipe, num_examples: int, points: Sequence[float] = POINTS, fa
     return Plan(recipe, batch_size, num_examples, steps, chosen, window)
 
 
-def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float = TOLERANCE) -> list[CriticalBatch]:
+def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float) -> list[CriticalBatch]:
     """Trains up to each point, branches there, and compares; does not repeat what is already in `folder`.
 
     Raises:
@@ -143,11 +144,6 @@ def advise(
     """
     if not 0 < tolerance < math.inf:
         raise InputError(f"--tolerance {tolerance}: must be above 0")
-    if recipe.ramp:
-        raise InputError(
-            f"{recipe.name} has a ramp already: branches are measured of a run at one batch; name the recipe without "
-            "the ramp"
-        )
     planned = plan(recipe, recipe.reference.length(epoch_examples(recipe)), points, factors)
     trainer.progress.say(planned.told())
     with kept_or_removed(folder) as place:
@@ -201,29 +197,3 @@ def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, com
         "ramp": [[share, batch] for share, batch in stages],
         "command": f"{command} --set ramp={','.join(f'{batch}@{share:.6g}' for share, batch in stages)}",
     }
-
-
-def to_text(values: Mapping[str, Any]) -> str:
-    """Returns `to_json`'s result in words and a table."""
-    rows = [["after examples", "loses nothing", "crosses the tolerance", "loses more"]]
-    for point in values["critical_batch"]:
-        crossing = "nowhere" if point["value"] is None else f"{point['value']:,.0f}"
-        high = "not shown" if point["high"] is None else f"{point['high']:,}"
-        rows.append([f"{point['examples']:,}", f"{point['low']:,}", crossing, high])
-    fit, stages = values["fit"], values["ramp"]
-    lines = [
-        f"{values['recipe']} ({values['optimizer']}): the largest batch that ends within {values['tolerance']:g} of "
-        f"batch {values['batch_size']}, by branches of the run",
-        "",
-        *aligned(rows),
-        "",
-        "the critical batch grows as {scale:.3g} x examples^{exponent:.2f}".format(**fit)
-        if fit
-        else "too few points cross the tolerance for a fit over training",
-    ]
-    if len(stages) == 1:
-        return "\n".join([*lines, f"no ramp follows: batch {stages[0][1]:,} throughout"])
-    shown = ", ".join(f"{batch:,} for {share:.0%}" for share, batch in stages)
-    return "\n".join(
-        [*lines, f"the ramp that follows: {shown} of the examples", "", "to paste:", f"  {values['command']}"]
-    )

@@ -19,7 +19,6 @@ from anybatch.recipes.tasks import task_of
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study
 from anybatch.study.setup import setup
-from anybatch.tables import aligned
 
 _WARMUP = "optimizer.warmup_ratio"
 
@@ -85,32 +84,6 @@ def _open(study: Study) -> list[str]:
         [] if missing is None else [f"data.path is not set: the study needs --set data.path=FOLDER for {recipe.name}."]
     )
     return [*data, *(f"Inferred, not in the source: {each}." for each in recipe.inferred)]
-
-
-def plan_text(planned: Mapping[str, Any]) -> str:
-    """Returns the plan as text for a terminal."""
-    shown = [[name.replace("_", " ") for name in planned["runs"][0]]]
-    shown += [
-        ["?" if value is None else f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()]
-        for row in planned["runs"]
-    ]
-    target = "" if planned["target"] is None else f", and steps to {planned['target']:g}"
-    examples = (
-        "examples: known once the data are" if planned["examples"] is None else f"{planned['examples']:,} examples"
-    )
-    return "\n".join(
-        [
-            f"{planned['study']}: {planned['question']}",
-            "",
-            *planned["setting"],
-            f"Measured: the final {planned['metric']}{target}.",
-            *planned["open"],
-            "",
-            *aligned(shown),
-            "",
-            f"{planned['trials']} trials, {examples} in all",
-        ]
-    )
 
 
 def finish_study(

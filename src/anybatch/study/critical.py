@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from anybatch.numbers import finite
 
-# A branch counts as equal if its loss is at most this much above that of branch 1: in nats, or as a share if the loss
-# is below 1.
-TOLERANCE = 0.01
-
 
 @dataclass(frozen=True)
 class Excess:
@@ -49,7 +45,7 @@ def excess(factor: int, branch: Sequence[float], base: Sequence[float]) -> Exces
 
 
 def critical_batch(
-    examples: int, batch_size: int, base_loss: float, excesses: Sequence[Excess], tolerance: float = TOLERANCE
+    examples: int, batch_size: int, base_loss: float, excesses: Sequence[Excess], tolerance: float
 ) -> CriticalBatch:
     """Computes the critical batch at one point of training, from branches at growing factors of `batch_size`.
 
@@ -60,7 +56,7 @@ def critical_batch(
 
     Example:
         >>> branches = [Excess(2, 0.001, 0.001), Excess(4, 0.009, 0.001), Excess(8, 0.032, 0.001)]
-        >>> found = critical_batch(1000, 16, 3.0, branches)
+        >>> found = critical_batch(1000, 16, 3.0, branches, 0.01)
         >>> found.low, round(found.value, 1), found.high
         (32, 66.0, 128)
     """

@@ -12,7 +12,6 @@ from anybatch.errors import InputError
 from anybatch.numbers import null_for_nonfinite
 from anybatch.scaling import NoiseScale, Reference, examples_at, noise_scale
 from anybatch.study.advice import nearly_free_batch
-from anybatch.tables import aligned
 
 # The entries of a log that a noise scale needs.
 _FEWEST = 4
@@ -103,73 +102,6 @@ def to_values(advice: OwnAdvice) -> dict[str, Any]:
     return null_for_nonfinite(asdict(advice))  # type: ignore[no-any-return]
 
 
-def own_text(advice: OwnAdvice) -> str:
-    """Returns the advice in words and tables."""
-    head = ["run", "optimizer", "batch", "rate", "steps", "final loss", "noise scale"]
-    head += [f"examples to {_number(advice.loss, '.4g')}"] * (advice.loss is not None)
-    rows = [
-        [
-            run.name, run.optimizer or "-", f"{run.batch_size:,}", _at_least(run), f"{run.num_steps:,}",
-            _number(run.final_loss, ".4g"), _interval(run.noise), _number(run.examples_to_loss, ",.0f"),
-        ][: len(head)]
-        for run in advice.runs
-    ]  # fmt: skip
-    lines = [line.rstrip() for line in aligned([head, *rows])]
-    if any(run.lr_is_bound and run.lr for run in advice.runs):
-        lines.append(">=: the highest rate that the log has; the run's peak may lie between two entries")
-    lines += ["", f"examples double at {_bound(advice)}, by {advice.source}"]
-    if advice.nearly_free_batch is not None:
-        lines.append(
-            f"nearly free up to batch {advice.nearly_free_batch:,}, a quarter of the lower end of the noise scale: at "
-            "most a quarter more examples than at the smallest batch"
-        )
-    lines += _measured_beside(advice)
-    if advice.no_settings:
-        lines += ["", advice.no_settings]
-    if advice.settings:
-        table = [["batch", "rate", "warm-up", "steps", "examples, times"]]
-        table += [
-            [f"{s.batch_size:,}", f"{s.lr:.3g}", f"{s.warmup_steps:,}", f"{s.num_steps:,}", f"{s.multiplier:.2f}"]
-            for s in advice.settings
-        ]
-        lines += [
-            "",
-            f"from {advice.runs[0].name}, by the square-root rule; examples by {advice.source}:",
-            *(row.rstrip() for row in aligned(table)),
-        ]
-    return "\n".join(lines)
-
-
-def _bound(advice: OwnAdvice) -> str:
-    if math.isinf(advice.critical_batch):
-        return "no batch tried"
-    known = _first_with_noise(advice.runs)
-    if advice.nearly_free_batch is None or known is None:
-        return f"batch {advice.critical_batch:,.0f}"
-    noise = known[1]
-    if math.isinf(noise.value):
-        return f"batch {noise.low:,.0f} or more"
-    return f"batch {noise.value:,.0f} ({noise.low:,.0f} to {_number(noise.high, ',.0f')})"
-
-
-def _measured_beside(advice: OwnAdvice) -> list[str]:
-    """Returns what each larger run took to the common loss, if the noise scale predicts what it should have taken."""
-    first, *others = advice.runs
-    if advice.nearly_free_batch is None or not first.examples_to_loss:
-        return []
-    lines = []
-    for run in others:
-        if run.batch_size > first.batch_size and run.examples_to_loss is not None:
-            expected = examples_at(1.0, first.batch_size, run.batch_size, advice.critical_batch)
-            took = run.examples_to_loss / first.examples_to_loss
-            lines.append(
-                f"{run.name} took {took:.2f} times the examples of {first.name} to loss {_number(advice.loss, '.4g')}; "
-                f"the noise scale alone makes it {expected:.2f}"
-                + (": what is beyond is due to its optimizer, rate and warm-up" if took > 1.25 * expected else "")
-            )
-    return lines
-
-
 def _noise(log: Log) -> NoiseScale | None:
     traces = dict(log.of("trace"))
     # The first quarter of a run, in which a model changes most, is not counted.
@@ -183,7 +115,7 @@ def _examples_to(log: Log, loss: float) -> float:
 
 
 def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
-    if (known := _first_with_noise(runs)) is not None:
+    if (known := first_with_noise(runs)) is not None:
         smallest, noise = known
         scale = noise.value if math.isfinite(noise.value) else noise.low
         return scale, f"the noise scale of {smallest.name}", nearly_free_batch(noise, smallest.batch_size)
@@ -198,7 +130,7 @@ def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
     return max(critical, 1.0), f"the examples of {first.name} and {last.name} to the same loss", None
 
 
-def _first_with_noise(runs: Sequence[OwnRun]) -> tuple[OwnRun, NoiseScale] | None:
+def first_with_noise(runs: Sequence[OwnRun]) -> tuple[OwnRun, NoiseScale] | None:
     """Returns the run of the smallest batch whose noise scale has a lower end."""
     known = ((run, run.noise) for run in runs if run.noise is not None and 0 < run.noise.low < math.inf)
     return next(known, None)
@@ -227,17 +159,3 @@ def _settings(log: Log, critical: float) -> tuple[list[Settings], str]:
         multiplier = examples_at(1.0, log.batch, batch, critical)
         found.append(Settings(batch, run.lr, run.warmup_steps, run.num_steps, multiplier))
     return found, ""
-
-
-def _at_least(run: OwnRun) -> str:
-    return ">=" * (run.lr_is_bound and run.lr is not None) + _number(run.lr, ".3g")
-
-
-def _interval(noise: NoiseScale | None) -> str:
-    if noise is None:
-        return "-"
-    return f"{_number(noise.value, ',.3g')} ({_number(noise.low, ',.3g')} to {_number(noise.high, ',.3g')})"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form) if math.isfinite(value) else "unbounded"
