@@ -153,10 +153,8 @@ def main() -> None:
                 for rule in RULES if batch != start.batch else RULES[:1]:
                     lr = rates[start][optimizer]
                     rows.append(carried(start, optimizer, lr, rule, batch, seed, out, data))
-            if seed == arguments.seeds[-1]:
-                write_json(
-                    RESULTS, {"environment": describe_environment(), "tuning": tuning, "rows": with_kept(rows)}
-                )  # fmt: skip
+            found = {"environment": describe_environment(), "tuning": tuning, "rows": with_kept(rows)}
+            write_json(RESULTS, found)
 
 
 if __name__ == "__main__":
