@@ -20,7 +20,7 @@ Every event of the metrics has "event", "step" (steps done), "examples" (seen so
 "train"         a step: phase (from 0), loss and losses (means over the global batch's targets), lr, grad_norm (before
                 clipping), clipped, skipped (0 or 1; a loss or gradient was not finite), spike (1: the loss is over 6
                 standard deviations above the last 100), step_s, data_wait_s (mean over ranks), examples_per_s,
-                model_flops_share (MFU: of the devices' dense peak in the run's precision; null if unknown),
+                mfu (the share of the devices' dense peak in the run's precision; null if unknown),
                 memory_bytes (rank 0's greatest so far: the GPU's, or the process's), examples_checksum (16 hexadecimal
                 digits, the same for any cut)
 "eval"          loss, losses, accuracy on held-out data

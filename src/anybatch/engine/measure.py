@@ -23,7 +23,7 @@ def measurements(phase: Phase, step_s: float, ranks: Ranks, peak: float | None) 
     examples_per_s = phase.global_batch_size / step_s
     known = peak is not None and phase.flops_per_example is not None
     mfu = examples_per_s * (phase.flops_per_example or 0.0) / (ranks.size * (peak or 1.0)) if known else None
-    return {"examples_per_s": examples_per_s, "model_flops_share": mfu, "memory_bytes": memory_bytes(ranks.device)}
+    return {"examples_per_s": examples_per_s, "mfu": mfu, "memory_bytes": memory_bytes(ranks.device)}
 
 
 def peak_flops(device: torch.device, precision: Precision, model: nn.Module) -> float | None:
