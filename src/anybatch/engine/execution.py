@@ -39,15 +39,15 @@ class Execution:
     checkpoint_every_steps: Count = 500
     """Steps between checkpoints."""
     keep_last: Count = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints to keep."""
     keep_best: Annotated[int, Interval(ge=0, le=10**9)] = 0
-    """Checkpoints kept for their held-out loss, besides the newest."""
+    """Checkpoints with the lowest held-out loss to keep, besides the newest."""
     async_checkpoints: bool = False
     """Copy the state to the host's memory, and write it while the run continues."""
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     """Whole copies of the model (ddp) or shards of it (fsdp); auto: none on one process, ddp on several."""
     precision: Precision | Literal["auto"] = "auto"
-    """Of the forward pass; auto: bf16, fp16 or tf32, the first that the GPU has units for; fp32 on a CPU."""
+    """The precision of the forward pass; auto: bf16, fp16 or tf32, the first that the GPU supports; fp32 on a CPU."""
     low_precision_weights: Choice = "auto"
     """Keep a copy of linear layers' and convolutions' weights in bf16 or fp16, which saves casts; auto: on a GPU."""
     gradient_dtype: Literal["fp32", "bf16"] = "fp32"
@@ -69,11 +69,11 @@ class Execution:
     prefetch: bool = True
     """Read the next batch in a thread while the model computes."""
     decoding: Literal["auto", "threads", "processes"] = "auto"
-    """Decode image files in threads, or in processes that leave Python's lock alone; auto: processes on a GPU."""
+    """Decode image files in threads, or in processes, which do not hold Python's lock; auto: processes on a GPU."""
     max_skipped_steps: Count = 20
-    """Steps in a row without a finite gradient after which the run gives up."""
+    """Steps in a row without a finite gradient after which the run fails."""
     hang_timeout_s: Annotated[float, Gt(0), Interval(le=1e8)] = 600.0
-    """Seconds without progress after which every rank prints where it stands, and the run ends."""
+    """Seconds without progress after which every rank prints its stack, and the run ends."""
     noise_every: Annotated[int, Interval(ge=0, le=10**9)] = 100
     """Steps between measurements of the gradient noise; 0: none."""
     noise_detail: bool = False

@@ -28,7 +28,7 @@ class NetworkSettings:
     """The network."""
     _: KW_ONLY
     batch_norm_group: Annotated[int, Interval(ge=2, le=2**24)] | None = None
-    """Examples that BatchNorm normalizes together, at most; null if, and only if, the network has no BatchNorm."""
+    """The most examples that BatchNorm normalizes together; null if, and only if, the network has no BatchNorm."""
     width: Annotated[int, Interval(ge=1, le=4096)] | None = None
     """Channels of the first layer of resnet20 or davidnet, all others in proportion; null: the source's, 16 or 64."""
     zero_init_residual: bool = False

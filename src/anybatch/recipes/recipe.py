@@ -74,11 +74,11 @@ class PhaseSettings:
     share: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """The share of the run's examples; those of all phases add up to 1."""
     lr: NotNegative | None = None
-    """The peak learning rate, in place of the scaled one; optimizer.lr goes before it."""
+    """The peak learning rate, instead of the scaled one; optimizer.lr overrides it."""
     warmup_ratio: Ratio | None = None
-    """The share of the phase's steps that warm up, in place of the scaled one."""
+    """The share of the phase's steps that warm up, instead of the scaled one."""
     carry_over: CarryOver = "keep"
-    """What the optimizer keeps of the phase before: everything, moments with their steps counted anew, or nothing."""
+    """What the optimizer keeps of the previous phase: everything, the moments with a new step count, or nothing."""
     lr_range: tuple[PositiveFloat, PositiveFloat] | None = None
     """A range test: lr grows exponentially from the first to the second multiple of it. Null: the schedule."""
 
@@ -90,7 +90,7 @@ class TextPhaseSettings(PhaseSettings):
     sequence_length: Annotated[int, Interval(ge=16, le=2**17)]
     """Tokens of a sequence."""
     max_predictions: Tokens | None = None
-    """Masked tokens of a sequence, at most; null: as many as the masking rate gives."""
+    """The largest number of masked tokens in a sequence; null: as many as the masking rate gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,13 @@ class CorpusSettings:
     path: str | None = None
     """A folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run folder."""
     builtin: Literal["python", "blank"] = "python"
-    """The text that is used without a path; blank: as if Python's were enough for any batch, to time a run with."""
+    """The text used without a path; blank: Python's, taken as enough for any batch, for timing a run."""
     tokenizer: Kind | None = None
     """The kind of vocabulary, which the folder must have; null: the folder's, wordpiece without a path."""
     source_vocabulary: Annotated[int, Interval(ge=1, le=2**22)] | None = None
-    """The size of the vocabulary that the recipe was made for; a dry run without a path has it."""
+    """The recipe's original vocabulary size; a dry run without a path uses it."""
     num_held_out: Annotated[int, Interval(ge=1, le=10**7)] = 1024
-    """Held-out sequences that the run is scored on, at most."""
+    """The largest number of held-out sequences for scoring the run."""
 
     @property
     def stand_in(self) -> str | None:
@@ -140,13 +140,13 @@ class QuestionSettings:
     stride: Tokens = 80
     """Tokens between the starts of two windows of a long passage."""
     max_answer_length: Tokens = 12
-    """Tokens of an answer, at most."""
+    """The largest number of tokens in an answer."""
     unanswerable: bool = False
     """Some questions may have no answer, as in SQuAD v2.0."""
     null_threshold: float = 0.0
     """Predict "no answer" if its score exceeds the best answer's by more than this."""
     n_best: Annotated[int, Interval(ge=1, le=10**4)] = 20
-    """Answers that nbest_predictions.json lists for each question."""
+    """The number of answers a question in nbest_predictions.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class PretrainedEncoderSettings(EncoderSettings):
     """The shape of a BERT encoder, and the weights that it starts from."""
 
     path: str | None = None
-    """A Hugging Face folder whose weights the run starts from; its shape must be this one. Null: new weights."""
+    """A Hugging Face folder with the run's first weights; its shape must be this one. Null: new weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +172,13 @@ class ImageSettings(Normalization, Cropping, Mixing):
     path: str | None = None
     """A folder of images: a tree of folders, tar shards, parquet or IDX files. Null: the `builtin` set."""
     builtin: Literal["digits", "blank"] | None = None
-    """The set that is used without a path: the package's digits, or blank images to time a run with."""
+    """The set used without a path: the package's digits, or blank images, for timing a run."""
     source_examples: Annotated[int, Interval(ge=1, le=10**8)] | None = None
-    """Images that the recipe was made for; a dry run without a path has as many blank ones."""
+    """The recipe's original number of images; a dry run without a path uses as many blank ones."""
     source_classes: Annotated[int, Interval(ge=1, le=10**6)] | None = None
-    """Classes that the recipe was made for."""
+    """The recipe's original number of classes."""
     folds: Annotated[int, Interval(ge=2, le=10**6)] = 5
-    """Parts that the images are cut into, of which one is held out, if the data have no held-out images."""
+    """If the data have no held-out images: the number of parts of the images, one of which is held out."""
     fold: Annotated[int, Ge(0)] = 0
     """The part that is held out, counted from 0."""
 
@@ -206,7 +206,7 @@ class RecipeSettings(BaseModel):
     name: str
     """The recipe's name."""
     inferred: tuple[str, ...] = ()
-    """In words, what the recipe's source does not say."""
+    """In words, what the recipe's source leaves open."""
     seed: int = Field(default=0, ge=0, lt=2**64)
     """Decides the new weights, the order of the examples, and what is drawn for each."""
     optimizer: OptimizerSettings

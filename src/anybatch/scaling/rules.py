@@ -99,7 +99,7 @@ class Reference:
     """
 
     batch_size: int = 512
-    """B0, the examples a step at which the settings were tuned."""
+    """B0, the batch (examples a step) at which the settings were tuned."""
     _: KW_ONLY
     lr: float
     """The peak learning rate at B0, above 0."""
@@ -118,25 +118,25 @@ class Reference:
     weight_decay: float | None = None
     """Weight decay at B0; None if it is not to be scaled."""
     rule: Preset = "sqrt"
-    """How all of it follows the batch: sqrt (the paper's rule), linear, sde or half-life."""
+    """The rule by which all settings follow the batch: sqrt (the paper's), linear, sde or half-life."""
     lr_rule: LrRule | None = None
-    """The learning rate's part of the rule, in place of the preset's: sqrt, linear or kept."""
+    """The rule for the learning rate, instead of the preset's: sqrt, linear or kept."""
     beta1_rule: MomentRule | None = None
-    """The part of beta1 and of momentum, in place of the preset's: kept, sde or half-life."""
+    """The rule for beta1 and momentum, instead of the preset's: kept, sde or half-life."""
     beta2_rule: MomentRule | None = None
-    """The part of beta2, in place of the preset's: kept, sde or half-life."""
+    """The rule for beta2, instead of the preset's: kept, sde or half-life."""
     eps_rule: EpsRule | None = None
-    """The part of eps, in place of the preset's: kept or sde."""
+    """The rule for eps, instead of the preset's: kept or sde."""
     weight_decay_rule: WeightDecayRule | None = None
-    """The part of weight decay, in place of the preset's: kept or timescale."""
+    """The rule for weight decay, instead of the preset's: kept or timescale."""
     warmup_rule: WarmupRule | None = None
-    """The part of the warm-up, in place of the preset's: the same number of steps, or of examples."""
+    """The rule for the warm-up, instead of the preset's: the same number of steps, or of examples."""
     decay: Decay = "polynomial"
     """The schedule after warm-up: polynomial, cosine or constant."""
     power: float = 1.0
     """The power of the polynomial; 1: linear decay."""
     join: Join = "continuous"
-    """The step that the decay counts from: the end of warm-up (continuous), or the first (global), as BERT's does."""
+    """The step from which the decay counts: the end of warm-up (continuous), or the first step (global), as in BERT."""
 
     def __post_init__(self) -> None:
         count("batch_size", self.batch_size, 1)
