@@ -157,7 +157,7 @@ def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
 
     logging.set_verbosity_error()
     folder = path.parent
-    # Without a config.json, which names the kind of model, transformers knows no kind.
+    # Without a config.json, which names the kind of model, transformers does not know the kind.
     config = {} if (folder / "config.json").is_file() else {"config": BertConfig()}
     try:
         read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config)

@@ -102,9 +102,9 @@ def choose_micro_batch_sizes(
 def largest_that_fits(measure: Callable[[int], int], share: int, room: int, ranks: Ranks) -> int:
     """Returns the micro-batch, of at most `share` examples, whose pass takes at most `room` bytes on every rank.
 
-    The bytes are a fixed part plus a part in proportion to the examples. They are measured for 1 and 2 examples, then
-    for up to 16 that fit in half the room, and once at the resulting size. The pieces of a share are made nearly
-    equal.
+    A pass takes a fixed number of bytes, plus a number in proportion to its examples. The bytes are measured for 1 and
+    2 examples, then for up to 16 that fit in half the room, and once at the resulting size. The pieces of a share are
+    made nearly equal.
 
     Args:
         measure: returns the bytes of a pass over N examples. Every rank measures the same sizes in the same order.

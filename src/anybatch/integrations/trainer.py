@@ -41,7 +41,7 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
         settings: the fields of a class.
 
     Returns:
-        The arguments: a new object for a class, otherwise the same object.
+        The arguments: a new object if a class was given, otherwise the given object.
 
     Raises:
         ValueError: an argument contradicts the reference or the batch; DeepSpeed's configuration leaves the batch

@@ -29,13 +29,10 @@ class GradientNoiseScale:
 
         noise.estimate()                                      # NoiseScale: value, 95 % interval
 
-    Each step gives squared norms at two batch sizes. Plain parameters: of every micro-batch on every rank, read by a
-    hook before the gradients are added up, and of the whole step. FSDP2, which sums over ranks first: of the first
-    micro-batch over all ranks, and of the whole step. So FSDP2 needs at least two micro-batches, with gradients
-    synchronized in each.
-    a hook before it is added up, and that of the whole step. FSDP2, which sums over ranks first: the first
-    micro-batch's over all ranks, and the whole step's; so at least two micro-batches, with gradients synchronised in
-    each.
+    Each measured step gives squared gradient norms at two batch sizes. With plain parameters, a hook reads the norms
+    of every micro-batch on every rank before the gradients are added up; the second size is the whole step. FSDP2 sums
+    over ranks first, so the first size is the first micro-batch over all ranks. FSDP2 therefore needs at least two
+    micro-batches, with gradients synchronized in each.
 
     If a gradient is changed (divided, clipped, unscaled) between the last `micro_batch()` and `step()`, the noise
     scale would be meaningless; `estimate()` refuses it. A GradScaler scales the gradients of the backward passes, but
