@@ -16,9 +16,11 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from anybatch.planner import PUBLISHED, Cluster, Prediction, Workload, find_cluster, predict
 from anybatch.planner.cluster import Mfu
-from anybatch.planner.examples import Curve, fit_curve
+from anybatch.planner.examples import Curve
 from anybatch.recipes.resnet50 import IMAGENET_EXAMPLES
 
 CLUSTER_OF = {
@@ -49,6 +51,23 @@ _WORTH_A_LINE = 0.05
 # NVIDIA, MLPerf Training v4.0: BERT on eight H200, sequences a second over the whole run.
 H200_RATE = 7_990
 KNOTS = {"bert": [256.0, 4608.0, 8448.0, 16384.0], "resnet": [1632.0, 67840.0]}
+
+
+def fit_curve(batches: list[float], examples: list[float], knots: list[float], source: str) -> Curve:
+    """Returns the Curve with points at the batches `knots` and the least squared relative error.
+
+    Args:
+        batches, examples: the published values, at least as many as knots.
+    """
+    # Relative errors: each row is a linear combination of the knots' values, divided by the published value.
+    design = np.zeros((len(batches), len(knots)))
+    for row, batch in enumerate(batches):
+        for column in range(len(knots)):
+            unit = tuple((knot, 1.0 if other == column else 0.0) for other, knot in enumerate(knots))
+            design[row, column] = Curve(unit, "").at(batch)
+    weighted = design / np.asarray(examples)[:, None]
+    values, *_ = np.linalg.lstsq(weighted, np.ones(len(batches)), rcond=None)
+    return Curve(tuple(zip(knots, map(float, values), strict=True)), source)
 
 
 @cache

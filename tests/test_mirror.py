@@ -47,8 +47,8 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "machine/test_doctor.py": ("doctor shows the environment", ("environment.py",)),
     "recipes/test_images.py": (
-        "scores, and how a run on images comes to its end, are tested with its runs",
-        ("evaluation/image_scores.py", "recipes/execute.py"),
+        "scores of images are tested with runs on images",
+        ("evaluation/image_scores.py",),
     ),
     "machine/test_bench.py": (
         "one measurement: its problem, its contenders, the traffic that is counted, its cells",
@@ -97,8 +97,8 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
         ("recipes/causal.py", "recipes/run_text.py", "recipes/task.py"),
     ),
     "recipes/test_recipe.py": (
-        "a field is changed, and a job made, as the recipe has it",
-        ("recipes/change.py", "recipes/job.py"),
+        "a recipe is found, a field changed and a job made by its name",
+        ("recipes/catalogue.py", "recipes/change.py", "recipes/job.py"),
     ),
     "report/test_page.py": (
         "a page is tested as a whole, with all its sections and figures",

@@ -1,5 +1,6 @@
 """A process among others: which signals ask it to end, its exit code, and what it prints."""
 
+import ctypes
 import os
 import re
 import signal
@@ -124,3 +125,10 @@ def _let_go_of_terminal() -> None:
             except termios.error as error:
                 if error.args[0] == 5:  # EIO: a terminal once, and hung up
                     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def die_with_parent() -> None:
+    """Has the system kill this process as soon as its parent is gone, however that ends; on Linux."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

@@ -4,10 +4,9 @@ import csv
 from statistics import median
 
 import pytest
-from planner_against_the_world import CLUSTER_OF, WORKLOAD_OF, workload_on
+from planner_against_the_world import CLUSTER_OF, WORKLOAD_OF, fit_curve, workload_on
 
 from anybatch.planner import PUBLISHED, find_cluster, predict
-from anybatch.planner.examples import fit_curve
 from anybatch.recipes import RECIPES
 from anybatch.recipes.resnet50 import IMAGENET_EXAMPLES
 

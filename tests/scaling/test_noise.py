@@ -6,7 +6,6 @@ import random
 import pytest
 
 from anybatch.scaling import examples_at, noise_scale, split_norms
-from anybatch.scaling.noise import student_t
 
 
 def test_the_two_norms_give_back_what_they_were_made_of():
@@ -59,16 +58,6 @@ def test_the_interval_by_hand(squares):
     assert 1 / found.low == pytest.approx(reciprocal + reach + reach**2 / (4 * max(reciprocal, reach)), rel=2e-3)
     assert found.high == (pytest.approx(1 / (reciprocal - reach), rel=2e-3) if reciprocal > reach else math.inf)
     assert (found.gradient_square, found.noise_trace) == pytest.approx((sum(squares) / 5, 50.0))
-
-
-@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062047362), (2, 4.30265272975)])
-def test_student_quantiles_of_few_steps_are_exact(degrees, quantile):
-    assert student_t(degrees) == pytest.approx(quantile, rel=1e-10)
-
-
-@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (30, 2.042)])
-def test_student_quantiles(degrees, quantile):
-    assert student_t(degrees) == pytest.approx(quantile, rel=0.01)
 
 
 def test_examples_double_at_the_critical_batch():

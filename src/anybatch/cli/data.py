@@ -86,7 +86,8 @@ def inspect(
     import re
     from dataclasses import asdict
 
-    from anybatch.data.inspect import histogram, summary
+    from anybatch.cli.text import histogram
+    from anybatch.data.inspect import summary
 
     found = asdict(summary(folder))
     if as_json:

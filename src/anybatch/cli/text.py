@@ -152,3 +152,14 @@ def bench_text(result: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"  {line}" for line in aligned([COLUMNS, *cells], left=1))
             yield ""
         yield from (f"  {line}" for line in findings(found))
+
+
+def histogram(counts: dict[int, int], width: int = 40) -> list[str]:
+    """Draws a bar for each count, the longest `width` characters.
+
+    >>> histogram({1: 2, 2: 0, 4: 4}, width=4)
+    ['      1  ██  2', '      2    0', '      4  ████  4']
+    """
+    most = max(counts.values())
+    column = max(7, len(f"{max(counts):,}"))
+    return [f"{length:{column},}  {'█' * -(-count * width // most)}  {count:,}" for length, count in counts.items()]

@@ -113,14 +113,3 @@ def _by_powers_of_two(lengths: NDArray[np.int64]) -> dict[int, int]:
     powers, counts = np.unique(np.floor(np.log2(lengths)).astype(np.int64), return_counts=True)
     found = dict(zip(powers.tolist(), counts.tolist(), strict=True))
     return {1 << power: found.get(power, 0) for power in range(min(found), max(found) + 1)}
-
-
-def histogram(counts: dict[int, int], width: int = 40) -> list[str]:
-    """Draws a bar for each count, the longest `width` characters.
-
-    >>> histogram({1: 2, 2: 0, 4: 4}, width=4)
-    ['      1  ██  2', '      2    0', '      4  ████  4']
-    """
-    most = max(counts.values())
-    column = max(7, len(f"{max(counts):,}"))
-    return [f"{length:{column},}  {'█' * -(-count * width // most)}  {count:,}" for length, count in counts.items()]

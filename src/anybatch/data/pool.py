@@ -1,6 +1,5 @@
 """Maps one function over many items in several processes; results are in the order of the items."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,6 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from anybatch.process import die_with_parent
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -20,7 +21,6 @@ Result = TypeVar("Result")
 _AHEAD = 2
 _BYTES_AHEAD_A_PROCESS = 4 << 20
 _BYTES_AHEAD = 128 << 20
-_DIE_WITH_PARENT = 1
 
 
 def map_in_order(
@@ -82,5 +82,4 @@ def begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()

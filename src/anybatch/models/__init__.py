@@ -12,12 +12,12 @@ from anybatch.models.classifier import (
 )
 from anybatch.models.gpt import CausalModel, DecoderSettings, GptSettings, causal_flops, causal_model
 from anybatch.models.pretrained import fingerprint as weights_fingerprint
+from anybatch.models.pretrained import save_tokenizer
 from anybatch.models.question_answering import (
     QuestionAnsweringModel,
     question_answering_model,
     untrained_question_answering_model,
 )
-from anybatch.models.tokenizer import save_tokenizer
 
 __all__ = [
     "Architecture",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from anybatch.errors import InputError
 from anybatch.files import read_object, sha256
@@ -162,6 +163,21 @@ def fingerprint(folder: Path) -> str:
     """Returns the SHA-256 of the weights in a model folder, over all shards."""
     sums = [sha256(file) for file in read_weights(folder).files]
     return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Writes tokenizer.json and tokenizer_config.json into a model `folder`; `max_length` in tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
 
 
 @contextmanager

@@ -9,13 +9,16 @@ from anybatch.files import read_object
 from anybatch.names import nearest
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
-from anybatch.planner.measure import calibrate
-from anybatch.planner.plan import make_plan, parse_duration
+from anybatch.planner.examples import Law
+from anybatch.planner.measure import Calibration, calibrate
+from anybatch.planner.plan import Plan, make_plan, parse_duration
+from anybatch.planner.prediction import Prediction
 from anybatch.planner.published import PUBLISHED
-from anybatch.planner.tell import draw, to_json
 from anybatch.planner.workload import Workload, with_critical_batch, workload_of
 from anybatch.recipes import RECIPES, change, find_recipe
-from anybatch.recipes.change import as_another_optimizer
+from anybatch.recipes.change import as_another_optimizer, as_options
+
+FORMATS = ("svg", "png", "pdf")
 
 
 def plan(
@@ -93,3 +96,139 @@ def _critical_batch(path: Path) -> tuple[float, int]:
             f"{path}: it has no critical_batch and reference_batch_size; write it with anybatch advise --json"
         )
     return float(value), reference
+
+
+def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns everything in a plan; times in seconds, cost in US dollars."""
+    workload, cluster = plan.workload, plan.cluster
+    mfu = cluster.mfu_of(workload.family, workload.precision)
+    return {
+        "workload": workload.name,
+        "optimizer": workload.optimizer,
+        "cluster": cluster.name,
+        "accelerator": cluster.accelerator.name,
+        "precision": workload.precision,
+        "mfu": mfu.share,
+        "mfu_source": mfu.source,
+        "supposed": list(workload.supposed),
+        "price": cluster.price,
+        "price_source": cluster.price_source,
+        "title": cluster.title,
+        "peak_flops": cluster.accelerator.peak_flops[workload.precision],
+        "is_published": workload.recipe is None,
+        "calibration": None if calibration is None else vars(calibration),
+        "chosen": {"why": plan.why, **_option(plan, plan.chosen)},
+        "diminishing_returns": None
+        if plan.knee is None
+        else {"devices": plan.knee.num_devices, "batch_size": plan.knee.batch_size},
+        "options": [_option(plan, option) for option in plan.options],
+        "commands": commands(plan, settings),
+    }
+
+
+def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
+    epoch = plan.workload.epoch_examples
+    return {
+        "devices": option.num_devices,
+        "is_chosen": option is plan.chosen,
+        "batch_size": option.batch_size,
+        "num_examples": option.num_examples,
+        "epochs": None if epoch is None else option.num_examples / epoch,
+        "num_steps": option.num_steps,
+        "total_s": option.total_s,
+        "start_s": option.start_s,
+        "training_s": option.training_s,
+        "evaluation_s": option.evaluation_s,
+        "checkpoint_s": option.checkpoint_s,
+        "cost": option.cost,
+        "device_hours": option.num_devices * option.total_s / 3600,
+        "energy_kwh": option.energy_kwh,
+        "phases": [
+            {
+                "title": phase.title,
+                "batch_size": phase.batch_size,
+                "num_steps": phase.num_steps,
+                "layout": phase.layout.title(option.num_devices),
+                "micro_batch_size": phase.layout.micro_batch_size,
+                "memory_bytes": phase.memory_bytes,
+                "step_s": phase.step.total,
+                "step_parts_s": vars(phase.step),
+            }
+            for phase in option.phases
+        ],
+    }
+
+
+def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:
+    """Returns the commands for the machine, or for each of several, that start the planned run.
+
+    Returns none for a published run, and for hardware on which PyTorch starts no processes.
+
+    Args:
+        settings: FIELD=VALUE, with which the recipe was planned.
+    """
+    workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
+    if workload.recipe is None or cluster.name.startswith("tpu"):
+        return []
+    layouts = [phase.layout for phase in chosen.phases]
+    # torch computes fp32 convolutions in TF32.
+    wanted = ["engine.precision=" + workload.precision.replace("tf32", "fp32")]
+    if workload.group_size is None:
+        # One micro-batch size serves all phases: the one that fits in each.
+        wanted.append(f"engine.micro_batch_size={min(layout.micro_batch_size for layout in layouts)}")
+    if any(layout.fsdp for layout in layouts):
+        wanted += ["engine.parallel=fsdp"] + ["engine.fsdp.param_dtype=bf16"] * (workload.precision == "bf16")
+    if any(layout.checkpointing for layout in layouts):
+        wanted.append("engine.activation_checkpointing=true")
+    if isinstance(workload.examples, Law):
+        # If a run's examples grow with its batch, the command must set them.
+        wanted.append(f"reference.num_examples={round(chosen.num_examples)}")
+    given = {setting.partition("=")[0] for setting in wanted}
+    kept = [setting for setting in settings if setting.partition("=")[0].strip() not in given]
+    name = f"runs/{workload.recipe}-b{chosen.batch_size}"
+    train = f"train {workload.recipe} --batch-size {chosen.batch_size}{as_options([*wanted, *kept])} --run {name}"
+    nodes = cluster.nodes(chosen.num_devices)
+    if nodes == 1:
+        return [f"anybatch {train}" + (f" --nproc {chosen.num_devices}" if chosen.num_devices > 1 else "")]
+    return [
+        f"torchrun --nnodes={nodes} --nproc-per-node={cluster.devices_a_node} --node-rank=$NODE_RANK "
+        f"--master-addr=$MASTER_ADDR --master-port=29500 -m -- anybatch {train}"
+    ]
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Writes the picture of `plan`: hours, and dollars or device-hours, against devices; the choice is marked.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InputError(f"--plot {path}: the name must end in .{', .'.join(FORMATS)}")
+    from matplotlib.figure import Figure
+
+    priced = plan.cluster.price is not None
+    # At one number of devices, the options are batches.
+    by_batch = plan.knee is None and len({option.num_devices for option in plan.options}) == 1
+    positions = [option.batch_size if by_batch else option.num_devices for option in plan.options]
+    chosen = plan.options.index(plan.chosen)
+    hours = [option.total_s / 3600 for option in plan.options]
+    costs = [
+        option.cost if option.cost is not None else option.num_devices * option.total_s / 3600
+        for option in plan.options
+    ]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, values, label in zip(
+        figure.subplots(1, 2), (hours, costs), ("hours", "US dollars" if priced else "device-hours"), strict=True
+    ):
+        axes.plot(positions, values, marker="o", color="#1f5fa8")
+        axes.plot(positions[chosen], values[chosen], marker="o", markersize=12, color="#d1495b", fillstyle="none")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("global batch" if by_batch else f"{plan.cluster.accelerator.name}: devices")
+        axes.set_ylabel(label)
+        axes.set_xticks(positions, [f"{position:,}" for position in positions], rotation=45)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{plan.workload.name} on {plan.cluster.name}; circled: {plan.why.split(':')[0]}", fontsize=10)
+    figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

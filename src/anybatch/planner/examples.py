@@ -60,25 +60,6 @@ class Curve:
 Examples = Fixed | Law | Curve
 
 
-def fit_curve(batches: list[float], examples: list[float], knots: list[float], source: str) -> Curve:
-    """Returns the Curve with points at the batches `knots` and the least squared relative error.
-
-    Args:
-        batches, examples: the published values, at least as many as knots.
-    """
-    import numpy as np
-
-    # Relative errors: each row is a linear combination of the knots' values, divided by the published value.
-    design = np.zeros((len(batches), len(knots)))
-    for row, batch in enumerate(batches):
-        for column in range(len(knots)):
-            unit = tuple((knot, 1.0 if other == column else 0.0) for other, knot in enumerate(knots))
-            design[row, column] = Curve(unit, "").at(batch)
-    weighted = design / np.asarray(examples)[:, None]
-    values, *_ = np.linalg.lstsq(weighted, np.ones(len(batches)), rcond=None)
-    return Curve(tuple(zip(knots, map(float, values), strict=True)), source)
-
-
 def whole_steps(num_examples: float, batch_size: int) -> int:
     """Returns the steps that `num_examples` take; the last one is a whole batch."""
     return max(1, math.ceil(num_examples / batch_size - 1e-9))

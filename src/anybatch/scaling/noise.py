@@ -8,7 +8,8 @@ are equal.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+
+from anybatch.scaling.student_t import t_quantile
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def noise_scale(gradient_squares: Sequence[float], noise_traces: Sequence[float]
         return NoiseScale(1 / reciprocal if square > 0 else math.inf, 0.0, math.inf, mean_square, mean_trace, count)
     middle = math.fsum(without) / count
     error = math.sqrt((count - 1) / count * math.fsum((value - middle) ** 2 for value in without))
-    reach = student_t(count - 1) * error
+    reach = t_quantile(0.975, count - 1) * error
     # Squares are skewed to the right. This adds half of what an interval of the logarithm would add, as simulations
     # require.
     top = reciprocal + reach + reach**2 / (4 * max(reciprocal, reach))
@@ -118,23 +119,3 @@ def examples_at(reference_examples: float, reference_batch: float, batch_size: f
         2000.0
     """
     return reference_examples * (1 + batch_size / critical_batch) / (1 + reference_batch / critical_batch)
-
-
-def student_t(degrees: int) -> float:
-    """Returns the 97.5 % quantile of Student's t: exact for 1 and 2 degrees of freedom, otherwise to 1 in 100.
-
-    Source: Abramowitz and Stegun 1964, equation 26.7.5.
-    """
-    if degrees == 1:
-        return math.tan(math.pi * 0.475)
-    if degrees == 2:
-        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
-    z = NormalDist().inv_cdf(0.975)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return math.fsum(term / degrees**power for power, term in enumerate(terms))
