@@ -83,7 +83,7 @@ def study(
     from anybatch.report import write_study
     from anybatch.report.theory import write_theory
     from anybatch.study.command import declared, finish_study, plan
-    from anybatch.study.theory.run import run_theory
+    from anybatch.study.theory.experiments import run_theory
 
     folder = out or Path("studies") / Path(name).stem
     with progress_display() as progress:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from anybatch.comparison.statistics import line_through, mean_interval
 from anybatch.engine import Progress
+from anybatch.environment import describe_environment
+from anybatch.files import write_json
 from anybatch.optim import LAMB, LARS
+from anybatch.study.theory.findings import sentences
 from anybatch.study.theory.problem import MakeOptimizer, Norms, Problem, run
 
 # phi is bounded on both sides, as both theorems require.
@@ -96,6 +100,24 @@ def measure_theory(size: Size, seed: int, progress: Progress) -> dict[str, Any]:
     finally:
         task.end()
     return {"seed": seed, "phi": PHI, "exponents": slopes, "smoothness": smoothness, "crossover": crossover}
+
+
+def run_theory(out: Path, seed: int, progress: Progress, size: Size = FULL) -> dict[str, Any]:
+    """Measures the theorems and writes theory.json into `out`: {"kind", "environment", "measured", "findings"}.
+
+    It uses one thread: the tensors are small, and the sums are the same on any machine with the same torch.
+    """
+    torch.set_num_threads(1)
+    measured = measure_theory(size, seed, progress)
+    found = {
+        "kind": "theory",
+        "environment": describe_environment(),
+        "measured": measured,
+        "findings": sentences(measured),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "theory.json", found)
+    return found
 
 
 def spiked(spread: float, num_layers: int) -> tuple[float, ...]:
