@@ -1,11 +1,13 @@
 """What a study says of seeds that never arrive, of runs that learn nothing, and of who is told apart from whom."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.run_folders import _write_run as write_run
 
 from anybatch.cli.advice_text import study_text
 from anybatch.comparison.findings import find
@@ -17,6 +19,7 @@ from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.report import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial
 from anybatch.study.command import check, finish_study, plan
+from anybatch.study.execution import run_folder
 from anybatch.study.paper import bert
 from anybatch.study.results import compare
 from anybatch.study.trial_queue import Result
@@ -160,3 +163,23 @@ def test_a_plan_shows_rates_warm_up_and_steps_of_the_paper() -> None:
     unknown = plan(Study("later", "?", (Entrant("LAMB", recipe),), (32,)))
     assert unknown["runs"][0]["steps"] is None
     assert "known once the data are" in study_text(unknown)
+
+
+def test_a_study_shows_the_course_of_the_runs_whose_folders_are_at_hand(tmp_path: Path) -> None:
+    digits = find_recipe("digits-lenet")
+    made = Study("digits", "?", (Entrant("LAMB", digits), Entrant("AdamW", digits)), (32, 128), seeds=(0,))
+    results = {
+        trial.key: Result(Outcome(((0, 0, 2.3), (9, 9 * trial.batch_size, 0.5)), False, 9), {}) for trial in made.trials
+    }
+    here = made.trials[0]
+    write_run(run_folder(tmp_path, here), "lamb", here.batch_size)
+    without, there = compare(made, results), compare(made, results, tmp_path)
+    first, *others = there.rows
+    assert (first.score, first.name) == (0.5, here.key), "what the storage says counts"
+    assert first.trains
+    assert first.noise
+    assert first.environment["cores"] == 2
+    assert not any(row.trains for row in [*others, *without.rows])
+    page = write_study(replace(there, environment=first.environment | {"started": "2026-01-02"}), tmp_path / "page")[0]
+    sections = re.findall(r'<section id="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert {"setting", "batch", "curves", "rates", "noise", "table-results", "table-trials", "made"} <= set(sections)
