@@ -54,9 +54,9 @@ class EncodedPortion:
     num_filtered: int
 
 
-def hash_portion(lengths: LengthFilter, portion: Portion) -> duplicates.Hashes:
-    """Returns a hash for each document, uint64[D, 2]."""
-    return duplicates.hashes(lengths.texts(portion))
+def hash_portion(lengths: LengthFilter, portion: Portion) -> tuple[Place, duplicates.Hashes]:
+    """Returns the portion's end, and a hash for each document, uint64[D, 2]."""
+    return portion.end, duplicates.hashes(lengths.texts(portion))
 
 
 def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, portion: Portion) -> EncodedPortion:

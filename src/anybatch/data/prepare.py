@@ -229,11 +229,12 @@ class _Preparation:
         done = 0
         with DuplicateFinder(self._staging.folder / "hashes") as finder:
             work = partial(hash_portion, self._options.lengths)
-            places = _Places(self._sources.portions(None))
-            for found in map_in_order(work, places, self._processes, attrgetter("num_bytes")):
+            for end, found in map_in_order(
+                work, self._sources.portions(None), self._processes, attrgetter("num_bytes")
+            ):
                 finder.add(found)
                 done += len(found)
-                self._tell("duplicates", done, places.next_end())
+                self._tell("duplicates", done, end)
             marks = finder.duplicates()
         np.save(self._staging.folder / _DUPLICATES, marks)
         return marks
@@ -306,22 +307,6 @@ class _Preparation:
             check_not_empty(self._sources.names[number], state.documents_of_source)
             state.documents_of_source = 0
         state.place = Place(source)
-
-
-class _Places:
-    """Portions in flight to other processes, and the ends of those that come back."""
-
-    def __init__(self, portions: Iterator[Portion]) -> None:
-        self._portions = portions
-        self._ends: list[Place] = []
-
-    def __iter__(self) -> Iterator[Portion]:
-        for portion in self._portions:
-            self._ends.append(portion.end)
-            yield portion
-
-    def next_end(self) -> Place:
-        return self._ends.pop(0)
 
 
 def _add(
