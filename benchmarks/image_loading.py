@@ -4,7 +4,7 @@
 
 As rank 0 of 8 of ResNet-50's pipeline at 224, in groups of 64, out of JPEGs in memory (see image_decoding.py): images
 for each second of processor time, uint8 as for a GPU and normalized as for a CPU, and the most memory that a process
-takes with two steps of 32,768 under way, beside what it takes before. With processes, the time is that of the training
+takes with two steps of 32,768 under way, PyTorch included. With processes, the time is that of the training
 process, which hands out and collects: what one such process can keep up with. FOLDER is the `src` of another revision,
 with which the loader of masked batches takes turns. Writes benchmarks/results/image-loading.json.
 """
@@ -48,14 +48,13 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
     source = ImageSource(views, labels, Normalization((0.5,) * 3, (0.25,) * 3), 0, raw=way != "normalized")
     examples = StreamedExamples(source, Stream(len(files), 0))
     pieces = cut(0, batch, 0, RANKS, GROUP, GROUP)
-    before = _most_bytes()
     started = time.process_time()
     read = 0
     with loading(lambda step: opened_share(examples, pieces), iter(range(2)), ahead=True, pin=False) as loader:
         for micro_batch in loader.next().micro_batches:
             read += micro_batch.num_examples
         taken = time.process_time() - started
-    return {"images_a_core_second": read / taken, "held_bytes": _most_bytes() - before, "images": read}
+    return {"images_a_core_second": read / taken, "most_bytes": _most_bytes(), "images": read}
 
 
 def text(before: Path, turns: int, batches: int = 40) -> dict[str, Any]:
@@ -111,6 +110,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--turns", type=int, default=7)
+    ways = ["raw", "normalized", "processes"]
+    parser.add_argument("--only", nargs="*", choices=ways, default=ways, help="The ways to read images.")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
@@ -118,11 +119,11 @@ def main() -> None:
         return
     from anybatch.environment import describe_environment
 
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if given.before is not None:
         found["text"] = text(given.before, given.turns)
-    for name in ("raw", "normalized", "processes"):
-        found[name] = _asked("--part", name)
+    for name in given.only:
+        found[name] = _asked("--part", name, "--images", str(given.images))
     RESULTS.write_text(json.dumps({**found, "environment": describe_environment()}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,6 @@ class Examples(Protocol):
     """An endless sequence of examples, a pure function of the position: the same call gives the same batch."""
 
     def read(self, start: int, count: int) -> Batch: ...
-
-
-@runtime_checkable
-class Promising(Examples, Protocol):
-    """Examples of which some facts may be known before they are read."""
-
-    def promised(self, start: int, count: int) -> Promise | None:
-        """Returns the targets of one loss that `read` will give; damaged examples may turn out to have none."""
-        ...
 
 
 class NoiseMeter(Protocol):
