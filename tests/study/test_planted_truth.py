@@ -68,6 +68,9 @@ def test_the_report_holds_everything(ended: tuple[Comparison, dict[str, Any], Pa
         "sensitivity.pdf", "trust-0.pdf", "glance.csv", "results.csv", "differences.csv", "scaling.csv", "failures.csv",
         "trials.csv",
     }  # fmt: skip
+    picture = (out / "quality.svg").read_text(encoding="utf-8")
+    ticks = [float(tick) for tick in re.findall(r">(\d\.\d+)</text>", picture)]
+    assert max(ticks) >= 0.4, "losses of 0.0002 to 0.46 are all shown"
     page = (out / "index.html").read_text(encoding="utf-8")
     assert all(sentence in page for sentence in table["findings"])
     assert page.count("<svg") == 14, "two of maps are folded away"

@@ -92,8 +92,9 @@ def text(value: Any, most: int = 160) -> str:
 
 
 def spread(values: Collection[float], shown: Callable[[float], str]) -> str:
-    """The smallest and the largest of several values, in brackets."""
-    return f" ({shown(min(values))} to {shown(max(values))})" if len(values) > 1 else ""
+    """Returns the smallest and the largest of several values, in brackets; nothing if they read alike."""
+    ends = [shown(end) for end in (min(values), max(values))]
+    return f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else ""
 
 
 def duration(seconds: float | None) -> str:

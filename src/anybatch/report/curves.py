@@ -43,13 +43,14 @@ def losses(comparison: Comparison) -> Section | None:
         caption += (
             f" The larger the batch, the fewer the steps: {count(steps[-1])} at most, {count(steps[0])} at least."
         )
-    if any(one.judged for one in series) and not comparison.metric.higher:
+    banded = not (comparison.metric.higher or comparison.tuned)
+    if banded and any(one.judged for one in series):
         caption += " The shaded band is where quality holds."
     if any(not run.finished for one in series for run in one.rows):
         caption += " Dotted lines are runs that have not finished."
     return Section("curves", "Held-out loss as training goes", [
         Figure("loss", "Held-out loss against examples and steps", caption,
-               lambda frame: _curves(series, frame, lambda point: point.loss, not comparison.metric.higher),
+               lambda frame: _curves(series, frame, lambda point: point.loss, banded),
                f"One row an optimizer. {caption}")
     ])  # fmt: skip
 
@@ -73,8 +74,8 @@ def accuracies(comparison: Comparison) -> Section | None:
 
 
 def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) -> str:
-    color = colors(series)
-    limits = _range([[value(point) for point in run.evals] for one in series for run in one.rows], not banded)
+    color, is_accuracy = colors(series), value(Point(0, 0, None, 1.0)) is not None
+    limits = _range([[value(point) for point in run.evals] for one in series for run in one.rows], is_accuracy)
 
     def draw(axes: "Axes", item: tuple[Series, str]) -> None:
         one, attribute = item
@@ -82,7 +83,7 @@ def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) 
         if banded:
             band(axes, one, color[one.label])
         linear(axes.yaxis)
-        if value(Point(0, 0, None, 1.0)) is not None:
+        if is_accuracy:
             from matplotlib.ticker import PercentFormatter
 
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol="\u202f%"))

@@ -64,7 +64,7 @@ def quality(comparison: Comparison) -> Figure | None:
 
 def _quality(comparison: Comparison, shown: Sequence[Series], apart: bool, frame: Frame) -> str:
     higher, numbers = comparison.metric.higher, accents(comparison.series)
-    limits = _limits(shown, higher)
+    limits = _limits(shown, higher, apart)
     batches = sorted({cell.batch for one in shown for cell in one.cells if cell.finished})
 
     def draw(axes: "Axes", group: Sequence[Series]) -> None:
@@ -91,9 +91,14 @@ def _quality(comparison: Comparison, shown: Sequence[Series], apart: bool, frame
     return panels(frame, groups, draw, 320, left=60, right=110)
 
 
-def _limits(shown: Sequence[Series], higher: bool) -> tuple[float, float]:
+def _limits(shown: Sequence[Series], higher: bool, apart: bool) -> tuple[float, float]:
     """Returns the limits of the axis: a score far off is drawn at the edge, like a diverged run."""
-    low, high = window([score for one in shown for cell in one.cells for score in cell.scores], higher, 1.5)
+    scores = [score for one in shown for cell in one.cells for score in cell.scores]
+    if not apart:
+        # Without words beside the points, a score at the edge could be anything: all are shown.
+        room = 0.12 * (max(scores) - min(scores) or abs(scores[0]) or 1.0)
+        return min(scores) - room, max(scores) + room
+    low, high = window(scores, higher, 1.5)
     room = (high - low) * 0.12 / 1.24
     more = [one.bound for one in shown if one.bound is not None]
     more += [one.context_free_loss for one in shown if one.context_free_loss is not None and not higher]
@@ -284,7 +289,7 @@ def _sensitivity(comparison: Comparison, frame: Frame) -> str:
             if known:
                 ends.append((*known[-1], count(cell.batch), INK))
         axes.set_ylim(*limits)
-        logarithmic(axes.xaxis, (1.0,), 6, rate)
+        logarithmic(axes.xaxis, numticks=6, shown=rate)
         linear(axes.yaxis)
         axes.set_xlabel("learning rate", labelpad=4)
         axes.set_ylabel(comparison.metric.name, labelpad=4)
