@@ -167,3 +167,20 @@ def test_another_study_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_a_storage_that_cannot_be_opened_is_named() -> None:
     with pytest.raises(InputError, match="--storage nonsense: cannot be opened"):
         TrialQueue(planted.study(), "nonsense", 20)
+
+
+def test_a_study_that_was_declared_in_older_words_goes_on(tmp_path: Path) -> None:
+    """Fields of its recipes had other names, and the engine other defaults: its results are the same."""
+    queue = queue_of(tmp_path)
+    old = queue._study.user_attrs["declaration"]
+    for entrant in old["entrants"]:
+        data = entrant["recipe"]["data"]
+        data["short_probability"] = data.pop("short_seq_prob")
+        entrant["recipe"]["engine"]["keep_last"] = 1
+    queue._study.set_user_attr("declaration", old)
+    queue._study.set_user_attr("fingerprint", "that of the older words")
+    assert queue_of(tmp_path).results() == queue.results()
+    old["entrants"][0]["recipe"]["data"]["short_probability"] = 0.3
+    queue._study.set_user_attr("declaration", old)
+    with pytest.raises(InputError, match="declared otherwise"):
+        queue_of(tmp_path)

@@ -117,10 +117,9 @@ class TrialQueue:
             )
 
     def _is_declared_as(self, study: Study) -> bool:
-        """Returns whether the storage holds `study`, declared when fields of recipes had other names."""
+        """Returns whether the storage holds `study`, declared when fields had other names or the engine others."""
         found = self._asked(lambda: self._study.user_attrs["declaration"])
-        entrants = [{**each, "recipe": from_json(each["recipe"]).model_dump(mode="json")} for each in found["entrants"]]
-        return bool({**found, "entrants": entrants} == json.loads(json.dumps(study.declaration())))
+        return bool(_results_of(found) == _results_of(study.declaration()))
 
     def take(self) -> Taken | None:
         """Takes the next trial that can run for this worker; None if there is none at the moment."""
@@ -354,3 +353,11 @@ def _reason(error: BaseException) -> str:
     """Returns the first line of the error, without passwords."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ else error
     return masked(" ".join(str(cause).split("\n")[0].split()))
+
+
+def _results_of(declaration: dict[str, Any]) -> Any:
+    """Returns what decides about the results, in today's words: all but how the engine executes a recipe."""
+    recipes = [from_json(entrant["recipe"]).model_dump(mode="json", exclude={"engine"})
+               for entrant in declaration["entrants"]]  # fmt: skip
+    entrants = [{**entrant, "recipe": one} for entrant, one in zip(declaration["entrants"], recipes, strict=True)]
+    return json.loads(json.dumps({**declaration, "entrants": entrants}))
