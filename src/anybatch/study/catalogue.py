@@ -12,12 +12,13 @@ from anybatch.names import nearest, optimizer_title
 from anybatch.recipes import RECIPES, Recipe, change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
 from anybatch.recipes.optimizers import find_optimizer
-from anybatch.study import paper, shipped
+from anybatch.study import demo, paper, shipped
 from anybatch.study.declaration import Entrant, Protocol, Study
 from anybatch.study.protocols import Range
 
 STUDIES: dict[str, Callable[[], Study]] = {
     "demo": shipped.demo,
+    "scaling": demo.declared,
     "ablation": shipped.ablation,
     "reality-check": shipped.reality_check,
     "paper-bert": paper.bert,
