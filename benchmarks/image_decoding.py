@@ -29,7 +29,7 @@ from anybatch.data.images.sets import Classes
 from anybatch.data.images.views import Cropping, FileViews
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
-from anybatch.recipes.memory import keep_freed_memory
+from anybatch.recipes.freed_memory import keep_freed_memory
 
 BATCH = 32
 RESULTS = Path(__file__).parent / "results" / "image-decoding.json"

@@ -34,7 +34,7 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
     from anybatch.data.images.source import ImageSource, Normalization
     from anybatch.data.sampling import Stream
     from anybatch.engine.loading import cut, loading, opened_share
-    from anybatch.recipes.memory import keep_freed_memory
+    from anybatch.recipes.freed_memory import keep_freed_memory
     from anybatch.recipes.streaming import StreamedExamples
 
     keep_freed_memory()

@@ -23,7 +23,7 @@ LEVELS = (
     {"evaluation"},
     {"engine", "data", "models", "optim", "scaling"},
     {"accelerators", "elsewhere", "environment", "progress", "runs"},
-    {"files", "names", "numbers", "process", "tables"},
+    {"columns", "files", "names", "numbers", "process"},
     {"errors"},
 )
 # What a base installation has: the optimizers and the scaling rules need no more than torch.

@@ -39,7 +39,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
         "a whole run: its job, course, options and end",
         ("engine/course.py", "engine/execution.py", "engine/finish.py", "engine/job.py"),
     ),
-    "engine/test_statistics.py": ("an evaluation uses the statistics of all ranks", ("engine/evaluate.py",)),
+    "engine/test_batch_norm.py": ("an evaluation uses the statistics of all ranks", ("engine/evaluate.py",)),
     "recipes/test_preview.py": ("the engine's part is measured with a recipe's job", ("engine/preview.py",)),
     "test_signals.py": (
         "a supervisor, its ranks and a terminal are real processes",

@@ -4,7 +4,7 @@ import pytest
 
 from anybatch.planner import PUBLISHED, find_cluster
 from anybatch.planner.cluster import Link
-from anybatch.planner.memory import Layout
+from anybatch.planner.device_memory import Layout
 from anybatch.planner.step_time import all_reduce_s, expected_slowest, step_time
 
 FAST, SLOW = Link(100e9, 1e-6, efficiency=1.0), Link(10e9, 1e-5, efficiency=1.0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from anybatch.cli.text import preview_text
+from anybatch.cli.drawing import preview_text
 from anybatch.data.batch import Batch
 from anybatch.engine import Phase
 from anybatch.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anybatch.cli import main
-from anybatch.cli.text import preview_text
+from anybatch.cli.drawing import preview_text
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 from anybatch.errors import InputError

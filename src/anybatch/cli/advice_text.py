@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from anybatch.columns import aligned
 from anybatch.scaling import NoiseScale, examples_at
 from anybatch.study.advise import Advice
 from anybatch.study.own_runs import OwnAdvice, OwnRun, first_with_noise
-from anybatch.tables import aligned
 
 # Below this margin the rule's learning rate is one bad seed away from divergence.
 _CLOSE = 2.0

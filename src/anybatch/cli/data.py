@@ -86,7 +86,7 @@ def inspect(
     import re
     from dataclasses import asdict
 
-    from anybatch.cli.text import histogram
+    from anybatch.cli.drawing import histogram
     from anybatch.data.inspect import summary
 
     found = asdict(summary(folder))

@@ -234,7 +234,7 @@ def plan(
       anybatch plan bert-mini --cluster this-machine --plot plan.svg
       anybatch plan bert-tiny --cluster this-machine --calibrate runs/small
     """
-    from anybatch.cli.text import plan_text
+    from anybatch.cli.drawing import plan_text
     from anybatch.planner.command import plan as make_plan
 
     found = make_plan(

@@ -34,7 +34,7 @@ def bench(
       anybatch bench --shapes bert-base --threads 1 --out step.json
       anybatch bench --algorithm lars --shapes resnet-50 --busy 1
     """
-    from anybatch.cli.text import bench_text
+    from anybatch.cli.drawing import bench_text
     from anybatch.engine import progress_display
     from anybatch.machine.bench import Conditions, measure
     from anybatch.machine.shapes import SETS

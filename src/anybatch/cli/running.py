@@ -62,7 +62,7 @@ def recipes(
       anybatch recipes bert-tiny
       anybatch recipes --json
     """
-    from anybatch.cli.text import options_text
+    from anybatch.cli.drawing import options_text
     from anybatch.recipes import RECIPES, find_recipe
     from anybatch.recipes.options import options_of
 
@@ -113,7 +113,7 @@ def train(
       anybatch train bert-mini --set reference.lr=0.005      before scaling
       anybatch train bert-mini --set optimizer.lr=0.02       after it
     """
-    from anybatch.cli.text import preview_text
+    from anybatch.cli.drawing import preview_text
     from anybatch.engine import progress_display, supervise
     from anybatch.integrations.trackers import Tracker, check_tracker
     from anybatch.recipes import (

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from anybatch.engine.batch_norm import RunningStatistics
 from anybatch.engine.devices import decided
 from anybatch.engine.execution import Execution
 from anybatch.engine.gradient_sum import GradientSum
 from anybatch.engine.job import Job, Squares
 from anybatch.engine.loss_scale import LossScale
 from anybatch.engine.ranks import Ranks
-from anybatch.engine.statistics import RunningStatistics
 from anybatch.errors import Failed, InputError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

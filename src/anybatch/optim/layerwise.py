@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_strategy
-from anybatch.optim.loading import fitted
 from anybatch.optim.norms import Norm
 from anybatch.optim.parts import Part, computed_in
+from anybatch.optim.state_dicts import fitted
 from anybatch.optim.strategy import LayerwiseOptimizer
 
 # A step of these at lr = 1 is not 1 / lr times their step at lr.

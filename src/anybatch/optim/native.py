@@ -13,11 +13,11 @@ from torch import Tensor
 from anybatch.optim.checks import check_speed, check_state, clip_bound, one_of
 from anybatch.optim.gate import Nonfinite, look
 from anybatch.optim.kernels import kernels_for
-from anybatch.optim.loading import exact_state, laid_out_like
 from anybatch.optim.norms import accumulator
 from anybatch.optim.parts import Part, computed_in
 from anybatch.optim.recall import Recall
 from anybatch.optim.sharding import is_sharded, local
+from anybatch.optim.state_dicts import exact_state, laid_out_like
 from anybatch.optim.strategy import LayerwiseOptimizer, Seen, parameter_names
 
 # Searched for the optimizer whose groups a new optimizer gets.

@@ -7,9 +7,9 @@ from anybatch import accelerators
 from anybatch.accelerators import Accelerator
 from anybatch.errors import InputError
 from anybatch.names import nearest
+from anybatch.planner.calibration import measure_this_machine
 from anybatch.planner.cluster import Cluster, Link, Mfu
 from anybatch.planner.cluster_file import changed, read_toml, shown
-from anybatch.planner.measure import measure_this_machine
 
 _PRICES = "specialty clouds' on-demand rates in 2026, middle of the range that mercatus-ai.com lists"
 _PCIE = Link(bytes_per_s=32e9, latency_s=10e-6, efficiency=0.5)

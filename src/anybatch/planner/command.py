@@ -7,10 +7,10 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import read_object
 from anybatch.names import nearest
+from anybatch.planner.calibration import Calibration, calibrate
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
 from anybatch.planner.examples import Law
-from anybatch.planner.measure import Calibration, calibrate
 from anybatch.planner.plan import Plan, make_plan, parse_duration
 from anybatch.planner.prediction import Prediction
 from anybatch.planner.published import PUBLISHED

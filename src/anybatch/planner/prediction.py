@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from anybatch.errors import InputError
 from anybatch.planner.cluster import Cluster
+from anybatch.planner.device_memory import Layout, choose_layout, memory, room
 from anybatch.planner.examples import Fixed, whole_steps
-from anybatch.planner.memory import Layout, choose_layout, memory, room
 from anybatch.planner.step_time import StepTime, step_time
 from anybatch.planner.workload import Workload, WorkPhase
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from anybatch.planner.cluster import Cluster, Link
-from anybatch.planner.memory import Layout
+from anybatch.planner.device_memory import Layout
 from anybatch.planner.workload import STEP_BYTES, Workload, WorkPhase
 
 # PyTorch's DDP sends gradients in buckets of this size.

@@ -31,8 +31,8 @@ from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 from anybatch.evaluation.image_scores import judge
 from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
+from anybatch.recipes.freed_memory import keep_freed_memory
 from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.memory import keep_freed_memory
 from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
 from anybatch.recipes.task import Outline, Task, numbers

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anybatch.planner import PUBLISHED, find_cluster, workload_of
-from anybatch.planner.memory import Layout, choose_layout, memory
+from anybatch.planner.device_memory import Layout, choose_layout, memory
 from anybatch.recipes import find_recipe
 
 

@@ -13,7 +13,7 @@ from anybatch.accelerators import Accelerator, Precision
 from anybatch.environment import physical_memory
 from anybatch.errors import InputError
 from anybatch.planner.cluster import Cluster, Link, Mfu
-from anybatch.planner.memory import Layout
+from anybatch.planner.device_memory import Layout
 from anybatch.planner.step_time import step_time
 from anybatch.planner.workload import workload_of
 from anybatch.recipes import from_json

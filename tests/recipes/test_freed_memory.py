@@ -9,7 +9,7 @@ import pytest
 FREED = """
 import os
 import torch
-from anybatch.recipes.memory import keep_freed_memory
+from anybatch.recipes.freed_memory import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

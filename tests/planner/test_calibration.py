@@ -6,8 +6,8 @@ import pytest
 
 from anybatch.errors import InputError
 from anybatch.planner import find_cluster, predict, workload_of
+from anybatch.planner.calibration import calibrate
 from anybatch.planner.cluster import Mfu
-from anybatch.planner.measure import calibrate
 from anybatch.recipes import find_recipe
 from anybatch.runs import Run
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anybatch.optim import LAMB, LARS, kernels
-from anybatch.optim.loading import laid_out_like
+from anybatch.optim.state_dicts import laid_out_like
 
 
 def P(values, **kwargs):  # noqa: N802

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from anybatch.columns import aligned
 from anybatch.numbers import duration, hyperparameter
-from anybatch.tables import aligned
 
 if TYPE_CHECKING:
     from anybatch.recipes.options import Option

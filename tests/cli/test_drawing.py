@@ -1,6 +1,6 @@
 """What commands print of values."""
 
-from anybatch.cli.text import bench_text, plan_text, plot
+from anybatch.cli.drawing import bench_text, plan_text, plot
 from anybatch.planner.command import plan
 
 
