@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,48 @@ def test_a_batch_is_found_by_name_or_path(tmp_path: Path) -> None:
     assert batch_of(tmp_path / "a", given) == 32
     assert batch_of(tmp_path / "b", given) == 64
     assert batch_of(tmp_path / "c", given) is None
+
+
+@pytest.mark.parametrize("size", [math.nan, math.inf, 0, -32, 10**400])
+def test_a_logged_batch_that_is_no_number_of_examples_is_unknown(tmp_path: Path, size: float) -> None:
+    folder = state(tmp_path / "run", None, steps=16, losses=[2.0, 1.0], global_batch_size=size)
+    with pytest.raises(InputError, match="run: the log does not say the global batch"):
+        read_log(folder)
+    assert read_log(folder, 32).batch == 32
+
+
+def test_a_log_without_a_step_says_so_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": -1, "loss": 2}, {"step": 0, "loss": 2}]}')
+    with pytest.raises(InputError, match="has no step in it yet"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 10**400])
+def test_recorded_settings_that_are_no_numbers_are_unknown(tmp_path: Path, value: float) -> None:
+    recorded = {"settings/lr": value, "settings/warmup_steps": value, "settings/reference_batch_size": value}
+    state(tmp_path / "a", 8, steps=32, losses=[3.0, 2.0], **recorded)
+    state(tmp_path / "b", 64, steps=16, losses=[3.0, 2.5])
+    assert "the log of a has a rate in 2 of 32 steps" in logs_text(advise_on_logs(tmp_path, {}))
+    assert [row.reference for row in load([tmp_path])] == [None, None]
+
+
+def test_a_step_without_a_number_does_not_spoil_the_noise_scale(tmp_path: Path) -> None:
+    folder = state(
+        tmp_path / "a", 8, steps=64, losses=[2.0] * 32, **{"noise/gradient_square": 1.0, "noise/trace": 100.0}
+    )
+    whole = advise_on_logs(tmp_path, {}).runs[0].noise
+    file = folder / "trainer_state.json"
+    written = json.loads(file.read_text())
+    written["log_history"][40]["noise/trace"] = math.nan
+    file.write_text(json.dumps(written))
+    found = advise_on_logs(tmp_path, {}).runs[0].noise
+    assert whole is not None
+    assert found is not None
+    assert found.value == pytest.approx(whole.value)
+
+
+def test_a_diverged_run_is_no_proof_that_nothing_was_lost(tmp_path: Path) -> None:
+    state(tmp_path / "a", 8, steps=64, losses=[3.0, 2.0])
+    state(tmp_path / "b", 64, steps=8, losses=[3.0, math.nan])
+    with pytest.raises(InputError, match="nor two runs at different batches with finite held-out losses"):
+        advise_on_logs(tmp_path, {})

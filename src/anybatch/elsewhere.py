@@ -17,6 +17,7 @@ from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.files import read_object
+from anybatch.numbers import finite, whole
 
 STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
@@ -49,9 +50,10 @@ class Log:
         return self.values.get(name, ())
 
     def setting(self, name: str) -> float | None:
-        """A recorded setting, such as lr; None if the log has none. The newest counts."""
+        """A recorded setting, such as lr; the newest counts. None if it has no finite number of 0 or more."""
         points = self.of(f"settings/{name}")
-        return points[-1][1] if points else None
+        value = finite(points[-1][1]) if points else None
+        return value if value is not None and value >= 0 else None
 
     def word(self, name: str) -> str | None:
         """A recorded name: of the optimizer or the rule."""
@@ -69,7 +71,7 @@ class Log:
     def peak(self) -> tuple[float, int] | None:
         """The run's learning rate and its warm-up steps: as recorded, or as read from a log that has every step."""
         lr, rates = self.setting("lr"), self.of("lr")
-        if lr is not None:
+        if lr:
             return lr, round(self.setting("warmup_steps") or 0)
         highest = self.highest_rate
         if highest is None or len(rates) < self.num_steps:
@@ -94,7 +96,10 @@ def read_log(folder: Path, batch: int | None = None) -> Log:
     """
     state = _state(folder)
     found, finished = _of_state(state) if state is not None else (_of_events(folder), None)
-    batches = [round(value) for _, value in found.get("batch", [])]
+    num_steps = max((step for points in found.values() for step, _ in points), default=0)
+    if num_steps < 1:
+        raise InputError(f"{state or folder}: has no step in it yet")
+    batches = [size for _, value in found.get("batch", []) if (size := whole(value)) is not None and size >= 1]
     known = batches[-1] if batches else batch
     if batch is not None and batches and batch != batches[-1]:
         raise InputError(f"{folder}: the log says a global batch of {batches[-1]}, --batch-size {batch}; leave it out")
@@ -103,10 +108,7 @@ def read_log(folder: Path, batch: int | None = None) -> Log:
             f"{folder}: the log does not say the global batch (devices x per-device batch x accumulation): give it as "
             f"--batch-size {folder.name}=N"
         )
-    steps = [step for points in found.values() for step, _ in points]
-    if not steps:
-        raise InputError(f"{state or folder}: has no step in it yet")
-    return Log(folder, known, max(steps), finished, found)
+    return Log(folder, known, num_steps, finished, found)
 
 
 def batch_sizes(given: Sequence[str]) -> dict[str, int]:
@@ -138,7 +140,7 @@ def _of_state(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
     history = state.get("log_history")
     if not isinstance(history, list):
         raise InputError(f"{path}: is not the state of a Hugging Face Trainer: it has no log_history")
-    entries = [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    entries = [entry for entry in history if isinstance(entry, dict) and _is_step(entry.get("step"))]
     # The summary at the end has another train_loss: the mean over the whole run.
     found = _sorted_out(
         (name, entry["step"], value)
@@ -148,6 +150,10 @@ def _of_state(path: Path) -> tuple[dict[str, list[tuple[int, float]]], bool]:
     )
     step, last = state.get("global_step"), state.get("max_steps")
     return found, isinstance(step, int) and isinstance(last, int) and 0 < last <= step
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _events(folder: Path) -> list[Path]:
@@ -172,6 +178,14 @@ def _of_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
         raise InputError(f"{folder}: TensorBoard cannot read its event files ({type(error).__name__})") from None
 
 
+def _float(value: float) -> float:
+    """Returns the float; infinity for an integer that no float can hold."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _sorted_out(numbers: Iterable[tuple[str, int, Any]]) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, dict[int, float]] = {}
     for name, step, value in numbers:
@@ -180,5 +194,5 @@ def _sorted_out(numbers: Iterable[tuple[str, int, Any]]) -> dict[str, list[tuple
             known = [setting[1]] if setting else [key for key, pattern in _NAMES.items() if pattern.fullmatch(name)]
             for key in known:
                 # Resumed runs log a step twice; the later one counts.
-                found.setdefault(key, {})[step] = float(value)
+                found.setdefault(key, {})[step] = _float(value)
     return {name: sorted(points.items()) for name, points in found.items()}

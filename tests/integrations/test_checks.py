@@ -25,6 +25,7 @@ TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
             "train_micro_batch_size_per_gpu is 4 .* makes it 8",
         ),
         ({"gradient_accumulation_steps": 2}, "train_micro_batch_size_per_gpu is nothing"),
+        ({"train_batch_size": "32", "gradient_accumulation_steps": 2}, "train_batch_size is '32' .* makes it 32"),
         ({"train_batch_size": 32, "gradient_accumulation_steps": 2}, ""),
         ({"train_batch_size": 32, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2}, ""),
         ({"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto"}, ""),
@@ -74,3 +75,20 @@ def test_a_schedule_refuses_the_state_of_another_rate() -> None:
 def test_what_is_no_class_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"kind='lamb' is not an optimizer's class, such as anybatch\.LAMB"):
         checks.check_kind("lamb")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "10", True])
+def test_every_how_many_steps_is_an_int_of_at_least_one(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"^noise_every={wrong!r} is not an int of at least 1"):
+        checks.check_noise_every(wrong)
+
+
+def test_an_optimizer_in_place_of_its_class_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^kind=LAMB .* is not an optimizer's class, such as anybatch.LAMB$"):
+        checks.check_kind(LAMB(network().parameters()))
+
+
+def test_a_version_of_fsdp_that_is_no_number_is_not_ours_to_refuse() -> None:
+    checks.check_fsdp("newest", "fsdp_version=2")
+    with pytest.raises(ValueError, match="FSDP1 flattens"):
+        checks.check_fsdp("1", "fsdp_version=2")

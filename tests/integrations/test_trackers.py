@@ -152,7 +152,7 @@ def test_a_run_of_the_command_line_is_tracked_and_linked(
 ) -> None:
     from anybatch.cli import app
 
-    monkeypatch.setattr("anybatch.integrations.trackers.find_spec", lambda name: object())
+    monkeypatch.setattr("anybatch.integrations.trackers.find_spec", lambda name: types.SimpleNamespace(origin=name))
     wandb.url = "https://wandb.ai/me/anybatch/runs/new"
     run, page = tmp_path / "a", tmp_path / "page.html"
     app(
@@ -163,3 +163,22 @@ def test_a_run_of_the_command_line_is_tracked_and_linked(
     sent = [(step, numbers["train/loss"]) for numbers, step in wandb.logged if "train/loss" in numbers]
     assert sent == [(event["step"], event["loss"]) for event in Run(run).metrics("train")]
     assert f'<a href="{wandb.url}">' in page.read_text(encoding="utf-8")
+
+
+def test_a_damaged_record_of_the_tracker_does_not_end_the_run(
+    wandb: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_folder(tmp_path) / "tracker.json").write_text('{"tracker": "wan')
+    Tracker("wandb", tmp_path).write({"loss": 1.0}, 1)
+    assert not wandb.logged
+    assert "wandb takes no more numbers" in caplog.text
+    assert "tracker.json:1: not valid JSON" in caplog.text
+
+
+def test_a_trackers_own_folder_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights & Biases writes ./wandb, which Python finds as a package without a file."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(ValueError, match=r"^--track wandb: wandb is not installed: pip install wandb$"):
+        check_tracker("wandb")

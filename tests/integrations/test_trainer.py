@@ -214,6 +214,11 @@ REFUSED = {
     "gradient_accumulation_steps is 7 in the DeepSpeed configuration": {
         "deepspeed": {"gradient_accumulation_steps": 7, "train_micro_batch_size_per_gpu": "auto"}
     },
+    "per_device_train_batch_size=0 is not an int of at least 1": {"per_device_train_batch_size": 0},
+    "per_device_train_batch_size='8' is not an int": {"per_device_train_batch_size": "8"},
+    "gradient_accumulation_steps='2' is not an int": {"gradient_accumulation_steps": "2", "batch_size": None},
+    "max_steps='16' contradicts the reference, which gives 16": {"max_steps": "16"},
+    "/missing.json: no such file": {"deepspeed": "/missing.json"},
     "FSDP1 flattens the parameters": {"fsdp": True, "fsdp_config": {"version": 1}},
 }
 
@@ -241,6 +246,35 @@ def test_a_deepspeed_configuration_in_a_file_is_read(tmp_path: Path) -> None:
     file.write_text(json.dumps({"gradient_accumulation_steps": 7, "train_micro_batch_size_per_gpu": 8}))
     with pytest.raises(ValueError, match="gradient_accumulation_steps is 7 in the DeepSpeed"):
         arguments(tmp_path, deepspeed=str(file))
+
+
+def test_an_optimizer_in_deepspeeds_configuration_is_not_used_in_silence(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args.deepspeed = {"optimizer": {"type": "AdamW"}}
+    with pytest.raises(ValueError, match=r"^the DeepSpeed configuration has an optimizer, which the Trainer would use"):
+        optimizer(LAMB, args)
+
+
+def test_the_references_momentum_reaches_the_optimizer(tmp_path: Path) -> None:
+    reference = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512, momentum=0.8)
+    args = arguments(tmp_path, reference)
+    make, settings = optimizer(LARS, args)
+    assert make()(network(), **settings).param_groups[0]["momentum"] == reference.at(BATCH).momentum
+    make, settings = optimizer(LARS, args, momentum=0.5)
+    assert make()(network(), **settings).param_groups[0]["momentum"] == 0.5
+    make, settings = optimizer(LAMB, args)
+    with pytest.raises(TypeError, match="momentum"):
+        make()(network(), **settings)
+
+
+@pytest.mark.parametrize("wrong", [None, "arguments", 512])
+def test_what_is_not_the_trainers_is_named(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"^arguments={wrong!r} are not TrainingArguments"):
+        global_batch_size(wrong)
+    with pytest.raises(ValueError, match=f"^arguments={wrong!r} are not TrainingArguments"):
+        optimizer(LAMB, wrong)
+    with pytest.raises(ValueError, match=f"^trainer={wrong!r} is not a transformers.Trainer"):
+        prepare(wrong)
 
 
 def test_a_schedule_that_the_trainer_lacks_is_refused(tmp_path: Path) -> None:

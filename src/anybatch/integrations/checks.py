@@ -122,30 +122,37 @@ def check_deepspeed(config: Mapping[str, Any], batch_size: int, micro_batch_size
         ("train_micro_batch_size_per_gpu", micro_batch_size, whole != batch_size),
         ("gradient_accumulation_steps", steps, steps != 1),
     ):
-        there = config.get(name, "nothing" if needed else "auto")
+        there = config.get(name, None if needed else "auto")
         if there not in ("auto", value):
+            found = "nothing" if there is None else repr(there)
             raise ValueError(
-                f"{name} is {there} in the DeepSpeed configuration, but batch_size={batch_size} makes it {value}: "
+                f"{name} is {found} in the DeepSpeed configuration, but batch_size={batch_size} makes it {value}: "
                 f'write "auto"'
             )
 
 
 def check_fsdp(version: Any, remedy: str) -> None:
     """Raises ValueError for FSDP1."""
-    if version is not None and int(version) == 1:
+    if str(version) == "1":
         raise ValueError(f"FSDP1 flattens the parameters, so that layers have no norms of their own: set {remedy}")
 
 
 def check_noise_every(noise_every: Any) -> None:
     """Raises ValueError unless it is None or an int of at least 1."""
-    if noise_every is not None and (not isinstance(noise_every, int) or noise_every < 1):
+    known = isinstance(noise_every, int) and not isinstance(noise_every, bool)
+    if noise_every is not None and not (known and noise_every >= 1):
         raise ValueError(f"noise_every={noise_every!r} is not an int of at least 1, or None for never")
+
+
+def shown(value: Any) -> str:
+    """Returns the start of a value's repr, on one line."""
+    return f"{' '.join(repr(value).split()):.60}"
 
 
 def check_kind(kind: Any) -> None:
     """Raises ValueError for a value that makes no optimizer, such as a name."""
     if not callable(kind):
-        raise ValueError(f"kind={kind!r:.60} is not an optimizer's class, such as anybatch.LAMB")
+        raise ValueError(f"kind={shown(kind)} is not an optimizer's class, such as anybatch.LAMB")
 
 
 def refuse_other_states(optimizer: Optimizer) -> None:

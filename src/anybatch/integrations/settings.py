@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from anybatch.integrations.checks import refuse_other_states
+from anybatch.integrations.checks import refuse_other_states, shown
 from anybatch.optim import Layerwise, param_groups
 from anybatch.scaling import Reference, Scaled
 from anybatch.scaling.schedule import count
@@ -19,7 +19,7 @@ def scaled_run(owner: Any, reference: Reference, batch_size: int) -> Scaled:
         ValueError: it is no reference, or it refuses the batch.
     """
     if not isinstance(reference, Reference):
-        raise ValueError(f"reference={reference!r:.60} is not an anybatch.Reference: Reference(32, lr=..., ...)")
+        raise ValueError(f"reference={shown(reference)} is not an anybatch.Reference: Reference(32, lr=..., ...)")
     run = reference.at(batch_size)
     owner.anybatch_run = {
         "warmup_steps": run.warmup_steps,

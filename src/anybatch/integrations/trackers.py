@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from anybatch.files import read_object, write_json
+
 _LOG = logging.getLogger(__name__)
 _PROJECT = "anybatch"
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
@@ -33,14 +35,10 @@ class Tracker:
         self._send: Callable[[Mapping[str, float], int], None] | None = None
         self._end: Callable[[], None] = lambda: None
         file = folder / "tracker.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        recipe = folder / "recipe.json"
-        settings = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
-        kept = before.get("id") if before.get("tracker") == name else None
-        opened = self._guarded(lambda: {"wandb": self._wandb, "mlflow": self._mlflow}[name](kept, settings))
+        opened = self._guarded(lambda: self._open(file, folder / "recipe.json"))
         described = {"path": str(folder / "tensorboard")} if name == "tensorboard" else opened
         if described is not None:
-            file.write_text(json.dumps({"tracker": name, **described}, indent=1), encoding="utf-8")
+            write_json(file, {"tracker": name, **described})
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         """Sends the numbers of one event."""
@@ -51,6 +49,12 @@ class Tracker:
     def close(self) -> None:
         """Waits until all is sent."""
         self._guarded(self._end)
+
+    def _open(self, file: Path, recipe: Path) -> dict[str, str]:
+        before = read_object(file) if file.is_file() else {}
+        settings = read_object(recipe) if recipe.is_file() else {}
+        kept = before.get("id") if before.get("tracker") == self._name else None
+        return {"wandb": self._wandb, "mlflow": self._mlflow}[self._name](kept, settings)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         if self._name == "tensorboard":
@@ -104,7 +108,9 @@ def check_tracker(name: str) -> None:
     """Raises ValueError for an unknown name, or if its library is not installed."""
     if name not in _PACKAGES:
         raise ValueError(f"--track {name}: is not one of {', '.join(_PACKAGES)}")
-    if find_spec(_PACKAGES[name]) is None:
+    spec = find_spec(_PACKAGES[name])
+    # A folder of that name, such as Weights & Biases' own, is found as a package without a file.
+    if spec is None or spec.origin is None:
         raise ValueError(f"--track {name}: {name} is not installed: pip install {name}")
 
 

@@ -1,7 +1,6 @@
 """Hugging Face Trainer: its arguments from a reference, its optimizer, and trust ratios and noise in its log."""
 
 import inspect
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -14,14 +13,17 @@ from accelerate.state import GradientState
 from torch import nn
 from transformers import TrainerCallback
 
+from anybatch.files import read_object
 from anybatch.integrations import checks
 from anybatch.integrations import settings as held
 from anybatch.integrations.watching import Watch
 from anybatch.scaling import Reference, Scaled
+from anybatch.scaling.schedule import count
 
 _LOG = logging.getLogger(__name__)
 _SCHEDULES = {"polynomial": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _FIELDS = {"lr": "learning_rate", "eps": "adam_epsilon", "weight_decay": "weight_decay"}
+_CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
 # The key in trainer_state.json for the state of the watch.
 _STATE = "anybatch"
 
@@ -47,8 +49,7 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
         ValueError: an argument contradicts the reference or the batch; DeepSpeed's configuration leaves the batch
             open; FSDP1; or a schedule that the Trainer does not have.
     """
-    if not hasattr(arguments, "per_device_train_batch_size"):
-        raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments, nor their class")
+    _check_arguments(arguments)
     defaults = {each.name: each.default for each in fields(arguments)}
     if isinstance(arguments, type):
         _check_parallel(defaults | settings, batch_size, int(os.environ.get("WORLD_SIZE", "1")))
@@ -76,15 +77,18 @@ def scaled_arguments(arguments: Any, reference: Reference, *, batch_size: int | 
         there = getattr(arguments, name)
         if name in given and not _same(there, value):
             raise ValueError(
-                f"{name}={_plain(there)} contradicts the reference, which gives {_plain(value)} at a global batch of "
-                f"{run.batch_size:,} ({run.num_examples:,} examples); leave it out, or change the reference"
+                f"{name}={_plain(there)!r} contradicts the reference, which gives {_plain(value)!r} at a global batch "
+                f"of {run.batch_size:,} ({run.num_examples:,} examples); leave it out, or change the reference"
             )
         setattr(arguments, name, type(there)(value) if name == "lr_scheduler_type" else value)
+    # TrainingArguments have no momentum; `optimizer` gives it to the class.
+    arguments.anybatch_momentum = run.momentum
     return arguments
 
 
 def global_batch_size(arguments: Any) -> int:
     """Returns the examples in a step of the Trainer, over all processes and micro-batches."""
+    _check_arguments(arguments)
     found: int = _examples_at_once(arguments) * arguments.gradient_accumulation_steps
     return found
 
@@ -96,6 +100,7 @@ def optimizer(
 
     learning_rate, weight_decay and, for optimizers that have them, Adam's betas are the arguments' values when the
     Trainer makes its optimizer. Adam's epsilon is used only if it is not the arguments' default, which is not LAMB's.
+    The momentum is the reference's, if it has one.
 
     Args:
         kind: the class, such as LAMB.
@@ -103,12 +108,16 @@ def optimizer(
         settings: further arguments of the class; they win.
 
     Raises:
-        ValueError: kind is no class; later, if a checkpoint has the state of another optimizer.
+        ValueError: kind is no class; DeepSpeed's configuration has an optimizer; later, if a checkpoint has the state
+            of another optimizer.
     """
-
     checks.check_kind(kind)
-    if not hasattr(arguments, "learning_rate"):
-        raise ValueError(f"arguments={arguments!r:.60} are not TrainingArguments")
+    _check_arguments(arguments)
+    if "optimizer" in (_object(getattr(arguments, "deepspeed", None)) or {}):
+        raise ValueError(
+            "the DeepSpeed configuration has an optimizer, which the Trainer would use instead of this one: leave "
+            '"optimizer" out there'
+        )
 
     def make(model: nn.Module) -> Any:
         chosen: dict[str, Any] = {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
@@ -116,6 +125,8 @@ def optimizer(
             chosen["betas"] = (arguments.adam_beta1, arguments.adam_beta2)
             if arguments.adam_epsilon != {each.name: each.default for each in fields(arguments)}["adam_epsilon"]:
                 chosen["eps"] = arguments.adam_epsilon
+        if (momentum := getattr(arguments, "anybatch_momentum", None)) is not None:
+            chosen["momentum"] = momentum
         return held.made(kind, model, chosen | settings, 0.0, layerwise)
 
     # The Trainer calls a value that is no class without arguments, and calls its result with the model.
@@ -143,6 +154,8 @@ def prepare(trainer: Any, *, noise_every: int | None = 10) -> None:
             batch, learning rate or optimizer.
     """
     checks.check_noise_every(noise_every)
+    if not hasattr(trainer, "is_in_train"):
+        raise ValueError(f"trainer={checks.shown(trainer)} is not a transformers.Trainer")
     if trainer.is_in_train or trainer.state.global_step or hasattr(trainer, "anybatch_watching"):
         raise ValueError("the Trainer has trained, or is prepared already: call prepare once, before trainer.train()")
     trainer.anybatch_watching = _Watching(trainer, noise_every)
@@ -225,6 +238,11 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
             self._watch.remove()
 
 
+def _check_arguments(arguments: Any) -> None:
+    if not hasattr(arguments, "per_device_train_batch_size"):
+        raise ValueError(f"arguments={checks.shown(arguments)} are not TrainingArguments, nor their class")
+
+
 def _examples_at_once(arguments: Any) -> int:
     """Returns the examples of one micro-batch on all processes."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -274,9 +292,9 @@ def _fields(run: Scaled) -> dict[str, Any]:
 
 def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, processes: int) -> None:
     """Refuses settings that hide the batch or the layers, before the arguments' own checks start anything."""
-    size, deepspeed = settings["per_device_train_batch_size"], _object(settings.get("deepspeed"))
+    size, steps = (count(name, settings[name], 1) for name in _CUT)
+    deepspeed = _object(settings.get("deepspeed"))
     if deepspeed is not None:
-        steps = settings["gradient_accumulation_steps"]
         if batch_size is not None:
             described = f"per_device_train_batch_size={size} on {processes} devices"
             steps = held.accumulation(batch_size, size, processes, described)
@@ -289,7 +307,7 @@ def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, process
 
 def _object(given: Any) -> Mapping[str, Any] | None:
     if isinstance(given, str | Path) and str(given):
-        return json.loads(Path(given).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return read_object(Path(given))
     return given if isinstance(given, Mapping) else None
 
 

@@ -78,7 +78,8 @@ def advise_on_logs(folder: Path, batch_sizes: Mapping[str, int]) -> OwnAdvice:
         raise InputError(f"{folder}: holds no trainer_state.json and no event files of TensorBoard, nor do its folders")
     logs = sorted((read_log(path, batch_of(path, batch_sizes)) for path in folders), key=lambda log: log.batch)
     finals = [log.of("eval_loss")[-1][1] for log in logs if log.of("eval_loss")]
-    loss = max(finals) if len(finals) == len(logs) > 1 else None
+    # No run reaches the loss of one that diverged.
+    loss = max(finals) if len(finals) == len(logs) > 1 and all(map(math.isfinite, finals)) else None
     runs = [
         OwnRun(
             name=log.path.name,
@@ -106,6 +107,8 @@ def _noise(log: Log) -> NoiseScale | None:
     traces = dict(log.of("trace"))
     # The first quarter of a run, in which a model changes most, is not counted.
     known = [(square, traces[step]) for step, square in log.of("square") if step in traces and step > log.num_steps / 4]
+    # A step that overflowed measured nothing.
+    known = [pair for pair in known if all(map(math.isfinite, pair))]
     return noise_scale(*map(list, zip(*known, strict=True))) if len(known) >= _FEWEST else None
 
 
@@ -123,7 +126,7 @@ def _critical(runs: Sequence[OwnRun]) -> tuple[float, str, int | None]:
     if first.batch_size == last.batch_size or first.examples_to_loss is None or last.examples_to_loss is None:
         raise InputError(
             "neither a gradient noise scale (integrations.trainer.prepare logs it) nor two runs at different batches "
-            "with held-out losses: there is nothing to advise from"
+            "with finite held-out losses: there is nothing to advise from"
         )
     few, many = first.examples_to_loss, last.examples_to_loss
     critical = math.inf if many <= few else (few * last.batch_size - many * first.batch_size) / (many - few)
