@@ -172,7 +172,7 @@ def test_a_damaged_record_of_the_tracker_does_not_end_the_run(
     Tracker("wandb", tmp_path).write({"loss": 1.0}, 1)
     assert not wandb.logged
     assert "wandb takes no more numbers" in caplog.text
-    assert "tracker.json:1: not valid JSON" in caplog.text
+    assert "tracker.json is not a JSON object" in caplog.text
 
 
 def test_a_trackers_own_folder_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,7 @@ REFUSED = {
     "per_device_train_batch_size='8' is not an int": {"per_device_train_batch_size": "8"},
     "gradient_accumulation_steps='2' is not an int": {"gradient_accumulation_steps": "2", "batch_size": None},
     "max_steps='16' contradicts the reference, which gives 16": {"max_steps": "16"},
-    "/missing.json: no such file": {"deepspeed": "/missing.json"},
+    "the configuration /missing.json cannot be read: .*No such file": {"deepspeed": "/missing.json"},
     "FSDP1 flattens the parameters": {"fsdp": True, "fsdp_config": {"version": 1}},
 }
 

@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from anybatch.files import read_object, write_json
-
 _LOG = logging.getLogger(__name__)
 _PROJECT = "anybatch"
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
@@ -38,7 +36,9 @@ class Tracker:
         opened = self._guarded(lambda: self._open(file, folder / "recipe.json"))
         described = {"path": str(folder / "tensorboard")} if name == "tensorboard" else opened
         if described is not None:
-            write_json(file, {"tracker": name, **described})
+            whole = file.with_suffix(".json.new")
+            whole.write_text(json.dumps({"tracker": name, **described}, indent=1), encoding="utf-8")
+            whole.replace(file)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         """Sends the numbers of one event."""
@@ -51,8 +51,7 @@ class Tracker:
         self._guarded(self._end)
 
     def _open(self, file: Path, recipe: Path) -> dict[str, str]:
-        before = read_object(file) if file.is_file() else {}
-        settings = read_object(recipe) if recipe.is_file() else {}
+        before, settings = _read(file), _read(recipe)
         kept = before.get("id") if before.get("tracker") == self._name else None
         return {"wandb": self._wandb, "mlflow": self._mlflow}[self._name](kept, settings)
 
@@ -112,6 +111,13 @@ def check_tracker(name: str) -> None:
     # A folder of that name, such as Weights & Biases' own, is found as a package without a file.
     if spec is None or spec.origin is None:
         raise ValueError(f"--track {name}: {name} is not installed: pip install {name}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a JSON object: {error}") from None
 
 
 def _has_key() -> bool:

@@ -1,6 +1,7 @@
 """Hugging Face Trainer: its arguments from a reference, its optimizer, and trust ratios and noise in its log."""
 
 import inspect
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +14,6 @@ from accelerate.state import GradientState
 from torch import nn
 from transformers import TrainerCallback
 
-from anybatch.files import read_object
 from anybatch.integrations import checks
 from anybatch.integrations import settings as held
 from anybatch.integrations.watching import Watch
@@ -307,7 +307,10 @@ def _check_parallel(settings: Mapping[str, Any], batch_size: int | None, process
 
 def _object(given: Any) -> Mapping[str, Any] | None:
     if isinstance(given, str | Path) and str(given):
-        return read_object(Path(given))
+        try:
+            return json.loads(Path(given).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the configuration {given!s:.100} cannot be read: {error}") from None
     return given if isinstance(given, Mapping) else None
 
 
