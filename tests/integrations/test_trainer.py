@@ -1,6 +1,5 @@
-"""The Trainer, run for real: held to a loop by hand, resumed, watched, and asked for what does not fit together."""
+"""The Trainer, run for real: held to a loop by hand, resumed and watched."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,15 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from support.loops import BATCH, MICRO_BATCH, by_hand, equal, examples, network
+from support.trainers import QUIET, TUNED, arguments
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from anybatch import LAMB, LARS, GradientNoiseScale, Layerwise, Reference, param_groups
 from anybatch.elsewhere import read_log
 from anybatch.integrations.trainer import global_batch_size, optimizer, prepare, scaled_arguments
 
-TUNED = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512)
 X, LABELS = examples()
 DATA = [{"x": x, "labels": label} for x, label in zip(X, LABELS, strict=True)]
-QUIET = {
-    "use_cpu": True,
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "train_sampling_strategy": "sequential",
-    "dataloader_pin_memory": False,
-}
-
-
-def arguments(folder: Path, reference: Reference = TUNED, **given: Any) -> TrainingArguments:
-    settings = {"per_device_train_batch_size": MICRO_BATCH, "batch_size": BATCH, **QUIET, **given}
-    return scaled_arguments(TrainingArguments, reference, output_dir=str(folder), **settings)
 
 
 def trained(args: TrainingArguments, kind: Any, **given: Any) -> Trainer:
@@ -192,94 +178,6 @@ def test_a_head_that_ignores_the_count_of_items_accumulates_a_mean(tmp_path: Pat
         seen.append(trainer.state.log_history[0])
     assert seen[1]["grad_norm"] == pytest.approx(seen[0]["grad_norm"], rel=1e-5)
     assert seen[1]["loss"] == pytest.approx(seen[0]["loss"], rel=1e-5)
-
-
-REFUSED = {
-    "max_steps=500 contradicts the reference, which gives 16": {"max_steps": 500},
-    "learning_rate=0.1 contradicts": {"learning_rate": 0.1},
-    "num_train_epochs=3 has no say: the reference's 512 examples are 16 steps": {"num_train_epochs": 3.0},
-    "gradient_accumulation_steps=3 contradicts batch_size=32": {"gradient_accumulation_steps": 3},
-    "batch_size=33 is not a multiple of 8": {"batch_size": 33},
-    "auto_find_batch_size=True changes the batch after rate and steps": {"auto_find_batch_size": True},
-    "train_batch_size is 512 in the DeepSpeed configuration, but batch_size=32 makes it 32": {
-        "deepspeed": {
-            "train_batch_size": 512,
-            "train_micro_batch_size_per_gpu": "auto",
-            "gradient_accumulation_steps": "auto",
-        }
-    },
-    "gradient_accumulation_steps is nothing in the DeepSpeed configuration": {
-        "deepspeed": {"train_batch_size": 32, "train_micro_batch_size_per_gpu": "auto"}
-    },
-    "gradient_accumulation_steps is 7 in the DeepSpeed configuration": {
-        "deepspeed": {"gradient_accumulation_steps": 7, "train_micro_batch_size_per_gpu": "auto"}
-    },
-    "per_device_train_batch_size=0 is not an int of at least 1": {"per_device_train_batch_size": 0},
-    "per_device_train_batch_size='8' is not an int": {"per_device_train_batch_size": "8"},
-    "gradient_accumulation_steps='2' is not an int": {"gradient_accumulation_steps": "2", "batch_size": None},
-    "max_steps='16' contradicts the reference, which gives 16": {"max_steps": "16"},
-    "the configuration /missing.json cannot be read: .*No such file": {"deepspeed": "/missing.json"},
-    "FSDP1 flattens the parameters": {"fsdp": True, "fsdp_config": {"version": 1}},
-}
-
-
-@pytest.mark.parametrize("line", REFUSED)
-def test_what_does_not_fit_together_is_refused_in_one_line(line: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^" + line.replace("(", r"\(")) as raised:
-        arguments(tmp_path, **REFUSED[line])
-    assert "\n" not in str(raised.value)
-
-
-def test_processes_that_the_arguments_do_not_see_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an accelerator and use_cpu, TrainingArguments of each of two processes count one."""
-    args = TrainingArguments(str(tmp_path), **QUIET)
-    assert args.world_size == 1
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        ValueError, match="2 processes were launched, but TrainingArguments takes each for the only one"
-    ):
-        scaled_arguments(args, TUNED)
-
-
-def test_a_deepspeed_configuration_in_a_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "zero.json"
-    file.write_text(json.dumps({"gradient_accumulation_steps": 7, "train_micro_batch_size_per_gpu": 8}))
-    with pytest.raises(ValueError, match="gradient_accumulation_steps is 7 in the DeepSpeed"):
-        arguments(tmp_path, deepspeed=str(file))
-
-
-def test_an_optimizer_in_deepspeeds_configuration_is_not_used_in_silence(tmp_path: Path) -> None:
-    args = arguments(tmp_path)
-    args.deepspeed = {"optimizer": {"type": "AdamW"}}
-    with pytest.raises(ValueError, match=r"^the DeepSpeed configuration has an optimizer, which the Trainer would use"):
-        optimizer(LAMB, args)
-
-
-def test_the_references_momentum_reaches_the_optimizer(tmp_path: Path) -> None:
-    reference = Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512, momentum=0.8)
-    args = arguments(tmp_path, reference)
-    make, settings = optimizer(LARS, args)
-    assert make()(network(), **settings).param_groups[0]["momentum"] == reference.at(BATCH).momentum
-    make, settings = optimizer(LARS, args, momentum=0.5)
-    assert make()(network(), **settings).param_groups[0]["momentum"] == 0.5
-    make, settings = optimizer(LAMB, args)
-    with pytest.raises(TypeError, match="momentum"):
-        make()(network(), **settings)
-
-
-@pytest.mark.parametrize("wrong", [None, "arguments", 512])
-def test_what_is_not_the_trainers_is_named(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=f"^arguments={wrong!r} are not TrainingArguments"):
-        global_batch_size(wrong)
-    with pytest.raises(ValueError, match=f"^arguments={wrong!r} are not TrainingArguments"):
-        optimizer(LAMB, wrong)
-    with pytest.raises(ValueError, match=f"^trainer={wrong!r} is not a transformers.Trainer"):
-        prepare(wrong)
-
-
-def test_a_schedule_that_the_trainer_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='join="global" is a schedule that the Trainer does not have'):
-        arguments(tmp_path, Reference(8, lr=0.01, warmup_ratio=1 / 64, num_examples=512, join="global"))
 
 
 def test_each_model_of_a_search_has_an_optimizer_of_its_own(tmp_path: Path) -> None:
