@@ -282,6 +282,12 @@ def test_a_log_without_a_step_says_so_before_anything_else(tmp_path: Path) -> No
         read_log(tmp_path)
 
 
+def test_a_log_under_other_names_is_told_which_are_read(tmp_path: Path) -> None:
+    folder = events(tmp_path / "other", {"Loss/train": [(1, 2.0), (2, 1.0)]})
+    with pytest.raises(InputError, match="none under a name that is read: loss, train/loss"):
+        read_log(folder, 32)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 10**400])
 def test_recorded_settings_that_are_no_numbers_are_unknown(tmp_path: Path, value: float) -> None:
     recorded = {"settings/lr": value, "settings/warmup_steps": value, "settings/reference_batch_size": value}

@@ -98,7 +98,10 @@ def read_log(folder: Path, batch: int | None = None) -> Log:
     found, finished = _of_state(state) if state is not None else (_of_events(folder), None)
     num_steps = max((step for points in found.values() for step, _ in points), default=0)
     if num_steps < 1:
-        raise InputError(f"{state or folder}: has no step in it yet")
+        raise InputError(
+            f"{state or folder}: has no step in it yet, or none under a name that is read: loss, train/loss, "
+            "train_loss, eval_loss, eval/loss, val_loss, learning_rate, lr"
+        )
     batches = [size for _, value in found.get("batch", []) if (size := whole(value)) is not None and size >= 1]
     known = batches[-1] if batches else batch
     if batch is not None and batches and batch != batches[-1]:
