@@ -170,6 +170,39 @@ def test_a_run_whose_terminal_is_closed_saves_and_goes_on_by_the_printed_words(t
     assert "run: goes on with torch" in said
 
 
+INTERRUPTED_TWICE = """
+import os, signal
+from anybatch.__main__ import start
+from anybatch.engine import checkpoint
+complete, saves = checkpoint._complete, []
+def interrupted(*arguments):
+    saves.append(arguments)
+    for _ in range(2 if len(saves) == 2 else 0):
+        os.kill(os.getpid(), signal.SIGINT)
+    return complete(*arguments)
+checkpoint._complete = interrupted
+start()
+"""
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_during_a_save_ends_at_once_and_the_checkpoint_before_it_serves(tmp_path: Path) -> None:
+    size = ("--batch-size", "256", "--set", "reference.num_examples=2560", "--set", "reference.num_epochs=null")
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_TWICE, "train", "digits-lenet", "--run", "run", *size,
+         "--set", "engine.checkpoint_every_steps=2"],
+        capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines() == ["digits-lenet", "anybatch: error: interrupted"]
+    assert [entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["outcome"] == "failed"
+    assert anybatch("train", "--resume", "--run", "run", cwd=tmp_path).returncode == 0
+    run = Run(tmp_path / "run")
+    assert run.finished
+    assert [event["step"] for event in run.metrics("start")] == [0, 2]
+
+
 def test_a_hang_up_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     code = (
         "import os, signal; from anybatch.engine import stop_requests\n"

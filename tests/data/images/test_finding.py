@@ -63,12 +63,17 @@ def write_parquet(path: Path, labels: list[int], names: list[str] | None = None)
 
 def test_folders(tmp_path: Path) -> None:
     readable, unreadable = write_odd_tree(tmp_path)
+    # A label file that other programs follow, and an image of no class; a hidden file is nobody's.
+    for name in ("metadata.csv", "stray.png", ".hidden.png"):
+        (tmp_path / "train" / name).write_bytes(b"")
     training, held_out = find_images(tmp_path)
     assert held_out is not None
     assert training.classes.names == held_out.classes.names == ("cat", "dog", "empty")
     assert len(training.classes.labels) == len(held_out.classes.labels) + 3 == readable + unreadable
     assert [note.rsplit("/", 1)[-1] for note in training.classes.notes] == [
         "empty: a class without images",
+        "metadata.csv: in no folder of a class",
+        "stray.png: in no folder of a class",
         "notes.txt: not named like an image",
         "link-to-a-folder: a link to a folder, which is not followed",
     ]

@@ -34,13 +34,14 @@ class FolderImages:
         """Finds the images below `root`.
 
         A class keeps its number if its folder is empty. Hidden files and folders do not count. Skipped, with a note:
-        any other file not named like an image, and the content of a link to a folder within a class or of a folder
-        that cannot be listed.
+        any other file not named like an image, a file beside the folders of the classes, and the content of a link to a
+        folder within a class or of a folder that cannot be listed.
 
         Raises:
             InputError: there is no folder of a class, or no image in any.
         """
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(root) if not entry.name.startswith("."))
+        names = [name for name, is_folder in entries if is_folder]
         inside = os.path.realpath(root)
         for name in filter(lambda name: os.path.islink(root / name), names):
             target = os.path.realpath(root / name)
@@ -62,6 +63,7 @@ class FolderImages:
             raise InputError(f"{root}: no image in any of its {len(names)} folders ({', '.join(sorted(SUFFIXES))})")
         counts = Counter(labels)
         notes = [f"{root / name}: {WITHOUT_IMAGES}" for number, name in enumerate(names) if not counts[number]]
+        notes += [f"{root / name}: in no folder of a class" for name, is_folder in entries if not is_folder]
         notes += [f"{root / file}: not named like an image" for file in others]
         notes += missed
         shown, said = (tuple(map(printable, lines)) for lines in (names, notes))
