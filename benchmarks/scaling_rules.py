@@ -104,15 +104,15 @@ def carried(
     recipe = recipe_of(start, optimizer, lr, batch, seed, data, rule)
     name = "reference" if batch == start.batch else rule
     folder = out / f"{optimizer}-{name.replace(', ', '-').replace(' ', '-')}-b{batch}-s{seed}"
-    kept = False
     try:
         loss = final_loss(recipe, folder)
     except InputError as error:
         if "beta1" not in str(error):
             raise
-        kept = True
         loss = final_loss(change(recipe, ["reference.beta1_rule=kept"]), folder)
     run = Run(folder)
+    # A run that an earlier call finished raises nothing: its recipe says whether beta1 was kept.
+    kept = run.recipe()["reference"]["beta1_rule"] == "kept"
     result = run.result() if run.finished else {}
     print(f"{optimizer} {name} batch {batch} seed {seed}: {loss}", flush=True)
     return {
