@@ -167,6 +167,17 @@ def test_another_architecture_is_refused_by_its_type(config: Any, kind: Any, tmp
             read()
 
 
+def test_another_architecture_under_the_name_of_bert_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, architectures=["RobertaModel"])
+    for read in readers(folder):
+        with pytest.raises(
+            InputError, match=r"was saved from RobertaModel \(architectures in config.json\), which is no"
+        ):
+            read()
+    for architectures in (["BertModel"], ["BertForMaskedLM"], [], None):
+        question_answering_model(save(tmp_path / str(architectures), architectures=architectures), seed=0)
+
+
 def test_no_pickle_is_ever_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(tmp_path)
     (folder / "model.safetensors").rename(folder / "kept.safetensors")
