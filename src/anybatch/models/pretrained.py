@@ -60,9 +60,9 @@ def read_config(folder: Path, types: tuple[str, ...]) -> Any:
     if (found := written.get("model_type")) not in types:
         raise InputError(f"{folder}: holds a model of type {found!r}; must be {' or '.join(map(repr, types))}")
     # The weights of some architectures fit into others. A type written by hand would then load a wrong model.
-    kind = str(found).replace("-", "")
+    kinds = (str(found).replace("-", ""), "prenorm")  # PreNormForPreTraining is ours
     names = written.get("architectures")
-    foreign = [name for name in names if not str(name).lower().startswith(kind)] if isinstance(names, list) else []
+    foreign = [name for name in names if not str(name).lower().startswith(kinds)] if isinstance(names, list) else []
     if foreign:
         raise InputError(f"{folder}: was saved from {foreign[0]} (architectures in config.json), which is no {found}")
     if written.get("quantization_config") is not None:
