@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anybatch.data.images.decoding import opened
+from anybatch.data.images.sets import Classes
+
 ORIENTATION = 0x0112
 
 
@@ -95,3 +98,16 @@ def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
     os.mkfifo(cats / "bad-pipe.jpg")
     unreadable = sum(name.startswith("bad") for name in files) * copies
     return len(files) * copies - unreadable + 1, unreadable + 2
+
+
+class Encoded:
+    """Twelve JPEGs of several sizes, of which number 5 is damaged."""
+
+    classes = Classes(np.arange(12, dtype=np.int64) % 3, ("a", "b", "c"))
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+    def image(self, index: int) -> Image.Image:
+        data = encoded(Image.fromarray(noise(20 + index, 40, seed=index)))
+        return opened(data[:200] if index == 5 else data)

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from data.images.test_sources import Encoded
+from support.odd_images import Encoded
 
 from anybatch.data.images.processes import ProcessViews
 from anybatch.data.images.views import Cropping, FileViews

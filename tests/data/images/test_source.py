@@ -5,32 +5,17 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from support.odd_images import encoded, noise
+from support.odd_images import Encoded
 
-from anybatch.data.images.decoding import opened
 from anybatch.data.images.idx import ArrayImages, digits
 from anybatch.data.images.mixing import Mixing
-from anybatch.data.images.sets import Classes, hold_out
+from anybatch.data.images.sets import hold_out
 from anybatch.data.images.source import NO_LABEL, ImageSource, Normalization, late_batches
 from anybatch.data.images.views import Cropping, FileViews, MemoryViews, decode_all
 from anybatch.errors import InputError
 
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 LABELS = np.arange(12, dtype=np.int64) % 3
-
-
-class Encoded:
-    """Twelve JPEGs of several sizes, of which number 5 is damaged."""
-
-    classes = Classes(LABELS, ("a", "b", "c"))
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-    def image(self, index: int) -> Image.Image:
-        data = encoded(Image.fromarray(noise(20 + index, 40, seed=index)))
-        return opened(data[:200] if index == 5 else data)
 
 
 def ignore(name: str, reason: str) -> None:
