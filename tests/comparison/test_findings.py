@@ -43,35 +43,35 @@ def test_the_bound_itself_holds_and_just_beyond_does_not(record: Make) -> None:
 def test_beyond_the_largest_that_held_the_cause_is_left_open(record: Make) -> None:
     _, points = say(runs_of(record, "lamb", {8: 4.0, 64: 4.1, 256: 4.8, 1024: 6.0}))
     assert "LAMB does not hold at ×32 (batch 256), +20 %: either this is past the critical batch" in points
-    assert "these runs cannot tell which" in points
-    assert "steps have run out" not in points
+    assert "these runs do not show which" in points
+    assert "too few steps are left:" not in points
 
 
 def test_where_nothing_but_frequencies_is_learned_the_steps_have_run_out(record: Make) -> None:
     _, points = say(runs_of(record, "lamb", {8: 4.0, 64: 4.1, 256: 4.8, 1024: 6.0}, context_free_loss=5.9))
     assert (
-        "At ×128 (batch 1,024) the steps have run out: 24 steps teach no more than word frequencies, which is past the "
-        "critical batch" in points
+        "At ×128 (batch 1,024) too few steps are left: 24 steps teach no more than word frequencies, so this batch is "
+        "past the critical batch" in points
     )
 
 
 def test_a_reference_that_learned_no_more_either_leaves_the_cause_open(record: Make) -> None:
     _, points = say(runs_of(record, "lamb", {8: 6.0, 64: 7.0}, context_free_loss=5.9))
-    assert "these runs cannot tell which" in points
-    assert "steps have run out" not in points
+    assert "these runs do not show which" in points
+    assert "too few steps are left:" not in points
 
 
 def test_everything_holds(record: Make) -> None:
     headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.1, 64: 3.9}))
     assert "at every larger batch tried, up to ×8 (batch 64, −2.5 %)" in headline
-    assert "critical batch lies, these runs do not show" in points
+    assert "these runs do not show its critical batch" in points
     assert "past the critical batch" not in points
 
 
 def test_nothing_holds(record: Make) -> None:
     headline, points = say(runs_of(record, "lamb", {8: 4.0, 32: 4.4, 64: 5.0}))
     assert "stayed within 5 % of its own batch-8 run at no larger batch (nearest: ×4 (batch 32, +10 %))" in headline
-    assert "these runs cannot tell which" in points
+    assert "these runs do not show which" in points
 
 
 def test_a_factor_that_failed_below_the_largest_is_admitted(record: Make) -> None:
@@ -83,7 +83,7 @@ def test_failing_where_another_optimizer_holds_is_not_blamed_on_the_steps(record
     lamb = runs_of(record, "lamb", {8: 4.0, 32: 4.05, 64: 4.1})
     headline, points = say(lamb + runs_of(record, "adamw", {8: 4.0, 32: 4.1, 64: 4.88}))
     assert headline.endswith("; under the same rule, AdamW's did so up to ×4 (batch 32, +2.5 %).")
-    assert "AdamW no longer holds at ×8 (batch 64), +22 %, where LAMB does: not the number of steps" in points
+    assert "AdamW does not hold at ×8 (batch 64), +22 %, but LAMB does: the cause is not the number of steps" in points
     assert (
         "The best held-out loss of one run each: LAMB at batch 8 (4.00; AdamW 4.00), 32 (4.05; AdamW 4.10) and 64 "
         "(4.10; AdamW 4.88)." in points
@@ -143,7 +143,7 @@ def test_all_larger_batches_diverged(record: Make) -> None:
 
 def test_diverged_reference(record: Make) -> None:
     headline, points = say(runs_of(record, "lamb", {8: None, 64: 4.1}))
-    assert "LAMB diverged at its reference batch (8), so nothing can be held to it" in headline
+    assert "LAMB diverged at its reference batch (8), so there is nothing to compare with" in headline
     assert "No gap can be given." in points
 
 
@@ -164,7 +164,7 @@ def test_unfinished_reference(record: Make) -> None:
     runs = [record("lamb", 8, None, state="running", final={}), record("lamb", 64, 4.1)]
     headline, points = say(runs)
     assert "LAMB's run at its reference batch (8) has not finished" in headline
-    assert "1 run has not finished and counts in no number here: lamb-8-0 (running)." in points
+    assert "1 run has not finished and is left out of every number here: lamb-8-0 (running)." in points
 
 
 def test_nothing_finished(record: Make) -> None:
@@ -251,8 +251,8 @@ def test_what_was_learned_beyond_word_frequencies_is_the_measure_of_a_gap(record
     runs = runs_of(record, "lamb", {8: 4.0, 32: 4.2, 256: 5.1}, context_free_loss=5.0)
     _, points = say(runs)
     assert (
-        "Word frequencies alone give 5.00; LAMB at its reference gained 1.00 on them; of that, 80.0 % at ×4 and 0.0 % "
-        "at ×32 was learned." in points
+        "Word frequencies alone give 5.00. LAMB gained 1.00 over them at its reference. Of this gain, it kept 80.0 % "
+        "at ×4 and 0.0 % at ×32." in points
     )
 
 
@@ -285,10 +285,10 @@ def test_where_frequencies_are_known_the_share_of_the_learning_is_the_measure(re
         "LAMB kept at least 95 % of what its own batch-2 run learned, up to ×16 (batch 32, 96.8 % kept), with nothing "
         "tuned there; under the same rule, AdamW did so up to ×4 (batch 8, 100.0 % kept)."
     )
-    assert "Token frequencies alone give 3.00; LAMB at its reference gained 1.55 on them" in points
+    assert "Token frequencies alone give 3.00. LAMB gained 1.55 over them at its reference" in points
     assert "96.8 % (96.7 % to 96.9 %) at ×16" in points
     assert "LAMB does not hold at ×64 (batch 128), 80.7 % kept: either" in points
-    assert "AdamW no longer holds at ×16 (batch 32), 94.99 % kept, where LAMB does" in points
+    assert "AdamW does not hold at ×16 (batch 32), 94.99 % kept, but LAMB does" in points
     first = build([*lamb, *adamw])[0]
     assert first.bound == pytest.approx(1.45 + 0.05 * 1.55)
 
@@ -328,5 +328,5 @@ def test_seeds_of_a_folder_give_intervals_and_paired_differences(record: Make) -
         "The data support that it is better than AdamW, by 0.101 (95 % interval 0.09852 to 0.1035, 3 pairs)" in points
     )
     assert "At batch 64 LAMB has the best mean held-out loss, 4.133 (95 % interval 3.508 to 4.758)." in points
-    assert "The data do not tell it from AdamW, which it leads by 0.001 (95 % interval -0.001484" in points
-    assert "The 2 comparisons are made one by one" in points
+    assert "The data do not distinguish it from AdamW; it leads by 0.001 (95 % interval -0.001484" in points
+    assert "Each of the 2 comparisons has its own 95 % interval" in points

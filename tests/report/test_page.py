@@ -174,7 +174,7 @@ def test_unfinished_and_diverged_runs_are_shown_as_such(write_run: Write, tmp_pa
     assert "<td>stopped</td>" in source
     assert "<td>diverged</td>" in source
     assert "stroke-dasharray" in source
-    assert "1 run has not finished and counts in no number here: lamb-32 (stopped)." in source
+    assert "1 run has not finished and is left out of every number here: lamb-32 (stopped)." in source
     assert "nan" not in re.sub(r"base64,[^\"]*", "", source).lower().replace("pretraining", "").replace("finance", "")
 
 

@@ -70,9 +70,12 @@ def test_a_batch_that_some_seeds_miss_has_no_mean_and_is_in_no_fit(found: dict[s
     assert lucky["fit"] is None
     assert lucky["bound"]["b_crit"]["mean"] == pytest.approx(109, abs=1)
     assert any(
-        "as their runs ended, its critical batch would be 109: it is smaller" in one for one in found["findings"]
+        "when their runs ended, the critical batch would be 109; the real one is smaller" in one
+        for one in found["findings"]
     )
-    assert any("At batch 64 1 of 3 seeds got there in the 6,400 examples of a run" in one for one in found["findings"])
+    assert any(
+        "At batch 64 1 of 3 seeds reached it within the 6,400 examples of a run" in one for one in found["findings"]
+    )
 
 
 def test_runs_that_learn_nothing_are_told_from_those_that_finish(found: dict[str, Any]) -> None:
@@ -86,14 +89,15 @@ def test_runs_that_learn_nothing_are_told_from_those_that_finish(found: dict[str
 def test_who_is_told_apart_is_said_beyond_the_winner(found: dict[str, Any]) -> None:
     # At 16 near and lucky cannot be told apart; at 64 all three can.
     assert found["headline"].endswith(
-        "the data support that it is better than every other at 1 of 2. (Each of 6 comparisons by itself, at 95 %.)"
+        "the data support that it is better than every other at 1 of 2. "
+        "(Each of 6 comparisons has its own 95 % interval.)"
     )
-    assert "The data do not tell it from lucky" in found["findings"][0]
+    assert "The data do not distinguish it from lucky" in found["findings"][0]
     assert "Of the others, lucky is better than still." in found["findings"][0]
     assert headline_without(("still", 64)).endswith(
-        "; at none of them do the data set it apart from all others, only that near is better than still at batch 16 "
-        "and that lucky is better than still at batch 16 and that near is better than lucky at batch 64. "
-        "(Each of 4 comparisons by itself, at 95 %.)"
+        "; the data support at no batch that it is better than every other, only that near is better than still at "
+        "batch 16 and that lucky is better than still at batch 16 and that near is better than lucky at batch 64. "
+        "(Each of 4 comparisons has its own 95 % interval.)"
     )
 
 

@@ -74,7 +74,9 @@ Assignments = Annotated[
 ]
 LogBatchSizes = Annotated[
     list[str] | None,
-    typer.Option("--batch-size", metavar="FOLDER=N", help="The global batch of a log without one; repeat it."),
+    typer.Option(
+        "--batch-size", metavar="FOLDER=N", help="The global batch of a log that does not record it; may be repeated."
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; scales learning rate, warm-up, steps.")]
 

@@ -13,8 +13,8 @@ def doubts(comparison: Comparison) -> list[str]:
     compared = sum(each.interval is not None for each in comparison.differences)
     if compared > 1 and comparison.repeated:
         said.append(
-            f"The {compared} comparisons are made one by one, each at 95 %, and not corrected for their number: "
-            "of twenty such intervals one misses by chance."
+            f"Each of the {compared} comparisons has its own 95 % interval, not corrected for their number: about "
+            "one in twenty such intervals misses the truth by chance."
         )
     return [*filter(None, said)]
 
@@ -34,19 +34,19 @@ def _of_study(comparison: Comparison) -> list[str]:
         )
     else:
         runs = sorted({len(cell.tuning) for _, cell in cells})
-        halves = ", and judged by the other half of the held-out data: their losses do not compare with the reported"
+        halves = " They see the other half of the held-out data: do not compare their losses with the reported ones."
         said.append(
-            f"Every optimizer had {', '.join(map(str, runs))} tuning runs at each batch, with other seeds than those "
-            f"reported{halves if comparison.parts else ''}."
+            f"Every optimizer had {', '.join(map(str, runs))} tuning runs at each batch, with seeds that no reported "
+            f"run has.{halves if comparison.parts else ''}"
         )
         said.append(
-            "Intervals are over the seeds of the reported runs: what the choice of a rate by so few tuning runs leaves "
-            "open is not in them."
+            "Intervals are over the seeds of the reported runs. They do not cover the choice of a learning rate by so "
+            "few tuning runs."
         )
         if metric.target is not None:
             said.append(
-                f"Rates were chosen by the final {metric.name}, and steps to the target are read from the same runs: "
-                "with rates chosen for the target it may be reached sooner."
+                f"Learning rates were chosen by the final {metric.name}. Steps to the target are read from the same "
+                "runs; learning rates chosen for the target may reach it sooner."
             )
     rows, outcomes = comparison.rows, [row.outcome for row in comparison.rows]
     if missing := outcomes.count("not run"):
@@ -86,6 +86,6 @@ def _unfinished(rows: Sequence[Row]) -> str:
     names = [f"{run.name} ({run.state})" for run in rows if not run.finished]
     if not names:
         return ""
-    verbs = ("has", "counts") if len(names) == 1 else ("have", "count")
+    have, are = ("has", "is") if len(names) == 1 else ("have", "are")
     shown = listed(names) if len(names) <= 6 else f"{', '.join(names[:6])} and {len(names) - 6} more"
-    return f"{plural(len(names), 'run')} {verbs[0]} not finished and {verbs[1]} in no number here: {shown}."
+    return f"{plural(len(names), 'run')} {have} not finished and {are} left out of every number here: {shown}."

@@ -19,7 +19,7 @@ class Findings:
 
 
 def find(comparison: Comparison) -> Findings:
-    """Finds the answers: a study says first who is better, a folder of runs how far quality holds."""
+    """Finds the answers. A study's first answer is who is better; that of a folder of runs, how far quality holds."""
     one_by_one: list[str] = []
     for one in comparison.told:
         if any(cell.finished for cell in one.cells):
@@ -84,7 +84,8 @@ def _verdict(one: Series, first: Series) -> str:
     if reference is None:
         return f"{one.label} has no run at its reference batch ({count(one.reference_batch)}), so its gaps are unknown"
     if reference.diverged:
-        return f"{one.label} diverged at its reference batch ({count(reference.batch)}), so nothing can be held to it"
+        at = f"its reference batch ({count(reference.batch)})"
+        return f"{one.label} diverged at {at}, so there is nothing to compare with"
     if not reference.finished:
         return f"{one.label}'s run at its reference batch ({count(reference.batch)}) has not finished"
     if not one.judged:
@@ -142,16 +143,16 @@ def _gain(one: Series) -> str:
     start, reference = one.context_free_loss, one.reference
     if start is None or reference is None or reference.score is None or reference.diverged or one.metric.higher:
         return ""
-    alone = f"{one.frequencies.capitalize()} alone give {loss(start)}"
+    alone = f"{one.frequencies.capitalize()} alone give {loss(start)}."
     gained = start - reference.score
     if gained <= 0:
-        return f"{alone}: {one.label} learned no more than these at its reference batch."
+        return f"{alone} {one.label} learned no more than these at its reference batch."
     shares = []
     for cell in one.judged:
         if cell.share is not None and not cell.diverged:
             shares.append(f"{kept(cell.share)}{spread(cell.kept.values(), kept)} at {times(cell.factor or 1)}")
-    rest = f"; of that, {listed(shares)} was learned" if shares else ""
-    return f"{alone}; {one.label} at its reference gained {loss(gained)} on them{rest}."
+    rest = f" Of this gain, it kept {listed(shares)}." if shares else ""
+    return f"{alone} {one.label} gained {loss(gained)} over them at its reference.{rest}"
 
 
 def _beyond(one: Series, series: Sequence[Series]) -> str:
@@ -159,7 +160,7 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     if not one.judged:
         return ""
     if not one.lost_beyond:
-        return f"{one.label} held to the largest batch tried; where its critical batch lies, these runs do not show."
+        return f"{one.label} held up to the largest batch tried; these runs do not show its critical batch."
     cell, last = one.lost_beyond[0], one.lost_beyond[-1]
     if cell.diverged:
         share = f" in {cell.diverged} of {len(cell.finished)} runs" if cell.scores else ""
@@ -167,14 +168,14 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     holder = next((other for other in series if other is not one and any(_reaches(c, cell) for c in other.held)), None)
     if holder is not None:
         return (
-            f"{one.label} no longer holds at {place(cell)}, {distance(cell)}, where {holder.label} does: not the "
-            f"number of steps but the untuned settings fall short for {one.label}."
+            f"{one.label} does not hold at {place(cell)}, {distance(cell)}, but {holder.label} does: the cause is not "
+            f"the number of steps, but the untuned settings of {one.label}."
         )
     small = "even " if one.main is None else ""
     sentence = (
         f"{one.label} does not hold {small}at {place(cell)}, {distance(cell)}: either this is past the critical batch, "
-        "where too few steps are left for the same quality at equal examples, or the untuned settings do not carry "
-        "over; these runs cannot tell which."
+        "where equal examples leave too few steps for the same quality, or the untuned settings do not work there; "
+        "these runs do not show which."
     )
     start, reference = one.context_free_loss, one.reference
     if start is None or last.score is None or last.score < start or last.num_steps is None:
@@ -182,8 +183,8 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     if reference is None or reference.score is None or reference.score >= start:
         return sentence  # the reference learned no more than that, either
     return (
-        f"{sentence} At {place(last)} the steps have run out: {plural(last.num_steps, 'step')} teach no more than "
-        f"{one.frequencies}, which is past the critical batch."
+        f"{sentence} At {place(last)} too few steps are left: {plural(last.num_steps, 'step')} teach no more than "
+        f"{one.frequencies}, so this batch is past the critical batch."
     )
 
 
@@ -196,7 +197,9 @@ def _tuning(series: Sequence[Series]) -> str:
     by_rule = [one for one in judged if one.rule]
     if not by_rule:
         return (
-            "These runs do not record a scaling rule for their rates; they may have been set by hand." if judged else ""
+            "These runs do not record a scaling rule for their learning rates; they may have been set by hand."
+            if judged
+            else ""
         )
     sentences = []
     for rule in dict.fromkeys(one.rule for one in by_rule):
@@ -210,7 +213,9 @@ def _tuning(series: Sequence[Series]) -> str:
         )
     rest = [one.label for one in judged if not one.rule]
     if rest:
-        sentences.append(f"The rates of {listed(rest)} follow no such rule; they may have been set by hand.")
+        sentences.append(
+            f"The learning rates of {listed(rest)} follow no scaling rule; they may have been set by hand."
+        )
     return " ".join(sentences)
 
 
@@ -246,7 +251,7 @@ def _supported(comparison: Comparison, best: dict[int, str], alone: bool) -> str
         if each.told_apart
     ]
     only = f", only that {' and that '.join(apart)}" if apart else ""
-    return f"; at none of them do the data set it apart from all others{only}"
+    return f"; the data support at no batch that it is better than every other{only}"
 
 
 def _reservations(comparison: Comparison) -> str:
@@ -254,10 +259,10 @@ def _reservations(comparison: Comparison) -> str:
     never = [one.label for one in comparison.series if not any(cell.scores for cell in one.cells)]
     said = f" No run of {' or '.join(never)} ended with a number." if never else ""
     if any(cell.at_edge for one in comparison.series for cell in one.cells):
-        said += " Some best rates are the last ones tried: wider ranges may change this."
+        said += " Some best learning rates are the last ones tried: wider ranges may change the result."
     compared = sum(each.interval is not None and each.interval.low is not None for each in comparison.differences)
     if compared > 1 and any(each.told_apart for each in comparison.differences):
-        said += f" (Each of {compared} comparisons by itself, at 95 %.)"
+        said += f" (Each of {compared} comparisons has its own 95 % interval.)"
     return said
 
 
@@ -322,32 +327,33 @@ def _against(difference: Difference, rival: Cell) -> str:
     notes += [f"{rival.still} of {of} of its runs learned nothing"] if rival.still else []
     note = f" ({'; '.join(notes)})" if notes else ""
     if found is None:
-        return f"Of {name} nothing can be compared{note}."
+        return f"{name} cannot be compared{note}."
     if found.low is None:
         return f"{name} has {rival.score:.4g}: one pair of seeds, which says nothing about chance{note}."
     interval = f"by {found.mean:.4g} (95 % interval {found.low:.4g} to {found.high:.4g}, {found.count} pairs)"
     p_value = "" if difference.p_value is None else f", p = {difference.p_value:.2g}"
     if found.low > 0:
         return f"The data support that it is better than {name}, {interval}{p_value}{note}."
-    return f"The data do not tell it from {name}, which it leads {interval}{p_value}{note}."
+    return f"The data do not distinguish it from {name}; it leads {interval}{p_value}{note}."
 
 
 def _scaling(found: Scaling, comparison: Comparison) -> str:
     """Returns the examples to the target, and the critical batch."""
     name, target = found.entrant, comparison.metric.target
     if any(examples <= 0 for _, examples in found.points):
-        return f"{name} meets {target:g} before any training: a target that measures nothing."
+        return f"{name} reaches {target:g} before any training, so this target measures nothing."
     if not found.points:
-        return f"{name} reaches {target:g} at no batch, so nothing can be said of its scaling."
+        return f"{name} does not reach {target:g} at any batch, so its scaling is unknown."
     said = [_fitted(found, f"{target:g}")]
     said += [
-        f"At batch {cell.batch:,} {len(cell.reached) or 'none'} of {len(cell.runs)} seeds got there in the "
-        f"{cell.num_examples:,} examples of a run, and it has no mean."
+        f"At batch {cell.batch:,} {len(cell.reached) or 'none'} of {len(cell.runs)} seeds reached it within the "
+        f"{cell.num_examples:,} examples of a run, so this batch has no mean."
         for cell in found.missed
     ]
     if found.bound is not None and (high := found.bound.to_json()["b_crit"]["mean"]) is not None:
         said.append(
-            f"If the others had arrived as their runs ended, its critical batch would be {high:,.0f}: it is smaller."
+            f"If the other seeds had reached it when their runs ended, the critical batch would be {high:,.0f}; the "
+            "real one is smaller."
         )
     return " ".join(said)
 
@@ -357,7 +363,7 @@ def _fitted(found: Scaling, target: str) -> str:
     if found.fit is None:
         return (
             f"{name} reaches {target} with every seed at {len(batches)} "
-            f"batch{'' if len(batches) == 1 else 'es'}: too little, or too uneven, for a critical batch."
+            f"batch{'' if len(batches) == 1 else 'es'}: too few, or too uneven, to fit a critical batch."
         )
     critical, fewest = found.fit.b_crit, found.fit.e_min
     above = f"lies above {critical.low:,.0f}, if anywhere" if critical.low else "is not bounded either way"
@@ -377,6 +383,6 @@ def _fitted(found: Scaling, target: str) -> str:
     inside = min(batches) <= critical.mean <= max(batches)
     doubt = "" if inside else " That lies outside the batches tried: it is an extrapolation."
     return (
-        f"{base}, and its critical batch, at which that doubles, is {critical.mean:,.0f} (95 % "
+        f"{base}, and its critical batch, at which the examples double, is {critical.mean:,.0f} (95 % "
         f"interval {critical.low:,.0f} to {critical.high:,.0f}, if E = E_min (1 + B/B_crit) holds).{doubt}{few}"
     )

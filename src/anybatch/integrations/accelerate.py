@@ -25,8 +25,8 @@ def scaled(accelerator: Accelerator, reference: Reference, batch_size: int, micr
         global batch = processes x micro_batch_size x accelerator.gradient_accumulation_steps
 
     Args:
-        micro_batch_size: the batch_size of the prepared DataLoader; `watch` checks it. With split_batches, the
-            processes already share it.
+        micro_batch_size: the batch_size of the prepared DataLoader; `watch` checks it. With split_batches, it is
+            already divided among the processes.
 
     Raises:
         ValueError: the batch is no multiple of a micro-batch on every process; the accelerator or DeepSpeed's

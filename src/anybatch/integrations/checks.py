@@ -57,11 +57,11 @@ class Batch:
 
 
 class Moves:
-    """Checks that a LambdaLR moves with the optimizer's first steps; other schedulers may be stepped once an epoch.
+    """Checks that a LambdaLR is stepped with the optimizer's first steps; other schedulers may step once an epoch.
 
     Args:
         scheduler: a scheduler, or Accelerate's wrapper of one.
-        turns: steps of the scheduler for one of the optimizer.
+        turns: steps of the scheduler for one step of the optimizer.
     """
 
     def __init__(self, scheduler: Any, optimizer: Optimizer, turns: int) -> None:

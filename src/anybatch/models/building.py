@@ -1,4 +1,4 @@
-"""What every model needs when it is made."""
+"""Settings, checks and seeding that all transformer models share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -75,7 +75,7 @@ def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> 
     """Finds the published run or the recipe called `name`, with fields set as by `anybatch train --set`.
 
     Raises:
-        InputError: there is neither; or fields of a published run are set.
+        InputError: no published run and no recipe has this name; or fields of a published run are set.
     """
     if name in PUBLISHED:
         if assignments:

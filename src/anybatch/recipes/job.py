@@ -82,8 +82,8 @@ def job_of(
 def fingerprints(recipe: Recipe, run: Run, **others: str) -> dict[str, str]:
     """Returns what a checkpoint of this recipe and a run that continues from it must have in common, by name.
 
-    The recipe counts as in the run folder, whose fields may have older names; without its engine options, which do not
-    change the result, and without its paths, whose content is among `others`.
+    The recipe is taken as it is in the run folder, where fields may have older names. Its engine options are left out:
+    they do not change the result. So are its paths: `others` has fingerprints of their content.
     """
     values = run.recipe() if run.recipe_file.exists() else recipe.model_dump(mode="json")
     values = {name: value for name, value in values.items() if name != "engine"}

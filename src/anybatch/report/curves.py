@@ -48,10 +48,10 @@ def losses(comparison: Comparison) -> Section | None:
         caption += " The shaded band is where quality holds."
     if any(not run.finished for one in series for run in one.rows):
         caption += " Dotted lines are runs that have not finished."
-    return Section("curves", "Held-out loss as training goes", [
+    return Section("curves", "Held-out loss during training", [
         Figure("loss", "Held-out loss against examples and steps", caption,
                lambda frame: _curves(series, frame, lambda point: point.loss, banded),
-               f"One row an optimizer. {caption}")
+               f"One row for each optimizer. {caption}")
     ])  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def accuracies(comparison: Comparison) -> Section | None:
     return Section("accuracy", heading, [
         Figure("accuracy", f"{heading}, against examples and steps", caption,
                lambda frame: _curves(series, frame, lambda point: point.accuracy, False),
-               f"One row an optimizer. {caption}")
+               f"One row for each optimizer. {caption}")
     ])  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def quality(comparison: Comparison) -> Figure | None:
         for one in shown
     )
     caption = (
-        "No reference run has finished, so there is no band to hold a score to." if not comparison.is_study else ""
+        "No reference run has finished, so there is no band to compare scores with." if not comparison.is_study else ""
     )
     if apart:
         held = "end at most 5 % worse than their reference, in the shaded band"
@@ -54,8 +54,8 @@ def quality(comparison: Comparison) -> Figure | None:
     if comparison.is_study:
         caption += f" {'Higher' if metric.higher else 'Lower'} is better."
     if comparison.repeated:
-        caption += " Points: means over the seeds; bars: 95 % intervals of the mean; small dots: the seeds."
-    caption += " A cross at the edge: beyond the scale, or no finite number."
+        caption += " Points are means over the seeds, bars their 95 % intervals, and small dots the seeds."
+    caption += " A cross at the edge marks a score beyond the scale, or one that is not finite."
     return Figure(
         "quality", f"Final {metric.name} against global batch size", caption.strip(),
         lambda frame: _quality(comparison, shown, apart, frame), described,

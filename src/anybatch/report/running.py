@@ -59,8 +59,8 @@ def _concerns(found: Health) -> Iterator[str]:
         yield f"{times} could not be saved: {_steps(found.failed_saves)}."
     if found.clipped is not None and found.clipped > _MUCH_CLIPPED * found.steps:
         yield (
-            f"{percent(found.clipped / found.steps)} of the steps were clipped: their gradients weigh alike in the "
-            "moments, whatever their size; with momentum only, the bound sets the length of a step."
+            f"{percent(found.clipped / found.steps)} of the steps were clipped: their gradients have equal weight in "
+            "the moments, whatever their size. With momentum only, the bound sets the length of a step."
         )
     if found.wait_share is not None and found.wait_share > _MUCH_WAITING:
         yield f"{percent(found.wait_share)} of the time went to waiting for data."

@@ -99,15 +99,15 @@ def results(comparison: Comparison) -> Section | None:
         Column("lost", lambda item: item[1].diverged + item[1].failed),
     ]
     note = (
-        "From, to: the 95 % interval of the mean over seeds, cut where the metric ends. Lost: runs that diverged or "
-        "failed, which enter no mean."
+        "From and to bound the 95 % interval of the mean over seeds, cut at the metric's limits. Lost counts the runs "
+        "that diverged or failed; no mean includes them."
     )
     if comparison.is_study:
         columns.append(Column("tuning runs", lambda item: len(item[1].tuning)))
     if comparison.metric.target is not None:
         columns.append(Column("reached target", lambda item: len(item[1].reached)))
         columns += _ends("steps to target", lambda item: item[1].steps, "steps from", "steps to")
-        note += " Reached target: seeds that did; steps are given if all did."
+        note += " Reached target counts the seeds that did; steps are given if all did."
     heading = "What each optimizer reached"
     return Section("table-results", heading, [Table("results", heading, columns, items, note)])
 
@@ -118,8 +118,8 @@ def differences(comparison: Comparison) -> Section | None:
         return None
     heading = "Seed by seed: who is better, at each batch"
     note = (
-        "Runs with the same seed; above zero, the first one of the pair is better (lower, if the metric is a loss); no "
-        "p-values below 5 pairs."
+        "Runs with the same seed are compared. Above zero, the first one of the pair is better (lower, if the metric "
+        "is a loss). Fewer than 5 pairs have no p-value."
     )
     columns = [
         Column("pair", lambda each: f"{each.first}, {each.second}"),

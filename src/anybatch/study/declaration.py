@@ -57,7 +57,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. `settings` are fields of the recipe set after scaling; None: the best ones of the tuning."""
+    """One run. `settings` are fields of the recipe set after scaling; None: those of the best tuning run."""
 
     entrant: Entrant
     batch_size: int

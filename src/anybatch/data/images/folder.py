@@ -33,9 +33,9 @@ class FolderImages:
     def of(cls, root: Path) -> "FolderImages":
         """Finds the images below `root`.
 
-        A class keeps its number if its folder is empty. Hidden files and folders do not count. Skipped, with a note:
-        any other file not named like an image, a file beside the folders of the classes, and the content of a link to a
-        folder within a class or of a folder that cannot be listed.
+        A class keeps its number if its folder is empty. Hidden files and folders do not count. A note names what
+        is skipped: files that are not named like images, files beside the folders of the classes, links to folders
+        within a class, and folders that cannot be listed.
 
         Raises:
             InputError: there is no folder of a class, or no image in any.

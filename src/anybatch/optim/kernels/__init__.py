@@ -33,7 +33,7 @@ def why_not_fused(device: torch.device, dtype: torch.dtype, group: Mapping[str, 
 
 
 def wants_fused(device: torch.device, dtype: torch.dtype, group: Mapping[str, Any]) -> bool:
-    """Whether the step of such parameters shall be fused: as the group says; on a CPU, if it can be, by default.
+    """Returns whether a fused step is to be used: as the group says; by default, on a CPU that has one.
 
     foreach=False asks for the plain path, as in torch.optim. So does capturable on a CPU: a fused step reads the
     learning rate on the host.

@@ -223,14 +223,14 @@ class _Known(NamedTuple):
     spare: list[FusedTensors]
 
     def fits(self, structure: list[Any], shapes: list[torch.Size]) -> bool:
-        """Whether these are the same objects in the same shapes."""
+        """Returns whether the launch was prepared for these objects, in these shapes."""
         return (
             len(structure) == len(self.structure) and all(map(is_, structure, self.structure)) and shapes == self.shapes
         )
 
 
 def _alike(*tensors: Tensor) -> bool:
-    """Whether the tensors fill their memory without gaps, all in the same order."""
+    """Returns whether the tensors fill their memory without gaps, all in the same order."""
     expected = 1
     for stride, size in sorted(zip(tensors[0].stride(), tensors[0].shape, strict=True)):
         if size != 1 and stride != expected:
