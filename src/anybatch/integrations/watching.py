@@ -41,7 +41,7 @@ class Watch:
         settings: settings to log once.
         is_last: whether the backward pass that ends now is its step's last.
         scheduler: the learning rate's; a LambdaLR must move with every step.
-        turns: steps of the scheduler for one of the optimizer.
+        turns: steps of the scheduler for one step of the optimizer.
 
     Attributes:
         num_examples: the examples of the current pass on this rank.
