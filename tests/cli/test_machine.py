@@ -1,23 +1,12 @@
 """`anybatch bench` as a user meets it."""
 
 import json
-import sys
 
 import pytest
 import torch
+from support.command_line import run
 
-from anybatch.cli import main
 from anybatch.machine import bench, shapes
-
-
-def run(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["anybatch", *arguments])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, capsys.readouterr()
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,10 @@
 """`anybatch doctor`: what serves here, and the command that brings what is missing."""
 
 import json
-import sys
 from importlib.metadata import PackageNotFoundError
 
 import torch
-
-from anybatch.cli import main
-
-
-def run(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["anybatch", *arguments])
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, capsys.readouterr()
+from support.command_line import run
 
 
 def test_doctor_says_what_serves_and_why_not(monkeypatch, capsys):

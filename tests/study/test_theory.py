@@ -36,8 +36,13 @@ def test_the_constants_are_those_of_the_function() -> None:
 
 
 def test_the_gradient_is_as_dense_as_it_is_said_to_be() -> None:
-    assert sparse_problem(4, 2, 8).gradient_density() == pytest.approx(2 / 8)
-    assert sparse_problem(1, 8, 8).gradient_density() == pytest.approx(1)
+    # (sum_i |grad_i|)^2 / (h |grad|^2): 1 if the layers are alike, 1/h if one layer has the whole gradient.
+    for problem, density in ((sparse_problem(4, 2, 8), 2 / 8), (sparse_problem(1, 8, 8), 1.0)):
+        start = (START_ANGLE * problem.scales()).requires_grad_()
+        value(start, problem).sum().backward()
+        assert start.grad is not None
+        norms = start.grad.norm(dim=1) * (torch.tensor(problem.energy) > 0)
+        assert float(norms.sum() ** 2 / (8 * norms.square().sum())) == pytest.approx(density)
     assert sum(spiked(4, 8)) / 8 == pytest.approx(1)
 
 

@@ -1,10 +1,15 @@
-"""Runs the command line as a user does, in a process of its own."""
+"""Runs the command line as a user does, in a separate process or in this one."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anybatch.cli import main
 
 
 def anybatch(
@@ -20,6 +25,19 @@ def anybatch(
         timeout=200,
         check=False,
     )
+
+
+def run(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[Any, Any]:
+    """Runs `anybatch ARGUMENTS` in this process; returns the exit code, and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["anybatch", *arguments])
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, capsys.readouterr()
 
 
 def error_line(result: subprocess.CompletedProcess[str]) -> str:

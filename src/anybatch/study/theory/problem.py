@@ -64,11 +64,6 @@ class Problem:
         energy = torch.where(energy > 0, energy, self.gap / self.num_layers)
         return (energy[:, None] / self.width / (self.curvatures() * (1 - math.cos(START_ANGLE)))).sqrt()
 
-    def gradient_density(self) -> float:
-        """(sum_i |grad_i|)^2 / (h |grad|^2) at the start: 1 if layers are alike, 1/h if one has it all."""
-        norms = (self.curvatures() * self.scales()).norm(dim=1) * (torch.tensor(self.energy) > 0)
-        return float(norms.sum() ** 2 / (self.num_layers * norms.square().sum()))
-
 
 @dataclass(frozen=True)
 class Norms:
