@@ -1,4 +1,4 @@
-"""What a model's blocks become: compiled, recomputed, or both."""
+"""What a model's blocks become: compiled, recomputed, or both. Copies and shards on several ranks: test_cuts.py."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Groups runs that belong together: one optimizer, one reference, as many examples; or one contender of a study."""
+"""Groups runs that belong together: one optimizer, one reference, as many examples; or one contender of a study.
+
+`held_to` measures each run against its reference: its gap, and the share of the learning that it kept.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -39,7 +39,7 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads the questions in a file, in order. "is_impossible": true, as in v2.0, marks one without an answer.
+    """Reads the questions in a file, in order. As in v2.0, "is_impossible": true marks a question without an answer.
 
     A file is v2.0 if its "version" is, or if a question in it has "is_impossible", true or false.
 

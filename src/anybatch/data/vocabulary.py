@@ -33,9 +33,10 @@ _LONGEST_WORD = 1000
 def train(texts: Callable[[], Iterable[str]], size: int) -> Tokenizer:
     """Trains a lower-cased WordPiece tokenizer of at most `size` tokens, the special ones first: [PAD] is 0.
 
-    `texts` is called twice and gives the same texts again each time. The result depends only on them and on `size`.
-    The alphabet is the most frequent characters: at most a quarter of the vocabulary, and at most 1,000 if these cover
-    99.95 % of the text, which they do not in Chinese or Japanese. A word with another character is [UNK].
+    `texts` is called twice and gives the same texts each time. The result depends only on the texts and on `size`.
+    The alphabet is the most frequent characters, at most a quarter of the vocabulary. If 1,000 characters cover 99.95 %
+    of the text, the alphabet has at most 1,000; in Chinese or Japanese they do not. A word with any other character is
+    [UNK].
 
     Raises:
         InputError: `size` is not in [256, 1,000,000], or the texts have no word.

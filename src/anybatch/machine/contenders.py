@@ -130,7 +130,7 @@ def _installed(module: str) -> Any:
 
 
 def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
-    """Returns the optimizer's step on the problem's states, which all share, so that they fit the memory."""
+    """Returns the optimizer's step on the problem's states; all contenders share the states, to save memory."""
     optimizer.step()
     saved = optimizer.state_dict()
     places = {id(p): i for i, p in enumerate(problem.params)}

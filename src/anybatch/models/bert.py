@@ -254,6 +254,6 @@ def padding_mask(attention_mask: Tensor) -> Tensor:
 def block_diagonal(sequence_numbers: Tensor) -> Tensor:
     """Returns which token may attend to which: those of the same sequence, bool[R, 1, S, S] from int64[R, S].
 
-    Padding attends to padding: a row of scores without a finite one would give not-a-number.
+    Padding attends to padding: a row of scores that are all minus infinity would give not-a-number.
     """
     return (sequence_numbers[:, None, :, None] == sequence_numbers[:, None, None, :]).contiguous()

@@ -119,7 +119,7 @@ class Cluster:
         raise InputError(f"engine.precision = {asked}: {self.accelerator.name} has units for {', '.join(peaks)} only")
 
     def mfu_of(self, family: Family, precision: Precision) -> Mfu:
-        """Returns the share of the peak in `precision`; an unknown one of fp32 or TF32 is derived from 16 bits."""
+        """Returns the share of the peak in `precision`; if that of fp32 or TF32 is unknown, derives it from 16 bits."""
         found = self.mfu.get(f"{family}-{precision}", self.mfu[family])
         if precision in ("bf16", "fp16", "fp8") or f"{family}-{precision}" in self.mfu:
             return found

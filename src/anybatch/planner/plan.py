@@ -42,7 +42,7 @@ def make_plan(
     deadline_s: float | None = None,
     budget: float | None = None,
 ) -> Plan:
-    """Sweeps devices and batches, or whichever is not given, and chooses.
+    """Sweeps devices and batches, unless they are given, and chooses a plan.
 
     With a deadline: the fewest device-hours that meet it. With a budget: the fastest within it. With both: the fastest
     that meets both. With neither: the point of diminishing returns.

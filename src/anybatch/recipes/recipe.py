@@ -108,7 +108,7 @@ class CorpusSettings:
     path: str | None = None
     """A folder written by `anybatch data prepare`; null: text that comes with Python, prepared in the run folder."""
     builtin: Literal["python", "blank"] = "python"
-    """The text used without a path; blank: Python's, taken as enough for any batch, for timing a run."""
+    """The text used if there is no path. blank: Python's text, allowed for any batch size; only for timing a run."""
     tokenizer: Kind | None = None
     """The kind of vocabulary, which the folder must have; null: the folder's, wordpiece without a path."""
     source_vocabulary: Annotated[int, Interval(ge=1, le=2**22)] | None = None
@@ -172,7 +172,7 @@ class ImageSettings(Normalization, Cropping, Mixing):
     path: str | None = None
     """A folder of images: a tree of folders, tar shards, parquet or IDX files. Null: the `builtin` set."""
     builtin: Literal["digits", "blank"] | None = None
-    """The set used without a path: the package's digits, or blank images, for timing a run."""
+    """The images used if there is no path: the package's digits, or blank images, which are only for timing a run."""
     source_examples: Annotated[int, Interval(ge=1, le=10**8)] | None = None
     """The recipe's original number of images; a dry run without a path uses as many blank ones."""
     source_classes: Annotated[int, Interval(ge=1, le=10**6)] | None = None

@@ -215,7 +215,7 @@ class _Table:
             )  # fmt: skip
 
     def refer(self, parts: Sequence[Part]) -> tuple[Part, str] | None:
-        """Finds every tensor in memory; a part that cannot be stepped, and why."""
+        """Finds every tensor in memory; returns the first part that cannot be stepped, and why, or None."""
         self._grads = [g for part in parts for g in part.grads]
         if any(map(Tensor.is_neg, self._grads)):  # a lazy sign, of which DLPack says nothing
             self._grads = [g.resolve_neg() for g in self._grads]
