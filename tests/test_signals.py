@@ -167,7 +167,7 @@ def test_a_run_whose_terminal_is_closed_saves_and_goes_on_by_the_printed_words(t
     finally:
         process.kill()
     assert process.returncode == 75
-    assert "run: goes on with torch" in said
+    assert "run: continues with torch" in said
 
 
 INTERRUPTED_TWICE = """

@@ -89,7 +89,7 @@ ANSWER = f"{PARAGRAPH}.qas.1.answers.0"
         (changed(f"{PARAGRAPH}.context", "x \ud800"), "'context' holds half of a surrogate pair"),
         (changed(f"{PARAGRAPH}.qas", None), r"paragraphs\[0\]: has no 'qas'"),
         (changed(f"{PARAGRAPH}.qas.1.id", None), r"paragraphs\[0\].qas\[1\]: has no 'id'"),
-        (changed(f"{PARAGRAPH}.qas.1.id", "q1"), "question 'q1': this id stands twice"),
+        (changed(f"{PARAGRAPH}.qas.1.id", "q1"), "question 'q1': this id occurs twice"),
         (changed(f"{PARAGRAPH}.qas.1.question", ""), "question 'q2': 'question' is empty"),
         (changed(f"{PARAGRAPH}.qas.1.answers", []), r"question 'q2': has no answer; .*\"is_impossible\": true"),
         (changed(f"{PARAGRAPH}.qas.1.is_impossible", True), "question 'q2': is marked is_impossible, and yet has 2"),

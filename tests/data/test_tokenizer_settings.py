@@ -104,7 +104,7 @@ def test_a_lone_vocabulary_with_marks_in_capitals_is_lower_cased(tmp_path: Path)
         ({"tokenizer_class": "NoSuchTokenizer"}, WORDS, "a: no readable tokenizer"),
         ({"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}, WORDS, "no readable tokenizer"),
         ({"do_lower_case": True}, ["\ufeff[PAD]", *WORDS[1:]], r"token '\[PAD\]' is number 0 there, and 1"),
-        ({"do_lower_case": True}, [*WORDS, "hello"], "'hello' stands twice"),
+        ({"do_lower_case": True}, [*WORDS, "hello"], "'hello' occurs twice"),
         ({"do_lower_case": True}, [word for word in WORDS if word != "[MASK]"], r"has no \[MASK\]"),
     ],
 )

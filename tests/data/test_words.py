@@ -78,7 +78,7 @@ def test_cased_and_uncased_word_lists(tmp_path: Path) -> None:
     assert vocabulary.in_folder(tmp_path).name == "tokenizer.json"
     for tokens, message in (
         (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the"], r"vocab.txt: has no \[MASK\]; BERT needs"),
-        ([*vocabulary.SPECIAL_TOKENS, "the", "a", "the"], r"vocab.txt:6: 'the' stands twice in the vocabulary"),
+        ([*vocabulary.SPECIAL_TOKENS, "the", "a", "the"], r"vocab.txt:6: 'the' occurs twice in the vocabulary"),
     ):
         path.write_text("\n".join(tokens))
         with pytest.raises(InputError, match=message):

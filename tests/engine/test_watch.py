@@ -89,7 +89,7 @@ def test_a_rank_without_a_sign_of_life_is_missed(ended: dict[str, Ended]) -> Non
 def test_all_ranks_stop_after_the_same_step_and_save(ended: dict[str, Ended]) -> None:
     end = ended["stop"]
     assert end.codes == (75, 75)
-    assert end.printed[0] == "anybatch: error: SIGUSR1 at step 4 of 12; saved, --resume goes on from there\n"
+    assert end.printed[0] == "anybatch: error: SIGUSR1 at step 4 of 12; saved, --resume continues from there\n"
     assert end.status["outcome"] == "stopped"
     assert (end.folder / "run" / "checkpoints" / "step-00000004").is_dir()
 

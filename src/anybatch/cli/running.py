@@ -126,7 +126,7 @@ def train(
     )
 
     if recipe is None and (run is None or not resume):
-        raise InputError("name a recipe (`anybatch recipes` lists them), or go on with a run: --resume --run FOLDER")
+        raise InputError("name a recipe (`anybatch recipes` lists them), or continue a run: --resume --run FOLDER")
     chosen = change(find_recipe(recipe) if recipe is not None else recipe_of(cast(Path, run)), assignments or [])
     if batch_size is not None:
         chosen = with_batch_size(chosen, batch_size)

@@ -72,7 +72,7 @@ def parse_questions(value: Any, where: str) -> list[Question]:
             for k, item in enumerate(_field(paragraph, "qas", list, passage)):
                 question = _question(item, context, title, f"{passage}.qas[{k}]", where)
                 if question.id in seen:
-                    raise InputError(f"{where}: question {question.id!r}: this id stands twice in the file")
+                    raise InputError(f"{where}: question {question.id!r}: this id occurs twice in the file")
                 seen.add(question.id)
                 questions.append(question)
     if not questions:

@@ -93,7 +93,7 @@ def _from_lines(content: str, path: Path) -> Tokenizer:
     numbers = {word: number for number, word in enumerate(words)}
     if len(numbers) < len(words):
         number = next(number for number, word in enumerate(words) if numbers[word] != number)
-        raise InputError(f"{path}:{number + 1}: {words[number]!r} stands twice in the vocabulary")
+        raise InputError(f"{path}:{number + 1}: {words[number]!r} occurs twice in the vocabulary")
     marks = [word for word in words if word[:1] + word[-1:] in ("[]", "<>")]
     if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
         raise InputError(f"{path}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")

@@ -107,6 +107,6 @@ class Health:
         if self._skipped >= self._max_skipped_steps:
             raise Failed(
                 f"step {step}: {self._skipped} steps in a row had no finite loss and gradient, and were skipped; the "
-                f"last sound one is step {step - self._skipped}, and --resume goes on from the checkpoint of step "
+                f"last sound one is step {step - self._skipped}, and --resume continues from the checkpoint of step "
                 f"{last_saved}; a lower optimizer.lr, or a longer warm-up in a new run, is the usual remedy"
             )

@@ -170,7 +170,7 @@ class _Course:
                     self.save(step, here.number, held_out_loss, needed=done or reached or bool(reason))
                 self.health.check_skipped(result.skipped, step, self.last_saved)
                 if reason and not done:
-                    raise Stopped(f"{reason} at step {step} of {job.num_steps}; saved, --resume goes on from there")
+                    raise Stopped(f"{reason} at step {step} of {job.num_steps}; saved, --resume continues from there")
                 if reached and not done:
                     raise Reached(f"engine.stop_after_steps = {step} of {job.num_steps}; saved")
 

@@ -58,7 +58,7 @@ def supervise(
                 raise InputError(end.message)
             if end.code == 75 or signals.asked:
                 raise Stopped(
-                    end.message if end.code == 75 else f"{signals.asked}; --resume goes on from what is saved"
+                    end.message if end.code == 75 else f"{signals.asked}; --resume continues from what is saved"
                 )
             if attempt < num_relaunches:
                 PlainProgress().say(f"{end.message}; starting again ({attempt + 1} of {num_relaunches})")

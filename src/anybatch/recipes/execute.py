@@ -177,7 +177,7 @@ def _scores(recipe: Recipe, run: Run, squad_file: Path | None, null_threshold: f
 def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:
     """Fills a new run folder; if the job cannot be built, removes what was made, with the folder `new`."""
     if not is_empty(run.path):
-        raise InputError(f"{run.path}: already exists; go on with --resume, or choose another folder with --run")
+        raise InputError(f"{run.path}: already exists; continue it with --resume, or choose another folder with --run")
     try:
         # First of all: a folder with a recipe can be resumed at any time.
         write_json(run.recipe_file, recipe.model_dump(mode="json"))
@@ -228,7 +228,7 @@ def _notice_versions(run: Run, say: Callable[[str], None]) -> None:
     ]
     if changed:
         versions = " and ".join(changed)
-        say(f"{run.path}: goes on with {versions} as it was started with; its numbers may differ by rounding")
+        say(f"{run.path}: continues with {versions} as at its start; its numbers may differ by rounding")
 
 
 def _all_names(*values: dict[str, Any]) -> Sequence[str]:

@@ -133,10 +133,10 @@ WRONG = {
         lambda path: shard(path, [("a/0.png", PNGS[0]), ("a/0.json", b'{"label": 1}')]),
         "write the class to a/0.cls, as a number",
     ),
-    "a name twice": (lambda path: shard(path, [*numbered(0, 1), *numbered(1)]), "0.png stands twice in it"),
+    "a name twice": (lambda path: shard(path, [*numbered(0, 1), *numbered(1)]), "0.png occurs twice in it"),
     "a name twice, but for its case": (
         lambda path: shard(path, [*numbered(0, 1), ("0.PNG", PNGS[0])]),
-        "0.PNG stands twice in it",
+        "0.PNG occurs twice in it",
     ),
     "two images of a key": (
         lambda path: shard(path, [*numbered(0, 1), ("0.jpg", PNGS[0])]),

@@ -103,7 +103,7 @@ def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int
             left_out["a link or no file, which is not followed", field].append(info.name)
             continue
         if (key, field) in seen:
-            raise InputError(f"{path}: {printable(info.name)} stands twice in it; names must differ within a shard")
+            raise InputError(f"{path}: {printable(info.name)} occurs twice in it; names must differ within a shard")
         seen.add((key, field))
         samples |= ending == "cls"
         if field == "cls":
