@@ -55,7 +55,7 @@ class PlainLoop:
     def __init__(self, job: engine.Job, recipe: Recipe) -> None:
         self.phase, self.max_grad_norm = job.phases[0], job.max_grad_norm
         self.model = copy.deepcopy(job.model)
-        self.optimizer = build_optimizer(self.model, recipe.optimizer, self.phase.lr)
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, self.phase.hyperparameters)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.phase.schedule)
         self.losses: list[float] = []
 
