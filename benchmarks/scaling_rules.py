@@ -16,7 +16,6 @@ reference's gain over the frequencies of characters that the run of the same see
 
 import argparse
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 from anybatch.environment import describe_environment
 from anybatch.errors import Failed, InputError
 from anybatch.files import write_json
+from anybatch.numbers import finite
 from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
@@ -78,8 +78,7 @@ def final_loss(recipe: Recipe, folder: Path) -> float | None:
             train_recipe(recipe, folder, resume=True, progress=SilentProgress())
         except Failed:
             return None
-    loss = run.result()["final"]["loss"]
-    return float(loss) if isinstance(loss, float) and math.isfinite(loss) else None
+    return finite(run.result()["final"]["loss"])
 
 
 def tuned(optimizer: str, out: Path, data: Path) -> dict[str, Any]:

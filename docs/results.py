@@ -11,17 +11,18 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from anybatch.comparison.statistics import mean_interval
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 OPTIMIZERS = {
     "lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "adam": "Adam", "momentum": "momentum", "adagrad": "AdaGrad",
 }  # fmt: skip
-STUDENT_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by the number of values
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -48,8 +49,8 @@ def spread(numbers: Sequence[float], digits: int = 1, unit: str = "") -> str:
 
 def interval(numbers: Sequence[float], digits: int = 1) -> str:
     """The 95 % interval of the mean by Student's t."""
-    half = STUDENT_T_95[len(numbers)] * stdev(numbers) / len(numbers) ** 0.5
-    return f"{fmean(numbers) - half:.{digits}f} to {fmean(numbers) + half:.{digits}f}"
+    found = mean_interval(numbers)
+    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
 def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: str) -> str:

@@ -1,13 +1,14 @@
 """Models with made-up batches, for steps and for whole runs of the engine; nothing is read, nothing downloaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from anybatch.data.batch import Batch
 from anybatch.engine import Execution, Job, Phase, Ranks
 from anybatch.engine.loading import MicroBatch, Share
 from anybatch.engine.parallel import Parallel, parallelise
@@ -22,22 +23,12 @@ PREDICTIONS_A_TOKEN = 0.15
 
 
 @dataclass(frozen=True)
-class MadeUp:
-    """A batch as the engine wants it."""
-
-    inputs: Mapping[str, Tensor]
-    num_targets: Mapping[str, int]
-    num_examples: int
-    checksum: int = 0
-
-
-@dataclass(frozen=True)
 class Examples:
     """`make(count, generator)` gives a batch; the same position gives the same one."""
 
-    make: Callable[[int, torch.Generator], MadeUp]
+    make: Callable[[int, torch.Generator], Batch]
 
-    def read(self, start: int, count: int) -> MadeUp:
+    def read(self, start: int, count: int) -> Batch:
         return self.make(count, torch.Generator().manual_seed(start))
 
 
@@ -53,7 +44,7 @@ class Problem:
 def bert(settings: BertSettings, length: int) -> Problem:
     """Masked words and next sentences; one sequence in ten is short, as text with short_seq_prob 0.1 has it."""
 
-    def make(count: int, random: torch.Generator) -> MadeUp:
+    def make(count: int, random: torch.Generator) -> Batch:
         ids = torch.randint(5, settings.vocabulary_size, (count, length), generator=random)
         mask = torch.ones_like(ids)
         mask[::10, length * 3 // 4 :] = 0
@@ -67,21 +58,21 @@ def bert(settings: BertSettings, length: int) -> Problem:
             "masked_labels": ids.flatten()[masked],
             "next_sentence_label": torch.randint(0, 2, (count,), generator=random),
         }
-        return MadeUp(inputs, {"mlm": len(masked), "nsp": count}, count)
+        return Batch(inputs, {"mlm": len(masked), "nsp": count}, count)
 
     return Problem(lambda: pretraining_model(settings, seed=0), Examples(make))
 
 
 def gpt(settings: GptSettings, length: int) -> Problem:
-    def make(count: int, random: torch.Generator) -> MadeUp:
+    def make(count: int, random: torch.Generator) -> Batch:
         ids = torch.randint(0, settings.vocabulary_size, (count, length), generator=random)
-        return MadeUp({"input_ids": ids}, {"lm": count * (length - 1)}, count)
+        return Batch({"input_ids": ids}, {"lm": count * (length - 1)}, count)
 
     return Problem(lambda: causal_model(settings, seed=0), Examples(make))
 
 
 def questions(settings: BertSettings, length: int) -> Problem:
-    def make(count: int, random: torch.Generator) -> MadeUp:
+    def make(count: int, random: torch.Generator) -> Batch:
         ids = torch.randint(5, settings.vocabulary_size, (count, length), generator=random)
         ends = torch.randint(0, length // 2, (2, count), generator=random)
         inputs = {
@@ -91,7 +82,7 @@ def questions(settings: BertSettings, length: int) -> Problem:
             "start_positions": ends[0],
             "end_positions": ends[0] + ends[1],
         }
-        return MadeUp(inputs, {"span": count}, count)
+        return Batch(inputs, {"span": count}, count)
 
     def model() -> nn.Module:
         torch.manual_seed(0)
@@ -103,12 +94,12 @@ def questions(settings: BertSettings, length: int) -> Problem:
 
 
 def images(settings: ClassifierSettings) -> Problem:
-    def make(count: int, random: torch.Generator) -> MadeUp:
+    def make(count: int, random: torch.Generator) -> Batch:
         size = settings.image_size
         pixels = torch.randn(count, settings.channels, size, size, generator=random)
         labels = torch.randint(0, settings.num_classes, (count,), generator=random)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return MadeUp({"images": pixels, "labels": labels}, {"label": count}, count)
+        return Batch({"images": pixels, "labels": labels}, {"label": count}, count)
 
     return Problem(lambda: image_classifier(settings, seed=0), Examples(make), group=True)
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.linear_job import RaggedBatch, RaggedExamples, Regression
+from support.linear_job import RaggedExamples, Regression
 
+from anybatch.data.batch import Batch
 from anybatch.engine import Execution
 from anybatch.engine.job import Promise
 from anybatch.engine.loading import Share, cut, loading, opened_share, read_share
@@ -31,7 +32,7 @@ class Promised(RaggedExamples):
         numbers = range(start, start + count)
         return Promise({"square": sum(1 + i % 3 for i in numbers)}, sum(7**i for i in numbers))
 
-    def read(self, start: int, count: int) -> RaggedBatch:
+    def read(self, start: int, count: int) -> Batch:
         if self.fails_at is not None and start >= self.fails_at:
             raise OSError("the disk is gone")
         batch = super().read(start, count)

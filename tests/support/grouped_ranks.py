@@ -1,14 +1,13 @@
 """A model with BatchNorm, cut over ranks; run as: grouped_ranks.py FOLDER. FOLDER/NAME.pt is its final state."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anybatch.data.batch import Batch
 from anybatch.engine import Execution, Job, Phase, Ranks, join_ranks, train
 from anybatch.optim import LAMB
 from anybatch.runs import Run
@@ -29,29 +28,19 @@ CUTS: dict[str, tuple[int, int, int, dict[str, Any]]] = {
 NUM_STEPS = 6
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Examples with four features."""
-
-    inputs: Mapping[str, Tensor]
-    num_targets: Mapping[str, int]
-    num_examples: int
-    checksum: int = 0
-
-
 class Examples:
     """Example i is drawn from a generator seeded by i; those read are noted."""
 
     def __init__(self) -> None:
         self.read_pieces: list[tuple[int, int]] = []
 
-    def read(self, start: int, count: int) -> Rows:
+    def read(self, start: int, count: int) -> Batch:
         self.read_pieces.append((start, count))
         rows = [
             torch.randn(5, generator=torch.Generator().manual_seed(i)).double() for i in range(start, start + count)
         ]
         x = torch.stack(rows)
-        return Rows({"x": x[:, :4] * 3 + 1, "y": x[:, 4]}, {"square": count}, count)
+        return Batch({"x": x[:, :4] * 3 + 1, "y": x[:, 4]}, {"square": count}, count)
 
 
 class Normalised(nn.Module):

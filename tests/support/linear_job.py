@@ -2,28 +2,17 @@
 
 import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anybatch.data.batch import Batch
 from anybatch.engine import Execution, Job, Phase
 from anybatch.optim import LAMB
 from anybatch.progress import SilentProgress
 from anybatch.runs import Run
-
-
-@dataclass(frozen=True)
-class RaggedBatch:
-    """Examples with different numbers of targets, as masked words are."""
-
-    inputs: Mapping[str, Tensor]
-    num_targets: Mapping[str, int]
-    num_examples: int
-    checksum: int = 0
 
 
 class RaggedExamples:
@@ -34,7 +23,7 @@ class RaggedExamples:
     def __init__(self, poison: int | None = None) -> None:
         self.poison = poison
 
-    def read(self, start: int, count: int) -> RaggedBatch:
+    def read(self, start: int, count: int) -> Batch:
         features, targets = [], []
         for i in range(start, start + count):
             generator = torch.Generator().manual_seed(i)
@@ -44,7 +33,7 @@ class RaggedExamples:
             if self.poison in (i, -1):
                 features[-1][0, 0] = torch.nan
         x, y = torch.cat(features), torch.cat(targets)
-        return RaggedBatch({"x": x, "y": y}, {"square": len(y)}, count, sum(7**i for i in range(start, start + count)))
+        return Batch({"x": x, "y": y}, {"square": len(y)}, count, sum(7**i for i in range(start, start + count)))
 
 
 class Regression(nn.Module):

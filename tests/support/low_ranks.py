@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anybatch.data.batch import Batch
 from anybatch.engine import Execution, Job, Phase, join_ranks, train
 from anybatch.optim import LAMB, param_groups
 from anybatch.runs import Run
 from anybatch.scaling import GradientNoiseScale
 from support.cut_ranks import whole
 from support.forked import on_ranks
-from support.linear_job import EXECUTION, RaggedBatch
+from support.linear_job import EXECUTION
 
 # name: engine settings
 CASES: dict[str, dict[str, Any]] = {
@@ -36,12 +37,12 @@ CASES: dict[str, dict[str, Any]] = {
 class Words:
     """Example i has 3 words; all is drawn from a generator seeded by i."""
 
-    def read(self, start: int, count: int) -> RaggedBatch:
+    def read(self, start: int, count: int) -> Batch:
         rows = [
             torch.randint(11, (3,), generator=torch.Generator().manual_seed(i)) for i in range(start, start + count)
         ]
         words = torch.stack(rows)
-        return RaggedBatch({"words": words}, {"next": 2 * count}, count, sum(7**i for i in range(start, start + count)))
+        return Batch({"words": words}, {"next": 2 * count}, count, sum(7**i for i in range(start, start + count)))
 
 
 class Reader(nn.Module):
