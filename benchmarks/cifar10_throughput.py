@@ -110,7 +110,7 @@ def main() -> None:
         decoded, _ = decode_all(training, 32, 3, 0, lambda name, reason: print(name, reason), 1 << 30)
         pixels = torch.from_numpy(np.ascontiguousarray(decoded.transpose(0, 3, 1, 2)))
         file = Path(scratch) / "images.pt"
-        torch.save((pixels, torch.from_numpy(training.classes.labels)), file)
+        torch.save((pixels, torch.from_numpy(training.labels)), file)
         recipe = change(
             find_recipe("cifar10-resnet20"),
             [

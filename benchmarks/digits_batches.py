@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from anybatch.data.images.idx import digits
-from anybatch.data.images.sets import hold_out
+from anybatch.data.images.sets import folded
 from anybatch.engine import Progress, progress_display
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
@@ -80,9 +80,9 @@ def main() -> None:
     wall_s = time.perf_counter() - started
     right = {}
     for batch in arguments.batches:
-        marks = np.zeros(len(digits().classes.labels), dtype=np.bool_)
+        marks = np.zeros(len(digits().labels), dtype=np.bool_)
         for run in (run for run in runs if run["batch"] == batch):
-            marks[hold_out(digits(), run["fold"], FOLDS)[1].chosen] = run["right"]
+            marks[folded(digits().labels, run["fold"], FOLDS)[1]] = run["right"]
         right[batch] = marks
     rows = []
     first = right[arguments.batches[0]]

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import Classes
+from anybatch.data.images.sets import ImageSet
 from anybatch.data.images.views import Cropping, FileViews
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
@@ -35,18 +34,9 @@ BATCH = 32
 RESULTS = Path(__file__).parent / "results" / "image-decoding.json"
 
 
-@dataclass(frozen=True)
-class Encoded:
+def in_memory(files: list[bytes]) -> ImageSet:
     """JPEGs in memory: what a disk takes is not measured."""
-
-    files: list[bytes]
-    classes: Classes
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-    def image(self, index: int) -> Image.Image:
-        return opened(self.files[index])
+    return ImageSet(np.zeros(len(files), dtype=np.int64), ("noise",), str, lambda index: opened(files[index]))
 
 
 def photograph(seed: int) -> bytes:
@@ -63,7 +53,7 @@ def photograph(seed: int) -> bytes:
     return written.getvalue()
 
 
-def with_threads(images: Encoded, count: int) -> FileViews:
+def with_threads(images: ImageSet, count: int) -> FileViews:
     views = FileViews(images, 224, 3, Cropping(crop="resized", flip=True), 0, print, training=True)
     views.__dict__["_pool"] = ThreadPoolExecutor(count)
     return views
@@ -72,11 +62,11 @@ def with_threads(images: Encoded, count: int) -> FileViews:
 class Batches(Dataset[Tensor]):
     """Whole batches, so that a worker process does what the image source does, with one thread."""
 
-    def __init__(self, images: Encoded) -> None:
+    def __init__(self, images: ImageSet) -> None:
         self.images = images
 
     def __len__(self) -> int:
-        return len(self.images.files) // BATCH
+        return len(self.images.labels) // BATCH
 
     def __getitem__(self, number: int) -> Tensor:
         pixels, _ = with_threads(self.images, 1)(*numbers(number))
@@ -96,7 +86,7 @@ def main() -> None:
     keep_freed_memory()  # as a run on images does
     cores = len(os.sched_getaffinity(0))
     files = [photograph(seed) for seed in range(arguments.images)]
-    images = Encoded(files, Classes(np.zeros(len(files), dtype=np.int64), ("noise",)))
+    images = in_memory(files)
     batches = Batches(images)
     loader = DataLoader(batches, batch_size=None, num_workers=cores, persistent_workers=True)
 

@@ -27,10 +27,8 @@ BATCH, RANKS, GROUP, SIZE = 32_768, 8, 64, 224
 
 def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
     """Reads a step of rank 0, and part of another."""
-    import numpy as np
-    from image_decoding import Encoded, photograph, with_threads
+    from image_decoding import in_memory, photograph, with_threads
 
-    from anybatch.data.images.sets import Classes
     from anybatch.data.images.source import ImageSource, Normalization
     from anybatch.data.sampling import Stream
     from anybatch.engine.loading import cut, loading, opened_share
@@ -39,13 +37,13 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
 
     keep_freed_memory()
     files = [photograph(seed) for seed in range(count)] * (2 * batch // count)
-    labels = np.zeros(len(files), dtype=np.int64)
-    views: Any = with_threads(Encoded(files, Classes(labels, ("noise",))), 1)
+    pictures = in_memory(files)
+    views: Any = with_threads(pictures, 1)
     if way == "processes":
         from anybatch.data.images.processes import ProcessViews
 
         views = ProcessViews(views, 2)
-    source = ImageSource(views, labels, Normalization((0.5,) * 3, (0.25,) * 3), 0, raw=way != "normalized")
+    source = ImageSource(views, pictures.labels, Normalization((0.5,) * 3, (0.25,) * 3), 0, raw=way != "normalized")
     examples = StreamedExamples(source, Stream(len(files), 0))
     pieces = cut(0, batch, 0, RANKS, GROUP, GROUP)
     started = time.process_time()

@@ -11,9 +11,8 @@ import torch
 from gpu import problems
 from gpu.clocks import kernels, median_ms, whole_ms
 from gpu.day import Day, Range, about
-from image_decoding import Encoded, photograph, with_threads
+from image_decoding import in_memory, photograph, with_threads
 
-from anybatch.data.images.sets import Classes
 from anybatch.data.images.views import num_threads
 from anybatch.models.classifier import ClassifierSettings
 from anybatch.recipes import change, find_recipe, train_recipe
@@ -73,7 +72,7 @@ def _text(day: Day) -> None:
 
 
 def _decoding(day: Day, files: list[bytes]) -> None:
-    images = Encoded(files, Classes(np.zeros(len(files), dtype=np.int64), ("noise",)))
+    images = in_memory(files)
     repeats = day.size(8, 1)
     for name, count in (("one thread", 1), ("all threads", num_threads())):
         views = with_threads(images, count)

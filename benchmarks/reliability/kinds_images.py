@@ -79,13 +79,13 @@ def _read(folder: Path) -> list[Any]:
     for part in find_images(folder):
         if part is None:
             continue
-        for number, label in enumerate(part.classes.labels):
+        for number, label in enumerate(part.labels):
             try:
                 pixels = [np.asarray(decoded(part.image(number), channels)) for channels in (1, 3)]
                 shown = [[list(each.shape), each.tobytes()] for each in pixels]
             except Unreadable:
                 shown = None
-            told.append([_last_word(part.name(number)), part.classes.names[label], shown])
+            told.append([_last_word(part.name(number)), part.classes[label], shown])
     return told
 
 

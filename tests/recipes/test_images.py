@@ -136,9 +136,10 @@ def test_cifar10_in_parquet_is_decoded_once_and_learned_from(shared_data: Path, 
 def test_mnist_is_read_from_idx_files_and_learned(tmp_path: Path) -> None:
     # Digits enlarged threefold and framed stand in for MNIST's, in files as MNIST's are called.
     small = digits()
-    large = np.pad(small.pixels.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))
+    pixels = np.stack([np.asarray(small.image(number)) for number in range(len(small.labels))])
+    large = np.pad(pixels.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))
     for part, chosen in (("train", slice(300)), ("t10k", slice(300, 400))):
-        for kind, values in (("images-idx3", large[chosen]), ("labels-idx1", small.classes.labels[chosen])):
+        for kind, values in (("images-idx3", large[chosen]), ("labels-idx1", small.labels[chosen])):
             data = values.astype(np.uint8)
             header = struct.pack(f">{1 + data.ndim}I", 0x800 + data.ndim, *data.shape)
             (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + data.tobytes()))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import Classes
+from anybatch.data.images.sets import ImageSet
 
 ORIENTATION = 0x0112
 
@@ -100,14 +100,11 @@ def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
     return len(files) * copies - unreadable + 1, unreadable + 2
 
 
-class Encoded:
-    """Twelve JPEGs of several sizes, of which number 5 is damaged."""
+def twelve_images() -> ImageSet:
+    """JPEGs of several sizes, of which number 5 is damaged."""
 
-    classes = Classes(np.arange(12, dtype=np.int64) % 3, ("a", "b", "c"))
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-    def image(self, index: int) -> Image.Image:
+    def image(index: int) -> Image.Image:
         data = encoded(Image.fromarray(noise(20 + index, 40, seed=index)))
         return opened(data[:200] if index == 5 else data)
+
+    return ImageSet(np.arange(12, dtype=np.int64) % 3, ("a", "b", "c"), lambda index: f"image {index}", image)

@@ -109,6 +109,7 @@ def pyarrow(name: object) -> Any:
     """Returns the library; InputError if it is not installed."""
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"{name}: reading it needs pyarrow: pip install 'anybatch[parquet]'") from None

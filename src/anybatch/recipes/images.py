@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.folder import WITHOUT_IMAGES
 from anybatch.data.images.idx import digits
 from anybatch.data.images.processes import ProcessViews
-from anybatch.data.images.sets import BlankImages, ImageSet, Labels, hold_out
+from anybatch.data.images.sets import ImageSet, Labels, folded
 from anybatch.data.images.source import ImageSource, late_batches
 from anybatch.data.images.views import (
     Cropping,
@@ -62,7 +63,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
     keep_freed_memory()
     skipped = Skipped(run.path / "skipped-images.txt")
     training, held_out = open_images(recipe)
-    for note in dict.fromkeys((*training.classes.notes, *held_out.classes.notes, *_unused(recipe, training))):
+    for note in dict.fromkeys((*training.notes, *held_out.notes, *_unused(recipe, training))):
         skipped.note(note)
     sides: dict[int, Side] = {}
 
@@ -89,7 +90,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
 
     def judged(finished: nn.Module) -> Scores:
         assert isinstance(finished, ImageClassifier)
-        scores = judge(finished, evaluated, test, training.classes.names, run, recipe.engine.evaluation_batch_size)
+        scores = judge(finished, evaluated, test, training.classes, run, recipe.engine.evaluation_batch_size)
         return {**scores, "skipped_images": skipped.count()}
 
     return job_of(
@@ -100,7 +101,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
         held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
         inputs={"data": _fingerprint(training)},
         score=judged,
-        classes=len(training.classes.names),
+        classes=len(training.classes),
     )
 
 
@@ -165,12 +166,12 @@ def _unused(recipe: ImageRecipe, training: ImageSet) -> list[str]:
     Raises:
         InputError: there are fewer than two classes.
     """
-    names = training.classes.names
+    names = training.classes
     if len(names) < 2:
         raise InputError(f"{recipe.data.path}: one class, {names[0]!r}: there is nothing to tell apart")
-    if any(note.endswith(WITHOUT_IMAGES) for note in training.classes.notes):
+    if any(note.endswith(WITHOUT_IMAGES) for note in training.notes):
         return []
-    empty = len(names) - len(np.unique(training.classes.labels))
+    empty = len(names) - len(np.unique(training.labels))
     made_for = recipe.data.source_classes
     known = f"; the recipe was made for {made_for:,}" if made_for and made_for != len(names) else ""
     return [f"{len(names):,} classes, {empty:,} of them without an image to train on{known}"] if empty else []
@@ -187,16 +188,29 @@ def open_images(recipe: ImageRecipe) -> tuple[ImageSet, ImageSet]:
         classes = data.source_classes or 2
         # Photographs on the web, and so in ImageNet, are most often of this size.
         size = (500, 375) if data.crop == "resized" else (recipe.phases[0].image_size,) * 2
-        training = BlankImages(data.source_examples or classes, classes, size)
-        held_out = BlankImages(classes, classes, size)
+        training, held_out = (_blank(count, classes, size) for count in (data.source_examples or classes, classes))
     else:
         raise InputError("data.path is not set: name a folder of images, --set data.path=FOLDER")
-    return (training, held_out) if held_out is not None else hold_out(training, data.fold, data.folds)
+    if held_out is not None:
+        return training, held_out
+    parts = folded(training.labels, data.fold, data.folds)
+    return training.take(parts[0]), training.take(parts[1])
+
+
+def _blank(count: int, num_classes: int, size: tuple[int, int]) -> ImageSet:
+    """Gray images of `size`, (width, height); they replace a set that is not at hand."""
+    names = tuple(map(str, range(num_classes)))
+    return ImageSet(
+        np.arange(count) % num_classes,
+        names,
+        lambda index: f"blank image {index}",
+        lambda index: Image.new("RGB", size, (128, 128, 128)),
+    )
 
 
 def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skipped: Skipped) -> Side:
     data, channels = recipe.data, len(recipe.data.mean)
-    labels = images.classes.labels
+    labels = images.labels
     if data.crop == "resized":
         views = FileViews(images, size, channels, data, recipe.seed, skipped, training)
         check_readable(images, views)
@@ -220,16 +234,15 @@ def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> Im
 
 def network_settings(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
     """The network for the classes of `images`."""
-    channels, classes = len(recipe.data.mean), len(images.classes.names)
+    channels, classes = len(recipe.data.mean), len(images.classes)
     return ClassifierSettings(channels=channels, image_size=size, num_classes=classes, **vars(recipe.model))
 
 
 def _fingerprint(images: ImageSet) -> str:
     """Of the labels and the names, in order: what a position in the stream means."""
-    classes = images.classes
-    last = len(classes.labels) - 1
-    named = "\n".join([*classes.names, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
-    return hashlib.sha256(named.encode(errors="replace") + classes.labels.tobytes()).hexdigest()
+    last = len(images.labels) - 1
+    named = "\n".join([*images.classes, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
+    return hashlib.sha256(named.encode(errors="replace") + images.labels.tobytes()).hexdigest()
 
 
 def source(recipe: ImageRecipe, run: Run) -> ImageSource:
@@ -250,7 +263,7 @@ def outline(recipe: ImageRecipe) -> Outline:
         return {"images": images, "labels": numbers(count)}
 
     supposed = () if words is None else (f"{words}, for data.path is not set",)
-    return Outline(model, inputs, len(held_out.classes.labels), len(training.classes.labels), supposed)
+    return Outline(model, inputs, len(held_out.labels), len(training.labels), supposed)
 
 
 def describe(recipe: ImageRecipe) -> tuple[str, str]:

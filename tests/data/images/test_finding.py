@@ -26,9 +26,8 @@ PNGS = [encoded(Image.fromarray(noise(6, 6, seed=seed)), "PNG") for seed in rang
 
 def content(images: ImageSet) -> list[tuple[str, bytes]]:
     """(class, pixels) of every image."""
-    classes = images.classes
     return [
-        (classes.names[label], decoded(images.image(place), 3).tobytes()) for place, label in enumerate(classes.labels)
+        (images.classes[label], decoded(images.image(place), 3).tobytes()) for place, label in enumerate(images.labels)
     ]
 
 
@@ -68,9 +67,9 @@ def test_folders(tmp_path: Path) -> None:
         (tmp_path / "train" / name).write_bytes(b"")
     training, held_out = find_images(tmp_path)
     assert held_out is not None
-    assert training.classes.names == held_out.classes.names == ("cat", "dog", "empty")
-    assert len(training.classes.labels) == len(held_out.classes.labels) + 3 == readable + unreadable
-    assert [note.rsplit("/", 1)[-1] for note in training.classes.notes] == [
+    assert training.classes == held_out.classes == ("cat", "dog", "empty")
+    assert len(training.labels) == len(held_out.labels) + 3 == readable + unreadable
+    assert [note.rsplit("/", 1)[-1] for note in training.notes] == [
         "empty: a class without images",
         "metadata.csv: in no folder of a class",
         "stray.png: in no folder of a class",
@@ -110,10 +109,10 @@ def test_parquet_without_names_goes_by_numbers(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", [1])
     training, held_out = find_images(tmp_path)
     assert held_out is not None
-    assert training.classes.names == ("0", "1", "2")
-    assert held_out.classes.names == ("0", "1", "2")
-    assert held_out.classes.labels.tolist() == [1]
-    assert held_out.classes.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as 0",)
+    assert training.classes == ("0", "1", "2")
+    assert held_out.classes == ("0", "1", "2")
+    assert held_out.labels.tolist() == [1]
+    assert held_out.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as 0",)
 
 
 def test_parquet_with_names_of_classes_for_labels(tmp_path: Path) -> None:
@@ -130,20 +129,20 @@ def test_a_part_is_a_word_anywhere_in_a_name(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{name}.parquet", labels)
     training, held_out = find_images(tmp_path)
     assert held_out is not None
-    assert (len(training.classes.labels), len(held_out.classes.labels)) == (3, 2)
+    assert (len(training.labels), len(held_out.labels)) == (3, 2)
     shards = tmp_path / "shards"
     shards.mkdir()
     for name, count in (("imagenet1k-train-0000", 3), ("imagenet1k-validation-00", 2)):
         write_tar(shards / f"{name}.tar", {f"{c}/{n}.png": PNGS[n] for n, c in enumerate("aba"[:count])})
     training, held_out = find_images(shards)
     assert held_out is not None
-    assert (len(training.classes.labels), len(held_out.classes.labels)) == (3, 2)
+    assert (len(training.labels), len(held_out.labels)) == (3, 2)
     for part, name in (("training", "cat"), ("testing", "cat")):
         (tmp_path / "tree" / part / name).mkdir(parents=True)
         (tmp_path / "tree" / part / name / "0.png").write_bytes(PNGS[0])
     training, held_out = find_images(tmp_path / "tree")
     assert held_out is not None
-    assert training.classes.names == held_out.classes.names == ("cat",)
+    assert training.classes == held_out.classes == ("cat",)
 
 
 def test_tar_shards(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_tar_shards(tmp_path: Path) -> None:
     assert held_out is not None
     assert content(training) == expected(["0", "1", "0"])
     assert content(held_out) == expected(["0", "1"])
-    assert training.classes.notes[0].endswith("readme.md: not named like an image")
+    assert training.notes[0].endswith("readme.md: not named like an image")
 
 
 def test_tar_shards_of_folders(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_a_class_may_have_a_name_that_only_begins_like_a_part(tmp_path: Path) ->
     for seed, name in enumerate(("evaluation", "trainer", "model train")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(PNGS[seed])
-    assert find_images(tmp_path)[0].classes.names == ("evaluation", "model train", "trainer")
+    assert find_images(tmp_path)[0].classes == ("evaluation", "model train", "trainer")
 
 
 def test_what_is_of_no_part_that_is_read_is_noted(tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_what_is_of_no_part_that_is_read_is_noted(tmp_path: Path) -> None:
     for path, left_out in ((tmp_path / "folders", ("more", "test")), (tmp_path, ("test.tar",))):
         training, held_out = find_images(path)
         assert held_out is not None
-        assert training.classes.notes == tuple(
+        assert training.notes == tuple(
             f"{path / name}: of neither part that is read, and left out" for name in left_out
         )
         assert held_out.name(0).count("val") == 1
@@ -218,9 +217,9 @@ def test_classes_that_are_not_held_out_are_noted(tmp_path: Path) -> None:
         (tmp_path / name / "0.png").write_bytes(PNGS[place])
     training, held_out = find_images(tmp_path)
     assert held_out is not None
-    assert held_out.classes.names == training.classes.names
+    assert held_out.classes == training.classes
     assert content(held_out) == [("emu", noise(6, 6, seed=3).tobytes())]
-    assert held_out.classes.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as cat",)
+    assert held_out.notes == (f"{tmp_path}: 2 of 3 classes are not held out, such as cat",)
 
 
 @pytest.mark.timeout(20)
@@ -247,7 +246,7 @@ def test_idx(tmp_path: Path, end: str) -> None:
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte{end}", np.array([0, 1, 1, 0][:count], dtype=np.uint8))
     training, held_out = find_images(tmp_path)
     assert held_out is not None
-    assert training.classes.labels.tolist() == [0, 1, 1, 0]
+    assert training.labels.tolist() == [0, 1, 1, 0]
     assert np.array_equal(np.asarray(held_out.image(1)), pixels[1])
 
 

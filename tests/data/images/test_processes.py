@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from support.odd_images import Encoded
+from support.odd_images import twelve_images
 
 from anybatch.data.images.processes import ProcessViews
 from anybatch.data.images.views import Cropping, FileViews
@@ -16,7 +16,7 @@ EPOCHS, EXAMPLES = np.arange(33) // 11, np.arange(33) % 12
 
 def file_views(named: list[str]) -> FileViews:
     cropping = Cropping(crop="resized", flip=True)
-    return FileViews(Encoded(), 8, 3, cropping, 7, lambda name, reason: named.append(name), True)
+    return FileViews(twelve_images(), 8, 3, cropping, 7, lambda name, reason: named.append(name), True)
 
 
 def test_they_show_what_threads_show_and_name_what_cannot_be_read_once() -> None:

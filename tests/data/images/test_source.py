@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from support.odd_images import Encoded
+from support.odd_images import twelve_images
 
-from anybatch.data.images.idx import ArrayImages, digits
+from anybatch.data.images.idx import digits
 from anybatch.data.images.mixing import Mixing
-from anybatch.data.images.sets import hold_out
+from anybatch.data.images.sets import folded
 from anybatch.data.images.source import NO_LABEL, ImageSource, Normalization, late_batches
 from anybatch.data.images.views import Cropping, FileViews, MemoryViews, decode_all
 from anybatch.errors import InputError
@@ -29,7 +29,7 @@ def memory(cropping: Cropping, **options: object) -> ImageSource:
 
 def files(training: bool = True, **options: object) -> ImageSource:
     cropping = Cropping(crop="resized", flip=True)
-    views = FileViews(Encoded(), 8, 3, cropping, 7, ignore, training)
+    views = FileViews(twelve_images(), 8, 3, cropping, 7, ignore, training)
     return ImageSource(views, LABELS, NORMALIZATION, 7, **options)
 
 
@@ -135,7 +135,9 @@ def test_cutmix_shares_are_areas() -> None:
 
 def test_a_damaged_image_is_no_target_and_is_named_once() -> None:
     named = []
-    views = FileViews(Encoded(), 8, 3, Cropping(crop="resized"), 7, lambda *line: named.append(line), training=True)
+    views = FileViews(
+        twelve_images(), 8, 3, Cropping(crop="resized"), 7, lambda *line: named.append(line), training=True
+    )
     source = ImageSource(views, LABELS, NORMALIZATION, 7, top5=True)
     for _ in range(2):
         batch = source.batch(np.zeros(12, dtype=np.int64), np.arange(12))
@@ -154,12 +156,12 @@ def test_evaluation_sees_the_middle_and_is_the_same_in_every_epoch() -> None:
 
 def test_decoding_everything_leaves_out_what_cannot_be_read() -> None:
     named = []
-    pixels, numbers = decode_all(Encoded(), 8, 3, 0, lambda *line: named.append(line), 1 << 20)
+    pixels, numbers = decode_all(twelve_images(), 8, 3, 0, lambda *line: named.append(line), 1 << 20)
     assert pixels.shape == (11, 8, 8, 3)
     assert numbers.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert len(named) == 1
     with pytest.raises(InputError, match=r"0\.0 GB decoded.*resized"):
-        decode_all(Encoded(), 8, 3, 0, ignore, 100)
+        decode_all(twelve_images(), 8, 3, 0, ignore, 100)
 
 
 def test_late_batches_hold_every_example_once() -> None:
@@ -172,23 +174,23 @@ def test_late_batches_hold_every_example_once() -> None:
 
 
 def test_folds_part_a_set_evenly_by_class() -> None:
-    parts = [hold_out(digits(), fold, 5) for fold in range(5)]
-    held = np.concatenate([part.chosen for _, part in parts])
+    labels = digits().labels
+    parts = [folded(labels, fold, 5) for fold in range(5)]
+    held = np.concatenate([part for _, part in parts])
     assert np.array_equal(np.sort(held), np.arange(1797))
     for training, part in parts:
-        assert not set(training.chosen) & set(part.chosen)
-        counts = np.bincount(part.classes.labels)
+        assert not set(training) & set(part)
+        counts = np.bincount(labels[part])
         assert counts.min() >= 34
         assert counts.max() <= 37
     for fold, folds, message in ((5, 5, "below data.folds = 5"), (0, 2000, "fewer folds")):
         with pytest.raises(InputError, match=message):
-            hold_out(digits(), fold, folds)
+            folded(labels, fold, folds)
 
 
 def test_digits_are_digits() -> None:
     images = digits()
-    assert images.pixels.shape == (1797, 8, 8)
-    assert np.bincount(images.classes.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert images.image(1796).size == (8, 8)
+    assert np.bincount(images.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     # The first is the zero that scikit-learn's documentation shows.
-    assert (images.pixels[0, 0] // 15).tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
-    assert isinstance(images, ArrayImages)
+    assert (np.asarray(images.image(0))[0] // 15).tolist() == [0, 0, 5, 13, 9, 1, 0, 0]

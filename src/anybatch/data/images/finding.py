@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from anybatch.data.images.folder import FolderImages
+from anybatch.data.images.folder import folder_images
 from anybatch.data.images.idx import read_idx
-from anybatch.data.images.parquet import ParquetImages
-from anybatch.data.images.sets import ImageSet, noted, printable, with_classes_of
-from anybatch.data.images.tar import TarImages
+from anybatch.data.images.parquet import parquet_images
+from anybatch.data.images.sets import ImageSet, printable, with_classes_of
+from anybatch.data.images.tar import tar_images
 from anybatch.errors import InputError
 
 _TRAINING = ("train", "training")
@@ -43,7 +44,8 @@ def find_images(path: Path) -> tuple[ImageSet, ImageSet | None]:
         if parts is not None:
             training, held_out, others = parts
             notes = [f"{path / printable(name)}: of neither part that is read, and left out" for name in others]
-            return noted(training, notes), held_out and with_classes_of(training, held_out, path)
+            training = replace(training, notes=(*training.notes, *notes))
+            return training, held_out and with_classes_of(training, held_out, path)
     raise InputError(
         f"{path}: no images in a layout that is known: train/CLASS/*.jpg, train*.parquet, train*.tar or "
         "train-images-idx3-ubyte"
@@ -60,7 +62,7 @@ def _idx(path: Path) -> Parts | None:
 
 
 def _parquet(path: Path) -> Parts | None:
-    return _parted(path, sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")), ParquetImages.of)
+    return _parted(path, sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")), parquet_images)
 
 
 def _tar(path: Path) -> Parts | None:
@@ -69,7 +71,7 @@ def _tar(path: Path) -> Parts | None:
         raise InputError(
             f"{packed[0]}: unpack it to a .tar (gunzip, xz -d, zstd -d): images are read at any place of it"
         )
-    return _parted(path, sorted(path.glob("*.tar")), TarImages.of)
+    return _parted(path, sorted(path.glob("*.tar")), tar_images)
 
 
 def _folders(path: Path) -> Parts | None:
@@ -85,7 +87,7 @@ def _folders(path: Path) -> Parts | None:
             raise InputError(f"{path}: {one} and {two} are of one part; put them into one folder")
     if training:
         others = [name for name in names if name not in (training[0], *held_out[:1])]
-        return FolderImages.of(path / training[0]), FolderImages.of(path / held_out[0]) if held_out else None, others
+        return folder_images(path / training[0]), folder_images(path / held_out[0]) if held_out else None, others
     called = [[name for name in names if _words(name) & set(parts)] for parts in (_TRAINING, _HELD_OUT)]
     if held_out or all(called):
         parts_of_it = ", ".join(printable(name) for some in called for name in some[:1])
@@ -93,7 +95,7 @@ def _folders(path: Path) -> Parts | None:
             f"{path}: {parts_of_it}: called like a part of the images, not like a class; call the folders of the parts "
             "train and val, or give classes other names"
         )
-    return FolderImages.of(path), None, []
+    return folder_images(path), None, []
 
 
 def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], ImageSet]) -> Parts | None:

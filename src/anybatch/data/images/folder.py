@@ -1,16 +1,13 @@
 """Images in a tree of folders, one a class, in ImageNet's layout: CLASS/anything/NAME.jpg."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from anybatch.data.images.decoding import opened_file
-from anybatch.data.images.sets import Classes, printable
+from anybatch.data.images.sets import ImageSet, printable
 from anybatch.errors import InputError
 
 # Only names decide which files are read; Pillow detects a file's format from its content.
@@ -21,59 +18,48 @@ SUFFIXES = frozenset(
 WITHOUT_IMAGES = "a class without images"
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """Every file below `root` named like an image, sorted; its class is the folder directly below `root`."""
+def folder_images(root: Path) -> ImageSet:
+    """Finds every file below `root` named like an image, sorted; its class is the folder directly below `root`.
 
-    root: Path
-    files: tuple[str, ...]
-    classes: Classes
+    A class keeps its number if its folder is empty. Hidden files and folders do not count. A note names what is
+    skipped: files that are not named like images, files beside the folders of the classes, links to folders within a
+    class, and folders that cannot be listed.
 
-    @classmethod
-    def of(cls, root: Path) -> "FolderImages":
-        """Finds the images below `root`.
-
-        A class keeps its number if its folder is empty. Hidden files and folders do not count. A note names what
-        is skipped: files that are not named like images, files beside the folders of the classes, links to folders
-        within a class, and folders that cannot be listed.
-
-        Raises:
-            InputError: there is no folder of a class, or no image in any.
-        """
-        entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(root) if not entry.name.startswith("."))
-        names = [name for name, is_folder in entries if is_folder]
-        inside = os.path.realpath(root)
-        for name in filter(lambda name: os.path.islink(root / name), names):
-            target = os.path.realpath(root / name)
-            if os.path.commonpath([target, inside]) == target:
-                raise InputError(f"{printable(str(root / name))}: links to a folder that it lies in itself; remove it")
-        if not names:
-            raise InputError(f"{root}: has no folders; expected one a class, with images in it")
-        files: list[str] = []
-        labels: list[int] = []
-        others: list[str] = []
-        missed: list[str] = []
-        for label, name in enumerate(names):
-            for file in _below(root / name, missed):
-                kept = Path(file).suffix.lower() in SUFFIXES
-                (files if kept else others).append(os.path.relpath(file, root))
-                if kept:
-                    labels.append(label)
-        if not files:
-            raise InputError(f"{root}: no image in any of its {len(names)} folders ({', '.join(sorted(SUFFIXES))})")
-        counts = Counter(labels)
-        notes = [f"{root / name}: {WITHOUT_IMAGES}" for number, name in enumerate(names) if not counts[number]]
-        notes += [f"{root / name}: in no folder of a class" for name, is_folder in entries if not is_folder]
-        notes += [f"{root / file}: not named like an image" for file in others]
-        notes += missed
-        shown, said = (tuple(map(printable, lines)) for lines in (names, notes))
-        return cls(root, tuple(files), Classes(np.array(labels, dtype=np.int64), shown, said))
-
-    def name(self, index: int) -> str:
-        return printable(str(self.root / self.files[index]))
-
-    def image(self, index: int) -> Image.Image:
-        return opened_file(self.root / self.files[index])
+    Raises:
+        InputError: there is no folder of a class, or no image in any.
+    """
+    entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(root) if not entry.name.startswith("."))
+    names = [name for name, is_folder in entries if is_folder]
+    inside = os.path.realpath(root)
+    for name in filter(lambda name: os.path.islink(root / name), names):
+        target = os.path.realpath(root / name)
+        if os.path.commonpath([target, inside]) == target:
+            raise InputError(f"{printable(str(root / name))}: links to a folder that it lies in itself; remove it")
+    if not names:
+        raise InputError(f"{root}: has no folders; expected one a class, with images in it")
+    files: list[str] = []
+    labels: list[int] = []
+    others: list[str] = []
+    missed: list[str] = []
+    for label, name in enumerate(names):
+        for file in _below(root / name, missed):
+            kept = Path(file).suffix.lower() in SUFFIXES
+            (files if kept else others).append(os.path.relpath(file, root))
+            if kept:
+                labels.append(label)
+    if not files:
+        raise InputError(f"{root}: no image in any of its {len(names)} folders ({', '.join(sorted(SUFFIXES))})")
+    empty = set(range(len(names))) - set(labels)
+    notes = [f"{root / names[number]}: {WITHOUT_IMAGES}" for number in sorted(empty)]
+    notes += [f"{root / name}: in no folder of a class" for name, is_folder in entries if not is_folder]
+    notes += [f"{root / file}: not named like an image" for file in others]
+    return ImageSet(
+        np.array(labels, dtype=np.int64),
+        tuple(map(printable, names)),
+        lambda index: printable(str(root / files[index])),
+        lambda index: opened_file(root / files[index]),
+        tuple(map(printable, notes + missed)),
+    )
 
 
 def _below(folder: Path, missed: list[str]) -> Iterator[str]:

@@ -3,14 +3,13 @@
 import gzip
 import math
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anybatch.data.images.sets import Classes, Pixels
+from anybatch.data.images.sets import ImageSet, numbered
 from anybatch.errors import InputError
 
 _UNSIGNED_BYTES = 0x08
@@ -19,37 +18,25 @@ _MOST_RATIO = 1032
 _DIGITS = Path(__file__).with_name("digits")
 
 
-@dataclass(frozen=True)
-class ArrayImages:
-    """Decoded images in memory: uint8[N, H, W] or uint8[N, H, W, 3]."""
-
-    where: str
-    pixels: Pixels
-    classes: Classes
-
-    def name(self, index: int) -> str:
-        return f"{self.where}, image {index}"
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
-
-
-def read_idx(images: Path, labels: Path) -> ArrayImages:
+def read_idx(images: Path, labels: Path) -> ImageSet:
     """Reads the images and the labels in a pair of IDX files, plain or .gz; LeCun's format of the MNIST page.
 
     Raises:
         InputError: a file is damaged or of another shape, or the two do not belong together.
     """
-    pixels, numbers = _array(images, 3), _array(labels, 1)
-    if len(pixels) != len(numbers):
-        raise InputError(f"{images}: has {len(pixels)} images, {labels.name} has {len(numbers)} labels")
+    pixels, classes = _array(images, 3), _array(labels, 1)
+    if len(pixels) != len(classes):
+        raise InputError(f"{images}: has {len(pixels)} images, {labels.name} has {len(classes)} labels")
     if not pixels.size:
         raise InputError(f"{images}: there is no image in it")
-    names = tuple(str(number) for number in range(int(numbers.max()) + 1))
-    return ArrayImages(str(images), pixels, Classes(numbers.astype(np.int64), names))
+    return ImageSet(
+        *numbered(classes.tolist()),
+        lambda index: f"{images}, image {index}",
+        lambda index: Image.fromarray(pixels[index]),
+    )
 
 
-def digits() -> ArrayImages:
+def digits() -> ImageSet:
     """Returns 1,797 handwritten digits of 8 x 8 pixels, the test part of the UCI set; see digits/README.md."""
     return read_idx(_DIGITS / "images-idx3-ubyte.gz", _DIGITS / "labels-idx1-ubyte.gz")
 

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from anybatch.data.images.decoding import opened
-from anybatch.data.images.sets import MOST_CLASSES, Classes, Labels, Unreadable, numbered
+from anybatch.data.images.sets import MOST_CLASSES, ImageSet, Labels, Unreadable, numbered, renumbered
+from anybatch.data.packed import pyarrow
 from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 
@@ -20,89 +19,75 @@ _ROWS = 16
 # attack on the memory.
 _MOST_RATIO, _UNSUSPICIOUS = 20, 2**30
 
+# What the labels of a file are, their numbers, and the names of these.
+Labeled = tuple[str, Labels, tuple[str, ...]]
 
-@dataclass(frozen=True)
-class ParquetImages:
-    """The rows of files, in order; the encoded images stay in memory."""
 
-    files: str
-    encoded: Any
-    classes: Classes
+def parquet_images(files: Sequence[Path]) -> ImageSet:
+    """Reads the images in `files`, which are one set in several parts; the encoded images stay in memory.
 
-    @classmethod
-    def of(cls, files: Sequence[Path]) -> "ParquetImages":
-        """Reads the images in `files`, which are one set in several parts.
+    The column of images is `image`, or the only struct with `bytes`. The column of labels is `label`, `labels` or
+    `fine_label`, or the only one that `datasets` marks as a ClassLabel. Labels are names, or numbers of the names in
+    the metadata of their file: files may number the same names differently.
 
-        The column of images is `image`, or the only struct with `bytes`. The column of labels is `label`, `labels` or
-        `fine_label`, or the only one that `datasets` marks as a ClassLabel. Labels are names, or numbers of the names
-        in the metadata of their file: files may number the same names differently.
-
-        Raises:
-            InputError: pyarrow is not installed; or a file is damaged, has no such columns or several, has labels
-                that are no classes, or the images take more than half of the memory.
-        """
+    Raises:
+        InputError: pyarrow is not installed; or a file is damaged, has no such columns or several, has labels that
+            are no classes, or the images take more than half of the memory.
+    """
+    pa = pyarrow(files[0])
+    chunks: list[Any] = []
+    labeled: list[Labeled] = []
+    notes: list[str] = []
+    room = half_of_memory()
+    for file in files:
         try:
-            import pyarrow as pa
-            import pyarrow.compute as pc
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise InputError(f"{files[0]}: reading parquet needs pyarrow: pip install 'anybatch[parquet]'") from None
-        encoded: list[Any] = []
-        labels: list[Any] = []
-        known: list[tuple[str, ...] | None] = []
-        notes: list[str] = []
-        room = half_of_memory()
-        for file in files:
-            try:
-                with pq.ParquetFile(file) as reader:
-                    schema = reader.schema_arrow
-                    features = _features(schema, file)
-                    image = _image_column(schema, features, file, notes)
-                    label = _label_column(schema, features, file)
-                    batches = []
-                    most = max(_UNSUSPICIOUS, _MOST_RATIO * file.stat().st_size)
-                    # A few rows at a time: a dictionary can turn a small file into gigabytes.
-                    for batch in reader.iter_batches(batch_size=_ROWS, columns=[image, label]):
-                        batches.append(batch.select([image, label]))
-                        room -= batch.nbytes
-                        most -= batch.nbytes
-                        if most < 0:
-                            raise InputError(f"{file}: unpacks to more than {_MOST_RATIO} times its size and 1 GiB")
-                        if room < 0:
-                            raise InputError(f"{file}: its images take more than half of the memory; write tar shards")
-            except InputError:
-                raise
-            # A hostile or damaged file can make a parser fail in any way.
-            except Exception as error:
-                why = " ".join(str(error).split())[:160] or type(error).__name__
-                raise InputError(f"{file}: not readable as parquet: {why}") from None
-            if not batches:
-                continue
+            with pa.parquet.ParquetFile(file) as reader:
+                schema = reader.schema_arrow
+                features = _features(schema, file)
+                image = _image_column(schema, features, file, notes)
+                label = _label_column(schema, features, file)
+                batches = []
+                most = max(_UNSUSPICIOUS, _MOST_RATIO * file.stat().st_size)
+                # A few rows at a time: a dictionary can turn a small file into gigabytes.
+                for batch in reader.iter_batches(batch_size=_ROWS, columns=[image, label]):
+                    batches.append(batch.select([image, label]))
+                    room -= batch.nbytes
+                    most -= batch.nbytes
+                    if most < 0:
+                        raise InputError(f"{file}: unpacks to more than {_MOST_RATIO} times its size and 1 GiB")
+                    if room < 0:
+                        raise InputError(f"{file}: its images take more than half of the memory; write tar shards")
+        except InputError:
+            raise
+        # A hostile or damaged file can make a parser fail in any way.
+        except Exception as error:
+            why = " ".join(str(error).split())[:160] or type(error).__name__
+            raise InputError(f"{file}: not readable as parquet: {why}") from None
+        if batches:
             table = pa.Table.from_batches(batches)
-            encoded += [pc.struct_field(chunk, "bytes") for chunk in table[image].chunks]
-            labels.append(_labels(table[label], file, label))
-            known.append(_class_names(features, label, file) if labels[-1].dtype.kind == "i" else None)
-            _check_range(labels[-1], known[-1], file)
-        if not labels:
-            raise InputError(f"{files[0]}: there is no image in it")
-        if len({column.dtype.kind for column in labels}) > 1 or len({names is None for names in known}) > 1:
-            raise InputError(f"{files[0].parent}: labels are names of classes in some of its files, numbers in others")
-        try:
-            column = pa.chunked_array(encoded)
-        except pa.ArrowException as error:
-            raise InputError(f"{files[0].parent}: its files have images of different types: {error}") from None
-        numbers, names = _by_name(labels, known)
-        where = files[0].name if len(files) == 1 else str(files[0].parent)
-        return cls(where, column, Classes(numbers, names, tuple(notes)))
+            chunks += [pa.compute.struct_field(chunk, "bytes") for chunk in table[image].chunks]
+            labeled.append(_labeled(table[label], file, label, features.get(label, {}).get("names")))
+    if not labeled:
+        raise InputError(f"{files[0]}: there is no image in it")
+    if len({kind for kind, _, _ in labeled}) > 1:
+        raise InputError(f"{files[0].parent}: labels are names of classes in some of its files, numbers in others")
+    try:
+        encoded = pa.chunked_array(chunks)
+    except pa.ArrowException as error:
+        raise InputError(f"{files[0].parent}: its files have images of different types: {error}") from None
+    # By the names of the first file, then what other files add; names without numbers are sorted.
+    names = tuple(dict.fromkeys(name for _, _, own in labeled for name in own))
+    names = tuple(sorted(names)) if labeled[0][0] == "names" else names
+    labels = np.concatenate([renumbered(numbers, own, names) for _, numbers, own in labeled])
+    where = files[0].name if len(files) == 1 else str(files[0].parent)
 
-    def name(self, index: int) -> str:
-        return f"{self.files}, row {index}"
-
-    def image(self, index: int) -> Image.Image:
-        data = self.encoded[index].as_py()
+    def image_of(index: int) -> Image.Image:
+        data = encoded[index].as_py()
         if data is None:
             raise Unreadable("the row has no bytes")
         return opened(data)
+
+    return ImageSet(labels, names, lambda index: f"{where}, row {index}", image_of, tuple(notes))
 
 
 def _features(schema: Any, file: Path) -> dict[str, Any]:
@@ -150,55 +135,32 @@ def _label_column(schema: Any, features: dict[str, Any], file: Path) -> str:
     )
 
 
-def _labels(column: Any, file: Path, name: str) -> NDArray[Any]:
-    """Returns int64[N] of numbers, or object[N] of names.
+def _labeled(column: Any, file: Path, name: str, described: Any) -> Labeled:
+    """Returns the labels in a column; `described` are the names that `datasets` keeps in the metadata of a ClassLabel.
 
     Raises:
-        InputError: they are neither, or a row has none.
+        InputError: they are neither numbers nor names, a row has none, or a number has no name.
     """
-    import pyarrow as pa
-
+    pa = pyarrow(file)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.null_count:
         raise InputError(f"{file}: {column.null_count} rows have no label")
-    if pa.types.is_integer(column.type):
-        return np.asarray(column.to_numpy().astype(np.int64))
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return np.array(column.to_pylist(), dtype=object)
-    raise InputError(
-        f"{file}: column {name} is of type {column.type}; labels must be whole numbers, or names of classes"
-    )
-
-
-def _class_names(features: dict[str, Any], column: str, file: Path) -> tuple[str, ...] | None:
-    """Returns the names that `datasets` keeps in the metadata of a ClassLabel."""
-    names = features.get(column, {}).get("names")
-    if names is None:
-        return None
-    if not isinstance(names, list) or len(set(map(str, names))) != len(names):
-        raise InputError(f"{file}: the classes of {column} in its metadata are no list of different names")
-    return tuple(map(str, names))
-
-
-def _check_range(labels: NDArray[Any], names: tuple[str, ...] | None, file: Path) -> None:
-    count = MOST_CLASSES if names is None else len(names)
-    if labels.dtype.kind == "i" and not 0 <= labels.min() <= labels.max() < count:
+        return "names", *numbered(column.to_pylist())
+    if not pa.types.is_integer(column.type):
         raise InputError(
-            f"{file}: labels from {labels.min()} to {labels.max()}; must be numbers from 0 on, below {count:,}"
-            + ("" if names is None else ", as its metadata names so many classes")
+            f"{file}: column {name} is of type {column.type}; labels must be whole numbers, or names of classes"
         )
-
-
-def _by_name(labels: Sequence[NDArray[Any]], known: Sequence[tuple[str, ...] | None]) -> tuple[Labels, tuple[str, ...]]:
-    """Numbers all labels by one list of names: that of the first file, then what other files add."""
-    if labels[0].dtype.kind == "O":
-        return numbered([name for column in labels for name in column])
-    if known[0] is None:
-        numbers = np.concatenate(labels)
-        return numbers, tuple(map(str, range(int(numbers.max()) + 1)))
-    names = tuple(dict.fromkeys(name for own in known for name in own or ()))
-    places = {name: place for place, name in enumerate(names)}
-    return np.concatenate(
-        [np.array([places[name] for name in own or ()])[column] for column, own in zip(labels, known, strict=True)]
-    ), names
+    if described is not None and (not isinstance(described, list) or len(set(map(str, described))) != len(described)):
+        raise InputError(f"{file}: the classes of {name} in its metadata are no list of different names")
+    count = MOST_CLASSES if described is None else len(described)
+    numbers = np.asarray(column.to_numpy().astype(np.int64))
+    if not 0 <= numbers.min() <= numbers.max() < count:
+        raise InputError(
+            f"{file}: labels from {numbers.min()} to {numbers.max()}; must be numbers from 0 on, below {count:,}"
+            + ("" if described is None else ", as its metadata names so many classes")
+        )
+    if described is None:
+        return "numbers", *numbered(numbers.tolist())
+    return "numbers of names", numbers, tuple(map(str, described))

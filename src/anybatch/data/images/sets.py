@@ -1,9 +1,8 @@
 """Sets of labeled images, in any layout, and how a part of one is held out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,74 +23,32 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True)
-class Classes:
-    """The class of every image, int64[N], and the name of every class; `notes` are lines about what was skipped."""
-
-    labels: Labels
-    names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-class ImageSet(Protocol):
+class ImageSet:
     """Numbered images, each of one class; reading one changes nothing and may be done from several threads."""
 
-    @property
-    def classes(self) -> Classes: ...
+    labels: Labels
+    """The class of every image, int64[N]."""
+    classes: tuple[str, ...]
+    """The name of every class."""
+    name: Callable[[int], str]
+    """The name of an image for messages: its file, or its place in one."""
+    image: Callable[[int], Image.Image]
+    """Opens an image, does not decode it yet; Unreadable: Pillow does not know it, or its file cannot be read."""
+    notes: tuple[str, ...] = ()
+    """Lines about what was skipped."""
 
-    def name(self, index: int) -> str:
-        """Returns the name of an image for messages: its file, or its place in one."""
-        ...
-
-    def image(self, index: int) -> Image.Image:
-        """Opens the image; does not decode it yet.
-
-        Raises:
-            Unreadable: it is not an image that Pillow knows, or its file cannot be read.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some images of a set, in the order of `chosen`, int64[M]."""
-
-    whole: ImageSet
-    chosen: NDArray[np.int64]
-    classes: Classes
-
-    @classmethod
-    def of(cls, whole: ImageSet, chosen: NDArray[np.int64]) -> "Part":
-        classes = whole.classes
-        return cls(whole, chosen, Classes(classes.labels[chosen], classes.names, classes.notes))
-
-    def name(self, index: int) -> str:
-        return self.whole.name(int(self.chosen[index]))
-
-    def image(self, index: int) -> Image.Image:
-        return self.whole.image(int(self.chosen[index]))
+    def take(self, chosen: Labels) -> "ImageSet":
+        """Returns some of the images, in the order of `chosen`, int64[M]."""
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            name=lambda index: self.name(int(chosen[index])),
+            image=lambda index: self.image(int(chosen[index])),
+        )
 
 
-@dataclass(frozen=True)
-class BlankImages:
-    """`count` gray images of `size`, (width, height), over `num_classes`; they replace a set that is not at hand."""
-
-    count: int
-    num_classes: int
-    size: tuple[int, int]
-
-    @property
-    def classes(self) -> Classes:
-        return Classes(np.arange(self.count) % self.num_classes, tuple(map(str, range(self.num_classes))))
-
-    def name(self, index: int) -> str:
-        return f"blank image {index}"
-
-    def image(self, index: int) -> Image.Image:
-        return Image.new("RGB", self.size, (128, 128, 128))
-
-
-def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
-    """Returns (all but one fold, one fold) of `folds` parts of a set, which differ by at most one image a class.
+def folded(labels: Labels, fold: int, folds: int) -> tuple[Labels, Labels]:
+    """Returns the numbers of the images of (all but one fold, one fold), which differ by at most one image a class.
 
     The fold of an image depends only on the set, never on a run's seed, so runs can be compared.
 
@@ -100,19 +57,12 @@ def hold_out(images: ImageSet, fold: int, folds: int) -> tuple[Part, Part]:
     """
     if not 0 <= fold < folds:
         raise InputError(f"data.fold = {fold}: must be at least 0 and below data.folds = {folds}")
-    labels = images.classes.labels
     if len(labels) < folds:
         raise InputError(f"{len(labels)} images cannot be parted into {folds} folds; choose fewer folds")
     shuffled = np.argsort(random_words(0, "fold", [0], [0], len(labels))[0], kind="stable")
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = np.sort(by_class[fold::folds])
-    return Part.of(images, np.setdiff1d(np.arange(len(labels)), held)), Part.of(images, held)
-
-
-def noted(images: ImageSet, notes: Sequence[str]) -> ImageSet:
-    """Returns the same images with more notes about what was left out."""
-    known = images.classes
-    return Part(images, np.arange(len(known.labels)), replace(known, notes=(*known.notes, *notes))) if notes else images
+    return np.setdiff1d(np.arange(len(labels)), held), held
 
 
 def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> ImageSet:
@@ -121,27 +71,34 @@ def with_classes_of(training: ImageSet, held_out: ImageSet, where: object) -> Im
     Raises:
         InputError: it has a class that the training part does not have.
     """
-    mine, theirs = training.classes.names, held_out.classes.names
-    if unknown := sorted(set(theirs) - set(mine)):
+    if unknown := sorted(set(held_out.classes) - set(training.classes)):
         raise InputError(
             f"{where}: the held-out images have other classes than those for training, such as {unknown[0]!r}; "
             "both parts need the same classes"
         )
-    number = {name: place for place, name in enumerate(mine)}
-    labels = np.array([number[name] for name in theirs], dtype=np.int64)[held_out.classes.labels]
-    notes = held_out.classes.notes
-    if missing := [mine[place] for place in np.setdiff1d(training.classes.labels, labels)]:
-        notes += (f"{where}: {len(missing):,} of {len(mine):,} classes are not held out, such as {missing[0]}",)
-    return Part(held_out, np.arange(len(labels)), Classes(labels, mine, notes))
+    labels = renumbered(held_out.labels, held_out.classes, training.classes)
+    notes = held_out.notes
+    if missing := [training.classes[place] for place in np.setdiff1d(training.labels, labels)]:
+        count = len(training.classes)
+        notes += (f"{where}: {len(missing):,} of {count:,} classes are not held out, such as {missing[0]}",)
+    return replace(held_out, labels=labels, classes=training.classes, notes=notes)
+
+
+def renumbered(labels: Labels, classes: Sequence[str], known: Sequence[str]) -> Labels:
+    """Returns `labels`, numbers of `classes`, as numbers of the same names in `known`."""
+    number = {name: place for place, name in enumerate(known)}
+    return np.array([number[name] for name in classes], dtype=np.int64)[labels]
+
+
+def numbered(classes: Sequence[str] | Sequence[int]) -> tuple[Labels, tuple[str, ...]]:
+    """Turns the classes of N images into numbers, int64[N], and names: sorted, or the numbers 0 to the largest."""
+    if isinstance(classes[0], int):
+        return np.array(classes, dtype=np.int64), tuple(map(str, range(int(max(classes)) + 1)))
+    names = tuple(sorted(set(map(str, classes))))
+    number = {name: place for place, name in enumerate(names)}
+    return np.array([number[str(name)] for name in classes], dtype=np.int64), names
 
 
 def printable(name: str) -> str:
     """Returns a file system's name as text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def numbered(names: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
-    """Turns names of classes, one an image, into numbers and the sorted names."""
-    unique = tuple(sorted(set(names)))
-    number = {name: place for place, name in enumerate(unique)}
-    return np.array([number[name] for name in names], dtype=np.int64), unique

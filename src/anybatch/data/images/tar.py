@@ -7,14 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from anybatch.data.images.decoding import opened_file
 from anybatch.data.images.folder import SUFFIXES
-from anybatch.data.images.sets import MOST_CLASSES, Classes, numbered, printable
+from anybatch.data.images.sets import MOST_CLASSES, ImageSet, numbered, printable
 from anybatch.errors import InputError
 
 # Bytes: of a long name or an extended header, of a class in a .cls, and of the padding after the end.
@@ -27,57 +26,42 @@ _ABOUT_THE_SHARD = re.compile(r"__[^/]*__($|/)")
 class _Member:
     """The place of an image."""
 
-    shard: int
+    shard: Path
     name: str
     offset: int
     size: int
 
+    def __str__(self) -> str:
+        return f"{self.shard}: {printable(self.name)}"
 
-@dataclass(frozen=True)
-class TarImages:
-    """The images of shards, in order; only their places are in memory, and any can be read at once."""
 
-    shards: tuple[Path, ...]
-    members: tuple[_Member, ...]
-    classes: Classes
+def tar_images(shards: Sequence[Path]) -> ImageSet:
+    """Finds the images in uncompressed `shards`, in one pass over the headers; any can then be read at once.
 
-    @classmethod
-    def of(cls, shards: Sequence[Path]) -> "TarImages":
-        """Finds the images in uncompressed `shards`, in one pass over the headers.
+    If a shard has .cls members, its samples are webdataset's. A member's key is its name up to the first dot after
+    the last slash; the rest is its field. The image of a key is the field named like an image; its class is the
+    number in the field `cls`. Otherwise the shard is a tree of folders, and an image's class is its folder.
 
-        If a shard has .cls members, its samples are webdataset's. A member's key is its name up to the first dot after
-        the last slash; the rest is its field. The image of a key is the field named like an image; its class is the
-        number in the field `cls`. Otherwise the shard is a tree of folders, and an image's class is its folder.
+    Raises:
+        InputError: a shard is damaged or packed, a name is repeated, or a key does not have one image and one class.
+    """
+    members: list[_Member] = []
+    classes: list[Any] = []
+    notes: list[str] = []
+    for path in shards:
+        for member, label in _images(path, notes):
+            members.append(member)
+            classes.append(label)
+        if len(set(map(type, classes))) > 1:
+            raise InputError(f"{path}: some images have a .cls beside them, others do not")
+    if not members:
+        raise InputError("; ".join([f"{shards[0]}: no image in it", *notes[:1]]))
 
-        Raises:
-            InputError: a shard is damaged or packed, a name is repeated, or a key does not have one image and one
-                class.
-        """
-        members: list[_Member] = []
-        numbers: list[int] = []
-        folders: list[str] = []
-        notes: list[str] = []
-        for number, path in enumerate(shards):
-            for member, label in _images(path, number, notes):
-                members.append(member)
-                if isinstance(label, int):
-                    numbers.append(label)
-                else:
-                    folders.append(label)
-            if numbers and folders:
-                raise InputError(f"{path}: some images have a .cls beside them, others do not")
-        if not members:
-            raise InputError("; ".join([f"{shards[0]}: no image in it", *notes[:1]]))
-        labels, names = numbered(folders) if folders else _by_number(numbers)
-        return cls(tuple(shards), tuple(members), Classes(labels, names, tuple(notes)))
+    def image(index: int) -> Image.Image:
+        member = members[index]
+        return opened_file(member.shard, member.offset, member.size)
 
-    def name(self, index: int) -> str:
-        member = self.members[index]
-        return f"{self.shards[member.shard]}: {printable(member.name)}"
-
-    def image(self, index: int) -> Image.Image:
-        member = self.members[index]
-        return opened_file(self.shards[member.shard], member.offset, member.size)
+    return ImageSet(*numbered(classes), lambda index: str(members[index]), image, tuple(notes))
 
 
 def key_and_field(name: str) -> tuple[str, str]:
@@ -87,7 +71,7 @@ def key_and_field(name: str) -> tuple[str, str]:
     return (folder + slash + key if key else ""), field_of.lower()
 
 
-def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int | str]]:
+def _images(path: Path, notes: list[str]) -> list[tuple[_Member, int | str]]:
     """Returns the images of a shard, in order, each with its number or its folder; adds skipped members to `notes`."""
     images: dict[str, dict[str, _Member]] = defaultdict(dict)
     classes: dict[str, int] = {}
@@ -109,21 +93,21 @@ def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int
         if field == "cls":
             classes[key] = _class(content, path, info.name)
         elif "." + ending in SUFFIXES:
-            images[key][field] = _Member(shard, info.name, info.offset_data, info.size)
+            images[key][field] = _Member(path, info.name, info.offset_data, info.size)
         else:
             left_out["not named like an image", field].append(info.name)
     found: list[tuple[_Member, int | str]] = []
     for key, pictures in images.items():
         own = {field: member for field, member in pictures.items() if "." not in field}
         if samples:
-            found.append(_sample(path, key, own or pictures, classes))
+            found.append(_sample(key, own or pictures, classes))
         elif (key, "json") in seen:
             raise InputError(
                 f"{path}: {printable(key)}.json is beside an image, and no field of it is known to be the class; write "
                 f"the class to {printable(key)}.cls, as a number"
             )
         else:
-            found += [(member, _folder(path, member.name)) for member in (own or pictures).values()]
+            found += [(member, _folder(member)) for member in (own or pictures).values()]
         for field in pictures.keys() - own.keys() if own else ():
             left_out["a field of a key that has its image", field].append(pictures[field].name)
     for key in classes.keys() - images.keys():
@@ -134,32 +118,26 @@ def _images(path: Path, shard: int, notes: list[str]) -> list[tuple[_Member, int
     return sorted(found, key=lambda pair: pair[0].offset)
 
 
-def _sample(path: Path, key: str, pictures: dict[str, _Member], classes: dict[str, int]) -> tuple[_Member, int]:
+def _sample(key: str, pictures: dict[str, _Member], classes: dict[str, int]) -> tuple[_Member, int]:
     """Returns the one image of a key and its class."""
     (field, member), *others = pictures.items()
-    where = f"{path}: {printable(member.name)}"
     if "." in field:
         raise InputError(
-            f"{where}: a key ends at the first dot of a name, so this is the field {field} of the key "
+            f"{member}: a key ends at the first dot of a name, so this is the field {field} of the key "
             f"{printable(key)}, which has no image of its own; write names with one dot"
         )
     if others:
-        raise InputError(f"{where} and {printable(others[0][1].name)} are of one key; a key has one image")
+        raise InputError(f"{member} and {printable(others[0][1].name)} are of one key; a key has one image")
     if key not in classes:
-        raise InputError(f"{where} has no class: no {printable(key)}.cls is in the shard")
+        raise InputError(f"{member} has no class: no {printable(key)}.cls is in the shard")
     return member, classes[key]
 
 
-def _folder(path: Path, name: str) -> str:
-    folder = name.rpartition("/")[0].rpartition("/")[2]
+def _folder(member: _Member) -> str:
+    folder = member.name.rpartition("/")[0].rpartition("/")[2]
     if folder in ("", "."):
-        raise InputError(f"{path}: {printable(name)} has no class: neither a .cls beside it nor a folder")
+        raise InputError(f"{member} has no class: neither a .cls beside it nor a folder")
     return printable(folder)
-
-
-def _by_number(numbers: list[int]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    labels = np.array(numbers, dtype=np.int64)
-    return labels, tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
 class _Headers(io.FileIO):

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Gt, Interval, Le
@@ -26,6 +26,9 @@ Share = Annotated[float, Gt(0), Le(1)]
 Numbers = NDArray[np.int64]
 Seen = NDArray[np.bool_]
 OnSkip = Callable[[str, str], None]
+# Shows examples, each as in its epoch, both int64[B], independently of the others: uint8[B, S, S, C], and bool[B],
+# whether the image could be read.
+Views = Callable[[Numbers, Numbers], tuple[Pixels, Seen]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +54,6 @@ class Cropping:
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale = {self.scale}: the smallest area is above the largest")
-
-
-class Views(Protocol):
-    """Shows the examples numbered `examples`, each as in its epoch, both int64[B], independently of the others."""
-
-    def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
-        """Returns (uint8[B, S, S, C], bool[B]: whether the image could be read)."""
-        ...
 
 
 class MemoryViews:
@@ -98,27 +93,22 @@ class MemoryViews:
         return np.ascontiguousarray(windows[np.arange(len(images)), tops, lefts].transpose(0, 2, 3, 1))
 
 
+@dataclass
 class FileViews:
     """Views of images that are decoded each time, by several threads: Pillow leaves Python's lock while it works.
 
     An image that cannot be read is gray and not seen; `on_skip(name, reason)` is called for it once.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        size: int,
-        channels: int,
-        cropping: Cropping,
-        seed: int,
-        on_skip: OnSkip,
-        training: bool,
-    ) -> None:
-        self.images, self.size, self.channels, self.cropping, self.seed = images, size, channels, cropping, seed
-        self.training = training
-        self._on_skip, self._threads = on_skip, 0
-        # The reason, by the number of the image.
-        self.skipped: dict[int, str] = {}
+    images: ImageSet
+    size: int
+    channels: int
+    cropping: Cropping
+    seed: int
+    on_skip: OnSkip
+    training: bool
+    skipped: dict[int, str] = field(default_factory=dict)
+    """The reason, by the number of the image."""
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
         if self.training:
@@ -155,16 +145,16 @@ class FileViews:
         """Records, and reports once, that an image cannot be read."""
         if index not in self.skipped:
             self.skipped[index] = reason
-            self._on_skip(self.images.name(index), reason)
+            self.on_skip(self.images.name(index), reason)
 
     def alone(self) -> None:
         """Prepares a forked process: one thread decodes, and only `skipped` reports."""
-        self._on_skip, self._threads = (lambda name, reason: None), 1
-        self.__dict__.pop("_pool", None)
+        self.on_skip = lambda name, reason: None
+        self.__dict__["_pool"] = ThreadPoolExecutor(1)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads or num_threads(), thread_name_prefix="anybatch-images")
+        return ThreadPoolExecutor(num_threads(), thread_name_prefix="anybatch-images")
 
 
 def decode_all(
@@ -175,7 +165,7 @@ def decode_all(
     Raises:
         InputError: the images need more than `most_bytes`, or none can be read.
     """
-    count = len(images.classes.labels)
+    count = len(images.labels)
     if (needed := count * size * size * channels) > most_bytes:
         raise InputError(
             f"{count} images of {size} x {size} take {needed / 2**30:.1f} GB decoded, more than half of the memory; "
@@ -192,7 +182,7 @@ def decode_all(
 
 def check_readable(images: ImageSet, views: FileViews) -> None:
     """Raises InputError if no image of a sample over the whole set can be read: a run would learn nothing."""
-    count = len(images.classes.labels)
+    count = len(images.labels)
     tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).astype(np.int64))
     epoch = np.zeros(1, dtype=np.int64)
     # Usually the first one can be read, and no other is decoded.
