@@ -31,7 +31,7 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
 
     from anybatch.data.images.source import ImageSource, Normalization
     from anybatch.data.sampling import Stream
-    from anybatch.engine.loading import cut, loading, opened_share
+    from anybatch.engine.loading import cut, loading, read_share
     from anybatch.recipes.freed_memory import keep_freed_memory
     from anybatch.recipes.streaming import StreamedExamples
 
@@ -48,7 +48,7 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
     pieces = cut(0, batch, 0, RANKS, GROUP, GROUP)
     started = time.process_time()
     read = 0
-    with loading(lambda step: opened_share(examples, pieces), iter(range(2)), ahead=True, pin=False) as loader:
+    with loading(lambda step: read_share(examples, pieces), iter(range(2)), ahead=True, pin=False) as loader:
         for micro_batch in loader.next().micro_batches:
             read += micro_batch.num_examples
         taken = time.process_time() - started
@@ -68,7 +68,7 @@ def text(before: Path, turns: int, batches: int = 40) -> dict[str, Any]:
     former = importlib.util.module_from_spec(spec)
     sys.modules["before"] = former
     spec.loader.exec_module(former)
-    ways = {"before": (former, former.read_share), "now": (now, now.opened_share)}
+    ways = {"before": (former, former.read_share), "now": (now, now.read_share)}
     changes = ["reference.num_examples=64", "phases.0.batch_size=16", "reference.batch_size=16", "data.num_held_out=8"]
     taken: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:

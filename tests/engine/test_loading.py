@@ -3,34 +3,36 @@
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from support.linear_job import RaggedExamples, Regression
 
 from anybatch.data.batch import Batch
+from anybatch.data.images.source import ImageSource, Normalization
+from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution
 from anybatch.engine.job import Promise
-from anybatch.engine.loading import Share, cut, loading, opened_share, read_share
+from anybatch.engine.loading import Share, cut, loading, read_share
 from anybatch.engine.parallel import Replicated
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
+from anybatch.recipes.streaming import StreamedExamples
 
 EXECUTION = Execution(micro_batch_size=4)
 
 
-class Promised(RaggedExamples):
-    """The same examples; `lost` are promised and not there, 1 + i % 3 targets each."""
+class Lossy(RaggedExamples):
+    """The same examples without the targets of `lost`, 1 + i % 3 each."""
 
     def __init__(self, lost: frozenset[int] = frozenset(), fails_at: int | None = None) -> None:
         super().__init__()
         self.lost, self.fails_at = lost, fails_at
         self.alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
         self.most = 0
-
-    def promised(self, start: int, count: int) -> Promise:
-        numbers = range(start, start + count)
-        return Promise({"square": sum(1 + i % 3 for i in numbers)}, sum(7**i for i in numbers))
 
     def read(self, start: int, count: int) -> Batch:
         if self.fails_at is not None and start >= self.fails_at:
@@ -44,8 +46,17 @@ class Promised(RaggedExamples):
         return batch
 
 
+class Promised(Lossy):
+    """All targets are promised."""
+
+    def promised(self, start: int, count: int) -> Promise:
+        numbers = range(start, start + count)
+        targets = {"square": sum(1 + i % 3 for i in numbers)}
+        return Promise(targets, sum(7**i for i in numbers), partial(self.read, start, count))
+
+
 def share_of(examples: RaggedExamples, count: int = 400) -> Share:
-    return opened_share(examples, cut(0, count, 0, 1, 4))
+    return read_share(examples, cut(0, count, 0, 1, 4))
 
 
 def stepped(share: Share) -> tuple[torch.Tensor, float, float]:
@@ -69,14 +80,14 @@ def test_a_hundred_micro_batches_are_never_in_memory_together() -> None:
 
 
 def test_a_step_is_the_same_whether_its_share_is_read_at_once_or_not() -> None:
-    late, whole = stepped(share_of(Promised())), stepped(read_share(RaggedExamples(), cut(0, 400, 0, 1, 4)))
+    late, whole = stepped(share_of(Promised())), stepped(share_of(RaggedExamples()))
     assert torch.equal(late[0], whole[0])
     assert late[1:] == whole[1:]
 
 
 def test_a_target_that_turns_out_to_be_lacking_is_not_divided_by() -> None:
-    examples = Promised(lost=frozenset({3, 50, 51, 399}))
-    found, known = stepped(share_of(examples)), stepped(read_share(examples, cut(0, 400, 0, 1, 4)))
+    lost = frozenset({3, 50, 51, 399})
+    found, known = stepped(share_of(Promised(lost))), stepped(share_of(Lossy(lost)))
     torch.testing.assert_close(found[0], known[0], rtol=1e-12, atol=1e-12)
     assert found[1:] == pytest.approx(known[1:], rel=1e-12)
 
@@ -99,3 +110,24 @@ def test_text_is_read_one_step_ahead_and_no_more() -> None:
         for step in range(4):
             assert isinstance(loader.next().micro_batches, list)
             assert max(read) <= step + 3
+
+
+def test_the_place_of_an_image_is_computed_once() -> None:
+    class Counted(Stream):
+        asked: list[tuple[int, int]] = []  # noqa: RUF012
+
+        def at(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            self.asked.append((start, count))
+            return super().at(start, count)
+
+    def views(epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        return np.full((len(examples), 2, 2, 1), examples[:, None, None, None], np.uint8), examples < 19
+
+    source = ImageSource(views, np.arange(20), Normalization((0.0,), (1 / 255,)), seed=0)
+    share = read_share(StreamedExamples(source, Counted(20, seed=0)), cut(0, 16, 0, 1, 4))
+    micro_batches = list(share.micro_batches)
+    assert Counted.asked == [(0, 4), (4, 4), (8, 4), (12, 4)]
+    labels = torch.cat([each.inputs["labels"] for each in micro_batches])
+    assert share.num_targets["label"] - sum(each.lacking for each in micro_batches) == int((labels >= 0).sum())
+    assert labels[labels >= 0].tolist() == [n for n in Stream(20, seed=0).at(0, 16)[1].tolist() if n < 19]
+    assert share.checksum == checksum(*Stream(20, seed=0).at(0, 16))

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from anybatch.engine.job import Batch
-from anybatch.engine.loading import held_out_share, on_device
+from anybatch.engine.loading import on_device
 from anybatch.engine.parallel import Parallel
+from anybatch.engine.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -32,40 +33,41 @@ def evaluate(model: nn.Module, batches: Sequence[Batch]) -> Evaluation:
     """Evaluates `model`, on its device, in eval mode over all `batches`, and restores its mode."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     names = list(batches[0].num_targets)
-    sums = torch.zeros(4, len(names), dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    for batch in batches:
-        sums += _sums(model, batch, names, device)
-    model.train(was_training)
-    return _evaluation(names, sums)
+    return _evaluation(names, _sums(model, batches, names, device))
 
 
 def evaluate_together(parallel: Parallel, batches: Sequence[Batch]) -> Evaluation:
     """Evaluates with the batches shared over the ranks; all ranks get the whole evaluation."""
     ranks = parallel.ranks
     names = list(batches[0].num_targets)
-    sums = torch.zeros(4, len(names), dtype=torch.float64)
-    was_training = parallel.module.training
-    parallel.module.eval()
-    for batch, counts in held_out_share(list(batches), ranks.rank, ranks.size):
-        ranks.watch.doing("evaluating")
-        with parallel.computing(), parallel.eagerly():
-            found = _sums(parallel.module, batch, names, ranks.device)
-        if counts:
-            sums += found
-    parallel.module.train(was_training)
+    mine = batches[ranks.rank :: ranks.size]
+    with parallel.computing(), parallel.eagerly():
+        sums = _sums(parallel.module, mine, names, ranks.device, ranks.watch)
+        if len(mine) < len(batches[:: ranks.size]):
+            # Shards are gathered in forward passes, of which every rank makes as many; this one is not counted.
+            _sums(parallel.module, batches[:1], names, ranks.device)
     return _evaluation(names, ranks.sum(sums, "adding up the evaluation"))
 
 
 @torch.no_grad()
-def _sums(model: nn.Module, batch: Batch, names: list[str], device: torch.device) -> torch.Tensor:
-    """Returns loss sums, numbers right, targets, and whether there is a loss, by name: float64[4, names]."""
-    losses, right = model(**on_device(batch.inputs, device))
+def _sums(
+    model: nn.Module, batches: Sequence[Batch], names: list[str], device: torch.device, watch: Watch | None = None
+) -> torch.Tensor:
+    """Returns loss sums, numbers right, targets, and how many batches have a loss, by name: float64[4, names]."""
+    sums = torch.zeros(4, len(names), dtype=torch.float64)
     none = torch.zeros((), dtype=torch.float64, device=device)
-    values = [losses.get(name, none).double() for name in names] + [right[name].double() for name in names]
-    counts = [*(batch.num_targets[name] for name in names), *(int(name in losses) for name in names)]
-    return torch.cat([torch.stack(values).cpu(), torch.tensor(counts, dtype=torch.float64)]).view(4, len(names))
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        if watch is not None:
+            watch.doing("evaluating")
+        losses, right = model(**on_device(batch.inputs, device))
+        values = [losses.get(name, none).double() for name in names] + [right[name].double() for name in names]
+        counts = [*(batch.num_targets[name] for name in names), *(int(name in losses) for name in names)]
+        found = torch.cat([torch.stack(values).cpu(), torch.tensor(counts, dtype=torch.float64)])
+        sums += found.view(4, len(names))
+    model.train(was_training)
+    return sums
 
 
 def _evaluation(names: list[str], sums: torch.Tensor) -> Evaluation:

@@ -33,10 +33,11 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class Promise:
-    """`num_targets` and `checksum` of a batch that is not read yet."""
+    """`num_targets` and `checksum` of a batch that `read` reads; the batch may lack some of the targets."""
 
     num_targets: Mapping[str, int]
     checksum: int
+    read: Callable[[], Batch]
 
 
 class Examples(Protocol):
@@ -65,7 +66,6 @@ class Phase:
         "reset_step" the moments with their step count at zero, "new" nothing. `flops_per_example`: the cost of a
         forward and a backward pass, if known. `group_size`: the number of examples that the model processes together,
         as BatchNorm does; a forward pass gets one such group, for any cut. None: examples do not affect each other.
-    does: a forward pass gets one such group, whatever the cut. None: examples do not see each other.
     """
 
     examples: Examples

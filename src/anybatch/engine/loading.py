@@ -5,14 +5,14 @@ as for masked words, the share of a step.
 """
 
 import itertools
-import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -38,20 +38,8 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Share:
-    """One rank's examples in one step; `num_targets` and `checksum` are the rank's, their sums the batch's.
-
-    Micro-batches that are read on demand, `Late`, can be read once.
-    """
-
-    micro_batches: "list[MicroBatch] | Late"
-    num_targets: dict[str, int]
-    checksum: int
-
-
-@dataclass(frozen=True)
 class Late:
-    """`count` micro-batches that are not read yet."""
+    """`count` micro-batches that are read when they are asked for, once."""
 
     count: int
     read: Iterator[MicroBatch]
@@ -64,8 +52,17 @@ class Late:
 
 
 @dataclass(frozen=True)
+class Share:
+    """One rank's examples in one step; `num_targets` and `checksum` are the rank's, their sums the batch's."""
+
+    micro_batches: list[MicroBatch] | Late
+    num_targets: dict[str, int]
+    checksum: int
+
+
+@dataclass(frozen=True)
 class Piece:
-    """`count` examples from position `start` of the stream; only the first `counts` of them count."""
+    """`count` examples from position `start` of the stream; only if it `counts`, they are part of the batch."""
 
     start: int
     count: int
@@ -104,51 +101,43 @@ def _cut_groups(start: int, count: int, rank: int, size: int, group_size: int) -
 
 
 def read_share(examples: Examples, pieces: list[Piece]) -> Share:
-    """Reads `pieces`; uncounted examples add no target."""
-    num_targets = Counter[str]()
-    checksum = 0
-    micro_batches = []
-    for piece in pieces:
-        batch = examples.read(piece.start, piece.count)
-        num_targets.update({name: count if piece.counts else 0 for name, count in batch.num_targets.items()})
-        checksum += batch.checksum if piece.counts else 0
-        micro_batches.append(MicroBatch(batch.inputs, float(piece.counts), piece.count))
-    return Share(micro_batches, dict(num_targets), checksum % 2**64)
-
-
-def opened_share(examples: Examples, pieces: list[Piece]) -> Share:
-    """As `read_share`; micro-batches are read when they are asked for, if the examples promise what they will have.
+    """Reads `pieces`, or what is promised of them; uncounted examples add no target.
 
     Examples may have a method `promised`, like `read`: it returns a `Promise`, or None.
     """
     # Python 3.11 takes a tenth of a millisecond to tell whether an object follows a protocol.
-    promised = getattr(examples, "promised", None)
-    if promised is None or promised(pieces[0].start, pieces[0].count) is None:
-        return read_share(examples, pieces)
-    known: list[tuple[Piece, Promise]] = [(piece, promised(piece.start, piece.count)) for piece in pieces]
+    promised = getattr(examples, "promised", lambda start, count: None)
+    known: list[Batch | Promise] = [
+        promised(piece.start, piece.count) or examples.read(piece.start, piece.count) for piece in pieces
+    ]
     num_targets = Counter[str]()
-    for piece, promise in known:
-        num_targets.update({name: count if piece.counts else 0 for name, count in promise.num_targets.items()})
-    checksum = sum(promise.checksum for piece, promise in known if piece.counts)
-    return Share(Late(len(known), _reading(examples, known)), dict(num_targets), checksum % 2**64)
+    for piece, each in zip(pieces, known, strict=True):
+        num_targets.update({name: count if piece.counts else 0 for name, count in each.num_targets.items()})
+    checksum = sum(each.checksum for piece, each in zip(pieces, known, strict=True) if piece.counts)
+    micro_batches: list[MicroBatch] | Late
+    if isinstance(known[0], Promise):
+        micro_batches = Late(len(pieces), _reading(pieces, known))
+    else:
+        micro_batches = [_micro_batch(piece, each) for piece, each in zip(pieces, known, strict=True)]
+    return Share(micro_batches, dict(num_targets), checksum % 2**64)
 
 
-def _reading(examples: Examples, known: list[tuple[Piece, Promise]]) -> Iterator[MicroBatch]:
+def _micro_batch(piece: Piece, known: Batch | Promise) -> MicroBatch:
+    """Returns the inputs of `piece`, which it reads if they are only promised."""
+    batch = known.read() if isinstance(known, Promise) else known
+    lacking = sum(known.num_targets.values()) - sum(batch.num_targets.values())
+    return MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
+
+
+def _reading(pieces: list[Piece], known: list[Batch | Promise]) -> Iterator[MicroBatch]:
     """Reads two at a time, so that the processes that decode are not idle at the end of each."""
-    waiting: deque[tuple[Piece, Promise, Future[Batch]]] = deque()
-
-    def oldest() -> MicroBatch:
-        piece, promise, reading = waiting.popleft()
-        batch = reading.result()
-        lacking = sum(promise.num_targets.values()) - sum(batch.num_targets.values())
-        return MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
-
+    waiting = deque[Future[MicroBatch]]()
     with ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader") as readers:
-        for piece, promise in known:
-            waiting.append((piece, promise, readers.submit(examples.read, piece.start, piece.count)))
+        for piece, promise in zip(pieces, known, strict=True):
+            waiting.append(readers.submit(_micro_batch, piece, promise))
             if len(waiting) > 1:
-                yield oldest()
-        yield oldest()
+                yield waiting.popleft().result()
+        yield waiting.popleft().result()
 
 
 def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -156,120 +145,85 @@ def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, T
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
 
-def held_out_share(batches: list[Batch], rank: int, size: int) -> list[tuple[Batch, bool]]:
-    """Returns every `size`-th of `batches`, as many on every rank; if none is left, the first, uncounted."""
-    mine = [(batch, True) for batch in batches[rank::size]]
-    return mine + [(batches[0], False)] * (-(-len(batches) // size) - len(mine))
-
-
-class _Ahead(queue.Queue[tuple[int, Any]]):
-    """A queue of items, each with its number of micro-batches; full at `maxsize` micro-batches."""
-
-    def _qsize(self) -> int:
-        return sum(number for number, _ in self.queue)
-
-
 class Loader:
-    """Shares of consecutive steps, read ahead of the computation by a thread.
+    """Shares of consecutive steps; `wait_s` is the time that the last step waited."""
 
-    `wait_s` is the time that the last step waited.
-    """
-
-    def __init__(self, read: Callable[[int], Share], steps: Iterator[int], pin: bool) -> None:
-        self._read, self._steps, self._pin = read, steps, pin
-        self._ready = _Ahead(_MICRO_BATCHES_AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="anybatch-loader", daemon=True)
+    def __init__(self, items: Iterator[Share | MicroBatch]) -> None:
+        self._items = items
         self.wait_s = 0.0
 
     def next(self) -> Share:
         """Returns the next step's share; it, and its micro-batches, raise the errors of reading them."""
         self.wait_s = 0.0
         share: Share = self._take()
-        late = share.micro_batches
-        return (
-            share if isinstance(late, list) else replace(share, micro_batches=Late(len(late), self._taken(len(late))))
-        )
-
-    def _taken(self, count: int) -> Iterator[MicroBatch]:
-        for _ in range(count):
-            yield self._take()
+        if isinstance(share.micro_batches, list):
+            return share
+        count = len(share.micro_batches)
+        return replace(share, micro_batches=Late(count, (self._take() for _ in range(count))))
 
     def _take(self) -> Any:
         started = time.perf_counter()
-        _, item = self._ready.get()
+        item = next(self._items)
         self.wait_s += time.perf_counter() - started
-        if isinstance(item, BaseException):
-            raise item
         return item
-
-    def _run(self) -> None:
-        try:
-            # Reading is NumPy's work on small arrays: torch's threads would only take the model's cores.
-            for step in self._steps:
-                share = self._read(step)
-                if isinstance(share.micro_batches, list):
-                    # A share that is read as a whole is read one step ahead, with any number of micro-batches.
-                    share = replace(share, micro_batches=[self._pinned(each) for each in share.micro_batches])
-                    self._put(_MICRO_BATCHES_AHEAD, share)
-                else:
-                    self._put(1, share)
-                    for each in share.micro_batches:
-                        self._put(1, self._pinned(each))
-                        if self._stopped.is_set():
-                            return
-                if self._stopped.is_set():
-                    return
-        except BaseException as error:
-            self._put(1, error)
-
-    def _pinned(self, piece: MicroBatch) -> MicroBatch:
-        if not self._pin:
-            return piece
-        return replace(piece, inputs={name: value.pin_memory() for name, value in piece.inputs.items()})
-
-    def _put(self, number: int, item: Share | MicroBatch | BaseException) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._ready.put((number, item), timeout=0.2)
-                return
-            except queue.Full:
-                continue
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-
-class DirectLoader:
-    """Reads each step's share on demand."""
-
-    def __init__(self, read: Callable[[int], Share], steps: Iterator[int]) -> None:
-        self._read, self._steps = read, steps
-        self.wait_s = 0.0
-
-    def next(self) -> Share:
-        """Returns the next step's share."""
-        started = time.perf_counter()
-        share = self._read(next(self._steps))
-        self.wait_s = time.perf_counter() - started
-        return share
 
 
 @contextmanager
-def loading(
-    read: Callable[[int], Share], steps: Iterator[int], *, ahead: bool, pin: bool
-) -> Iterator[Loader | DirectLoader]:
-    """Yields a loader for the block: one that reads ahead, or one that does not."""
-    if not ahead:
-        yield DirectLoader(read, steps)
-        return
-    loader = Loader(read, steps, pin)
-    loader.start()
+def loading(read: Callable[[int], Share], steps: Iterable[int], *, ahead: bool, pin: bool) -> Iterator[Loader]:
+    """Yields a loader of the steps for the block; `ahead`: a thread reads what it will return."""
+    items = _items(read, steps, pin)
+    with _taken_ahead(items) if ahead else nullcontext(items) as taken:
+        yield Loader(taken)
+
+
+def _items(read: Callable[[int], Share], steps: Iterable[int], pin: bool) -> Iterator[Share | MicroBatch]:
+    """Yields each step's share, and after it the micro-batches that it is late with."""
+    for step in steps:
+        share = read(step)
+        if isinstance(share.micro_batches, list):
+            yield replace(share, micro_batches=[_pinned(each) for each in share.micro_batches]) if pin else share
+        else:
+            yield share
+            for each in share.micro_batches:
+                yield _pinned(each) if pin else each
+
+
+def _pinned(micro_batch: MicroBatch) -> MicroBatch:
+    return replace(micro_batch, inputs={name: value.pin_memory() for name, value in micro_batch.inputs.items()})
+
+
+@contextmanager
+def _taken_ahead(items: Iterator[Share | MicroBatch]) -> Iterator[Iterator[Share | MicroBatch]]:
+    """Yields `items`, which a thread takes in advance; an error is raised in the place of the item that failed."""
+    ready = SimpleQueue[Share | MicroBatch | BaseException]()
+    room, stopped = threading.Semaphore(_MICRO_BATCHES_AHEAD), threading.Event()
+
+    def size(item: Share | MicroBatch) -> int:
+        # A share that is read as a whole is read one step ahead, with any number of micro-batches.
+        return _MICRO_BATCHES_AHEAD if isinstance(item, Share) and isinstance(item.micro_batches, list) else 1
+
+    def take() -> None:
+        try:
+            for item in items:
+                for _ in range(size(item)):
+                    room.acquire()
+                if stopped.is_set():
+                    return
+                ready.put(item)
+        except BaseException as error:
+            ready.put(error)
+
+    def taken() -> Iterator[Share | MicroBatch]:
+        while not isinstance(item := ready.get(), BaseException):
+            room.release(size(item))
+            yield item
+        raise item
+
+    thread = threading.Thread(target=take, name="anybatch-loader", daemon=True)
+    thread.start()
     try:
-        yield loader
+        yield taken()
     finally:
-        loader.stop()
+        stopped.set()
+        room.release(_MICRO_BATCHES_AHEAD)
+        thread.join()

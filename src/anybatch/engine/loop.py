@@ -17,7 +17,7 @@ from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.finish import finish
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
-from anybatch.engine.loading import DirectLoader, Loader, Share, cut, loading, opened_share
+from anybatch.engine.loading import Loader, Share, cut, loading, read_share
 from anybatch.engine.measure import WatchedNoise, measured, measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
@@ -146,9 +146,8 @@ class _Course:
         if step == 0:
             self.evaluate(0, 0)
         self.parallel.module.train()
-        steps = iter(range(step, job.num_steps))
         pin = self.ranks.device.type == "cuda"
-        with loading(self.read, steps, ahead=execution.prefetch, pin=pin) as loader:
+        with loading(self.read, range(step, job.num_steps), ahead=execution.prefetch, pin=pin) as loader:
             while step < job.num_steps:
                 here = place(job, step)
                 started = time.perf_counter()
@@ -180,7 +179,7 @@ class _Course:
         micro_batch_size = self.noise.micro_batch_size(step, here.phase, self.micro_batch_sizes[here.number])
         ranks, phase = self.ranks, here.phase
         pieces = cut(here.start, phase.global_batch_size, ranks.rank, ranks.size, micro_batch_size, phase.group_size)
-        return opened_share(phase.examples, pieces)
+        return read_share(phase.examples, pieces)
 
     def take_step(self, here: Place, step: int, share: Share, flags: Callable[[], list[int]]) -> StepResult:
         """Takes step `step`; its flags are the signals that any rank got, and the ranks' waits for data in µs."""
@@ -300,7 +299,7 @@ class _Course:
         }
 
 
-def _flags(request: StopRequest, loader: Loader | DirectLoader) -> list[int]:
+def _flags(request: StopRequest, loader: Loader) -> list[int]:
     return [*request.flags(), round(loader.wait_s * 1e6)]
 
 

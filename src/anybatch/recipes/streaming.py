@@ -1,6 +1,7 @@
 """Where data meet the engine: the examples of a source, in the order of a run."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from anybatch.data.batch import Batch, Source
 from anybatch.data.images.source import ImageSource
@@ -24,7 +25,9 @@ class StreamedExamples:
         """What is known of these examples before they are read, if they are images."""
         if not isinstance(self.source, ImageSource):
             return None
-        return Promise(self.source.promised_targets(count), checksum(*self.stream.at(start, count)))
+        epochs, examples = self.stream.at(start, count)
+        read = partial(self.source.batch, epochs, examples)
+        return Promise(self.source.promised_targets(count), checksum(epochs, examples), read)
 
 
 def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:
