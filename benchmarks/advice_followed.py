@@ -65,7 +65,7 @@ def main() -> None:
 def follow(recipe: Recipe, target: float, steps: int, scratch: Path) -> dict[str, Any]:
     """One seed's advice and its three runs."""
     advice = advise(recipe, steps, Trainer(SilentProgress()))
-    free = advice.nearly_free
+    free = advice["nearly_free_batch"]
     examples = recipe.reference.num_examples
     assert examples is not None, "give the length in examples: --set reference.num_examples=N"
     plan = {"small": (max(2, free // 4), 1.0), "nearly free": (free, 1.3), "16 times": (16 * free, 4.0)}
@@ -83,11 +83,11 @@ def follow(recipe: Recipe, target: float, steps: int, scratch: Path) -> dict[str
             "final_loss": result["final"]["loss"],
             "examples_to_target": None if reached is None else reached[1],
         }
-    noise = advice.noise
+    noise, hoped = advice["noise_scale"], advice["preconditioned_noise_scale"]
     return {
         "seed": recipe.seed,
-        "noise_scale": [noise.value, noise.low, noise.high],
-        "preconditioned": advice.preconditioned and advice.preconditioned.value,
+        "noise_scale": [noise["value"], noise["low"], noise["high"]],
+        "preconditioned": hoped and hoped["value"],
         "nearly_free": free,
         "runs": runs,
     }

@@ -17,6 +17,7 @@ from scaling_rules import MIDDLE, RESULTS, final_loss, recipe_of
 
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
+from anybatch.numbers import null_for_nonfinite
 from anybatch.progress import SilentProgress
 from anybatch.recipes import change
 from anybatch.recipes.builtin_text import prepare_builtin_text
@@ -36,7 +37,7 @@ def measured(seed: int, lr: float, out: Path, data: Path) -> dict[str, Any]:
     recipe = recipe_of(MIDDLE, "lamb", lr, MIDDLE.batch, seed, data)
     trainer, place = Trainer(SilentProgress()), out / f"seed-{seed}"
     branched = branching.advise(recipe, POINTS, FACTORS, TOLERANCE, "", place / "branches", trainer)
-    noise = advise(recipe, 256, trainer, folder=place / "advice").noise
+    noise = advise(recipe, 256, trainer, folder=place / "advice")["noise_scale"]
     whole = {
         batch: final_loss(recipe_of(MIDDLE, "lamb", lr, batch, seed, data), place / f"whole-b{batch}")
         for batch in (MIDDLE.batch * factor for factor in FACTORS)
@@ -46,10 +47,11 @@ def measured(seed: int, lr: float, out: Path, data: Path) -> dict[str, Any]:
     ramp_loss = final_loss(ramped, place / "ramp")
     steps = {name: Run(place / name).result()["num_steps"] for name in (f"whole-b{MIDDLE.batch}", "ramp")}
     print(json.dumps({"seed": seed, "whole": whole, "ramp": stages, "ramp_loss": ramp_loss}), flush=True)
+    parts = ("critical_batch", "fit", "ramp", "cost_examples", "tolerance")
     return {
         "seed": seed,
-        "branches": {name: branched[name] for name in ("critical_batch", "fit", "ramp", "cost_examples", "tolerance")},
-        "noise_scale": {"value": noise.value, "low": noise.low, "high": noise.high},
+        "branches": null_for_nonfinite({name: branched[name] for name in parts}),
+        "noise_scale": {name: noise[name] for name in ("value", "low", "high")},
         "whole_runs": {str(batch): loss for batch, loss in whole.items()},
         "ramp": {"stages": stages, "loss": ramp_loss, "steps": steps["ramp"]},
         "constant": {"loss": whole[MIDDLE.batch], "steps": steps[f"whole-b{MIDDLE.batch}"]},

@@ -30,10 +30,10 @@ def test_branches_are_ordinary_runs_from_one_trunk(tmp_path: Path) -> None:
     assert planned.cost == 200 * 8 + 4 * planned.window
     assert "4 short runs" in planned.told()
     found = branching.measure(planned, tmp_path, Trainer(SilentProgress()), 0.01)
-    assert [point.examples for point in found] == [320, 1600]
+    assert [point["examples"] for point in found] == [320, 1600]
     for point in found:
-        assert point.low <= (point.value or point.low) <= (point.high or 10**9)
-        assert [one.factor for one in point.excesses] == [4]
+        assert point["low"] <= (point["value"] or point["low"]) <= (point["high"] or 10**9)
+        assert [one["factor"] for one in point["excess"]] == [4]
     # The trunk is the run itself, and a branch at the run's own batch goes on as it.
     train_recipe(recipe(), tmp_path / "run")
     whole = [event["loss"] for event in Run(tmp_path / "run").metrics("train")]

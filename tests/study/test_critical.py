@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from anybatch.study.critical import CriticalBatch, Excess, critical_batch, excess, power_law, ramp
+from anybatch.study.critical import critical_batch, excess, power_law, ramp
 
 
-def branches(*means: float, error: float = 0.0) -> list[Excess]:
-    return [Excess(2 ** (number + 1), mean, error) for number, mean in enumerate(means)]
+def branches(*means: float, error: float = 0.0) -> list[dict[str, float]]:
+    return [{"factor": 2 ** (number + 1), "mean": mean, "error": error} for number, mean in enumerate(means)]
 
 
 @pytest.mark.parametrize(
@@ -23,30 +24,30 @@ def branches(*means: float, error: float = 0.0) -> list[Excess]:
         (branches(-0.01, 0.0, 0.02), 64, 16 * 4 * 2**0.5, 128),
         # Too noisy to say: between nothing and everything.
         (branches(0.0, 0.012, error=0.01), 16, 16 * 2 * 2 ** (0.01 / 0.012), None),
-        ([Excess(2, 0.0, 0.0), Excess(4, math.inf, 0.0)], 32, 32.0, 64),
+        (branches(0.0, math.inf), 32, 32.0, 64),
     ],
 )
 def test_it_lies_between_what_was_shown_to_lose_nothing_and_to_lose_more(
-    excesses: Sequence[Excess], low: int, value: float | None, high: int | None
+    excesses: Sequence[dict[str, float]], low: int, value: float | None, high: int | None
 ) -> None:
     found = critical_batch(1000, 16, 3.0, excesses, 0.01)
-    assert (found.low, found.high) == (low, high)
-    assert found.value == (None if value is None else pytest.approx(value))
+    assert (found["low"], found["high"]) == (low, high)
+    assert found["value"] == (None if value is None else pytest.approx(value))
 
 
 def test_a_small_loss_has_a_smaller_tolerance() -> None:
-    assert critical_batch(1000, 16, 0.1, branches(0.005), 0.01).high == 32
-    assert critical_batch(1000, 16, 5.0, branches(0.005), 0.01).high is None
+    assert critical_batch(1000, 16, 0.1, branches(0.005), 0.01)["high"] == 32
+    assert critical_batch(1000, 16, 5.0, branches(0.005), 0.01)["high"] is None
 
 
 def test_an_excess_is_a_paired_difference() -> None:
     found = excess(2, [3.1, 3.2, 3.3], [3.0, 3.1, 3.1])
-    assert (found.mean, found.error) == pytest.approx((0.4 / 3, math.sqrt(0.02 / 3 / 2 / 3)), rel=1e-6)
-    assert excess(2, [3.0, math.inf], [3.0, 3.0]).mean == math.inf
+    assert (found["mean"], found["error"]) == pytest.approx((0.4 / 3, math.sqrt(0.02 / 3 / 2 / 3)), rel=1e-6)
+    assert excess(2, [3.0, math.inf], [3.0, 3.0])["mean"] == math.inf
 
 
-def point(examples: int, low: int, value: float | None) -> CriticalBatch:
-    return CriticalBatch(examples, low, value, None, ())
+def point(examples: int, low: int, value: float | None) -> dict[str, Any]:
+    return {"examples": examples, "low": low, "value": value}
 
 
 def test_a_power_law_is_found_again() -> None:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from anybatch.cli.app import AsJson, Assignments, BatchSize, LogBatchSizes, app, complete_recipe, print_values, show
 from anybatch.errors import InputError
+from anybatch.numbers import null_for_nonfinite
 
 T = TypeVar("T")
 
@@ -155,10 +156,10 @@ def advise(
 
     if Path(recipe).is_dir() and not (Path(recipe) / "recipe.json").is_file():
         from anybatch.elsewhere import batch_sizes as read
-        from anybatch.study.own_runs import advise_on_logs, to_values
+        from anybatch.study.own_runs import advise_on_logs
 
         logged = advise_on_logs(Path(recipe), read(batch_sizes or []))
-        show(json.dumps(to_values(logged), indent=1) if as_json else logs_text(logged))
+        show(_json(logged) if as_json else logs_text(logged))
         return
     from anybatch.engine import progress_display
     from anybatch.recipes import RECIPES, change, find_recipe
@@ -183,14 +184,18 @@ def advise(
         trainer = Trainer(progress, nproc)
         if not branch:
             advice = noise.advise(measured, steps, trainer, settings, out)
-            show(noise.to_json(advice) if as_json else noise_text(advice))
+            show(_json(advice) if as_json else noise_text(advice))
             return
         command = f"anybatch train {name}{as_options(settings)}"
         found = branching.advise(
             measured, _numbers("points", points, float), _numbers("factors", factors, int), tolerance, command, out,
             trainer,
         )  # fmt: skip
-    show(json.dumps(found, indent=1) if as_json else branches_text(found))
+    show(_json(found) if as_json else branches_text(found))
+
+
+def _json(values: Any) -> str:
+    return json.dumps(null_for_nonfinite(values), indent=1)
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], T]) -> list[T]:

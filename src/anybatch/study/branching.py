@@ -5,22 +5,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from anybatch.errors import Failed, InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes import Recipe
 from anybatch.runs import Run
-from anybatch.study.critical import CriticalBatch, critical_batch, excess, power_law, ramp, table
-from anybatch.study.measuring import (
-    Stage,
-    Trainer,
-    branch,
-    epoch_examples,
-    events,
-    kept_or_removed,
-    staged,
-)
+from anybatch.study.critical import critical_batch, excess, power_law, ramp
+from anybatch.study.measuring import Stage, Trainer, branch, epoch_examples, kept_or_removed, staged
 
 # The steps of the largest branch; the smaller ones see the same examples.
 _LARGEST_STEPS = 24
@@ -88,7 +81,7 @@ def plan(recipe: Recipe, num_examples: int, points: Sequence[float], factors: Se
     return Plan(recipe, batch_size, num_examples, steps, chosen, window)
 
 
-def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float) -> list[CriticalBatch]:
+def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float) -> list[dict[str, Any]]:
     """Trains up to each point, branches there, and compares; does not repeat what is already in `folder`.
 
     Raises:
@@ -96,13 +89,8 @@ def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float) -> 
         Failed: the run itself was lost before its last point.
     """
     recipe, found = planned.recipe, []
-    settings = {
-        "num_evals": 1,
-        "num_trust_ratios": 1,
-        "noise_every": 0,
-        "keep_last": 1,
-        "checkpoint_every_steps": 10**9,
-    }
+    quiet = {"num_evals": 1, "num_trust_ratios": 1, "noise_every": 0}
+    settings = {**quiet, "keep_last": 1, "checkpoint_every_steps": 10**9}
     trunk = staged(recipe, [Stage(planned.steps[-1], planned.batch_size)], planned.num_examples, **settings)
     for number, step in enumerate(planned.steps, 1):
         parent = trainer.to(trunk, folder / "trunk", step, f"{recipe.name} up to point {number}")
@@ -122,7 +110,7 @@ def measure(planned: Plan, folder: Path, trainer: Trainer, tolerance: float) -> 
                 trainer.to(branched, run.path, step + num_steps, title)
             losses[factor] = _held_out(run, places, step + num_steps)
         excesses = [excess(factor, losses[factor], losses[1]) for factor in planned.factors if factor > 1]
-        base_loss = math.fsum(losses[1]) / _PLACES
+        base_loss = fmean(losses[1])
         found.append(critical_batch(step * planned.batch_size, planned.batch_size, base_loss, excesses, tolerance))
     return found
 
@@ -136,7 +124,9 @@ def advise(
     folder: Path | None,
     trainer: Trainer,
 ) -> dict[str, Any]:
-    """Prints what measuring costs, measures, and returns the values of `to_json`.
+    """Prints what measuring costs, measures, and returns the measurements, their fit, and the ramp that follows.
+
+    The values are JSON's, save for infinite ones.
 
     Args:
         command: the command that starts such a run, without a ramp.
@@ -147,9 +137,22 @@ def advise(
     planned = plan(recipe, recipe.reference.length(epoch_examples(recipe)), points, factors)
     trainer.progress.say(planned.told())
     with kept_or_removed(folder) as place:
-        _keep_to(planned, place)
-        found = measure(planned, place, trainer, tolerance)
-    return to_json(planned, found, tolerance, command)
+        _keep_to(planned, Path(place))
+        found = measure(planned, Path(place), trainer, tolerance)
+    fit = power_law(found)
+    stages = ramp(found, planned.batch_size, planned.num_examples)
+    return {
+        "recipe": recipe.name,
+        "optimizer": recipe.optimizer.name,
+        "batch_size": planned.batch_size,
+        "num_examples": planned.num_examples,
+        "tolerance": tolerance,
+        "cost_examples": planned.cost,
+        "critical_batch": found,
+        "fit": None if fit is None else {"scale": fit[0], "exponent": fit[1]},
+        "ramp": [list(stage) for stage in stages],
+        "command": f"{command} --set ramp={','.join(f'{batch}@{share:.6g}' for share, batch in stages)}",
+    }
 
 
 def _held_out(run: Run, places: Sequence[int], end: int) -> list[float]:
@@ -158,7 +161,7 @@ def _held_out(run: Run, places: Sequence[int], end: int) -> list[float]:
     Raises:
         InputError: the branch reached its end, and its records lack an evaluation.
     """
-    seen = {event["step"]: event["loss"] for event in events(run, "eval")}
+    seen = {event["step"]: event["loss"] for event in run.metrics("eval")}
     missing = [place for place in places if place not in seen]
     if missing and (run.checkpoints / f"step-{end:08d}").is_dir():
         raise InputError(f"{run.metrics_file}: damaged: it has no evaluation of step {missing[0]}; remove {run.path}")
@@ -179,21 +182,3 @@ def _keep_to(planned: Plan, folder: Path) -> None:
             f"--out {folder}: was measured with steps {before.get('steps')} and factors {before.get('factors')}, not "
             f"{said['steps']} and {said['factors']}; give the same --points and --factors, or another --out"
         )
-
-
-def to_json(planned: Plan, found: Sequence[CriticalBatch], tolerance: float, command: str) -> dict[str, Any]:
-    """Returns the measurements, their fit, and the ramp that follows; JSON values only."""
-    fit = power_law(found)
-    stages = ramp(found, planned.batch_size, planned.num_examples)
-    return {
-        "recipe": planned.recipe.name,
-        "optimizer": planned.recipe.optimizer.name,
-        "batch_size": planned.batch_size,
-        "num_examples": planned.num_examples,
-        "tolerance": tolerance,
-        "cost_examples": planned.cost,
-        "critical_batch": table(found),
-        "fit": None if fit is None else {"scale": fit[0], "exponent": fit[1]},
-        "ramp": [[share, batch] for share, batch in stages],
-        "command": f"{command} --set ramp={','.join(f'{batch}@{share:.6g}' for share, batch in stages)}",
-    }

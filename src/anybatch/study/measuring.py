@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,14 +33,9 @@ class Stage:
         return self.num_steps * self.batch_size
 
 
-@contextmanager
-def kept_or_removed(folder: Path | None) -> Iterator[Path]:
-    """Yields `folder`, which is kept and continued, or a temporary one."""
-    if folder is not None:
-        yield folder
-        return
-    with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
-        yield Path(scratch)
+def kept_or_removed(folder: Path | None) -> AbstractContextManager[str | Path]:
+    """Gives `folder`, which is kept and continued, or a temporary one."""
+    return TemporaryDirectory(prefix="anybatch-advise-") if folder is None else nullcontext(folder)
 
 
 def staged(recipe: Recipe, stages: Sequence[Stage], num_examples: int, **engine: Any) -> Recipe:
@@ -79,7 +74,7 @@ def epoch_examples(recipe: Recipe) -> int:
     Raises:
         InputError: the recipe or its data are wrong.
     """
-    with TemporaryDirectory(prefix="anybatch-advise-") as scratch:
+    with kept_or_removed(None) as scratch:
         return int(task_of(recipe).source(with_absolute_paths(recipe), Run(Path(scratch))).num_examples)
 
 
@@ -112,17 +107,8 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(Run(folder).recipe_file, recipe.model_dump(mode="json"))
         self.progress.say(f"{title}, on {self.nproc} processes")
-        command = [
-            sys.executable,
-            "-m",
-            "anybatch",
-            "train",
-            "--resume",
-            "--run",
-            str(folder),
-            "--nproc",
-            str(self.nproc),
-        ]
+        flags = ["--resume", "--run", str(folder), "--nproc", str(self.nproc)]
+        command = [sys.executable, "-m", "anybatch", "train", *flags]
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if (folder / "checkpoints" / f"step-{step:08d}").is_dir():
             return Run(folder)
@@ -150,8 +136,3 @@ def branch(parent: Run, step: int, recipe: Recipe, folder: Path) -> None:
     write_json(target.environment_file, parent.environment())
     # Last: a folder with a recipe is a run that can be continued.
     write_json(target.recipe_file, recipe.model_dump(mode="json"))
-
-
-def events(run: Run, kind: str) -> list[Mapping[str, Any]]:
-    """Returns the events of one kind of a run, in order."""
-    return [event for event in run.metrics(kind) if isinstance(event, dict)]
