@@ -68,8 +68,10 @@ def write(
 ) -> Shards:
     """Shards of token numbers, opened."""
     writer = ShardWriter(path, tokenizer, max_shard_tokens)
-    for sentences in documents:
-        writer.add(sentences)
+    for document in documents:
+        if sentences := [sentence for sentence in document if sentence]:
+            lengths = np.array([len(sentence) for sentence in sentences])
+            writer.add_documents(np.concatenate(sentences), lengths, np.array([len(sentences)]))
     writer.close()
     return open_shards(path)
 

@@ -242,7 +242,7 @@ def test_a_vocabulary_without_a_word_is_refused(tmp_path: Path) -> None:
     tokenizer = vocabulary.from_words({name: number for number, name in enumerate(vocabulary.SPECIAL_TOKENS)})
     writer = ShardWriter(tmp_path, tokenizer)
     for _ in range(2):
-        writer.add([[1, 1, 1]])
+        writer.add_documents(np.ones(3, dtype=np.int64), np.array([3]), np.array([1]))
     writer.close()
     with pytest.raises(InputError, match="has no ordinary token"):
         PretrainingSource(open_shards(tmp_path), tokenizer, 32, seed=0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -185,7 +186,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path, tokenizer: Tokenize
     writer = shard_writer.ShardWriter(tmp_path, tokenizer)
     sizes = []
     for _ in range(3):
-        writer.add([[7] * 100] * 10)
+        writer.add_documents(np.full(1000, 7), np.full(10, 100), np.array([10]))
         sizes.append((tmp_path / "shard-00000.tokens.npy").stat().st_size)
     assert [size - 128 for size in sizes] == [2000, 4000, 6000], "what is given to the writer is on the disk at once"
     writer.close()

@@ -45,7 +45,7 @@ def test_a_large_vocabulary_gets_wider_tokens(tmp_path: Path) -> None:
     words = [*vocabulary.SPECIAL_TOKENS, *(f"w{number}" for number in range(70_000))]
     tokenizer = vocabulary.from_words({word: number for number, word in enumerate(words)})
     writer = ShardWriter(tmp_path, tokenizer)
-    writer.add([[70_004, 5]])
+    writer.add_documents(np.array([70_004, 5]), np.array([2]), np.array([1]))
     writer.close()
     assert open_shards(tmp_path).document(0)[0].tolist() == [70_004, 5]
 

@@ -1,11 +1,11 @@
 """The characters of a text, most frequent first."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from tokenizers import normalizers
 
-from anybatch.data.sentences import in_pieces
+from anybatch.data.sentences import in_batches, in_pieces
 
 _CODE_POINTS = 0x110000
 _COUNTED_AT_ONCE = 1 << 20
@@ -20,24 +20,12 @@ def most_frequent(texts: Iterable[str], normalizer: normalizers.Normalizer, *, m
             not count.
     """
     counts = np.zeros(_CODE_POINTS, dtype=np.int64)
-    for text in _joined(in_pieces(texts)):
-        points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
+    # The cost of counting a whole alphabet is paid once a megabyte.
+    for part in in_batches(in_pieces(texts), len, _COUNTED_AT_ONCE):
+        points = np.frombuffer(normalizer.normalize_str("\n".join(part)).encode("utf-32-le"), dtype=np.uint32)
         counts += np.bincount(points, minlength=_CODE_POINTS)
     seen = [point for point in np.flatnonzero(counts).tolist() if not chr(point).isspace()]
     ordered = sorted(seen, key=lambda point: (-counts[point], point))
     covered = np.cumsum(counts[ordered])
     needed = int(np.searchsorted(covered, _COVERED * covered[-1])) + 1 if seen else 0
     return [chr(point) for point in sorted(ordered[: min(most, max(fewest, needed))])]
-
-
-def _joined(texts: Iterable[str]) -> Iterator[str]:
-    """Joins texts to about a megabyte, so that the cost of counting a whole alphabet is paid once a megabyte."""
-    part: list[str] = []
-    length = 0
-    for text in texts:
-        part.append(text)
-        length += len(text)
-        if length >= _COUNTED_AT_ONCE:
-            yield "\n".join(part)
-            part, length = [], 0
-    yield "\n".join(part)

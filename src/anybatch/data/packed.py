@@ -12,7 +12,7 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from anybatch.errors import InputError
 
@@ -26,17 +26,19 @@ _BLOCK_BYTES = 1 << 16
 _MOST_MEMORY = 1 << 30
 
 
-def open_packed(path: Path, packing: str, offset: int = 0) -> BinaryIO:
+def open_packed(path: Path, packing: str, offset: int = 0) -> Any:
     """Opens the content of `path` from byte `offset` on; without a packing, the file's own bytes."""
     if not packing:
         file = open(path, "rb")  # noqa: SIM115  (the caller closes it)
         file.seek(offset)
         return file
+    stream: Any
     if packing == ".gz":
-        stream = cast(BinaryIO, gzip.GzipFile(path, "rb"))
+        stream = gzip.GzipFile(path, "rb")
+    elif packing == ".xz":
+        stream = io.BufferedReader(_Xz(path), _BLOCK_BYTES)
     else:
-        raw = _Xz(path) if packing == ".xz" else _Zstd(path)
-        stream = cast(BinaryIO, io.BufferedReader(raw, _BLOCK_BYTES))
+        stream = pyarrow(path).CompressedInputStream(str(path), "zstd")
     while offset > 0 and (skipped := len(stream.read(min(offset, 1 << 20)))):
         offset -= skipped
     return stream
@@ -83,25 +85,6 @@ class _Xz(io.RawIOBase):
 
     def close(self) -> None:
         self._file.close()
-        super().close()
-
-
-class _Zstd(io.RawIOBase):
-    """A stream of pyarrow's that reads as `zstd` does."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = pyarrow(path).CompressedInputStream(str(path), "zstd")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._stream.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
-
-    def close(self) -> None:
-        self._stream.close()
         super().close()
 
 

@@ -28,9 +28,10 @@ from anybatch.data.duplicates import DuplicateFinder, is_marked
 from anybatch.data.pool import map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
 from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
+from anybatch.data.sentences import in_batches
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
 from anybatch.data.small_vocabularies import characters, single_bytes
-from anybatch.data.staging import Staging
+from anybatch.data.staging import Staging, staged
 from anybatch.data.text import Document, check_not_empty
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
@@ -112,7 +113,7 @@ def prepare(
         InputError: fewer than four documents, or fewer than two with two tokens or more in a part; a share outside (0,
             1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
-    with Staging(out, None) as staging:
+    with staged(out, None) as staging:
         sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0], are_files=False)
         return _Preparation(sources, staging, Options(**options), 1, progress).run()
 
@@ -136,7 +137,7 @@ def prepare_files(
     chosen = Options(**options)
     found = find_sources(names)
     sizes = [0 if name.startswith(HUB) else os.stat(name).st_size for name in found]
-    with Staging(out, _identity(found, chosen)) as staging:
+    with staged(out, _identity(found, chosen)) as staging:
         sources = _Sources(found, partial(read_portions, found), sizes)
         return _Preparation(sources, staging, chosen, processes or available_cores(), progress).run()
 
@@ -350,14 +351,8 @@ def _check_usable(part: str, count: int) -> None:
 
 
 def _in_portions(documents: Iterable[Document]) -> Iterator[Portion]:
-    texts: list[Any] = []
-    first, length = 1, 0
-    for number, document in enumerate(documents, start=1):
-        texts.append(document.text)
-        length += len(document.text)
-        if length >= _CHARACTERS_IN_A_PORTION:
-            yield Portion("texts", texts, "the documents", first, Place(0, number, number + 1))
-            texts, first, length = [], number + 1, 0
-    if texts:
-        end = first + len(texts)
-        yield Portion("texts", texts, "the documents", first, Place(0, end - 1, end))
+    count = 0
+    for batch in in_batches(documents, lambda document: len(document.text), _CHARACTERS_IN_A_PORTION):
+        end = count + len(batch)
+        yield Portion("texts", [each.text for each in batch], "the documents", count + 1, Place(0, end, end + 1))
+        count = end

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anybatch.data.packed import DAMAGE, PACKINGS, open_packed, pyarrow
+from anybatch.data.sentences import in_batches
 from anybatch.errors import InputError
 
 FORMATS = (".txt", ".jsonl", ".parquet")
@@ -260,16 +261,10 @@ def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
     dataset, _, config = address.partition(",")
     try:
         rows = load_dataset(dataset, config or None, split=split or "train", streaming=True).skip(skip)
-        texts: list[Any] = []
-        for row in rows:
-            if "text" not in row:
-                raise InputError(f'{name}: has no column "text", only {", ".join(row)}')
-            texts.append(row["text"])
-            if len(texts) == _ROWS_AT_ONCE:
-                yield texts
-                texts = []
-        if texts:
-            yield texts
+        for batch in in_batches(rows, lambda row: 1, _ROWS_AT_ONCE):
+            if odd := next((row for row in batch if "text" not in row), None):
+                raise InputError(f'{name}: has no column "text", only {", ".join(odd)}')
+            yield [row["text"] for row in batch]
     except InputError:
         raise
     # The library raises various errors: no such name, no network, no access.

@@ -1,8 +1,11 @@
 """Documents to sentences: removes what is no text, and splits at the end of a sentence, paragraph or list item."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 # A longer stretch without an end of a sentence is split evenly: subtitles, verse, transcripts of speech.
 LONGEST_SENTENCE_WORDS = 256
@@ -93,6 +96,20 @@ def in_pieces(texts: Iterable[str]) -> Iterator[str]:
             yield text[begin:end]
             begin = end
         yield text[begin:]
+
+
+def in_batches(items: Iterable[Item], size: Callable[[Item], int], enough: int) -> Iterator[list[Item]]:
+    """Yields the items in lists, each as short as its sizes add up to `enough`; the last may be shorter."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= enough:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def _on_one_line(text: str) -> str:

@@ -8,7 +8,6 @@ sentence.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from anybatch.data.sentences import in_batches
 from anybatch.errors import InputError
 
 # The largest number of words in the table; then the table is begun again. About 50 MB in each process.
@@ -69,7 +69,7 @@ class Encoder:
 
     def encode(self, sentences: list[str]) -> EncodedSentences:
         """Returns the tokens of all sentences; InputError if the tokenizer refuses one."""
-        parts = [self._encode(part) for part in _in_parts(sentences)]
+        parts = [self._encode(part) for part in in_batches(sentences, len, _CHARACTERS_AT_ONCE)]
         if not parts:
             return EncodedSentences(np.zeros(0, self._dtype), np.zeros(0, np.int64))
         return EncodedSentences(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -131,16 +131,3 @@ def looks_at_words_alone(tokenizer: Tokenizer) -> bool:
         and parts["pre_tokenizer"] is not None
         and parts["pre_tokenizer"]["type"] == "BertPreTokenizer"
     )
-
-
-def _in_parts(sentences: list[str]) -> Iterator[list[str]]:
-    part: list[str] = []
-    length = 0
-    for sentence in sentences:
-        part.append(sentence)
-        length += len(sentence)
-        if length >= _CHARACTERS_AT_ONCE:
-            yield part
-            part, length = [], 0
-    if part:
-        yield part
