@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from anybatch.comparison.course import Join, observe
+from anybatch.comparison.course import observe
 from anybatch.report import write_report
 
 
@@ -29,7 +29,6 @@ def test_counts_and_shares():
     assert health.wait_share == pytest.approx(0.05)
     assert health.starts == 2
     assert health.failed_saves == (2,)
-    assert health.joins == (Join(4, 0.002, 0.0001),)
     assert health.memory_bytes == 30
 
 
@@ -37,7 +36,7 @@ def test_older_and_damaged_metrics_are_read():
     assert observe([]) is None
     assert observe([{"event": "eval", "step": 1}]) is None
     health = observe([{"event": "train", "step": 1, "loss": 3.0, "lr": math.nan, "data_wait_s": "?", "skipped": None}])
-    assert (health.clipped, health.wait_share, health.skipped, health.joins) == (None, None, (), ())
+    assert (health.clipped, health.wait_share, health.skipped) == (None, None, ())
 
 
 def test_the_page_says_what_deserves_a_look(write_run, tmp_path):

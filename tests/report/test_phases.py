@@ -42,8 +42,9 @@ def test_each_phase_has_its_row(tmp_path: Path) -> None:
     cells = [[re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
     assert cells[1] == ["two", "1", "16", "64 tokens", "20", "1", "1", "loss 7.00", "–"]
     assert cells[2] == ["two", "2", "8", "256 tokens", "10", "1", "1", "loss 6.00", "moments, not their step"]
-    (switch,) = switches(run)
-    assert (switch.phase, switch.step, switch.examples) == (1, 20, 320)
+    ((phase, before, after),) = switches(run)
+    assert (phase, before.step, before.examples, after.step) == (1, 20, 320, 21)
+    assert (before.lr, after.lr) == (0.6, 0.5)
     write_report([run.path], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The phases of a run" in page

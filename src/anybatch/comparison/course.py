@@ -1,8 +1,7 @@
-"""The course of one run from its metrics: clips, skips, jumps, waits, joins of phases; and gradient noise."""
+"""The course of one run from its metrics: clips, skips, jumps, waits; and gradient noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from anybatch.numbers import finite, whole
@@ -11,15 +10,6 @@ from anybatch.scaling import NoiseScale, noise_scale
 # The smallest number of measured steps; the number in a stretch with a useful interval; the largest number of
 # stretches.
 _FEWEST, _STRETCH, _MOST_STRETCHES = 4, 8, 12
-
-
-@dataclass(frozen=True)
-class Join:
-    """The join of two phases: the first step of the new one, and the learning rates around it."""
-
-    step: int
-    lr_before: float | None
-    lr_after: float | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +23,6 @@ class Health:
     wait_share: float | None
     starts: int
     failed_saves: tuple[int, ...]
-    joins: tuple[Join, ...]
     memory_bytes: float | None
 
 
@@ -54,11 +43,6 @@ def observe(events: Sequence[Mapping[str, Any]]) -> Health | None:
         wait_share=sum(wait for wait, _ in timed) / taken if taken else None,
         failed_saves=_steps_of(event for event in events if event.get("event") == "save_failed"),
         starts=sum(event.get("event") == "start" for event in events),
-        joins=tuple(
-            Join(whole(after.get("step")) or 0, finite(before.get("lr")), finite(after.get("lr")))
-            for before, after in pairwise(steps)
-            if before.get("phase") != after.get("phase")
-        ),
         memory_bytes=max(_known(steps, "memory_bytes"), default=None),
     )
 

@@ -18,12 +18,14 @@ from anybatch.report.layout import (
     logarithmic,
     name_ends,
     named,
-    panels,
+    paneled,
     weight,
+    write,
     write_title,
+    xy,
 )
 from anybatch.report.running import switches
-from anybatch.report.svg import INK, MUTED, Frame
+from anybatch.report.svg import INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +50,9 @@ def losses(comparison: Comparison) -> Section | None:
         caption += " The shaded band is where quality holds."
     if any(not run.finished for one in series for run in one.rows):
         caption += " Dotted lines are runs that have not finished."
-    return Section("curves", "Held-out loss during training", [
-        Figure("loss", "Held-out loss against examples and steps", caption,
-               lambda frame: _curves(series, frame, lambda point: point.loss, banded),
-               f"One row for each optimizer. {caption}")
-    ])  # fmt: skip
+    title = "Held-out loss against examples and steps"
+    figure = _curves("loss", title, caption, series, lambda point: point.loss, banded)
+    return Section("curves", "Held-out loss during training", [figure])
 
 
 def accuracies(comparison: Comparison) -> Section | None:
@@ -65,16 +65,12 @@ def accuracies(comparison: Comparison) -> Section | None:
     ends = "" if not final else f" It ends at {low}." if low == high else f" They end between {low} and {high}."
     tasks = {run.task for one in series for run in one.rows}
     _, heading, guessed = GUESSED.get(tasks.pop() if len(tasks) == 1 else "", GUESSED["pretraining"])
-    caption = f"The share of {guessed}.{ends}"
-    return Section("accuracy", heading, [
-        Figure("accuracy", f"{heading}, against examples and steps", caption,
-               lambda frame: _curves(series, frame, lambda point: point.accuracy, False),
-               f"One row for each optimizer. {caption}")
-    ])  # fmt: skip
+    title, caption = f"{heading}, against examples and steps", f"The share of {guessed}.{ends}"
+    return Section("accuracy", heading, [_curves("accuracy", title, caption, series, lambda point: point.accuracy)])
 
 
-def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) -> str:
-    color, is_accuracy = colors(series), value(Point(0, 0, None, 1.0)) is not None
+def _curves(key: str, title: str, caption: str, series: Sequence[Series], value: Value, banded: bool = False) -> Figure:
+    color, is_accuracy = colors(series), key == "accuracy"
     limits = _range([[value(point) for point in run.evals] for one in series for run in one.rows], is_accuracy)
 
     def draw(axes: "Axes", item: tuple[Series, str]) -> None:
@@ -91,7 +87,10 @@ def _curves(series: Sequence[Series], frame: Frame, value: Value, banded: bool) 
         write_title(axes, one.label, color[one.label])
 
     items = [(one, attribute) for one in series for attribute in ("examples", "step")]
-    return panels(frame, items, draw, 200 if frame.narrow else 240, most=2, right=80)
+    return paneled(
+        key, title, caption, items, draw, 240, f"One row for each optimizer. {caption}", most=2, right=80,
+        narrow={"panel_height": 200},
+    )  # fmt: skip
 
 
 def _range(runs: Sequence[Sequence[float | None]], from_start: bool) -> tuple[float, float]:
@@ -119,7 +118,7 @@ def _lines(axes: "Axes", one: Series, color: str, attribute: str, value: Value) 
             if not known:
                 continue
             style = _style(order, one, run) | ({"marker": "o"} if len(known) == 1 else {})
-            axes.plot([x for x, _ in points], [math.nan if y is None else y for _, y in points], color=color, **style)
+            axes.plot(*xy(points), color=color, **style)
             if run.diverged or len(known) < len(points):
                 end = known[-1][0], min(known[-1][1], axes.get_ylim()[1])
                 axes.plot(*end, marker="x", markersize=8, markeredgewidth=2.5, color=color, clip_on=False)
@@ -140,12 +139,11 @@ def _lines(axes: "Axes", one: Series, color: str, attribute: str, value: Value) 
 
 def _mark_switches(axes: "Axes", run: Row, attribute: str) -> None:
     """Draws a dotted line at each switch of a run to another phase, with the phase's number."""
-    for switch in switches(run):
-        axes.axvline(getattr(switch, attribute), color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
-        axes.annotate(
-            f"phase {switch.phase + 1}", (getattr(switch, attribute), 0), (3, 4), xycoords=("data", "axes fraction"),
-            textcoords="offset points", color=MUTED, size=11,
-        )  # fmt: skip
+    for number, before, _ in switches(run):
+        x = getattr(before, attribute)
+        axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=0)
+        words = f"phase {number + 1}"
+        write(axes, words, (x, 0), (3, 4), xycoords=("data", "axes fraction"), color=MUTED, size=11)
 
 
 def _style(order: int, one: Series, run: Row) -> dict[str, Any]:
@@ -174,13 +172,34 @@ def rates(comparison: Comparison) -> Section | None:
         f"The learning rate of every run as it warms up and decays. Highest learning rates: {'; '.join(spans)}."
         + "".join(f" {one.label}: {line}." for one in series for line in _scaled(one))
     )
-    figure = Figure(
-        "rates",
-        "Learning rate against examples",
-        caption,
-        lambda frame: _rates(series, colors(comparison.series), frame),
-    )
-    return Section("rates", "Learning rates", [figure])
+    color = colors(comparison.series)
+
+    def draw(axes: "Axes", one: Series) -> None:
+        peaks: dict[str, tuple[int, float]] = {}
+        highest = 0.0
+        for order, cell in enumerate(one.cells):
+            # Another optimizer's learning rate has a separate scale.
+            for run in () if cell.owner else cell.runs:
+                points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
+                if not points:
+                    continue
+                axes.plot(*xy(points), color=color[one.label], **_style(order, one, run))
+                _mark_switches(axes, run, "examples")
+                peak = max(points, key=lambda point: point[1])
+                peaks.setdefault(cell_label(cell), peak)
+                highest = max(highest, peak[1])
+        axes.set_xlabel("examples", labelpad=4)
+        axes.set_ylim(0, (highest or 1.0) * 1.15)
+        linear(axes.xaxis, 5, short)
+        linear(axes.yaxis, 5, rate)
+        for text, peak in peaks.items():
+            write(axes, text, peak, (0, 6), color=INK, weight="bold", size=12, ha="center", bbox=HALO)
+        write_title(axes, one.label, color[one.label], "learning rate")
+
+    return Section("rates", "Learning rates", [paneled(
+        "rates", "Learning rate against examples", caption, series, draw, 220, left=60, right=28,
+        narrow={"panel_height": 180},
+    )])  # fmt: skip
 
 
 def _scaled(one: Series) -> list[str]:
@@ -192,42 +211,6 @@ def _scaled(one: Series) -> list[str]:
         if len(set(values.values())) > 1:
             lines.append(f"{name} " + ", ".join(f"{value} at batch {batch:,}" for batch, value in values.items()))
     return lines
-
-
-def _rates(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str:
-    def draw(axes: "Axes", one: Series) -> None:
-        peaks: dict[str, tuple[int, float]] = {}
-        highest = 0.0
-        for order, cell in enumerate(one.cells):
-            # Another optimizer's learning rate has a separate scale.
-            for run in () if cell.owner else cell.runs:
-                points = [(p.examples, p.lr) for p in _thinned(run.trains) if p.lr is not None]
-                if not points:
-                    continue
-                axes.plot(*zip(*points, strict=True), color=color[one.label], **_style(order, one, run))
-                _mark_switches(axes, run, "examples")
-                peak = max(points, key=lambda point: point[1])
-                peaks.setdefault(cell_label(cell), peak)
-                highest = max(highest, peak[1])
-        axes.set_xlabel("examples", labelpad=4)
-        axes.set_ylim(0, (highest or 1.0) * 1.15)
-        linear(axes.xaxis, 5, short)
-        linear(axes.yaxis, 5, rate)
-        for text, peak in peaks.items():
-            axes.annotate(
-                text,
-                peak,
-                (0, 6),
-                textcoords="offset points",
-                color=INK,
-                weight="bold",
-                size=12,
-                ha="center",
-                bbox=HALO,
-            )
-        write_title(axes, one.label, color[one.label], "learning rate")
-
-    return panels(frame, series, draw, 180 if frame.narrow else 220, left=60, right=28)
 
 
 def noise(comparison: Comparison) -> Section | None:
@@ -245,42 +228,35 @@ def noise(comparison: Comparison) -> Section | None:
         f"steps in which it was measured; at the upper edge they have no bound. At the end: {'; '.join(last)}."
     )
     color = colors(comparison.series)
-    figure = Figure(
-        "noise", "Gradient noise scale against examples", caption, lambda frame: _noise(series, color, frame)
-    )
-    return Section("noise", "Gradient noise scale", [figure])
-
-
-def _bounded(batch: float) -> str:
-    return short(batch) if math.isfinite(batch) else "unbounded"
-
-
-def _noise(series: Sequence[Series], color: dict[str, str], frame: Frame) -> str:
-    points = [point.noise for one in series for run in one.rows for point in run.noise]
-    ends = [value for each in points for value in (each.low, each.value) if 0 < value < math.inf] or [1.0]
-    low, high = min(ends) / 1.5, max(ends) * 1.5
+    known = [point.noise for one in series for run in one.rows for point in run.noise]
+    ends = [value for each in known for value in (each.low, each.value) if 0 < value < math.inf] or [1.0]
+    bottom, top = min(ends) / 1.5, max(ends) * 1.5
 
     def draw(axes: "Axes", one: Series) -> None:
         axes.set_yscale("log")
-        axes.set_ylim(low, high)
+        axes.set_ylim(bottom, top)
         for order, cell in enumerate(one.cells):
             for run in cell.runs:
                 if not run.noise:
                     continue
                 xs = [point.examples for point in run.noise]
                 lows, values, highs = (
-                    [min(max(getattr(point.noise, end), low), high) for point in run.noise]
+                    [min(max(getattr(point.noise, end), bottom), top) for point in run.noise]
                     for end in ("low", "value", "high")
                 )
                 axes.fill_between(xs, lows, highs, color=color[one.label], alpha=0.12, linewidth=0)
                 axes.plot(xs, values, color=color[one.label], marker=".", **weight(order, len(one.cells)))
-                axes.annotate(
-                    cell_label(cell), (xs[-1], values[-1]), (6, 0), textcoords="offset points", color=INK,
-                    weight="bold", size=12, va="center", annotation_clip=False,
-                )  # fmt: skip
+                style = {"weight": "bold", "size": 12, "va": "center", "annotation_clip": False}
+                write(axes, cell_label(cell), (xs[-1], values[-1]), (6, 0), color=INK, **style)
         axes.set_xlabel("examples", labelpad=4)
         linear(axes.xaxis, 4, short)
         logarithmic(axes.yaxis)
         write_title(axes, one.label, color[one.label], "noise scale")
 
-    return panels(frame, series, draw, 240, left=60, right=76)
+    title = "Gradient noise scale against examples"
+    figure = paneled("noise", title, caption, series, draw, 240, left=60, right=76)
+    return Section("noise", "Gradient noise scale", [figure])
+
+
+def _bounded(batch: float) -> str:
+    return short(batch) if math.isfinite(batch) else "unbounded"

@@ -1,12 +1,14 @@
 """The places of a figure's panels, and the axes, names and colors that all figures share."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anybatch.comparison.cell import Cell
 from anybatch.comparison.grid import Series
 from anybatch.comparison.wording import count, short, times
+from anybatch.report.document import Figure
 from anybatch.report.svg import ACCENTS, MUTED, PAPER, Frame, accent, canvas, panel, render, spread
 
 if TYPE_CHECKING:
@@ -42,21 +44,45 @@ class Grid:
         return column * cell + self.left, top, cell - self.left - self.right, self.panel_height
 
 
-def panels(
-    frame: Frame,
+def paneled(
+    key: str,
+    title: str,
+    caption: str,
     items: Sequence[Item],
     draw: Callable[["Axes", Item], None],
     height: int,
+    description: str = "",
     most: int = 3,
+    narrow: Mapping[str, int] | None = None,
     **margins: int,
-) -> str:
-    """Draws one panel for each item, at most `most` in a row; on a narrow page one below the other."""
-    columns = 1 if frame.narrow else min(len(items), most)
-    grid = Grid(frame.width, columns, -(-len(items) // columns), height, **{"bottom": 52, **margins})
-    with canvas(frame.width, grid.height) as figure:
-        for number, item in enumerate(items):
-            draw(panel(figure, *grid.box(number)), item)
-        return render(figure, frame)
+) -> Figure:
+    """Returns a figure of one panel for each item, at most `most` in a row; on a narrow page one below the other.
+
+    Args:
+        height: that of a panel; with `margins` the fields of `Grid`, of which a narrow page has those of `narrow`.
+    """
+
+    def drawn(frame: Frame) -> str:
+        columns = 1 if frame.narrow else min(len(items), most)
+        sizes = {"panel_height": height, "bottom": 52, **margins, **((frame.narrow and narrow) or {})}
+        grid = Grid(frame.width, columns, -(-len(items) // columns), **sizes)
+        with canvas(frame.width, grid.height) as figure:
+            for number, item in enumerate(items):
+                draw(panel(figure, *grid.box(number)), item)
+            return render(figure, frame)
+
+    return Figure(key, title, caption, drawn, description)
+
+
+def xy(points: Iterable[tuple[float, float | None]]) -> tuple[list[float], list[float]]:
+    """Returns the points' places as matplotlib takes them; a line is broken at None."""
+    points = list(points)
+    return [x for x, _ in points], [math.nan if y is None else y for _, y in points]
+
+
+def write(axes: "Axes", words: str, at: tuple[float, float], shift: tuple[float, float], **style: Any) -> None:
+    """Writes `words` at a place in the data, moved by `shift` pixels."""
+    axes.annotate(words, at, shift, textcoords="offset points", **style)
 
 
 def cell_label(cell: Cell) -> str:
@@ -92,12 +118,12 @@ def weight(order: int, total: int) -> dict[str, Any]:
     return {"alpha": 1 - 0.5 * share, "linewidth": 2.6 - 1.1 * share}
 
 
-def batch_axis(axes: "Axes", batches: Sequence[int], labels: Sequence[str] | None = None) -> None:
+def batch_axis(axes: "Axes", batches: Sequence[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
     axes.set_xlim(batches[0] / 1.45, batches[-1] * 1.45)
-    axes.set_xticks(list(batches), labels or [count(batch) for batch in batches])
+    axes.set_xticks(list(batches), [count(batch) for batch in batches])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("global batch size", labelpad=4)
 
@@ -110,7 +136,7 @@ def logarithmic(
 
     axis.set_major_locator(LogLocator(subs=tuple(subs), numticks=numticks))
     axis.set_minor_locator(NullLocator())
-    formatted(axis, shown)
+    axis.set_major_formatter(lambda number, _: shown(number))
 
 
 def linear(axis: "Axis", numticks: int = 5, shown: Callable[[float], str] | None = None) -> None:
@@ -118,13 +144,7 @@ def linear(axis: "Axis", numticks: int = 5, shown: Callable[[float], str] | None
 
     axis.set_major_locator(MaxNLocator(numticks))
     if shown is not None:
-        formatted(axis, shown)
-
-
-def formatted(axis: "Axis", shown: Callable[[float], str]) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda number, _: shown(number)))
+        axis.set_major_formatter(lambda number, _: shown(number))
 
 
 def name_ends(axes: "Axes", ends: Iterable[tuple[float, float, str, str]], apart: bool = True) -> None:
@@ -135,10 +155,9 @@ def name_ends(axes: "Axes", ends: Iterable[tuple[float, float, str, str]], apart
     heights = [float(axes.transData.transform((1, min(max(y, low), high)))[1]) - bottom for _, y, _, _ in ends]
     placed = spread(heights, 14, 0, axes.bbox.height) if apart else heights
     for (x, y, name, color), height, free in zip(ends, heights, placed, strict=True):
-        axes.annotate(
-            name, (x, min(max(y, low), high)), (7, free - height), textcoords="offset points", color=color,
-            weight="bold", size=12, va="center", annotation_clip=False, bbox=HALO,
-        )  # fmt: skip
+        place = (x, min(max(y, low), high))
+        style = {"weight": "bold", "size": 12, "va": "center", "annotation_clip": False, "bbox": HALO}
+        write(axes, name, place, (7, free - height), color=color, **style)
 
 
 def band(axes: "Axes", one: Series, color: str) -> None:

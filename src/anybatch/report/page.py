@@ -46,10 +46,13 @@ def write_report(
     if out.is_dir():
         raise InputError(f"{out}: is a folder; give the name of a file, such as {out / 'report.html'}")
     comparison = compare(load(runs, batch_sizes))
-    findings, quoted = find(comparison), _sentences(background)
+    findings = find(comparison)
+    measured = dict(background or {})
+    seeds = measured.get("seeds")
+    quoted = measured.get("sentences") or (seeds.get("sentences") if isinstance(seeds, Mapping) else None) or []
     recipes = listed(dict.fromkeys(run.recipe_name for run in comparison.rows))
     kicker = f"{recipes} · {plural(len(comparison.rows), 'run')}"
-    html = page(kicker, title or _TITLE, findings.headline, sections(comparison, findings, quoted))
+    html = page(kicker, title or _TITLE, findings.headline, sections(comparison, findings, [*map(str, quoted)]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, html)
 
@@ -68,13 +71,13 @@ def write_study(comparison: Comparison, out: Path) -> list[Path]:
 def sections(comparison: Comparison, findings: Findings, quoted: Sequence[str] = ()) -> list[Section | None]:
     """Returns all sections of a comparison; None for those without content."""
     return [
-        setting(comparison),
+        Section("setting", "What was run", [points(comparison.setting)]) if comparison.setting else None,
         batch(comparison, findings, quoted),
         tables.glance(comparison),
         curves.losses(comparison),
         curves.accuracies(comparison),
-        _drawn("steps", quality.steps(comparison)),
-        _drawn("sensitivity", quality.sensitivity(comparison)),
+        quality.steps(comparison),
+        quality.sensitivity(comparison),
         samples(comparison),
         questions(comparison),
         mistakes(comparison),
@@ -90,15 +93,6 @@ def sections(comparison: Comparison, findings: Findings, quoted: Sequence[str] =
         tables.trials(comparison) if comparison.is_study else tables.runs(comparison),
         tables.made(comparison),
     ]
-
-
-def _drawn(name: str, figure: Any) -> Section | None:
-    return Section(name, figure.title, [figure]) if figure else None
-
-
-def setting(comparison: Comparison) -> Section | None:
-    """Returns what a study trained, and how."""
-    return Section("setting", "What was run", [points(comparison.setting)]) if comparison.setting else None
 
 
 def batch(comparison: Comparison, findings: Findings, quoted: Sequence[str]) -> Section | None:
@@ -126,10 +120,3 @@ def samples(comparison: Comparison) -> Section | None:
     note = "Each finished model continues the marked start of a held-out text, token by token."
     body = f'<p>{note}</p><dl class="samples">{lines}</dl>'
     return Section("samples", "What the models write", [body]) if found else None
-
-
-def _sentences(background: Mapping[str, Any] | None) -> list[str]:
-    found = dict(background or {})
-    seeds = found.get("seeds")
-    sentences = found.get("sentences") or (seeds.get("sentences") if isinstance(seeds, Mapping) else None) or []
-    return [str(sentence) for sentence in sentences]

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anybatch.comparison.cell import LR, Cell
 from anybatch.comparison.findings import cell_score, place
 from anybatch.comparison.grid import Comparison, Series
 from anybatch.comparison.wording import count, gap, kept, loss, rate, short
-from anybatch.report.document import Figure
+from anybatch.report.document import Figure, Section
 from anybatch.report.layout import (
+    HALO,
     accents,
     band,
     batch_axis,
@@ -19,12 +20,14 @@ from anybatch.report.layout import (
     linear,
     logarithmic,
     name_ends,
-    panels,
+    paneled,
     weight,
     window,
+    write,
     write_title,
+    xy,
 )
-from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, PAPER, Frame
+from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,15 +59,7 @@ def quality(comparison: Comparison) -> Figure | None:
     if comparison.repeated:
         caption += " Points are means over the seeds, bars their 95 % intervals, and small dots the seeds."
     caption += " A cross at the edge marks a score beyond the scale, or one that is not finite."
-    return Figure(
-        "quality", f"Final {metric.name} against global batch size", caption.strip(),
-        lambda frame: _quality(comparison, shown, apart, frame), described,
-    )  # fmt: skip
-
-
-def _quality(comparison: Comparison, shown: Sequence[Series], apart: bool, frame: Frame) -> str:
-    higher, numbers = comparison.metric.higher, accents(comparison.series)
-    limits = _limits(shown, higher, apart)
+    numbers, limits = accents(comparison.series), _limits(shown, metric.higher, apart)
     batches = sorted({cell.batch for one in shown for cell in one.cells if cell.finished})
 
     def draw(axes: "Axes", group: Sequence[Series]) -> None:
@@ -80,15 +75,16 @@ def _quality(comparison: Comparison, shown: Sequence[Series], apart: bool, frame
             ends += [] if apart or end is None else [(*end, one.label, ACCENTS[number])]
         if apart:
             _held_to(axes, group[0], [one for one in shown if one is not group[0]], batches, ACCENTS[number])
-            write_title(axes, group[0].label, ACCENTS[number], comparison.metric.name)
+            write_title(axes, group[0].label, ACCENTS[number], metric.name)
         else:
             name_ends(axes, ends)
-            write_title(axes, comparison.metric.name, INK)
+            write_title(axes, metric.name, INK)
 
-    groups = [[one] for one in shown] if apart else [list(comparison.series)]
+    title = f"Final {metric.name} against global batch size"
     if apart:
-        return panels(frame, groups, draw, 220 if frame.narrow else 300, right=28, bottom=70)
-    return panels(frame, groups, draw, 320, left=60, right=110)
+        return paneled("quality", title, caption.strip(), [[one] for one in shown], draw, 300, described, right=28,
+                       bottom=70, narrow={"panel_height": 220})  # fmt: skip
+    return paneled("quality", title, caption.strip(), [comparison.series], draw, 320, described, left=60, right=110)
 
 
 def _limits(shown: Sequence[Series], higher: bool, apart: bool) -> tuple[float, float]:
@@ -114,29 +110,24 @@ def _held_to(axes: "Axes", one: Series, others: Sequence[Series], batches: Seque
     low, high = axes.get_ylim()
     for other in others:
         known = [(c.batch, c.score) for c in other.cells if c.score is not None and low <= c.score <= high]
-        axes.plot([x for x, _ in known], [y for _, y in known], ".-", color=MUTED, lw=1.5, alpha=0.45, zorder=1)
+        axes.plot(*xy(known), ".-", color=MUTED, lw=1.5, alpha=0.45, zorder=1)
         if known:
             # Named in its middle, on the side away from the panel's own line.
             x, y = known[len(known) // 2 - (len(known) > 2)]
             mine = one.at(x)
-            above = mine is None or mine.score is None or y >= mine.score
-            axes.annotate(
-                other.label, (x, y), (-8, 5) if above else (8, -5), color=MUTED, size=11,
-                textcoords="offset points", ha="right" if above else "left", va="bottom" if above else "top",
-            )  # fmt: skip
+            if mine is None or mine.score is None or y >= mine.score:
+                write(axes, other.label, (x, y), (-8, 5), color=MUTED, size=11, ha="right", va="bottom")
+            else:
+                write(axes, other.label, (x, y), (8, -5), color=MUTED, size=11, ha="left", va="top")
+    aside: Any = {"xycoords": ("axes fraction", "data"), "size": 11, "va": "top"}
     start = one.context_free_loss
     if start is not None and low <= start <= high:
         axes.axhline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
-        axes.annotate(
-            f"{one.frequencies} {loss(start)}", (0, start), (4, -3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", color=MUTED, size=11, va="top",
-        )  # fmt: skip
+        write(axes, f"{one.frequencies} {loss(start)}", (0, start), (4, -3), color=MUTED, **aside)
     band(axes, one, color)
     if one.judged and one.bound is not None:
-        axes.annotate(
-            "95\u202f% kept" if one.by_share else "within 5\u202f%", (1, one.bound), (-4, -3), color=color, size=11,
-            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top",
-        )  # fmt: skip
+        words = "95\u202f% kept" if one.by_share else "within 5\u202f%"
+        write(axes, words, (1, one.bound), (-4, -3), color=color, ha="right", **aside)
 
 
 def _line(axes: "Axes", one: Series, color: str, marker: str, aside: float, named: bool) -> tuple[float, float] | None:
@@ -145,48 +136,34 @@ def _line(axes: "Axes", one: Series, color: str, marker: str, aside: float, name
     worst = low if one.metric.higher else high
     cells = [cell for cell in one.cells if cell.finished or cell.failed]
     inside = {cell.batch: cell.score for cell in cells if cell.score is not None and low <= cell.score <= high}
-    axes.plot(
-        [cell.batch * aside for cell in cells],
-        [inside.get(cell.batch, math.nan) for cell in cells],
-        color=color,
-        zorder=3,
-    )
-    before: float | None = None
-    for number, cell in enumerate(cells):
-        x, value = cell.batch * aside, inside.get(cell.batch)
+    places = [cell.batch * aside for cell in cells]
+    axes.plot(*xy((x, inside.get(cell.batch)) for x, cell in zip(places, cells, strict=True)), color=color, zorder=3)
+    end: tuple[float, float] | None = None
+    for number, (x, cell) in enumerate(zip(places, cells, strict=True)):
+        value = inside.get(cell.batch)
         if value is None:
             axes.plot(x, worst, "x", markersize=9, markeredgewidth=2.5, color=color, clip_on=False)
             word = loss(cell.score) if cell.score is not None else "diverged" if cell.diverged else "failed"
             if named:
                 # Neighbors on different lines, so that their words have room.
-                axes.annotate(
-                    word, (x, worst), (0, -10 - 14 * (number % 2)), textcoords="offset points", ha="center", va="top"
-                )
+                write(axes, word, (x, worst), (0, -10 - 14 * (number % 2)), ha="center", va="top")
             continue
         _spread_of(axes, cell, x, color)
         good = not named or cell is one.reference or cell.held is not False
-        axes.plot(
-            x, value, marker=marker, markersize=9, color=color, markeredgewidth=2, zorder=4,
-            markerfacecolor=color if good else PAPER,
-        )  # fmt: skip
+        face = color if good else PAPER
+        axes.plot(x, value, marker=marker, markersize=9, color=color, markeredgewidth=2, zorder=4, markerfacecolor=face)
         if named:
-            rising = before is None or value >= before
+            rising = end is None or value >= end[1]
+            plain = cell is one.reference or cell.gap is None
+            words = loss(value) if plain else gap(cell.gap) if cell.share is None else kept(cell.share)
             # Beside the line that comes in from the left: above it if it rises, below it if it falls.
-            axes.annotate(
-                _label(one, cell), (x, value), (0 if before is None else -8, 8 if rising else -8), zorder=5,
-                textcoords="offset points", ha="center" if before is None else "right",
-                va="bottom" if rising else "top", weight="bold" if good else "normal",
-                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
+            write(
+                axes, words, (x, value), (0 if end is None else -8, 8 if rising else -8),
+                zorder=5, ha="center" if end is None else "right",
+                va="bottom" if rising else "top", weight="bold" if good else "normal", bbox=HALO,
             )  # fmt: skip
-        before = value
-    known = [(cell.batch * aside, inside[cell.batch]) for cell in cells if cell.batch in inside]
-    return known[-1] if known else None
-
-
-def _label(one: Series, cell: Cell) -> str:
-    if cell is one.reference or cell.gap is None:
-        return loss(cell.score)
-    return gap(cell.gap) if cell.share is None else kept(cell.share)
+        end = x, value
+    return end
 
 
 def _spread_of(axes: "Axes", cell: Cell, x: float, color: str) -> None:
@@ -201,7 +178,7 @@ def _spread_of(axes: "Axes", cell: Cell, x: float, color: str) -> None:
         axes.plot([x] * len(cell.scores), cell.scores, ".", color=color, markersize=6, alpha=0.8)
 
 
-def steps(comparison: Comparison) -> Figure | None:
+def steps(comparison: Comparison) -> Section | None:
     """Draws steps to the target against the batch, both logarithmic, with perfect scaling and the fitted curve."""
     shown = [one for one in comparison.series if any(cell.reached for cell in one.cells)]
     if not shown:
@@ -213,10 +190,6 @@ def steps(comparison: Comparison) -> Figure | None:
         "evaluations the target is met on a straight line."
     )
     title = f"Steps to a {comparison.metric.name} of {comparison.metric.target:g} against batch"
-    return Figure("steps", title, caption, lambda frame: _steps(comparison, shown, frame))
-
-
-def _steps(comparison: Comparison, shown: Sequence[Series], frame: Frame) -> str:
     batches, numbers = comparison.batches, accents(comparison.series)
     whole = {one.label: [(c.batch, c.steps.mean) for c in one.cells if c.steps] for one in shown}
     perfect = {
@@ -229,7 +202,7 @@ def _steps(comparison: Comparison, shown: Sequence[Series], frame: Frame) -> str
         batch_axis(axes, batches)
         axes.set_yscale("log")
         logarithmic(axes.yaxis, numticks=6)
-        color, fit = ACCENTS[numbers[one.label]], one.scaling.fit
+        color, marker, fit = ACCENTS[numbers[one.label]], MARKERS[numbers[one.label]], one.scaling.fit
         if one.label in perfect:
             axes.plot(batches, perfect[one.label], color=MUTED, linewidth=1.5, linestyle=(0, (4, 3)))
         if fit is not None and math.isfinite(fit.b_crit.mean):
@@ -237,18 +210,16 @@ def _steps(comparison: Comparison, shown: Sequence[Series], frame: Frame) -> str
             heights = [fit.e_min.mean * (1 / batch + 1 / fit.b_crit.mean) for batch in curve]
             axes.plot(curve, heights, color=color, linewidth=1.2, alpha=0.6)
         seeds = [(cell.batch, place[0]) for cell in one.cells for place in cell.reached.values()]
-        axes.plot([x for x, _ in seeds], [y for _, y in seeds], ".", color=color, markersize=6, alpha=0.8)
-        means = whole[one.label]
-        marker = MARKERS[numbers[one.label]]
-        axes.plot([x for x, _ in means], [y for _, y in means], marker, color=color, markersize=8)
+        axes.plot(*xy(seeds), ".", color=color, markersize=6, alpha=0.8)
+        axes.plot(*xy(whole[one.label]), marker, color=color, markersize=8)
         axes.set_ylim(min(seen) / 1.3, max(seen) * 1.3)
         axes.set_ylabel("steps", labelpad=4)
         write_title(axes, one.label, color)
 
-    return panels(frame, shown, draw, 240, left=60, right=28)
+    return Section("steps", title, [paneled("steps", title, caption, shown, draw, 240, left=60, right=28)])
 
 
-def sensitivity(comparison: Comparison) -> Figure | None:
+def sensitivity(comparison: Comparison) -> Section | None:
     """Draws the tuning runs' final score against the learning rate, a panel a contender, a line a batch."""
     if not any(LR in run.settings for run in comparison.rows if run.part == "tuning" and run.state != "not run"):
         return None
@@ -261,31 +232,22 @@ def sensitivity(comparison: Comparison) -> Figure | None:
     if comparison.parts:
         caption += " Judged by the other half of the held-out data than what is reported."
     title = f"How much the learning rate matters: final {comparison.metric.name} of the tuning runs"
-    return Figure("sensitivity", title, caption, lambda frame: _sensitivity(comparison, frame))
-
-
-def _sensitivity(comparison: Comparison, frame: Frame) -> str:
-    higher, color = comparison.metric.higher, colors(comparison.series)
+    higher, color_of = comparison.metric.higher, colors(comparison.series)
     lines = {(one.label, cell.batch): _by_rate(cell) for one in comparison.series for cell in one.cells}
     limits = window([value for line in lines.values() for _, value in line if value is not None], higher, 0.05)
     worst = limits[0] if higher else limits[1]
 
     def draw(axes: "Axes", one: Series) -> None:
+        color, ends = color_of[one.label], []
         axes.set_xscale("log")
-        ends = []
         for order, cell in enumerate(one.cells):
             line = lines[one.label, cell.batch]
             known = [(x, y) for x, y in line if y is not None]
-            axes.plot(
-                [x for x, _ in line], [math.nan if y is None else y for _, y in line], color=color[one.label],
-                marker=".", **weight(order, len(one.cells)),
-            )  # fmt: skip
+            axes.plot(*xy(line), color=color, marker=".", **weight(order, len(one.cells)))
             lost = [x for x, y in line if y is None]
             beyond = [x for x, y in known if (y < limits[0] if higher else y > limits[1])]
             for xs, mark in ((lost, "x"), (beyond, "v" if higher else "^")):
-                axes.plot(
-                    xs, [worst] * len(xs), mark, color=color[one.label], markersize=8, markeredgewidth=2, clip_on=False
-                )
+                axes.plot(xs, [worst] * len(xs), mark, color=color, markersize=8, markeredgewidth=2, clip_on=False)
             if known:
                 ends.append((*known[-1], count(cell.batch), INK))
         axes.set_ylim(*limits)
@@ -294,9 +256,10 @@ def _sensitivity(comparison: Comparison, frame: Frame) -> str:
         axes.set_xlabel("learning rate", labelpad=4)
         axes.set_ylabel(comparison.metric.name, labelpad=4)
         name_ends(axes, ends)
-        write_title(axes, one.label, color[one.label])
+        write_title(axes, one.label, color)
 
-    return panels(frame, comparison.series, draw, 220, left=60, right=60)
+    figure = paneled("sensitivity", title, caption, comparison.series, draw, 220, left=60, right=60)
+    return Section("sensitivity", title, [figure])
 
 
 def _by_rate(cell: Cell) -> list[tuple[float, float | None]]:

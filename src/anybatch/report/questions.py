@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from anybatch.comparison.grid import Comparison, Series
 from anybatch.comparison.rows import Row
 from anybatch.comparison.wording import score, short
-from anybatch.report.document import Figure, Section
-from anybatch.report.layout import accents, panels, write_title
-from anybatch.report.svg import ACCENTS, GRID, INK, MUTED, Frame
+from anybatch.report.document import Section
+from anybatch.report.layout import accents, paneled, write, write_title
+from anybatch.report.svg import ACCENTS, GRID, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,17 +88,9 @@ def questions(comparison: Comparison) -> Section | None:
     described = "; ".join(
         f"{one.label}, batch {one.batch}: F1 {score(one.f1)}, exact match {score(one.exact_match)}" for one in found
     )
-    figure = Figure(
-        "scores", "F1 and exact match by batch and optimizer", caption,
-        lambda frame: _bars(found, accents(comparison.series), frame), described,
-    )  # fmt: skip
-    return Section("questions", "Questions answered after fine-tuning", [figure])
-
-
-def _bars(found: Sequence[Score], numbers: Mapping[str, int], frame: Frame) -> str:
-    batches = sorted({one.batch for one in found})
+    numbers, batches = accents(comparison.series), sorted({one.batch for one in found})
     height = 24 * len(found) + 10 * len(batches)
-    left = min(220 if frame.narrow else 300, max(round(7.3 * len(f"{one.label} {one.batch}")) + 16 for one in found))
+    left = min(300, max(round(7.3 * len(f"{one.label} {one.batch}")) + 16 for one in found))
     places = [24 * k + 10 * batches.index(one.batch) for k, one in enumerate(found)]
 
     def draw(axes: "Axes", item: tuple[str, Sequence[float | None]]) -> None:
@@ -113,8 +105,12 @@ def _bars(found: Sequence[Score], numbers: Mapping[str, int], frame: Frame) -> s
         for one, value, place in zip(found, values, places, strict=True):
             axes.barh(place, value or 0, height=17, color=ACCENTS[numbers[one.label]], alpha=0.85)
             text = "no score" if value is None else score(value)
-            axes.annotate(text, (value or 0, place), (6, 0), textcoords="offset points", va="center", weight="bold")
+            write(axes, text, (value or 0, place), (6, 0), va="center", weight="bold")
         write_title(axes, name, INK, "per cent")
 
     items = [("F1", [one.f1 for one in found]), ("exact match", [one.exact_match for one in found])]
-    return panels(frame, items, draw, height, most=2, left=left, right=44, bottom=16)
+    figure = paneled(
+        "scores", "F1 and exact match by batch and optimizer", caption, items, draw, height, described, most=2,
+        left=left, right=44, bottom=16, narrow={"left": min(220, left)},
+    )  # fmt: skip
+    return Section("questions", "Questions answered after fine-tuning", [figure])

@@ -1,7 +1,6 @@
 """How the runs ran: what deserves attention, the health of each run, and its phases."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
@@ -33,12 +32,16 @@ def health(comparison: Comparison) -> Section | None:
         Column("starts", lambda item: item[1].starts or None),
         Column("failed saves", lambda item: len(item[1].failed_saves)),
         Column("memory", lambda item: item[1].memory_bytes, _gib),
-        Column("learning rate at phase joins", lambda item: "; ".join(
-            f"step {count(join.step)}: {rate(join.lr_before)} to {rate(join.lr_after)}" for join in item[1].joins)),
-    )  # fmt: skip
+        Column("learning rate at phase joins", lambda item: _joins(item[0])),
+    )
     table = Table("", "Health of all runs", columns, known, folded="Every run")
     sound = "No step was skipped, no loss jumped, and no run waited for its data."
     return Section("health", "How the runs ran", [points(concerns or [sound]), table])
+
+
+def _joins(run: Row) -> str:
+    rates = ((after.step, rate(before.lr), rate(after.lr)) for _, before, after in switches(run))
+    return "; ".join(f"step {count(step)}: {before} to {after}" for step, before, after in rates)
 
 
 def _share(part: int | None, whole: int) -> float | None:
@@ -72,19 +75,10 @@ def _steps(steps: Sequence[int]) -> str:
     return f"{'step' if len(steps) == 1 else 'steps'} {', '.join(shown) if more else listed(shown)}{more}"
 
 
-@dataclass(frozen=True)
-class Switch:
-    """A run's switch to phase `phase`, counted from 0: after this step, and these examples."""
-
-    phase: int
-    step: int
-    examples: int
-
-
-def switches(run: Row) -> list[Switch]:
-    """Returns the beginning of each phase except the first, as far as the run has come."""
-    stretches = _stretches(run)
-    return [Switch(number, before[-1].step, before[-1].examples) for (_, before), (number, _) in pairwise(stretches)]
+def switches(run: Row) -> list[tuple[int, Point, Point]]:
+    """Returns for each phase but the first its number, counted from 0, the last step before it and its first."""
+    pairs = pairwise(_stretches(run))
+    return [(number, before[-1], after[0]) for (_, before), (number, after) in pairs]
 
 
 def phases(comparison: Comparison) -> Section | None:

@@ -8,12 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from anybatch.comparison.cell import Cell
-from anybatch.comparison.grid import Comparison, Difference, Scaling, Series
+from anybatch.comparison.cell import LR, Cell
+from anybatch.comparison.grid import Comparison, Scaling, Series
 from anybatch.comparison.rows import Row
 from anybatch.comparison.statistics import Interval
 from anybatch.comparison.wording import (
     GUESSED,
+    UNKNOWN,
     count,
     duration,
     gap,
@@ -28,10 +29,24 @@ from anybatch.comparison.wording import (
     times,
 )
 from anybatch.names import optimizer_title
+from anybatch.numbers import finite
 from anybatch.report.document import Column, Section, Table, fold, points
 from anybatch.report.layout import accents
 from anybatch.report.questions import children, mean
 
+_ABOUT = {
+    "processor": "Processor",
+    "device": "Device",
+    "cores": "Cores",
+    "threads": "Threads",
+    "memory_bytes": "Memory",
+    "versions": "Versions",
+    "python": "Python",
+    "platform": "Platform",
+    "git_revision": "Git revision",
+    "seed": "Seed",
+    "started": "First run started",
+}
 _WHY = {
     "learned nothing": "ended within 2 % of the untrained model",
     "diverged": "no finite loss, or twice the untrained model's",
@@ -50,7 +65,11 @@ def glance(comparison: Comparison) -> Section | None:
         best = found[1].score if found else None
         columns.append(Column(f"batch {batch:,}", partial(_spread, batch, best)))
     note = "Means over the seeds, ± half the 95 % interval, uncut; an asterisk: the best of its batch."
-    return Section("table-glance", heading, [Table("glance", heading, columns, comparison.contenders, note)])
+    return _section("glance", heading, columns, comparison.contenders, note)
+
+
+def _section(key: str, heading: str, columns: Sequence[Column], items: Sequence[Any], note: str = "") -> Section | None:
+    return Section(f"table-{key}", heading, [Table(key, heading, columns, items, note)]) if items else None
 
 
 def _spread(batch: int, best: float | None, one: Series) -> str:
@@ -63,37 +82,32 @@ def _spread(batch: int, best: float | None, one: Series) -> str:
     return f"{mean:.4g}{half}{' *' if mean == best else ''}"
 
 
-def _setting(name: str, item: tuple[Series, Cell]) -> float | None:
-    return item[1].settings.get(name)
-
-
 def _ends(name: str, value: Any, low: str, high: str) -> list[Column]:
     """Returns columns for the mean and the ends of an interval, or None."""
-    return [
-        Column(name, lambda item: _part(value(item), "mean")),
-        Column(low, lambda item: _part(value(item), "low")),
-        Column(high, lambda item: _part(value(item), "high")),
-    ]
 
+    def column(title: str, end: str) -> Column:
+        return Column(title, lambda item: getattr(value(item), end, None))
 
-def _part(value: Interval | None, name: str) -> float | None:
-    return None if value is None else getattr(value, name)
+    return [column(name, "mean"), column(low, "low"), column(high, "high")]
 
 
 def results(comparison: Comparison) -> Section | None:
     """The results of each contender at each batch."""
     if not comparison.repeated:
         return None
-    items = [pair for batch in comparison.batches for one in comparison.series if (pair := (one, one.at(batch)))[1]]
+    items = [(one, cell) for batch in comparison.batches for one in comparison.series if (cell := one.at(batch))]
     metric = comparison.metric.name
-    names = sorted({name for _, cell in items if cell for name in cell.settings} - {"optimizer.lr"})
+
+    def setting(name: str) -> Column:
+        return Column(name.rpartition(".")[2], lambda item: item[1].settings.get(name))
+
     columns = [
         Column("optimizer", lambda item: item[0].label),
         Column("batch", lambda item: item[1].batch),
         Column("steps", lambda item: item[1].num_steps),
         Column("rate", lambda item: item[1].runs[0].lr),
         Column("warm-up steps", lambda item: item[1].runs[0].warmup_steps),
-        *(Column(name.rpartition(".")[2], partial(_setting, name)) for name in names),
+        *map(setting, sorted({name for _, cell in items for name in cell.settings} - {LR})),
         *_ends(metric, lambda item: item[1].final, f"{metric} from", f"{metric} to"),
         Column("seeds", lambda item: len(item[1].runs)),
         Column("lost", lambda item: item[1].diverged + item[1].failed),
@@ -108,15 +122,11 @@ def results(comparison: Comparison) -> Section | None:
         columns.append(Column("reached target", lambda item: len(item[1].reached)))
         columns += _ends("steps to target", lambda item: item[1].steps, "steps from", "steps to")
         note += " Reached target counts the seeds that did; steps are given if all did."
-    heading = "What each optimizer reached"
-    return Section("table-results", heading, [Table("results", heading, columns, items, note)])
+    return _section("results", "What each optimizer reached", columns, items, note)
 
 
 def differences(comparison: Comparison) -> Section | None:
     """Each pair of contenders at each batch."""
-    if not comparison.repeated or not comparison.differences:
-        return None
-    heading = "Seed by seed: who is better, at each batch"
     note = (
         "Runs with the same seed are compared. Above zero, the first one of the pair is better (lower, if the metric "
         "is a loss). Fewer than 5 pairs have no p-value."
@@ -125,29 +135,24 @@ def differences(comparison: Comparison) -> Section | None:
         Column("pair", lambda each: f"{each.first}, {each.second}"),
         Column("batch", lambda each: each.batch),
         *_ends("lead of the first", lambda each: each.interval, "from", "to"),
-        Column("pairs", _pairs),
+        Column("pairs", lambda each: each.interval.count if each.interval else 0),
         Column("p", lambda each: each.p_value),
     ]
-    return Section("table-differences", heading, [Table("differences", heading, columns, comparison.differences, note)])
-
-
-def _pairs(each: Difference) -> int:
-    return each.interval.count if each.interval else 0
+    items = comparison.differences if comparison.repeated else []
+    return _section("differences", "Seed by seed: who is better, at each batch", columns, items, note)
 
 
 def scaling(comparison: Comparison) -> Section | None:
     """Examples to the target: the fitted law of each contender."""
-    if not comparison.scaling:
-        return None
-    heading = "Examples to the target: E = E_min (1 + B/B_crit)"
     columns = [
         Column("optimizer", lambda found: found.entrant),
         *_ends("E_min", lambda found: found.fit and found.fit.e_min, "E_min from", "E_min to"),
         *_ends("B_crit", _unbounded, "B_crit from", "B_crit to"),
         Column("batches fitted", lambda found: len(found.fitted)),
     ]
+    heading = "Examples to the target: E = E_min (1 + B/B_crit)"
     note = "Examples to the target over all batches at which every seed reached it."
-    return Section("table-scaling", heading, [Table("scaling", heading, columns, comparison.scaling, note)])
+    return _section("scaling", heading, columns, comparison.scaling, note)
 
 
 def _unbounded(found: Scaling) -> Interval | None:
@@ -161,16 +166,13 @@ def _unbounded(found: Scaling) -> Interval | None:
 def failures(comparison: Comparison) -> Section | None:
     """Failed trials of a study, and why."""
     lost = [run for run in comparison.rows if comparison.is_study and run.outcome != "finished"]
-    if not lost:
-        return None
-    heading = "Runs that failed, diverged, learned nothing or are missing"
     columns = [
         Column("trial", lambda run: run.name),
         Column("state", lambda run: run.outcome),
         Column("why", lambda run: run.message or _WHY.get(run.outcome, "")),
         Column("settings", _settings),
     ]
-    return Section("table-failures", heading, [Table("failures", heading, columns, lost)])
+    return _section("failures", "Runs that failed, diverged, learned nothing or are missing", columns, lost)
 
 
 def _settings(run: Row) -> str:
@@ -180,44 +182,58 @@ def _settings(run: Row) -> str:
 def runs(comparison: Comparison) -> Section:
     """Every run, one row each, with its fine-tuning's scores; fine-tuning runs without a parent here come last."""
     links = children(comparison.rows)
-    linked = {child.path for group in links.values() for child in group}
-    items: list[tuple[Row, Series | None, Cell | None]] = []
-    for one in comparison.series:
-        for cell in one.cells:
-            # A reference that another optimizer ran has its row there.
-            own = [run for run in cell.runs if comparison.is_study or run.optimizer.lower() == one.optimizer]
-            items += [(run, one, cell) for run in own]
-    placed = {run.path for run, *_ in items}
-    items += [(run, None, None) for run in comparison.rows if run.path not in linked | placed]
+    items: list[tuple[Row, Series | None, Cell | None]] = [
+        (run, one, cell)
+        for one in comparison.series
+        for cell in one.cells
+        for run in cell.runs
+        # A reference that another optimizer ran has its row there.
+        if run.optimizer.lower() == one.optimizer
+    ]
+    placed = {run.path for run, *_ in items} | {child.path for group in links.values() for child in group}
+    items += [(run, None, None) for run in comparison.rows if run.path not in placed]
     numbers = accents(comparison.series)
+    tasks = {run.task for run in comparison.rows}
+    right = GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
 
     def fine_tuned(item: tuple[Row, Any, Any], name: str) -> float | None:
         run, one, _ = item
         scored = [run] if one is None else links.get(run.path, []) if run.path else []
         return mean([child.final.get(name) for child in scored])
 
+    def outcome(item: tuple[Row, Any, Any]) -> str:
+        run = item[0]
+        has_loss = run.finished and not run.diverged
+        return loss(run.score if run.score is not None else run.final.get("loss")) if has_loss else run.outcome
+
+    def held(item: tuple[Row, Series | None, Cell | None], name: str) -> object:
+        """Returns the run's gap, or the kept share of the learning."""
+        run, one, cell = item
+        if one is None or cell is None:
+            return None
+        if cell is one.reference:
+            return "reference" if name == "gaps" else None
+        return getattr(cell, name).get(run.name)
+
     columns = [
-        Column(
-            "optimizer", lambda item: item[1].label if item[1] else f"fine-tuning, {optimizer_title(item[0].optimizer)}"
-        ),
+        Column("optimizer", lambda item: item[1].label if item[1] else
+               f"fine-tuning, {optimizer_title(item[0].optimizer)}"),
         Column("batch", lambda item: item[0].batch, count),
-        Column(
-            "factor", lambda item: None if item[2] is None else item[2].factor, lambda f: "" if f is None else times(f)
-        ),
+        Column("factor", lambda item: item[2] and item[2].factor, lambda f: "" if f is None else times(f)),
         Column("steps", lambda item: item[0].num_steps, count),
-        Column("learning rate", lambda item: _rate(item[0])),
+        Column("learning rate", lambda item: "≥" * (item[0].lr_is_bound and item[0].lr is not None) + rate(item[0].lr)),
         Column("warm-up", lambda item: item[0].warmup_steps, count),
-        Column(comparison.metric.name, lambda item: _outcome(item[0])),
-        Column("gap", lambda item: _of_cell(item, "gaps", gap)),
-        Column("kept", lambda item: _of_cell(item, "kept", kept)),
-        Column(_right(comparison), lambda item: item[0].accuracy, percent),
+        Column(comparison.metric.name, outcome),
+        Column("gap", lambda item: held(item, "gaps"), lambda value: value if isinstance(value, str) else gap(value)),
+        Column("kept", lambda item: held(item, "kept"), lambda value: UNKNOWN if value is None else kept(value)),
+        Column(right, lambda item: item[0].accuracy, percent),
         Column("F1", lambda item: fine_tuned(item, "f1"), score),
         Column("exact match", lambda item: fine_tuned(item, "exact_match"), score),
         Column("wall time", lambda item: item[0].wall_s, duration),
         Column("examples a second", lambda item: item[0].examples_per_s, count),
         Column("skipped steps", lambda item: item[0].skipped_steps, count),
         Column("run", lambda item: item[0].name.rpartition("/")[2]),
-    ]
+    ]  # fmt: skip
     bound = (
         "≥: the highest learning rate that the log has. The run's peak may lie between two entries; `prepare` and the "
         "callbacks of anybatch.integrations record it."
@@ -228,34 +244,6 @@ def runs(comparison: Comparison) -> Section:
         odd=lambda item: "" if item[0].finished and not item[0].diverged else item[0].message or item[0].outcome,
     )  # fmt: skip
     return Section("runs", "Every run", [table])
-
-
-def _right(comparison: Comparison) -> str:
-    tasks = {run.task for run in comparison.rows}
-    return GUESSED[tasks.pop() if len(tasks) == 1 and tasks <= set(GUESSED) else "pretraining"][0]
-
-
-def _rate(run: Row) -> str:
-    return "≥" * (run.lr_is_bound and run.lr is not None) + rate(run.lr)
-
-
-def _outcome(run: Row) -> str:
-    return loss(run.score if run.score is not None else run.final.get("loss")) if _has_loss(run) else run.outcome
-
-
-def _has_loss(run: Row) -> bool:
-    return run.finished and not run.diverged
-
-
-def _of_cell(item: tuple[Row, Series | None, Cell | None], name: str, shown: Any) -> str | None:
-    """Returns the run's gap, or the kept share of the learning."""
-    run, one, cell = item
-    if one is None or cell is None:
-        return None
-    if cell is one.reference:
-        return "reference" if name == "gaps" else None
-    value = getattr(cell, name).get(run.name)
-    return None if value is None else shown(value)
 
 
 def trials(comparison: Comparison) -> Section:
@@ -282,35 +270,22 @@ def made(comparison: Comparison) -> Section:
         versions = ", ".join(f"{n} {about['versions'][n]}" for n in ("anybatch", "torch") if n in about["versions"])
         return Section("made", "How it was made", [points([f"{about['started'][:10]}, {versions}, on {machine}."])])
     rows = comparison.rows
-    facts = [
-        ("Processor", _distinct(rows, "processor")),
-        ("Device", _distinct(rows, "device")),
-        ("Cores", _distinct(rows, "cores")),
-        ("Threads", _distinct(rows, "threads")),
-        ("Memory", _distinct(rows, "memory_bytes", lambda value: f"{value / 2**30:.1f} GiB")),
-        ("Versions", listed(dict.fromkeys(version for run in rows for version in _versions(run)))),
-        ("Python", _distinct(rows, "python")),
-        ("Platform", _distinct(rows, "platform")),
-        ("Git revision", _distinct(rows, "git_revision")),
-        ("Seed", listed(dict.fromkeys(str(run.seed) for run in rows if run.seed is not None))),
-        ("First run started", min((text(run.environment["started"]) for run in _with(rows, "started")), default="")),
-    ]
-    entries = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    found = {name: [_known(run, name) for run in rows if run.environment.get(name) is not None] for name in _ABOUT}
+    found["versions"] = [listed(dict.fromkeys(version for run in rows for version in _versions(run)))]
+    found["seed"] = [listed(dict.fromkeys(str(run.seed) for run in rows if run.seed is not None))]
+    found["started"] = sorted(found["started"])[:1]
+    entries = "".join(
+        f"<dt>{title}</dt><dd>{escape(value)}</dd>"
+        for name, title in _ABOUT.items()
+        if (value := "; ".join(dict.fromkeys(found[name])))
+    )
     return Section("made", "How it was made", [f"<dl>{entries}</dl>", *(_details(run) for run in rows)])
 
 
-def _with(rows: Sequence[Row], key: str) -> list[Row]:
-    return [run for run in rows if run.environment.get(key) is not None]
-
-
-def _distinct(rows: Sequence[Row], key: str, shown: Any = str) -> str:
-    values = []
-    for run in _with(rows, key):
-        try:
-            values.append(text(shown(run.environment[key])))
-        except (TypeError, ValueError):
-            values.append(text(run.environment[key]))
-    return "; ".join(dict.fromkeys(values))
+def _known(run: Row, name: str) -> str:
+    value = run.environment[name]
+    size = finite(value) if name == "memory_bytes" else None
+    return text(value if size is None else f"{size / 2**30:.1f} GiB")
 
 
 def _versions(run: Row) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from anybatch.comparison.wording import rate, short
 from anybatch.report.document import Column, Figure, Section, Table, page, points, write_folder
-from anybatch.report.layout import logarithmic, name_ends, panels, write_title
+from anybatch.report.layout import logarithmic, name_ends, paneled, write, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, MUTED, accent
 
 if TYPE_CHECKING:
@@ -43,13 +43,11 @@ def _answer(found: Found, sentences: Sequence[str]) -> str:
     )
 
 
-def _section(name: str, title: str, caption: str, draw: Any, table: Table | None = None) -> Section:
-    figure = Figure(name, title, caption, draw)
-    return Section(name, title, [figure, "<p></p>", table] if table else [figure])
-
-
-def _table(key: str, label: str, names: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    return Table(key, label, [Column(name, itemgetter(k), _value) for k, name in enumerate(names)], rows)
+def _section(figure: Figure, names: Sequence[str] = (), rows: Sequence[Sequence[object]] = ()) -> Section:
+    """Returns a section of a figure, with a table of its numbers."""
+    columns = [Column(name, itemgetter(k), _value) for k, name in enumerate(names)]
+    table = Table(figure.key, figure.title, columns, rows)
+    return Section(figure.key, figure.title, [figure, "<p></p>", table] if rows else [figure])
 
 
 def _value(value: object) -> str:
@@ -100,27 +98,18 @@ def _exponents(rows: Sequence[Found]) -> Section:
          *(value["mean"] for value in row["values"])]
         for row in rows
     ]  # fmt: skip
-    table = _table("exponents", title, names, items)
-    return _section(
-        "exponents", title, caption, lambda frame: panels(frame, rows, draw, 200, most=2, left=64, right=28), table
-    )
+    return _section(paneled("exponents", title, caption, rows, draw, 200, most=2, left=64, right=28), names, items)
 
 
 def _smoothness(found: Found) -> Section:
     def draw(axes: "Axes", rows: Sequence[Found]) -> None:
-        ends = []
         for row in rows:
-            number = _number(row["method"])
+            name, color = row["method"], ACCENTS[_number(row["method"])]
             values = [value["mean"] for value in row["values"]]
-            axes.plot(found["spreads"], values, color=ACCENTS[number], marker=MARKERS[number], markersize=7)
+            axes.plot(found["spreads"], values, color=color, marker=MARKERS[_number(name)], markersize=7)
             # LARS and LAMB end close together: one name above its line, the other below.
-            shift = {"LARS": 9, "LAMB": -9}.get(row["method"], 0)
-            ends.append((row["method"], values[-1], shift, ACCENTS[number]))
-        for name, value, shift, color in ends:
-            axes.annotate(
-                name, (found["spreads"][-1], value), (8, shift), textcoords="offset points", color=color, weight="bold",
-                va="center", annotation_clip=False,
-            )  # fmt: skip
+            shift, place = {"LARS": 9, "LAMB": -9}.get(name, 0), (found["spreads"][-1], values[-1])
+            write(axes, name, place, (8, shift), color=color, weight="bold", va="center", annotation_clip=False)
         _log_axes(axes, "L∞ / L_avg", found["spreads"], subs=(1.0, 2.0, 5.0))
         write_title(axes, "T × squared gradient norm", INK)
 
@@ -128,10 +117,8 @@ def _smoothness(found: Found) -> Section:
         "T times the measure as the smoothness of one layer grows while the mean over layers, f_1 - f* and the noise "
         "stay. SGD's bound goes with the largest L, those of LARS and LAMB with the mean."
     )
-    return _section(
-        "smoothness", "What the sharpest layer costs", caption,
-        lambda frame: panels(frame, [found["methods"]], draw, 260, left=64, right=90),
-    )  # fmt: skip
+    title = "What the sharpest layer costs"
+    return _section(paneled("smoothness", title, caption, [found["methods"]], draw, 260, left=64, right=90))
 
 
 def _crossover(found: Found) -> Section:
@@ -143,10 +130,8 @@ def _crossover(found: Found) -> Section:
         axes.axhline(1, color=INK, linewidth=1)
         for order, ratios in enumerate(row["ratios"]):
             share = (order + 1) / len(spreads)
-            axes.plot(
-                densities, ratios, color=ACCENTS[number], alpha=0.3 + 0.7 * share, marker=MARKERS[number],
-                linewidth=1 + 1.5 * share,
-            )  # fmt: skip
+            style: Any = {"alpha": 0.3 + 0.7 * share, "linewidth": 1 + 1.5 * share}
+            axes.plot(densities, ratios, color=ACCENTS[number], marker=MARKERS[number], **style)
             axes.plot(found["predicted"][order], 1, marker="|", markersize=14, markeredgewidth=2, color=INK)
         _log_axes(axes, "density of the gradient over layers", densities)
         axes.set_yticks([0.5, 1, 2])
@@ -164,18 +149,10 @@ def _crossover(found: Found) -> Section:
     rows = [
         [f"{row['method']} / SGD, L∞ = {each} L_avg", *ratios, crossing, predicted]
         for row in found["methods"]
-        for each, ratios, crossing, predicted in zip(
-            spreads, row["ratios"], row["crossings"], found["predicted"], strict=True
-        )
-    ]
-    names = [
-        "ratio of the measures",
-        *(f"density {density:.3g}" for density in densities),
-        "crosses 1 at",
-        "bounds cross at",
-    ]
-    return _section(
-        "crossover", title, caption,
-        lambda frame: panels(frame, found["methods"], draw, 300, most=2, left=48, right=96),
-        _table("crossover", title, names, rows),
-    )  # fmt: skip
+        for each, ratios, crossing, predicted in zip(spreads, row["ratios"], row["crossings"], found["predicted"],
+                                                     strict=True)
+    ]  # fmt: skip
+    densities_named = [f"density {density:.3g}" for density in densities]
+    names = ["ratio of the measures", *densities_named, "crosses 1 at", "bounds cross at"]
+    figure = paneled("crossover", title, caption, found["methods"], draw, 300, most=2, left=48, right=96)
+    return _section(figure, names, rows)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from anybatch.comparison.cell import Cell
@@ -10,7 +10,7 @@ from anybatch.comparison.grid import Comparison, Series
 from anybatch.comparison.rows import Ratios, Row
 from anybatch.comparison.wording import listed, rate, short
 from anybatch.report.document import Figure, Section, fold
-from anybatch.report.layout import linear, logarithmic, named
+from anybatch.report.layout import linear, logarithmic, named, write
 from anybatch.report.svg import GRID, INK, MUTED, Frame, canvas, panel, render
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def trust(comparison: Comparison) -> Section | None:
     found = [items for items in found if items]
     if not found:
         return None
-    limits = scale([run.ratios for items in found for *_, run in items])
+    limits = _scale([run.ratios for items in found for *_, run in items])
     blocks: list[str | Figure] = []
     rest: list[Map] = []
     for number, items in enumerate(found):
@@ -77,10 +77,9 @@ def _maps(key: str, items: Sequence[Map], limits: tuple[float, float]) -> Figure
         "bright layers take long steps, dark ones short. In every map the colors span "
         f"{rate(limits[0])} to {rate(limits[1])}. Layers that are not adapted (ratio 1 throughout) are left out."
     )
-    return Figure(
-        key, f"Trust ratios of every layer over time: {listed(names)}", caption,
-        lambda frame: heat_maps([run.ratios for *_, run in items], names, limits, frame),
-    )  # fmt: skip
+    runs = [run.ratios for *_, run in items]
+    title = f"Trust ratios of every layer over time: {listed(names)}"
+    return Figure(key, title, caption, lambda frame: _heat_maps(runs, names, limits, frame))
 
 
 def layer_name(name: str) -> tuple[str, str]:
@@ -94,7 +93,7 @@ def layer_name(name: str) -> tuple[str, str]:
     return (f"layer {inside[1]}" if inside else "embeddings" if "embed" in name.lower() else "heads"), rest
 
 
-def scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
+def _scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
     """Returns the range of colors that all maps share: every ratio except the outermost two in a hundred."""
     values = sorted(v for samples in runs for _, ratios in samples for v in ratios.values() if v is not None and v > 0)
     if not values:
@@ -104,56 +103,56 @@ def scale(runs: Sequence[Sequence[Ratios]]) -> tuple[float, float]:
     return (low, high) if high > low * 1.5 else (low / 1.5, high * 1.5)
 
 
-def heat_maps(
+def _heat_maps(
     runs: Sequence[Sequence[Ratios]], labels: Sequence[str], limits: tuple[float, float], frame: Frame
 ) -> str:
     """Draws the maps of up to three runs with common rows, side by side or, on a narrow page, one above the other."""
     from matplotlib.colors import LogNorm
 
-    rows = _rows([names for samples in runs for _, names in samples])
-    row = max(3.0, min(14.0, 840 / len(rows)))
-    edges, headers = _edges(rows, row)
+    rows = _rows(runs)
+    tall = max(3.0, min(14.0, 840 / len(rows)))
+    # The lower edge of every row in pixels from the top, after the first edge, and each header's place.
+    edges, headers = [0.0], dict[str, float]()
+    for _, (group, _) in rows:
+        top = edges[-1]
+        if group not in headers:
+            headers[group] = top
+            top += _HEADER
+        edges.append(top + tall)
     narrow, width = frame.narrow, frame.width
-    left, gutter, top, bottom = 118 if narrow else 132, 20, 30, 48
+    left, gutter, above, below = 118 if narrow else 132, 20, 30, 48
     columns = 1 if narrow else max(len(runs), 2)
     size = (width - left - 12 - gutter * (columns - 1)) / columns
-    height = (top + edges[-1] + bottom) * (len(runs) if narrow else 1)
+    height = (above + edges[-1] + below) * (len(runs) if narrow else 1)
     norm = LogNorm(*limits)
     with canvas(width, height + 62) as figure:
         for number, (run, text) in enumerate(zip(runs, labels, strict=True)):
             column, line = (0, number) if narrow else (number, 0)
-            place = left + column * (size + gutter), line * (top + edges[-1] + bottom) + top
+            place = left + column * (size + gutter), line * (above + edges[-1] + below) + above
             axes = panel(figure, *place, size, edges[-1])
             _mesh(axes, run, [name for name, _ in rows], edges, norm)
             axes.set_title(text, loc="left", size=14, weight="bold", color=INK, pad=2)
             axes.set_xlabel("step", labelpad=4)
             if column == 0:
-                _row_names(axes, rows, edges, headers, row)
+                aside: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "annotation_clip": False}
+                for group, position in headers.items():
+                    at = 0, position + _HEADER - 4
+                    write(axes, group, at, (-6, 0), weight="bold", size=12, va="bottom", color=INK, **aside)
+                for (_, (_, name)), edge in zip(rows if tall >= 10 else (), edges[1:], strict=False):
+                    write(axes, name, (0, edge - tall / 2), (-6, 0), color=MUTED, size=11, va="center", **aside)
         _bar(panel(figure, left, height + 20, min(420, width - left - 30), 12), norm)
         return render(figure, frame)
 
 
-def _rows(events: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, str]]]:
+def _rows(runs: Sequence[Sequence[Ratios]]) -> list[tuple[str, tuple[str, str]]]:
     """Returns every layer once, with group and short name: embeddings, then layers by number, then the heads."""
-    names = {name: layer_name(name) for ratios in events for name in ratios}
+    names = {name: layer_name(name) for samples in runs for _, ratios in samples for name in ratios}
 
     def order(item: tuple[str, tuple[str, str]]) -> tuple[int, int]:
         group = item[1][0]
         return (1, int(group[6:])) if group.startswith("layer ") else (0 if group == "embeddings" else 2, 0)
 
     return sorted(names.items(), key=order)
-
-
-def _edges(rows: Sequence[tuple[str, tuple[str, str]]], row: float) -> tuple[list[float], dict[str, float]]:
-    """Returns the lower edge of every row in pixels from the top, after the first edge, and each header's place."""
-    edges, headers, position, group = [0.0], {}, 0.0, ""
-    for _, (name, _) in rows:
-        if name != group:
-            group, headers[name] = name, position
-            position += _HEADER
-        position += row
-        edges.append(position)
-    return edges, headers
 
 
 def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequence[float], norm: "LogNorm") -> None:
@@ -164,11 +163,9 @@ def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequ
     samples = samples[::-1][::stride][::-1]
     steps = [0.0, *(float(step) for step, _ in samples)]
     values = np.full((2 * len(names), len(samples)), np.nan)
-    for column, (_, ratios) in enumerate(samples):
-        for k, name in enumerate(names):
-            ratio = ratios.get(name)
-            # An empty row before each group makes room for its header.
-            values[2 * k + 1, column] = ratio if ratio is not None and ratio > 0 else np.nan
+    # An empty row before each makes room for a header.
+    values[1::2] = [[(ratio if (ratio := ratios.get(name)) and ratio > 0 else np.nan) for _, ratios in samples]
+                    for name in names]  # fmt: skip
     heights = edges[1] - _HEADER
     lines = [place for edge in edges[1:] for place in (edge - heights, edge)]
     mesh = axes.pcolormesh(
@@ -180,28 +177,6 @@ def _mesh(axes: "Axes", run: Sequence[Ratios], names: Sequence[str], edges: Sequ
     axes.grid(False)
     axes.set_yticks([])
     linear(axes.xaxis, 4, short)
-
-
-def _row_names(
-    axes: "Axes",
-    rows: Sequence[tuple[str, tuple[str, str]]],
-    edges: Sequence[float],
-    headers: Mapping[str, float],
-    row: float,
-) -> None:
-    for group, position in headers.items():
-        axes.annotate(
-            group, (0, position + _HEADER - 4), (-6, 0), xycoords=("axes fraction", "data"), weight="bold", size=12,
-            textcoords="offset points", ha="right", va="bottom", color=INK,
-            annotation_clip=False,
-        )  # fmt: skip
-    if row < 10:
-        return
-    for (_, (_, name)), edge in zip(rows, edges[1:], strict=True):
-        axes.annotate(
-            name, (0, edge - row / 2), (-6, 0), xycoords=("axes fraction", "data"), color=MUTED, size=11, ha="right",
-            textcoords="offset points", va="center", annotation_clip=False,
-        )  # fmt: skip
 
 
 def _bar(axes: "Axes", norm: "LogNorm") -> None:
