@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from support.shard_documents import documents as in_shards
 
 from anybatch.data.batch import Batch
 from anybatch.data.causal import CausalSource
@@ -21,7 +22,7 @@ def test_the_loss_of_counted_frequencies(tmp_path: Path) -> None:
     prepare(lambda: documents, tmp_path / "data", vocabulary_size=256)
     shards = open_shards(tmp_path / "data" / "train")
     size = load(tmp_path / "data" / "tokenizer.json").get_vocab_size()
-    counts = Counter(int(token) for n in range(shards.num_documents) for part in shards.document(n) for token in part)
+    counts = Counter(int(token) for document in in_shards(shards) for part in document for token in part)
     labels = [min(counts), max(counts, key=lambda token: counts[token])]
     expected = -np.mean([math.log((counts[label] + 1) / (sum(counts.values()) + size)) for label in labels])
     batches = [Batch({"masked_labels": torch.tensor([label])}, {"mlm": 1}, 1) for label in labels]
@@ -34,9 +35,7 @@ def test_the_loss_of_a_stream_counts_the_ends_of_documents(tmp_path: Path) -> No
     shards, tokenizer = open_shards(tmp_path / "data" / "train"), load(tmp_path / "data" / "tokenizer.json")
     source = CausalSource(shards, tokenizer, 8)
     batch = source.batch(np.zeros(3, dtype=np.int64), np.arange(3))
-    stream = np.concatenate(
-        [[*np.concatenate(shards.document(number)), 3] for number in range(shards.num_documents)]
-    ).tolist()
+    stream = np.concatenate([[*np.concatenate(document), 3] for document in in_shards(shards)]).tolist()
     counts, size = Counter(stream), tokenizer.get_vocab_size()
     labels = [stream[place] for place in range(24) if place % 8]
     expected = -np.mean([math.log((counts[label] + 1) / (len(stream) + size)) for label in labels])

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from support.shard_documents import documents
 
 from anybatch.data.inspect import summary
 from anybatch.data.shard_writer import ShardWriter
@@ -14,11 +15,11 @@ def test_what_is_there_is_counted_and_shown(folder: Path) -> None:
     assert (found.train.documents, found.held_out.documents) == (64, 16)
     assert found.vocabulary_size == 400
     shards = open_shards(folder / "train")
-    lengths = [len(sentence) for number in range(64) for sentence in shards.document(number)]
+    lengths = [len(sentence) for document in documents(shards) for sentence in document]
     assert (found.train.sentences, found.train.tokens) == (len(lengths), sum(lengths))
     assert found.train.longest_sentence == max(lengths)
     assert 0 <= found.train.unknown_share < 0.01
-    totals = [sum(len(sentence) for sentence in shards.document(number)) for number in range(64)]
+    totals = [sum(map(len, document)) for document in documents(shards)]
     assert sum(found.train.document_lengths.values()) == 64
     assert found.train.document_lengths[64] == sum(64 <= total < 128 for total in totals)
     assert len(found.examples) == 2

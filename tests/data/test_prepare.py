@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.shard_documents import documents as in_shards
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -36,7 +37,7 @@ def test_every_document_stands_in_one_part_in_order(folder: Path, made_up: MadeU
         part.verify()
         part.check_vocabulary(tokenizer)
         assert part.num_documents == count
-        found = [[sentence.tolist() for sentence in part.document(number)] for number in range(count)]
+        found = [[sentence.tolist() for sentence in document] for document in in_shards(part)]
         places.append([expected.index(document) for document in found])
     assert places[0] == sorted(places[0])
     assert places[1] == sorted(places[1])
@@ -55,7 +56,7 @@ def test_held_out_words_do_not_shape_the_vocabulary(tmp_path: Path, made_up: Mad
     prepare(lambda: made_up(20), tmp_path / "a", vocabulary_size=256, held_out=0.5)
     held_out = open_shards(tmp_path / "a" / HELD_OUT)
     tokenizer = vocabulary.load(tmp_path / "a" / TOKENIZER)
-    texts = {tokenizer.decode(held_out.document(number)[0].tolist()) for number in range(held_out.num_documents)}
+    texts = {tokenizer.decode(document[0].tolist()) for document in in_shards(held_out)}
 
     def changed() -> list[Document]:
         return [

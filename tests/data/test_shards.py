@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.shard_documents import documents as in_shards
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
@@ -24,15 +25,13 @@ def test_documents_come_back(write_shards: Write, documents: list[list[list[int]
     expected = [[sentence for sentence in document if sentence] for document in documents]
     expected = [document for document in expected if document]
     shards = write_shards(documents, max_shard_tokens)
-    found = [[sentence.tolist() for sentence in shards.document(number)] for number in range(shards.num_documents)]
+    found = [[sentence.tolist() for sentence in document] for document in in_shards(shards)]
     assert found == expected
     assert shards.num_sentences == sum(map(len, expected))
     assert shards.num_tokens == sum(len(sentence) for document in expected for sentence in document)
     for part in shards.parts:
         assert len(part.tokens) <= max_shard_tokens or len(part.document_ends) == 1
     shards.verify()
-    with pytest.raises(IndexError):
-        shards.document(shards.num_documents)
 
 
 def test_a_document_stays_in_one_shard(write_shards: Write) -> None:
@@ -47,7 +46,7 @@ def test_a_large_vocabulary_gets_wider_tokens(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, tokenizer)
     writer.add_documents(np.array([70_004, 5]), np.array([2]), np.array([1]))
     writer.close()
-    assert open_shards(tmp_path).document(0)[0].tolist() == [70_004, 5]
+    assert in_shards(open_shards(tmp_path))[0][0].tolist() == [70_004, 5]
 
 
 def test_another_vocabulary_is_refused(write_shards: Write, tokenizer: Tokenizer) -> None:

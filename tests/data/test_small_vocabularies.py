@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from support.shard_documents import documents as in_shards
 
 from anybatch.data import vocabulary
 from anybatch.data.inspect import summary
@@ -51,7 +52,7 @@ def test_text_is_prepared_inspected_and_read_back(tmp_path: Path, kind: Kind) ->
     tokenizer = tokenizer_of(out)
     assert kind_of(tokenizer) == kind
     assert made.unknown_share == 0
-    sentences = open_shards(out / "train").document(0)
+    sentences = in_shards(open_shards(out / "train"))[0]
     text = "".join(tokenizer.decode(sentence.tolist()) for sentence in sentences)
     written = {f"The cat sat on mat{'t' * number}. Then it slept. The end!" for number in range(9)}
     assert text in (written if kind == "bytes" else {each.lower() for each in written})

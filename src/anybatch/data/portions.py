@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from anybatch.data import duplicates, vocabulary
 from anybatch.data.raw import Place, Portion
 from anybatch.data.sentences import clean, split_sentences
-from anybatch.data.text import Document, parse
+from anybatch.data.text import parse
 from anybatch.data.words import Encoder
 from anybatch.errors import InputError
 
@@ -32,11 +32,8 @@ class LengthFilter:
 
     def texts(self, portion: Portion) -> list[str]:
         """Returns the cleaned documents of a portion, "" in place of a skipped one."""
-        found = [clean(document.text) for document in self.documents(portion)]
+        found = [clean(document.text) for document in parse(portion, keep_blank=self.fewest > 0)]
         return [text if self.fewest <= len(text) <= (self.most or len(text)) else "" for text in found]
-
-    def documents(self, portion: Portion) -> list[Document]:
-        return parse(portion, keep_blank=self.fewest > 0)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from anybatch.data.sentences import in_batches
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
 from anybatch.data.small_vocabularies import characters, single_bytes
 from anybatch.data.staging import Staging, staged
-from anybatch.data.text import Document, check_not_empty
+from anybatch.data.text import Document, check_not_empty, parsed
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
 from anybatch.progress import PassReport
@@ -114,7 +114,7 @@ def prepare(
             1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
     with staged(out, None) as staging:
-        sources = _Sources(["the documents"], lambda start: _in_portions(documents()), [0], are_files=False)
+        sources = _Sources([], lambda start: _in_portions(documents()), [0])
         return _Preparation(sources, staging, Options(**options), 1, progress).run()
 
 
@@ -158,12 +158,11 @@ def _identity(sources: list[str], options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Sources:
-    """Named sources of portions, with their sizes in bytes (0: unknown)."""
+    """Sources of portions, with their sizes in bytes (0: unknown); each source with a name must give a document."""
 
     names: list[str]
     portions: Callable[[Place | None], Iterator[Portion]]
     sizes: list[int]
-    are_files: bool = True
 
     def bytes_before(self, place: Place) -> int:
         """Returns the bytes before a place; inside a packed file the estimate is too high."""
@@ -216,15 +215,12 @@ class _Preparation:
             self._progress(stage, done, self._sources.bytes_before(place), sum(self._sources.sizes))
 
     def _documents(self, stage: str) -> Iterator[Document]:
-        counts = [0] * len(self._sources.names)
-        for portion in self._sources.portions(None):
-            found = self._options.lengths.documents(portion)
+        done = 0
+        keep_blank = self._options.lengths.fewest > 0
+        for portion, found in parsed(self._sources.portions(None), self._sources.names, keep_blank=keep_blank):
             yield from found
-            counts[portion.end.source] += len(found)
-            self._tell(stage, sum(counts), portion.end)
-        if self._sources.are_files:
-            for name, count in zip(self._sources.names, counts, strict=True):
-                check_not_empty(name, count)
+            done += len(found)
+            self._tell(stage, done, portion.end)
 
     def _find_duplicates(self) -> NDArray[np.uint8]:
         done = 0
@@ -267,7 +263,7 @@ class _Preparation:
         self, tokenizer: Tokenizer, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None
     ) -> tuple[State, tuple[Counts, Counts]]:
         """Runs the last pass: writes all documents to the shards of their parts."""
-        folder, saved = self._staging.folder, self._staging.saved
+        folder, saved, names = self._staging.folder, self._staging.saved, self._sources.names
         state = State.of(saved["pass"]) if saved else State()
         writers = []
         for number, name in enumerate((TRAIN, HELD_OUT)):
@@ -285,7 +281,9 @@ class _Preparation:
             for portion in map_in_order(
                 work, self._sources.portions(state.place), self._processes, attrgetter("num_bytes")
             ):
-                self._enter_source(state, portion.end.source)
+                if portion.end.source != state.place.source:
+                    check_not_empty(names[state.place.source : portion.end.source], state.documents_of_source)
+                    state.documents_of_source = 0
                 _add(portion, state, writers, chosen, marks)
                 state.unknown += int((portion.tokens == unknown).sum())
                 state.tokens += len(portion.tokens)
@@ -293,7 +291,7 @@ class _Preparation:
                     state.check_known()
                 self._staging.save(snapshot)
                 self._tell("tokens", state.documents, state.place)
-            self._enter_source(state, len(self._sources.names))
+            check_not_empty(names[state.place.source :], state.documents_of_source)
             state.check_known()
             for name, found in zip((TRAIN, HELD_OUT), state.usable, strict=True):
                 _check_usable(name, found)
@@ -302,12 +300,6 @@ class _Preparation:
             for writer in writers:
                 writer.abandon()
         return state, (train, held)
-
-    def _enter_source(self, state: State, source: int) -> None:
-        for number in range(state.place.source, source):
-            check_not_empty(self._sources.names[number], state.documents_of_source)
-            state.documents_of_source = 0
-        state.place = Place(source)
 
 
 def _add(

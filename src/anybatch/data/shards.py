@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Shards:
-    """Opened shards, read only."""
+    """Opened shards, read only; `files` has the bytes and the SHA-256 of every file, by its name."""
 
     path: Path
     num_documents: int
@@ -51,17 +51,7 @@ class Shards:
     vocabulary_size: int
     vocabulary_fingerprint: str
     parts: tuple[Shard, ...]
-
-    def document(self, number: int) -> list[NDArray[Any]]:
-        """Returns the sentences of document `number`, each an array of tokens."""
-        for part in self.parts:
-            if number < len(part.document_ends):
-                first, last = (int(part.document_ends[number - 1]) if number else 0), int(part.document_ends[number])
-                ends = part.sentence_ends[first:last]
-                begin = int(part.sentence_ends[first - 1]) if first else 0
-                return np.split(part.tokens[begin : int(ends[-1])], (ends[:-1] - begin).astype(np.int64))
-            number -= len(part.document_ends)
-        raise IndexError(f"document {number} of {self.num_documents}")
+    files: dict[str, dict[str, Any]]
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
         """Raises InputError if these shards were not written with `tokenizer`."""
@@ -83,11 +73,10 @@ class Shards:
 
     def verify(self) -> None:
         """Reads every file and compares it with its checksum; InputError names the first that differs."""
-        for name, about in _files(self.path, read_json(self.path / INDEX)).items():
+        for name, about in self.files.items():
             if sha256(self.path / name) != about["sha256"]:
-                raise InputError(
-                    f"{self.path / name}: damaged: its SHA-256 is not the one in {INDEX}; "
-                    "remove the folder, and run `anybatch data prepare` again"
+                raise _damaged(
+                    self.path / name, f"damaged: its SHA-256 is not the one in {INDEX}", "remove the folder, and run"
                 )
 
 
@@ -99,16 +88,13 @@ def open_shards(folder: Path) -> Shards:
     Raises:
         InputError: no index, another format or version, a missing, truncated or damaged file.
     """
-    index = _read_index(folder)
-    files = _files(folder, index)
+    index, files = _read_index(folder)
     for name, about in files.items():
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{path}: no such file, but {INDEX} lists it; run `anybatch data prepare` again")
+            raise _damaged(path, f"no such file, but {INDEX} lists it")
         if (found := path.stat().st_size) != about["bytes"]:
-            raise InputError(
-                f"{path}: truncated or changed: {found} bytes, not {about['bytes']}; run `anybatch data prepare` again"
-            )
+            raise _damaged(path, f"truncated or changed: {found} bytes, not {about['bytes']}")
     shards = Shards(
         path=folder,
         num_documents=index["documents"],
@@ -117,48 +103,43 @@ def open_shards(folder: Path) -> Shards:
         vocabulary_size=index["vocabulary"]["size"],
         vocabulary_fingerprint=index["vocabulary"]["fingerprint"],
         parts=tuple(_open_shard(folder, shard) for shard in index["shards"]),
+        files=files,
     )
     if sum(about["bytes"] for about in files.values()) <= _VERIFIED_WHEN_OPENED:
         shards.verify()
     return shards
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    if not (folder / INDEX).is_file():
+def _read_index(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the index, and its description of every file, by the file's name."""
+    path = folder / INDEX
+    if not path.is_file():
         raise InputError(f"{folder}: holds no token shards (no {INDEX}); make some with `anybatch data prepare`")
-    index = read_json(folder / INDEX)
+    index = read_json(path)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise InputError(f"{folder / INDEX}: not an index of token shards; run `anybatch data prepare` again")
+        raise _damaged(path, "not an index of token shards")
     if index.get("version") != VERSION:
-        raise InputError(
-            f"{folder / INDEX}: version {index.get('version')} of the format; this release reads version {VERSION}; "
-            "run `anybatch data prepare` again"
-        )
+        raise _damaged(path, f"version {index.get('version')} of the format; this release reads version {VERSION}")
     if missing := sorted({"vocabulary", "shards", *COUNTS} - index.keys()):
-        raise InputError(f"{folder / INDEX}: damaged: has no {missing[0]!r}; run `anybatch data prepare` again")
-    if not _is_consistent(index):
-        raise InputError(f"{folder / INDEX}: damaged; run `anybatch data prepare` again")
-    return index
-
-
-def _is_consistent(index: dict[str, Any]) -> bool:
-    """Returns whether the vocabulary is described, and the counts are the sums over the shards."""
+        raise _damaged(path, f"damaged: has no {missing[0]!r}")
     try:
-        size, fingerprint = index["vocabulary"]["size"], index["vocabulary"]["fingerprint"]
-        totals = [sum(shard[name] for shard in index["shards"]) for name in COUNTS]
-    except (KeyError, TypeError):
-        return False
-    counts = [index[name] for name in COUNTS]
-    return isinstance(fingerprint, str) and all(type(count) is int for count in (size, *counts)) and counts == totals
+        about, shards, counts = index["vocabulary"], index["shards"], [index[name] for name in COUNTS]
+        files = {str(file["name"]): file for shard in shards for file in (shard["files"][name] for name in ARRAYS)}
+        sound = (
+            isinstance(about["fingerprint"], str)
+            and all(type(count) is int for count in (about["size"], *counts))
+            and counts == [sum(shard[name] for shard in shards) for name in COUNTS]
+            and all({"bytes", "sha256"} <= file.keys() for file in files.values())
+        )
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise _damaged(path, "damaged")
+    return index, files
 
 
-def _files(folder: Path, index: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the name of every file, with its bytes and SHA-256."""
-    try:
-        files = [shard["files"][name] for shard in index["shards"] for name in ARRAYS if shard[name]]
-        return {str(file["name"]): {"bytes": file["bytes"], "sha256": file["sha256"]} for file in files}
-    except (KeyError, TypeError):
-        raise InputError(f"{folder / INDEX}: damaged; run `anybatch data prepare` again") from None
+def _damaged(path: Path, what: str, how: str = "run") -> InputError:
+    return InputError(f"{path}: {what}; {how} `anybatch data prepare` again")
 
 
 def _open_shard(folder: Path, about: dict[str, Any]) -> Shard:
@@ -172,9 +153,7 @@ def _open_shard(folder: Path, about: dict[str, Any]) -> Shard:
 
 def _check_ends(path: Path, ends: NDArray[Any], last: int) -> None:
     if not len(ends) or ends[0] == 0 or ends[-1] != last or (ends[1:] <= ends[:-1]).any():
-        raise InputError(
-            f"{path}: damaged: its offsets do not ascend from above 0 to {last}; run `anybatch data prepare` again"
-        )
+        raise _damaged(path, f"damaged: its offsets do not ascend from above 0 to {last}")
 
 
 def _map(path: Path, length: int) -> NDArray[Any]:
@@ -184,7 +163,7 @@ def _map(path: Path, length: int) -> NDArray[Any]:
     # NumPy passes on any error of its parser for a damaged header, sometimes over several lines.
     except Exception as error:
         why = " ".join(str(error).split())
-        raise InputError(f"{path}: not a NumPy array: {why}; run `anybatch data prepare` again") from None
+        raise _damaged(path, f"not a NumPy array: {why}") from None
     if array.shape != (length,) or array.dtype.kind != "u":
-        raise InputError(f"{path}: not the array that {INDEX} describes; run `anybatch data prepare` again")
+        raise _damaged(path, f"not the array that {INDEX} describes")
     return array

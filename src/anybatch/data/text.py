@@ -1,7 +1,7 @@
 """Raw portions of files to documents."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,23 +35,29 @@ def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
             a line that is not JSON, a document without text; with the file and the line.
     """
     sources = find_sources(names)
-    counts = [0] * len(sources)
-    source = 0
-    for portion in read_portions(sources):
-        for number in range(source, portion.end.source):
-            check_not_empty(sources[number], counts[number])
-        source = portion.end.source
-        documents = parse(portion)
-        counts[source] += len(documents)
+    for _, documents in parsed(read_portions(sources), sources):
         yield from documents
-    for number in range(source, len(sources)):
-        check_not_empty(sources[number], counts[number])
 
 
-def check_not_empty(source: str, num_documents: int) -> None:
-    """Raises InputError if a source has given no document."""
-    if not num_documents:
-        raise InputError(f"{source}: empty: there is no text in it")
+def parsed(
+    portions: Iterable[Portion], sources: Sequence[str], *, keep_blank: bool = False
+) -> Iterator[tuple[Portion, list[Document]]]:
+    """Yields each portion with its documents (see `parse`); InputError if one of the `sources` has none."""
+    source = count = 0
+    for portion in portions:
+        documents = parse(portion, keep_blank=keep_blank)
+        if portion.end.source != source:
+            check_not_empty(sources[source : portion.end.source], count)
+            source, count = portion.end.source, 0
+        count += len(documents)
+        yield portion, documents
+    check_not_empty(sources[source:], count)
+
+
+def check_not_empty(ended: Sequence[str], num_documents: int) -> None:
+    """Raises InputError if a source gave no document: `ended` are one with `num_documents`, and others without any."""
+    if empty := ended[1:] if num_documents else ended:
+        raise InputError(f"{empty[0]}: empty: there is no text in it")
 
 
 def parse(portion: Portion, *, keep_blank: bool = False) -> list[Document]:
