@@ -11,6 +11,7 @@ it passes TARGET on its way, on the line between two evaluations.
 import argparse
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -96,7 +97,7 @@ def follow(recipe: Recipe, target: float, steps: int, scratch: Path) -> dict[str
 def _above(seeds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """How much higher the final loss is, seed by seed, with the interval of the mean."""
     each = [seed["runs"][name]["final_loss"] - seed["runs"]["small"]["final_loss"] for seed in seeds]
-    return {**mean_interval(each).to_json(), "each": each}
+    return {**asdict(mean_interval(each)), "each": each}
 
 
 def _ratio(seeds: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
@@ -105,7 +106,7 @@ def _ratio(seeds: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
     if any(value is None for pair in pairs for value in pair):
         return None
     found = mean_interval([math.log(mine / small) for mine, small in pairs])
-    ends = {key: None if value is None else math.exp(value) for key, value in found.to_json().items() if key != "count"}
+    ends = {key: None if value is None else math.exp(value) for key, value in asdict(found).items() if key != "count"}
     return {**ends, "each": [round(mine / small, 3) for mine, small in pairs]}
 
 

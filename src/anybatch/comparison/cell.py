@@ -123,12 +123,11 @@ class Cell:
         """(steps, examples) at which each seed reached the target."""
         if self.metric.target is None:
             return {}
-        found = {
-            run.seed: crossing(run.curve, self.metric.target, self.metric.higher)
+        return {
+            run.seed: place
             for run in self.finished
-            if not run.diverged
+            if not run.diverged and (place := crossing(run.curve, self.metric.target, self.metric.higher))
         }
-        return {seed: place for seed, place in found.items() if place is not None}
 
     @cached_property
     def steps(self) -> Interval | None:

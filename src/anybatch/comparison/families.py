@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from statistics import fmean
 
-from anybatch.comparison.cell import Cell, Metric
+from anybatch.comparison.cell import Cell
 from anybatch.comparison.grid import Comparison, Series, frequencies
 from anybatch.comparison.rows import ELSEWHERE, Row
 from anybatch.comparison.wording import count, rate
@@ -22,18 +22,20 @@ def compare(rows: Sequence[Row]) -> Comparison:
 
 def build(rows: Sequence[Row]) -> list[Series]:
     """Returns the series in `rows`."""
-    pretraining = sorted((r for r in rows if r.task != "questions"), key=_family)
-    groups: list[tuple[Row, list[Row]]] = []
-    for _, family in groupby(pretraining, key=_family):
-        groups.extend((group[0], group) for group in _clusters(list(family)))
+
+    def family(row: Row) -> tuple[str, ...]:
+        return row.task, row.recipe_name, row.optimizer.lower(), row.rule, row.ramp
+
+    pretraining = sorted((r for r in rows if r.task != "questions"), key=family)
+    groups = [group for _, runs in groupby(pretraining, key=family) for group in _clusters(list(runs))]
     built = []
-    for first, group in groups:
-        mine = [(other, runs) for other, runs in groups if _optimizer(other) == _optimizer(first)]
-        rivals = [other for other, _ in mine if other is not first]
+    for group in groups:
+        first = group[0]
+        mine = [other for other in groups if other[0].optimizer.lower() == first.optimizer.lower()]
         # At its own batch, a reference is the same by any rule. Logs of other trainers are compared with one of them.
-        held_to = groups if first.task == ELSEWHERE else mine
-        references = [run for other, runs in held_to if _same_reference(first, other) for run in runs if not run.ramp]
-        built.append(_series(_label(first, rivals), group, references))
+        held_to = [other for other in (groups if first.task == ELSEWHERE else mine) if _same_reference(first, other[0])]
+        references = [run for other in held_to for run in other if not run.ramp]
+        built.append(_series(_label(first, [other[0] for other in mine if other is not group]), group, references))
     return sorted(built, key=lambda series: (series.optimizer != "lamb", series.label))
 
 
@@ -60,14 +62,6 @@ def _pairs(runs: Sequence[Row], references: Sequence[Row]) -> list[tuple[str, fl
         return []
     by_seed, mean = dict(known), fmean(score for _, score in known)
     return [(run.name, run.score, by_seed.get(run.seed, mean)) for run in runs if run.finished and run.score]
-
-
-def _optimizer(row: Row) -> str:
-    return row.optimizer.lower()
-
-
-def _family(row: Row) -> tuple[str, ...]:
-    return row.task, row.recipe_name, _optimizer(row), row.rule, row.ramp
 
 
 def _clusters(family: list[Row]) -> list[list[Row]]:
@@ -125,14 +119,17 @@ def _series(label: str, runs: list[Row], references: Sequence[Row]) -> Series:
     reference_batch = recorded or min(run.batch for run in [*runs, *references])
     if not first.ramp and all(run.batch != reference_batch for run in runs):
         runs = [*runs, *(run for run in references if run.batch == reference_batch)]
+    optimizer = first.optimizer.lower()
+    other = next((run for run in runs if run.batch == reference_batch and run.optimizer.lower() != optimizer), None)
+    owner = "" if other is None else optimizer_title(other.optimizer)
     cells = [
-        Cell(batch, sorted((run for run in runs if run.batch == batch), key=lambda r: (r.seed or 0, r.name)), Metric())
+        Cell(
+            batch,
+            sorted((run for run in runs if run.batch == batch), key=lambda run: (run.seed or 0, run.name)),
+            owner=owner if batch == reference_batch else "",
+        )
         for batch in sorted({run.batch for run in runs})
     ]
-    other = next((run for run in runs if run.batch == reference_batch and _optimizer(run) != _optimizer(first)), None)
-    owner = "" if other is None else optimizer_title(other.optimizer)
-    name = f"the {owner}" if owner else "its own"
-    cells = [replace(cell, owner=owner) if cell.batch == reference_batch else cell for cell in cells]
     # A ramp has no batch, and is compared with none.
     held = cells if first.ramp else held_to(cells, reference_batch)
-    return Series(_optimizer(first), label, held, reference_batch, name)
+    return Series(optimizer, label, held, reference_batch, f"the {owner}" if owner else "its own")

@@ -1,5 +1,6 @@
 """The findings of a comparison, in sentences computed from its numbers: how far quality holds, and who is better."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,10 +30,8 @@ def find(comparison: Comparison) -> Findings:
     together = _batch_by_batch(comparison)
     if comparison.is_study:
         points = [*together, *(_scaling(each, comparison) for each in comparison.scaling), *one_by_one, *tuning]
-        said = (
-            [_how_far(comparison.told)] if not comparison.tuned and any(one.judged for one in comparison.told) else []
-        )
-        headline = " ".join([*said, _who_is_best(comparison, together)])
+        untuned = not comparison.tuned and any(one.judged for one in comparison.told)
+        headline = (f"{_how_far(comparison.told)} " if untuned else "") + _who_is_best(comparison, together)
     else:
         points, headline = [*one_by_one, *tuning, *together], _headline(comparison)
     return Findings(headline, [*points, *doubts(comparison)])
@@ -159,13 +158,22 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
     """Returns what happens beyond the largest batch that held, and why."""
     if not one.judged:
         return ""
-    if not one.lost_beyond:
+    lost_beyond = [cell for cell in one.judged if not cell.held and cell.batch > (one.main.batch if one.main else 0)]
+    if not lost_beyond:
         return f"{one.label} held up to the largest batch tried; these runs do not show its critical batch."
-    cell, last = one.lost_beyond[0], one.lost_beyond[-1]
+    cell, last = lost_beyond[0], lost_beyond[-1]
     if cell.diverged:
         share = f" in {cell.diverged} of {len(cell.finished)} runs" if cell.scores else ""
         return f"{one.label} diverged{share} at {place(cell)}: the untuned settings are unstable there."
-    holder = next((other for other in series if other is not one and any(_reaches(c, cell) for c in other.held)), None)
+    enough = 1.01 * (cell.num_steps or 0)
+    holder = next(
+        (
+            other
+            for other in series
+            if other is not one and any(held.num_steps and held.num_steps <= enough for held in other.held)
+        ),
+        None,
+    )
     if holder is not None:
         return (
             f"{one.label} does not hold at {place(cell)}, {distance(cell)}, but {holder.label} does: the cause is not "
@@ -177,30 +185,24 @@ def _beyond(one: Series, series: Sequence[Series]) -> str:
         "where equal examples leave too few steps for the same quality, or the untuned settings do not work there; "
         "these runs do not show which."
     )
-    start, reference = one.context_free_loss, one.reference
-    if start is None or last.score is None or last.score < start or last.num_steps is None:
+    start, base = one.context_free_loss, one.reference.score if one.reference else None
+    learned_nothing = start is not None and last.score is not None and last.score >= start
+    # The reference may have learned no more than that, either.
+    if start is None or base is None or base >= start or not learned_nothing or last.num_steps is None:
         return sentence
-    if reference is None or reference.score is None or reference.score >= start:
-        return sentence  # the reference learned no more than that, either
     return (
         f"{sentence} At {place(last)} too few steps are left: {plural(last.num_steps, 'step')} teach no more than "
         f"{one.frequencies}, so this batch is past the critical batch."
     )
 
 
-def _reaches(held: Cell, lost: Cell) -> bool:
-    return held.num_steps is not None and lost.num_steps is not None and held.num_steps <= lost.num_steps * 1.01
-
-
 def _tuning(series: Sequence[Series]) -> str:
     judged = [one for one in series if one.judged]
     by_rule = [one for one in judged if one.rule]
+    if not judged:
+        return ""
     if not by_rule:
-        return (
-            "These runs do not record a scaling rule for their learning rates; they may have been set by hand."
-            if judged
-            else ""
-        )
+        return "These runs do not record a scaling rule for their learning rates; they may have been set by hand."
     sentences = []
     for rule in dict.fromkeys(one.rule for one in by_rule):
         group = [one for one in by_rule if one.rule == rule]
@@ -239,7 +241,9 @@ def _supported(comparison: Comparison, best: dict[int, str], alone: bool) -> str
         return ", in one run each, which says nothing about chance"
     supported = sum(
         all(
-            each.told_apart and each.told_apart[0] == name for each in comparison.of_batch(batch) if each.concerns(name)
+            each.told_apart and each.told_apart[0] == name
+            for each in comparison.of_batch(batch)
+            if name in (each.first, each.second)
         )
         for batch, name in best.items()
     )
@@ -281,16 +285,13 @@ def _batch_by_batch(comparison: Comparison) -> list[str]:
         differences = comparison.of_batch(batch)
         if not differences:
             continue
-        name, final = best[0].label, best[1].final
-        rivals = [
-            _against(each.seen_from(name), next(cell for one, cell in cells if one.label in (each.first, each.second)
-                                                and one.label != name))
-            for each in differences if each.concerns(name)
-        ]  # fmt: skip
+        name, final, cell_of = best[0].label, best[1].final, {one.label: cell for one, cell in cells}
+        turned = [each.seen_from(name) for each in differences if name in (each.first, each.second)]
+        rivals = [_against(each, cell_of[each.second]) for each in turned]
         others = [
             f"Of the others, {each.told_apart[0]} is better than {each.told_apart[1]}."
             for each in differences
-            if each.told_apart and not each.concerns(name)
+            if each.told_apart and name not in (each.first, each.second)
         ]
         said.append(
             f"At batch {batch:,} {name} has the best mean {comparison.metric.name}, {_spread(final)}. "
@@ -350,10 +351,10 @@ def _scaling(found: Scaling, comparison: Comparison) -> str:
         f"{cell.num_examples:,} examples of a run, so this batch has no mean."
         for cell in found.missed
     ]
-    if found.bound is not None and (high := found.bound.to_json()["b_crit"]["mean"]) is not None:
+    if found.bound is not None and math.isfinite(found.bound.b_crit.mean):
         said.append(
-            f"If the other seeds had reached it when their runs ended, the critical batch would be {high:,.0f}; the "
-            "real one is smaller."
+            "If the other seeds had reached it when their runs ended, the critical batch would be "
+            f"{found.bound.b_crit.mean:,.0f}; the real one is smaller."
         )
     return " ".join(said)
 
@@ -368,7 +369,7 @@ def _fitted(found: Scaling, target: str) -> str:
     critical, fewest = found.fit.b_crit, found.fit.e_min
     above = f"lies above {critical.low:,.0f}, if anywhere" if critical.low else "is not bounded either way"
     few = "" if len(batches) > 2 else " Two batches were fitted, which cannot show whether the curve has that form."
-    if found.fit.to_json()["b_crit"]["mean"] is None:
+    if math.isinf(critical.mean):
         examples = [examples for batch, examples in found.points if batch in batches]
         return (
             f"{name} takes {sum(examples) / len(examples):,.0f} examples to {target} on the mean, no more at the "

@@ -60,12 +60,11 @@ def load(paths: Sequence[Path], batch_sizes: Mapping[str, int] | None = None) ->
     """
     folders = find_runs(paths)
     top = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return [
-        read_run(folder, str(folder.relative_to(top)))
-        if (folder / "recipe.json").is_file()
-        else _read_log(folder, str(folder.relative_to(top)), batch_of(folder, batch_sizes or {}))
-        for folder in folders
-    ]
+    rows = []
+    for folder in folders:
+        name, is_run = str(folder.relative_to(top)), (folder / "recipe.json").is_file()
+        rows.append(read_run(folder, name) if is_run else _read_log(folder, name, batch_of(folder, batch_sizes or {})))
+    return rows
 
 
 def _read_log(folder: Path, name: str, batch: int | None) -> Row:
@@ -75,12 +74,15 @@ def _read_log(folder: Path, name: str, batch: int | None) -> Row:
     integration of anybatch recorded them.
     """
     log = read_log(folder, batch)
-    scores, losses = dict(log.of("accuracy")), log.of("eval_loss")
-    rates = dict(log.of("lr"))
-    squares, traces = dict(log.of("square")), dict(log.of("trace"))
+    scores, losses, rates, traces = (
+        dict(log.of("accuracy")),
+        log.of("eval_loss"),
+        dict(log.of("lr")),
+        dict(log.of("trace")),
+    )
     measured = [
         {"event": "noise", "examples": step * log.batch, "gradient_square": square, "noise_trace": traces[step]}
-        for step, square in squares.items()
+        for step, square in dict(log.of("square")).items()
         if step in traces
     ]
     seconds = finite(log.of("runtime")[-1][1]) if log.of("runtime") else None
@@ -120,19 +122,25 @@ def read_run(folder: Path, name: str) -> Row:
     run = Run(folder)
     recipe = read_object(run.recipe_file)
     result = read_object(run.result_file) if run.finished else {}
-    status = _read(run.status_file)
-    events = [event for event in run.metrics() if isinstance(event, dict)]
+    status, sample = _read(run.status_file), _read(run.sample_file)
+    events = run.metrics()
     evals, trains = ([_point(e) for e in events if e.get("event") == kind] for kind in ("eval", "train"))
-    phases = recipe["phases"] if isinstance(recipe.get("phases"), list) else []
+    phases = [_mapping(phase) for phase in recipe["phases"]] if isinstance(recipe.get("phases"), list) else []
+    batches = [whole(phase.get("batch_size")) or 0 for phase in phases]
     optimizer, declared = _mapping(recipe.get("optimizer")), _mapping(recipe.get("reference"))
     reference = _mapping(result["reference"]) if "reference" in result else declared
     tuned = whole(reference.get("batch_size"))
-    batch = whole(result.get("global_batch_size")) or _batch_of_phase(phases[:1]) or _batch_of(trains)
+    first = round(trains[0].examples / trains[0].step) if trains and trains[0].step else None
+    batch = whole(result.get("global_batch_size")) or (batches and batches[0]) or first
     if not batch:
         raise InputError(f"{run.path}: neither result.json nor recipe.json gives the batch size")
     parent = result.get("parent")
     final = {text(key): finite(value) for key, value in _mapping(result.get("final")).items()}
-    ratios = [(e.get("step"), e.get("ratios")) for e in events if e.get("event") == "trust_ratios"]
+    layers = [
+        (whole(e.get("step")) or 0, _mapping(e.get("ratios"))) for e in events if e.get("event") == "trust_ratios"
+    ]
+    ratios = [(step, {text(name): finite(x) for name, x in values.items()}) for step, values in layers if values]
+    start, words = (text(sample.get(name) or "", _MAX_SAMPLE) for name in ("start", "text"))
     return Row(
         path=run.path,
         name=text(name),
@@ -152,7 +160,7 @@ def read_run(folder: Path, name: str) -> Row:
         warmup_steps=whole(result.get("warmup_steps")),
         hyperparameters=_numbers(_mapping(result.get("hyperparameters"))),
         rule=text(declared.get("rule") or "sqrt"),
-        ramp=_ramp(phases) if recipe.get("ramp") is True else "",
+        ramp=f"{batches[0]:,} to {batches[-1]:,}" if batches and recipe.get("ramp") is True else "",
         num_steps=whole(result.get("num_steps")) or (trains[-1].step if trains else None),
         num_examples=whole(result.get("num_examples")) or (trains[-1].examples if trains else None),
         parameters=whole(result.get("parameters")),
@@ -166,35 +174,13 @@ def read_run(folder: Path, name: str) -> Row:
         health=observe(events),
         noise=stretches(events),
         tracker=_read(run.tracker_file),
-        sample=_sample(run),
-        ratios=adapted(
-            [
-                (whole(step) or 0, {text(name): finite(value) for name, value in layers.items()})
-                for step, layers in ratios
-                if isinstance(layers, dict) and layers
-            ]
-        ),
+        sample=(start, words) if words else None,
+        ratios=adapted(ratios),
     )
 
 
 def _read(file: Path) -> dict[str, Any]:
     return read_object(file) if file.is_file() else {}
-
-
-def _sample(run: Run) -> tuple[str, str] | None:
-    """Returns the start of a held-out text, and the finished model's continuation."""
-    sample = _read(run.sample_file)
-    start, words = (text(sample.get(name) or "", _MAX_SAMPLE) for name in ("start", "text"))
-    return (start, words) if words else None
-
-
-def _batch_of_phase(phases: Sequence[Any]) -> int:
-    return whole(_mapping(phases[0]).get("batch_size")) or 0 if phases else 0
-
-
-def _ramp(phases: Sequence[Any]) -> str:
-    """Returns the batches of a run whose batch grows, as '32 to 256'."""
-    return f"{_batch_of_phase(phases):,} to {_batch_of_phase(phases[-1:]):,}" if phases else ""
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, str]:
@@ -219,10 +205,6 @@ def _point(event: Mapping[str, Any]) -> Point:
         lr=finite(event.get("lr")),
         phase=whole(event.get("phase")),
     )
-
-
-def _batch_of(trains: Sequence[Point]) -> int | None:
-    return round(trains[0].examples / trains[0].step) if trains and trains[0].step else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

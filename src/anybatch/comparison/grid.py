@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 from anybatch.comparison.cell import TOLERANCE, Cell, Metric
@@ -13,6 +12,7 @@ from anybatch.comparison.statistics import (
     CriticalBatch,
     Interval,
     fit_critical_batch,
+    mean,
     mean_interval,
     paired_p_value,
 )
@@ -44,18 +44,12 @@ class Series:
     def metric(self) -> Metric:
         return self.cells[0].metric
 
-    def lent_to(self, other: "Series") -> bool:
-        """Returns whether these runs are only the reference of another optimizer's."""
-        mine = self.cells[0].runs[0]
-        return len(self.cells) == 1 and other.optimizer != self.optimizer and any(run is mine for run in other.rows)
-
     @property
     def num_examples(self) -> int | None:
         return min((run.num_examples for run in self.rows if run.finished and run.num_examples), default=None)
 
     @property
     def context_free_loss(self) -> float | None:
-        """Returns the loss that token frequencies give on the held-out text."""
         return frequencies(self.rows)
 
     @property
@@ -91,12 +85,6 @@ class Series:
     def main(self) -> Cell | None:
         """Returns the largest batch at which quality held."""
         return self.held[-1] if self.held else None
-
-    @property
-    def lost_beyond(self) -> list[Cell]:
-        """Returns the cells larger than `main` (or than the reference) at which quality did not hold."""
-        bound = self.main.batch if self.main else 0
-        return [cell for cell in self.judged if not cell.held and cell.batch > bound]
 
     @property
     def rule(self) -> str | None:
@@ -173,9 +161,6 @@ class Difference:
             return None
         return (self.first, self.second) if self.interval.low > 0 else (self.second, self.first)
 
-    def concerns(self, name: str) -> bool:
-        return name in (self.first, self.second)
-
     def seen_from(self, name: str) -> "Difference":
         """Returns the same difference with `name` as the first."""
         if name == self.first:
@@ -221,8 +206,18 @@ class Comparison:
 
     @cached_property
     def told(self) -> list[Series]:
-        """Returns the series, except those that are only the reference of another."""
-        return [one for one in self.series if not any(one.lent_to(other) for other in self.series)]
+        """Returns the series, except those whose runs are only the reference of another optimizer's."""
+        return [
+            one
+            for one in self.series
+            if len(one.cells) > 1
+            or all(
+                run is not one.rows[0]
+                for other in self.series
+                if other.optimizer != one.optimizer
+                for run in other.rows
+            )
+        ]
 
     @property
     def batches(self) -> list[int]:
@@ -272,10 +267,8 @@ def _difference(batch: int, first: tuple[Series, Cell], second: tuple[Series, Ce
 
 
 def _comparable(first: Series, other: Series) -> bool:
-    lengths = first.num_examples, other.num_examples
-    if first is not other and (
-        None in lengths or abs((lengths[0] or 0) - (lengths[1] or 0)) > 0.02 * (lengths[0] or 0)
-    ):
+    mine, theirs = first.num_examples, other.num_examples
+    if first is not other and (mine is None or theirs is None or abs(mine - theirs) > 0.02 * mine):
         return False
     sizes = {run.parameters for one in (first, other) for run in one.rows if run.parameters}
     return len(sizes) <= 1 and first.rows[0].task == other.rows[0].task
@@ -283,5 +276,4 @@ def _comparable(first: Series, other: Series) -> bool:
 
 def frequencies(runs: Sequence[Row]) -> float | None:
     """Returns the mean loss of token frequencies, if the runs recorded it."""
-    known = [run.context_free_loss for run in runs if run.context_free_loss is not None]
-    return fmean(known) if known else None
+    return mean(run.context_free_loss for run in runs)

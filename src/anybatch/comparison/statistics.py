@@ -1,8 +1,8 @@
 """Statistics of few repetitions: intervals, paired differences, lines, and the critical batch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
@@ -22,9 +22,6 @@ class Interval:
     high: float | None
     count: int
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @property
     def turned(self) -> "Interval":
         """Returns the interval of the negative values."""
@@ -34,18 +31,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class CriticalBatch:
-    """E = e_min (1 + B / b_crit), in examples, with 95 % intervals; an end that the data do not bound is None."""
+    """E = e_min (1 + B / b_crit), in examples, with 95 % intervals; an end that the data do not bound is None.
+
+    The mean of `b_crit` is infinite if the examples do not grow with the batch.
+    """
 
     e_min: Interval
     b_crit: Interval
     spread: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns JSON, which has no infinity: the mean of a critical batch is None if the examples do not grow."""
-        b_crit = asdict(self.b_crit)
-        if math.isinf(self.b_crit.mean):
-            b_crit["mean"] = None
-        return {**asdict(self), "b_crit": b_crit}
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of the known values; None if there are none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def mean_interval(values: Sequence[float], least: float = -math.inf, most: float = math.inf) -> Interval:

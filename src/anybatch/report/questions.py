@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from anybatch.comparison.grid import Comparison, Series
 from anybatch.comparison.rows import Row
+from anybatch.comparison.statistics import mean
 from anybatch.comparison.wording import score, short
 from anybatch.report.document import Section
 from anybatch.report.layout import accents, paneled, write, write_title
@@ -51,12 +51,6 @@ def _parent(run: Row, folders: Mapping[Path, Row]) -> Path | None:
     # Run folders may have been copied: a name that only one of them has is enough.
     named = [folder for folder in folders if folder.name == run.parent.name]
     return named[0] if len(named) == 1 else None
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """Returns the mean of the known values; None if there are none."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
 
 
 def by_cell(series: Sequence[Series], links: Mapping[Path, list[Row]]) -> list[Score]:

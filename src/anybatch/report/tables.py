@@ -11,7 +11,7 @@ from typing import Any
 from anybatch.comparison.cell import LR, Cell
 from anybatch.comparison.grid import Comparison, Scaling, Series
 from anybatch.comparison.rows import Row
-from anybatch.comparison.statistics import Interval
+from anybatch.comparison.statistics import Interval, mean
 from anybatch.comparison.wording import (
     GUESSED,
     UNKNOWN,
@@ -32,7 +32,7 @@ from anybatch.names import optimizer_title
 from anybatch.numbers import finite
 from anybatch.report.document import Column, Section, Table, fold, points
 from anybatch.report.layout import accents
-from anybatch.report.questions import children, mean
+from anybatch.report.questions import children
 
 _ABOUT = {
     "processor": "Processor",

@@ -1,7 +1,7 @@
 """A study's results as a comparison, and the content of study.json."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from anybatch.comparison.findings import Findings
 from anybatch.comparison.folders import read_run
 from anybatch.comparison.grid import Comparison, Scaling, Series
 from anybatch.comparison.rows import Point, Reference, Row
+from anybatch.comparison.statistics import CriticalBatch, Interval
+from anybatch.numbers import null_for_nonfinite
 from anybatch.study.declaration import LR, Entrant, Outcome, Study, Trial
 from anybatch.study.execution import run_folder
 from anybatch.study.setup import setup
@@ -154,8 +156,9 @@ def _cell(one: Series, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _interval(value: Any) -> dict[str, Any] | None:
-    return None if value is None else value.to_json()
+def _interval(value: Interval | CriticalBatch | None) -> Any:
+    """Returns JSON, which has no infinity: the mean of a critical batch is None if the examples do not grow."""
+    return None if value is None else null_for_nonfinite(asdict(value))
 
 
 def _scaling(found: Scaling) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The convergence theorems, measured: exponents, the smoothness that counts, and when layer-wise methods lose."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,10 @@ from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.optim import LAMB, LARS
 from anybatch.study.theory.findings import sentences
-from anybatch.study.theory.problem import MakeOptimizer, Norms, Problem, run
+from anybatch.study.theory.problem import MakeOptimizer, Problem, run
 
 # phi is bounded on both sides, as both theorems require.
 PHI = (0.5, 2.0)
-
-
-def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"params": group["params"], "lr": group["lr"]} for group in groups], lr=1.0)
-
-
-def _lars(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return LARS(groups, lr=1.0, momentum=0.0, weight_decay=0.0, phi=PHI)
-
-
-def _lamb(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return LAMB(groups, lr=1.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0, phi=PHI)
 
 
 @dataclass(frozen=True)
@@ -51,16 +41,20 @@ class Method:
             return math.sqrt(2 * problem.gap / (PHI[1] ** 2 * total * num_steps))
         return math.pow(num_steps, self.rate_exponent) / problem.largest
 
-    def stationarity(self, norms: Norms) -> Tensor:
-        """Returns what the theorem bounds, as a squared gradient norm; shape (problems, repetitions)."""
-        measured: Tensor = getattr(norms, self.measure)
-        return measured if self.measure == "squared" else measured.square()
+    def stationarity(self, norms: Mapping[str, Tensor]) -> list[list[float]]:
+        """Returns what the theorem bounds, as a squared gradient norm, for each problem and repetition."""
+        measured = norms[self.measure]
+        found: list[list[float]] = (measured if self.measure == "squared" else measured.square()).tolist()
+        return found
 
 
-SGD = Method("SGD", _sgd, False, "squared")
-SGD_FALLING = Method("SGD, rate ∝ T^-1/2", _sgd, False, "squared", -0.5, -0.5)
-LARS_ = Method("LARS", _lars, True, "layers")
-LAMB_ = Method("LAMB", _lamb, True, "coordinates")
+_SGD = partial(torch.optim.SGD, lr=1.0)
+_LARS = partial(LARS, lr=1.0, momentum=0.0, weight_decay=0.0, phi=PHI)
+_LAMB = partial(LAMB, lr=1.0, betas=(0.0, 0.0), eps=0.0, weight_decay=0.0, phi=PHI)
+SGD = Method("SGD", _SGD, False, "squared")
+SGD_FALLING = Method("SGD, rate ∝ T^-1/2", _SGD, False, "squared", -0.5, -0.5)
+LARS_ = Method("LARS", _LARS, True, "layers")
+LAMB_ = Method("LAMB", _LAMB, True, "coordinates")
 METHODS = (SGD, LARS_, LAMB_)
 
 
@@ -84,14 +78,11 @@ MULTIPLES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 def measure_theory(size: Size, seed: int, progress: Progress) -> dict[str, Any]:
     """Runs all three experiments; the result is the same for the same size and seed."""
     methods = [SGD, SGD_FALLING, LARS_, LAMB_]
-    total = len(methods) * len(size.steps) + 2 * len(METHODS)
-    task = progress.task("theory", total)
-    done = 0
+    task = progress.task("theory", len(methods) * len(size.steps) + 2 * len(METHODS))
+    done = itertools.count(1)
 
     def advance(note: str) -> None:
-        nonlocal done
-        done += 1
-        task.advance(done, note)
+        task.advance(next(done), note)
 
     try:
         slopes = [_exponent(method, size, seed, advance) for method in methods]
@@ -109,12 +100,8 @@ def run_theory(out: Path, seed: int, progress: Progress, size: Size = FULL) -> d
     """
     torch.set_num_threads(1)
     measured = measure_theory(size, seed, progress)
-    found = {
-        "kind": "theory",
-        "environment": describe_environment(),
-        "measured": measured,
-        "findings": sentences(measured),
-    }
+    values = {"environment": describe_environment(), "measured": measured, "findings": sentences(measured)}
+    found = {"kind": "theory", **values}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "theory.json", found)
     return found
@@ -144,49 +131,40 @@ def sparse_problem(spread: float, active: int, num_layers: int) -> Problem:
     return Problem(smoothness, tuple(0.3 * value for value in smoothness), energy, octaves=8)
 
 
-def _exponent(method: Method, size: Size, seed: int, advance: Any) -> dict[str, Any]:
+def _exponent(method: Method, size: Size, seed: int, advance: Callable[[str], None]) -> dict[str, Any]:
     problem = dense_problem(2, 8, noise=1.0)
     values = []
     for num_steps in size.steps:
         rate = method.rate(problem, num_steps)
         norms = run([problem], [rate], method.make, num_steps, size.num_repetitions, seed)
-        values.append(method.stationarity(norms)[0].tolist())
+        values.append(method.stationarity(norms)[0])
         advance(f"{method.name}, T = {num_steps}")
-    logs = [math.log(steps) for steps in size.steps]
-    slopes = [line_through(logs, [math.log(value) for value in each])[1] for each in zip(*values, strict=True)]
-    return {
-        "method": method.name,
-        "measure": method.measure,
-        "predicted": method.predicted,
-        "steps": list(size.steps),
-        "values": [mean_interval(each).to_json() for each in values],
-        "exponent": mean_interval(slopes).to_json(),
-    }
+    about = {"method": method.name, "measure": method.measure, "predicted": method.predicted, "steps": list(size.steps)}
+    return {**about, **_fitted(size.steps, values)}
 
 
-def _smoothness(size: Size, seed: int, advance: Any) -> dict[str, Any]:
+def _smoothness(size: Size, seed: int, advance: Callable[[str], None]) -> dict[str, Any]:
     """Measures T times the measure while L_inf grows, and L_avg, f_1 - f* and the noise stay."""
     problems = [dense_problem(spread, size.num_layers, noise=0.1) for spread in size.spreads]
-    logs = [math.log(spread) for spread in size.spreads]
     rows = []
     for method in METHODS:
         rates = [method.rate(problem, size.fixed_steps) for problem in problems]
         norms = run(problems, rates, method.make, size.fixed_steps, size.num_repetitions, seed)
-        found = size.fixed_steps * method.stationarity(norms)
-        slopes = [line_through(logs, each)[1] for each in found.log().T.tolist()]
-        rows.append(
-            {
-                "method": method.name,
-                "predicted": 0.0 if method.normalised else 1.0,
-                "values": [mean_interval(each).to_json() for each in found.tolist()],
-                "exponent": mean_interval(slopes).to_json(),
-            }
-        )
+        values = [[size.fixed_steps * value for value in each] for each in method.stationarity(norms)]
+        predicted = 0.0 if method.normalised else 1.0
+        rows.append({"method": method.name, "predicted": predicted, **_fitted(size.spreads, values)})
         advance(f"{method.name}, L_inf / L_avg")
     return {"steps": size.fixed_steps, "spreads": list(size.spreads), "methods": rows}
 
 
-def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
+def _fitted(xs: Sequence[int], values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns the mean at each x, and the exponent of x with its interval over the repetitions."""
+    logs = [math.log(x) for x in xs]
+    slopes = [line_through(logs, [math.log(value) for value in each])[1] for each in zip(*values, strict=True)]
+    return {"values": [asdict(mean_interval(each)) for each in values], "exponent": asdict(mean_interval(slopes))}
+
+
+def _crossover(size: Size, seed: int, advance: Callable[[str], None]) -> dict[str, Any]:
     """Measures (E|grad f|)^2 of each method at its best of six learning rates, over spread and density."""
     cases = [(spread, active) for spread in size.spreads for active in size.densities]
     problems = [sparse_problem(spread, active, size.num_layers) for spread, active in cases]
@@ -196,7 +174,7 @@ def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
         rates = [m * method.rate(problem, size.fixed_steps) for problem in problems for m in MULTIPLES]
         several = [problem for problem in problems for _ in MULTIPLES]
         norms = run(several, rates, method.make, size.fixed_steps, 2, seed)
-        values = norms.plain.mean(1).square().view(len(problems), len(MULTIPLES))
+        values = norms["plain"].mean(1).square().view(len(problems), len(MULTIPLES))
         best[method.name] = values.min(1).values.tolist()
         at[method.name] = [MULTIPLES[k] for k in values.argmin(1).tolist()]
         advance(f"{method.name}, crossover")
@@ -205,13 +183,8 @@ def _crossover(size: Size, seed: int, advance: Any) -> dict[str, Any]:
     for method in (LARS_, LAMB_):
         ratios = [layerwise / plain for layerwise, plain in zip(best[method.name], best["SGD"], strict=True)]
         table = [ratios[i : i + len(densities)] for i in range(0, len(ratios), len(densities))]
-        rows.append(
-            {
-                "method": method.name,
-                "ratios": table,
-                "crossings": [crossing(densities, row) for row in table],
-            }
-        )
+        crossings = [crossing(densities, row) for row in table]
+        rows.append({"method": method.name, "ratios": table, "crossings": crossings})
     return {
         "steps": size.fixed_steps,
         "spreads": list(size.spreads),

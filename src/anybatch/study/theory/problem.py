@@ -65,20 +65,6 @@ class Problem:
         return (energy[:, None] / self.width / (self.curvatures() * (1 - math.cos(START_ANGLE)))).sqrt()
 
 
-@dataclass(frozen=True)
-class Norms:
-    """Means over the iterates x_1 .. x_T, as for a uniformly drawn iterate; shape (problems, repetitions).
-
-    squared: |grad f|^2                       plain: |grad f|
-    layers: sum_i |grad_i f| / sqrt(h)        coordinates: |grad f|_1 / sqrt(d)
-    """
-
-    squared: Tensor
-    layers: Tensor
-    coordinates: Tensor
-    plain: Tensor
-
-
 MakeOptimizer = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
 
 
@@ -90,8 +76,14 @@ def run(
     num_repetitions: int,
     seed: int,
     batch_size: int | None = None,
-) -> Norms:
+) -> dict[str, Tensor]:
     """Takes T steps of an optimizer on each problem at the problem's learning rate, several times side by side.
+
+    Returns:
+        Means over the iterates x_1 .. x_T, as for a uniformly drawn iterate; shape (problems, repetitions):
+
+        squared: |grad f|^2                       plain: |grad f|
+        layers: sum_i |grad_i f| / sqrt(h)        coordinates: |grad f|_1 / sqrt(d)
 
     Every repetition of a problem is a separate set of layers: one tensor whose `blocks` are these layers. The mean of
     `batch_size` (by default T) examples' gradients is drawn as one Gaussian, which has the same distribution.
@@ -130,4 +122,5 @@ def run(
         optimizer.step()
     h, d = first.num_layers, first.num_layers * first.width
     squared, layers, coordinates, plain = (total / num_steps for total in sums)
-    return Norms(squared, layers / math.sqrt(h), coordinates / math.sqrt(d), plain)
+    norms = {"layers": layers / math.sqrt(h), "coordinates": coordinates / math.sqrt(d)}
+    return {"squared": squared, "plain": plain, **norms}
