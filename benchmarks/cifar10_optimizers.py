@@ -28,7 +28,7 @@ import torch
 
 from anybatch.environment import describe_environment
 from anybatch.files import read_object, write_json, write_text
-from anybatch.models import ImageClassifier
+from anybatch.models.classifier import ImageClassifier
 from anybatch.recipes import ImageRecipe, change, find_recipe, from_json, train_recipe, with_batch_size
 from anybatch.recipes.images import held_out_source
 from anybatch.report.document import standalone

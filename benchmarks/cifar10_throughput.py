@@ -30,7 +30,7 @@ from anybatch.data.images.finding import find_images
 from anybatch.data.images.views import decode_all
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
-from anybatch.models import ClassifierSettings, image_classifier
+from anybatch.models.classifier import ClassifierSettings, image_classifier
 from anybatch.progress import SilentProgress
 from anybatch.recipes import ImageRecipe, change, find_recipe, train_recipe
 from anybatch.recipes.optimizers import build_optimizer

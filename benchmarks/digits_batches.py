@@ -22,7 +22,7 @@ from anybatch.data.images.sets import folded
 from anybatch.engine import Progress, progress_display
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
-from anybatch.models import ImageClassifier
+from anybatch.models.classifier import ImageClassifier
 from anybatch.recipes import change, find_recipe, from_json, train_recipe, with_batch_size
 from anybatch.recipes.images import held_out_source
 from anybatch.runs import Run

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from anybatch.engine.step import sum_of_squares
-from anybatch.models import BertSettings, pretraining_model
+from anybatch.models.bert import BertSettings, pretraining_model
 from anybatch.optim.kernels.library import squares
 
 

@@ -46,7 +46,7 @@ def worker(steps: int) -> None:
     from anybatch.engine.loading import MicroBatch, Share
     from anybatch.engine.parallel import Replicated
     from anybatch.engine.step import train_step
-    from anybatch.models import BertSettings, pretraining_model
+    from anybatch.models.bert import BertSettings, pretraining_model
     from anybatch.optim import LAMB, param_groups
 
     torch.set_num_threads(1)

@@ -28,7 +28,7 @@ from anybatch.data.prepare import TOKENIZER, TRAIN
 from anybatch.data.shards import open_shards
 from anybatch.environment import describe_environment
 from anybatch.files import write_json
-from anybatch.models import BertSettings, pretraining_model
+from anybatch.models.bert import BertSettings, pretraining_model
 from anybatch.recipes import change, find_recipe, train_recipe
 from anybatch.runs import Run
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from anybatch.engine import Execution
-from anybatch.models import DecoderSettings, NetworkSettings
+from anybatch.models.classifier import NetworkSettings
+from anybatch.models.gpt import DecoderSettings
 from anybatch.recipes import recipe
 from anybatch.recipes.options import field_lines
 

@@ -28,8 +28,8 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "data/test_shards.py": ("what is written is tested by reading it", ("data/shard_writer.py",)),
     "data/images/test_finding.py": ("layouts on the disk, found and read", ("data/images/folder.py",)),
     "data/images/test_source.py": (
-        "an example of a source is what sets, views, IDX files and mixing make it",
-        ("data/images/idx.py", "data/images/mixing.py", "data/images/sets.py", "data/images/views.py"),
+        "an example of a source is what sets, IDX files, views and mixing make it",
+        ("data/images/idx.py", "data/images/sets.py"),
     ),
     "engine/test_checkpoint.py": (
         "a checkpoint's pieces, its background writer and the stop that asks for it",

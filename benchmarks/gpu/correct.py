@@ -22,7 +22,7 @@ from torch import nn
 
 from anybatch.engine import Ranks, join_ranks
 from anybatch.environment import describe_environment
-from anybatch.models import BertSettings
+from anybatch.models.bert import BertSettings
 from anybatch.models.classifier import ClassifierSettings
 from anybatch.models.gpt import GptSettings
 

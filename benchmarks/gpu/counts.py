@@ -80,7 +80,7 @@ def count(layers: int, micro_batches: int, fused: bool) -> dict[str, Any]:
     from anybatch.engine.loading import MicroBatch, Share
     from anybatch.engine.parallel import Replicated
     from anybatch.engine.step import train_step
-    from anybatch.models import BertSettings, pretraining_model
+    from anybatch.models.bert import BertSettings, pretraining_model
     from anybatch.optim import LAMB, param_groups
 
     fake = FakeTensorMode()

@@ -14,7 +14,7 @@ from gpu.speed import free
 
 from anybatch.engine import Phase, SilentProgress, join_ranks, train
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
-from anybatch.models import PretrainingModel
+from anybatch.models.bert import PretrainingModel
 from anybatch.runs import Run
 
 GRAPHS: dict[str, Range] = {

@@ -13,7 +13,7 @@ from anybatch.engine import Execution, Job, Phase, Ranks
 from anybatch.engine.loading import MicroBatch, Share
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.step import StepResult, train_step
-from anybatch.models import BertSettings, pretraining_model
+from anybatch.models.bert import BertSettings, pretraining_model
 from anybatch.models.classifier import ClassifierSettings, image_classifier
 from anybatch.models.gpt import GptSettings, causal_model
 from anybatch.models.question_answering import untrained_question_answering_model

@@ -14,7 +14,7 @@ from gpu.problems import Problem, Steps
 from torch.nn.functional import scaled_dot_product_attention
 
 from anybatch.accelerators import find_accelerator
-from anybatch.models import pretraining_flops
+from anybatch.models.bert import pretraining_flops
 from anybatch.optim import LAMB, param_groups
 
 _STEPS = {

@@ -28,7 +28,8 @@ from anybatch.data import vocabulary
 from anybatch.data.squad import read_questions
 from anybatch.data.text import read_documents
 from anybatch.evaluation.squad_score import read_predictions, score
-from anybatch.models import PretrainingModel, question_answering_model
+from anybatch.models.bert import PretrainingModel
+from anybatch.models.question_answering import question_answering_model
 from anybatch.planner.clusters import find_cluster
 from anybatch.recipes.recipe import from_json
 from anybatch.runs import Run

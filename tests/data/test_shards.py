@@ -1,5 +1,7 @@
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,12 @@ from support.shard_documents import documents as in_shards
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
+from anybatch.data.causal import CausalSource
+from anybatch.data.prepare import prepare
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import Shards, open_shards
+from anybatch.data.text import Document
+from anybatch.data.vocabulary import load
 from anybatch.errors import InputError
 
 Write = Callable[..., Shards]
@@ -176,3 +182,27 @@ def test_wrong_offsets_are_found_in_large_shards_too(
         InputError, match=rf"{name}.npy: damaged: its offsets do not ascend from above 0 to {last}; run"
     ):
         open_shards(folder)
+
+
+def test_the_loss_of_counted_frequencies(tmp_path: Path) -> None:
+    documents = [Document(f"the cat sat on mat {n} the cat ran", f"document {n}") for n in range(20)]
+    prepare(lambda: documents, tmp_path / "data", vocabulary_size=256)
+    shards = open_shards(tmp_path / "data" / "train")
+    size = load(tmp_path / "data" / "tokenizer.json").get_vocab_size()
+    counts = Counter(int(token) for document in in_shards(shards) for part in document for token in part)
+    labels = [min(counts), max(counts, key=lambda token: counts[token])]
+    expected = -np.mean([math.log((counts[label] + 1) / (sum(counts.values()) + size)) for label in labels])
+    assert math.isclose(shards.frequency_loss([np.array([label]) for label in labels]), expected, rel_tol=1e-12)
+
+
+def test_the_loss_of_a_stream_counts_the_ends_of_documents(tmp_path: Path) -> None:
+    documents = [Document(f"the cat sat on mat {n} the cat ran", f"document {n}") for n in range(20)]
+    prepare(lambda: documents, tmp_path / "data", tokenizer="characters")
+    shards, tokenizer = open_shards(tmp_path / "data" / "train"), load(tmp_path / "data" / "tokenizer.json")
+    source = CausalSource(shards, tokenizer, 8)
+    targets = source.batch(np.zeros(3, dtype=np.int64), np.arange(3)).inputs["input_ids"].numpy()[:, 1:].reshape(-1)
+    stream = np.concatenate([[*np.concatenate(document), 3] for document in in_shards(shards)]).tolist()
+    counts, size = Counter(stream), tokenizer.get_vocab_size()
+    labels = [stream[place] for place in range(24) if place % 8]
+    expected = -np.mean([math.log((counts[label] + 1) / (len(stream) + size)) for label in labels])
+    assert math.isclose(shards.frequency_loss([targets], separator=3), expected, rel_tol=1e-12)

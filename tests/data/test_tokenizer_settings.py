@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from anybatch.data import vocabulary
 from anybatch.data.words import Encoder
 from anybatch.errors import InputError
-from anybatch.models import save_tokenizer
+from anybatch.models.pretrained import save_tokenizer
 
 LETTERS = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
 WORDS = [

@@ -10,8 +10,9 @@ import torch
 
 from anybatch.data.packing import pack
 from anybatch.errors import InputError
-from anybatch.models import BertSettings, PretrainingModel, bert, pretraining_model, question_answering_model
-from anybatch.models.bert import padding_mask
+from anybatch.models import bert
+from anybatch.models.bert import BertSettings, PretrainingModel, padding_mask, pretraining_model
+from anybatch.models.question_answering import question_answering_model
 
 SETTINGS = BertSettings(vocabulary_size=40, hidden_size=16, num_layers=2, num_heads=2, max_positions=32)
 

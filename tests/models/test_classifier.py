@@ -10,7 +10,7 @@ from torch import nn
 
 from anybatch.data.images.source import ImageSource, Normalization
 from anybatch.errors import InputError
-from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, image_classifier
+from anybatch.models.classifier import ClassifierSettings, ImageClassifier, classifier_flops, image_classifier
 from anybatch.optim import LAMB, param_groups
 
 LENET = ClassifierSettings("lenet", 1, 8, 7, label_smoothing=0.1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anybatch.models import CausalModel, GptSettings, causal_model
+from anybatch.models.gpt import CausalModel, GptSettings, causal_model
 
 
 def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:

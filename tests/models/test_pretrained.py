@@ -28,7 +28,9 @@ from transformers import (
 )
 
 from anybatch.errors import InputError
-from anybatch.models import PretrainingModel, question_answering_model, weights_fingerprint
+from anybatch.models.bert import PretrainingModel
+from anybatch.models.pretrained import fingerprint as weights_fingerprint
+from anybatch.models.question_answering import question_answering_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,

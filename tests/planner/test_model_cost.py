@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 
 from anybatch.engine.preview import preview
-from anybatch.models import BertSettings, GptSettings, causal_flops, classifier_flops, pretraining_flops
+from anybatch.models.bert import BertSettings, pretraining_flops
+from anybatch.models.classifier import classifier_flops
+from anybatch.models.gpt import GptSettings, causal_flops
 from anybatch.planner.model_cost import ModelCost, model_cost
 from anybatch.recipes import change, find_recipe
 from anybatch.recipes.tasks import build, outline

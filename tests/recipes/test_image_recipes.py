@@ -11,7 +11,7 @@ from anybatch.cli.drawing import preview_text
 from anybatch.data.batch import Batch
 from anybatch.engine import Phase
 from anybatch.errors import InputError
-from anybatch.models import ClassifierSettings, image_classifier
+from anybatch.models.classifier import ClassifierSettings, image_classifier
 from anybatch.optim import LAMB, LARS
 from anybatch.recipes import RECIPES, ImageRecipe, change, find_recipe, preview_recipe, with_batch_size
 from anybatch.recipes.optimizers import OPTIMIZERS, build_optimizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anybatch.models import BertSettings, pretraining_model
+from anybatch.models.bert import BertSettings, pretraining_model
 from anybatch.models.question_answering import untrained_question_answering_model
 from anybatch.recipes import questions
 

@@ -17,12 +17,12 @@ from annotated_types import Gt, Interval, Lt
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from anybatch.data import chunks, packing
+from anybatch.data import packing
 from anybatch.data.batch import Batch
 from anybatch.data.masking import Masking
 from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
 from anybatch.data.sampling import Words, below, random_words
-from anybatch.data.shards import Shards
+from anybatch.data.shards import Shard, Shards
 from anybatch.errors import InputError
 
 SHORTEST_SEQUENCE = 16
@@ -55,7 +55,7 @@ class MlmSettings:
 class PretrainingSource:
     """Pretraining examples of `seq_length` tokens from shards.
 
-    An example is a chunk of a document, up to seq_length - 3 tokens (see chunks.py). In each epoch it is split again
+    An example is a chunk of a document, up to seq_length - 3 tokens (see `cut`). In each epoch it is split again
     into A and B at the begin of a sentence, chosen uniformly. With probability 1/2, B is then replaced by the second
     part of another chunk, from another document and of the same length; so neither a length nor the way a part ends
     reveals the label. If the data have none of this length, one of about this length is taken, cut to it.
@@ -106,7 +106,7 @@ class PretrainingSource:
         )
         self._tokens = Tokens([part.tokens for part in shards.parts])
         self._room = seq_length - (NUM_MARKS - 1 if objective == "full_sentences" else NUM_MARKS)
-        self._chunks = chunks.cut(shards.parts, self._room)
+        self._chunks = cut(shards.parts, self._room)
         if not len(self._chunks) or self._chunks.document[0] == self._chunks.document[-1]:
             raise InputError(
                 f"{shards.path}: holds {shards.num_documents} document{'' if shards.num_documents == 1 else 's'}; at "
@@ -137,13 +137,7 @@ class PretrainingSource:
         pairs, label = self._pairs(examples, words[:, :_NUM_PAIR_WORDS], short)
         self._shards.check_tokens(pairs.input_ids)
         positions, labels = self._masking.apply(pairs, words[:, _NUM_PAIR_WORDS:])
-        inputs = {
-            "input_ids": pairs.input_ids,
-            "token_type_ids": pairs.token_type_ids,
-            "attention_mask": (~pairs.is_padding).astype(np.int64),
-            "masked_positions": positions,
-            "masked_labels": labels,
-        }
+        inputs = {**pairs.inputs, "masked_positions": positions, "masked_labels": labels}
         if self.packed:
             inputs = packing.pack(inputs)
         num_targets = {"mlm": len(labels)}
@@ -203,3 +197,59 @@ class PretrainingSource:
         wanted = np.where(is_short, 2 + below(words[:, 1], total - 1), total)
         a_wanted = np.clip(a_length * wanted // total, 1, wanted - 1)
         return a_begin + a_length - a_wanted, a_wanted, wanted - a_wanted
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Chunk c is the tokens begin[c] .. end[c] - 1, counted over all shards, in document[c] (ascending).
+
+    It can be split at the tokens split[first_split[c]] .. split[first_split[c + 1] - 1]: at least one. `owner` is each
+    split's chunk.
+    """
+
+    begin: Places
+    end: Places
+    document: Places
+    split: Places
+    first_split: Places
+    owner: Places
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+
+def cut(parts: tuple[Shard, ...], room: int) -> Chunks:
+    """Cuts each document into the fewest chunks of at most `room` tokens, of nearly equal length.
+
+    A chunk may begin and end in the middle of a sentence: whole sentences would leave a fifth of short sequences
+    empty. A chunk can be split wherever a sentence begins inside it, otherwise in its middle. A chunk of a single
+    token cannot be split, and is left out.
+    """
+    columns: tuple[list[Places], ...] = ([], [], [], [])
+    num_tokens = num_documents = 0
+    for part in parts:
+        for column, values in zip(columns, _cut_shard(part, room), strict=True):
+            column.append(values + (num_documents if column is columns[2] else num_tokens))
+        num_tokens += len(part.tokens)
+        num_documents += len(part.document_ends)
+    begin, end, document, split = (np.concatenate([np.zeros(0, dtype=np.int64), *column]) for column in columns)
+    first_split = np.append(np.searchsorted(split, begin), len(split))
+    return Chunks(begin, end, document, split, first_split, np.repeat(np.arange(len(begin)), np.diff(first_split)))
+
+
+def _cut_shard(part: Shard, room: int) -> tuple[Places, Places, Places, Places]:
+    """Returns begin, end, document and split (see Chunks), counted within the shard."""
+    sentence_ends = part.sentence_ends.astype(np.int64)
+    document_ends = sentence_ends[part.document_ends.astype(np.int64) - 1]
+    lengths = np.diff(document_ends, prepend=0)
+    counts = -(-lengths // room)
+    document = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    cuts = lengths[document] * np.stack([place, place + 1]) // counts[document]
+    begin, end = cuts + (document_ends - lengths)[document]
+    begin, end, document = (column[end - begin > 1] for column in (begin, end, document))
+    # A sentence that begins where its chunk begins splits nothing; neither does one in a chunk that is left out.
+    inside = np.searchsorted(begin, sentence_ends, side="right") - 1
+    splits = sentence_ends[(sentence_ends > begin[inside]) & (sentence_ends < end[inside])] if len(begin) else begin
+    is_whole = np.searchsorted(splits, begin) == np.searchsorted(splits, end)
+    return begin, end, document, np.sort(np.concatenate([splits, (begin + end)[is_whole] // 2]))

@@ -38,6 +38,12 @@ class Pairs:
     is_text: NDArray[np.bool_]
     is_padding: NDArray[np.bool_]
 
+    @property
+    def inputs(self) -> dict[str, NDArray[np.int64]]:
+        """Returns what a model reads: input_ids, token_type_ids and attention_mask, int64[B, S]."""
+        mask = (~self.is_padding).astype(np.int64)
+        return {"input_ids": self.input_ids, "token_type_ids": self.token_type_ids, "attention_mask": mask}
+
 
 class Tokens:
     """Several token arrays, indexed as one."""

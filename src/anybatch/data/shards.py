@@ -8,6 +8,7 @@
 A document is in one shard.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ class Shards:
                 f"{self.path}: damaged: token {largest} of a vocabulary of {self.vocabulary_size}; `anybatch data "
                 "inspect` names the file; remove the folder, and run `anybatch data prepare` again"
             )
+
+    def frequency_loss(self, targets: Sequence[NDArray[Any]], separator: int | None = None) -> float:
+        """Returns the mean cross-entropy of `targets` under the tokens' frequencies, in nats.
+
+        A language model must be better before it has learned anything else. Each token of the vocabulary is counted
+        once more than it occurs (Laplace), in the first shard only; this sample is large enough for frequencies. The
+        `separator`, if any, also occurs after each document.
+        """
+        counts = np.bincount(self.parts[0].tokens, minlength=self.vocabulary_size) + 1
+        if separator is not None:
+            counts[separator] += len(self.parts[0].document_ends)
+        return float(-np.log(counts[np.concatenate(targets)] / counts.sum()).mean())
 
     def verify(self) -> None:
         """Reads every file and compares it with its checksum; InputError names the first that differs."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from anybatch.data.batch import Batch
-from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
+from anybatch.data.pairs import NUM_MARKS, Marks, Places, Tokens, join
 from anybatch.data.sampling import below, random_words
 from anybatch.data.squad import Question
 from anybatch.errors import InputError
@@ -79,16 +79,15 @@ class QuestionSource:
         start, end = self._answer_start[answer], self._answer_end[answer]
         inside = (start >= begin) & (end < begin + length)
         shift = self._question_length[owner] + 2 - begin
-        inputs = {
-            **_inputs(self._join(examples)),
-            "start_positions": torch.from_numpy(np.where(inside, start + shift, 0)),
-            "end_positions": torch.from_numpy(np.where(inside, end + shift, 0)),
+        places = {"start_positions": start + shift, "end_positions": end + shift}
+        inputs = self._inputs(examples) | {
+            name: torch.from_numpy(np.where(inside, place, 0)) for name, place in places.items()
         }
         return Batch(inputs, {"span": len(examples)}, len(examples))
 
     def windows(self, start: int, count: int) -> dict[str, torch.Tensor]:
         """Returns input_ids, token_type_ids, attention_mask, int64[count, S], of `count` windows from `start` on."""
-        return _inputs(self._join(np.arange(start, min(start + count, self.num_examples))))
+        return self._inputs(np.arange(start, min(start + count, self.num_examples)))
 
     @property
     def owners(self) -> Places:
@@ -109,11 +108,12 @@ class QuestionSource:
         begin, end = int(self._offsets[first + shift, 0]), int(self._offsets[last + shift, 1])
         return self.questions[owner].context[begin:end]
 
-    def _join(self, examples: Places) -> Pairs:
+    def _inputs(self, examples: Places) -> dict[str, torch.Tensor]:
         owner = self._owner[examples]
         starts = self._question_begin[owner], self._begin[examples]
         lengths = self._question_length[owner], self._length[examples]
-        return join(self._tokens, starts, lengths, self.max_length, self._marks)
+        pairs = join(self._tokens, starts, lengths, self.max_length, self._marks)
+        return {name: torch.from_numpy(array) for name, array in pairs.inputs.items()}
 
     def _build(self, tokenizer: Tokenizer, stride: int) -> None:
         """Builds the flat tables of all examples: every passage's tokens once, then every question's."""
@@ -156,14 +156,6 @@ class QuestionSource:
         self._owner, self._begin, self._length = np.array(windows, dtype=np.int64).T
         self._answer_start, self._answer_end = np.array(answers, dtype=np.int64).T
         self._first_answer = np.array(first_answer)
-
-
-def _inputs(pairs: Pairs) -> dict[str, torch.Tensor]:
-    return {
-        "input_ids": torch.from_numpy(pairs.input_ids),
-        "token_type_ids": torch.from_numpy(pairs.token_type_ids),
-        "attention_mask": torch.from_numpy((~pairs.is_padding).astype(np.int64)),
-    }
 
 
 def _with_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from anybatch.data.images.source import ImageSource, late_batches
 from anybatch.files import write_json
-from anybatch.models import ImageClassifier
+from anybatch.models.classifier import ImageClassifier
 from anybatch.numbers import finite
 from anybatch.runs import Run
 

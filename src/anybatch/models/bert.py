@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -15,6 +15,10 @@ Sums = dict[str, Tensor]
 
 # transformers' name for a BERT with Pre-LN.
 PRE_NORM = "roberta-prelayernorm"
+# The ends of the names of transformers' classes.
+Head = Literal["ForPreTraining", "ForMaskedLM", "ForQuestionAnswering"]
+# The beginnings of the names of tensors that pretraining adds to an encoder, besides the pooler's.
+_HEADS = ("cls.predictions.", "cls.seq_relationship.", "lm_head.", "seq_relationship.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +61,15 @@ class PretrainingModel(nn.Module):
     def settings(self) -> BertSettings:
         """The shape of the model."""
         config = self.bert.config
-        pre_norm = config.model_type == PRE_NORM
         return BertSettings(
             vocabulary_size=config.vocab_size,
             hidden_size=config.hidden_size,
             num_layers=config.num_hidden_layers,
             num_heads=config.num_attention_heads,
-            max_positions=num_positions(config),
+            max_positions=self.max_positions,
             dropout=config.hidden_dropout_prob,
             relation=self._heads[1] is not None,
-            pre_norm=pre_norm,
+            pre_norm=config.model_type == PRE_NORM,
             padding=config.pad_token_id or 0,
         )
 
@@ -146,11 +149,12 @@ class PretrainingModel(nn.Module):
         quiet_transformers()
         config = read_encoder_config(folder)
         alone = any(str(name).endswith("ForMaskedLM") for name in config.architectures or [])
-        kind = _kind(pre_norm=config.model_type == PRE_NORM, relation=not alone)
+        kind = kind_of(config.model_type, "ForMaskedLM" if alone else "ForPreTraining")
         if not alone:
             check_segments(folder, config)
+        heads = (*_HEADS, f"{kind.base_model_prefix}.pooler.")
         with seeded(seed or 0):
-            return cls(read_model(kind, folder, config, () if seed is None else _heads_of(kind)), relation)
+            return cls(read_model(kind, folder, config, () if seed is None else heads), relation)
 
 
 def read_encoder_config(folder: Path) -> Any:
@@ -167,17 +171,6 @@ def check_segments(folder: Path, config: Any) -> None:
         )
 
 
-def _heads_of(kind: Any) -> tuple[str, ...]:
-    """Returns the prefixes of the tensor names that pretraining adds to an encoder."""
-    return (
-        "cls.predictions.",
-        "cls.seq_relationship.",
-        "lm_head.",
-        "seq_relationship.",
-        f"{kind.base_model_prefix}.pooler.",
-    )
-
-
 def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") -> PretrainingModel:
     """Makes a newly initialized model; the same seed gives the same weights.
 
@@ -186,7 +179,7 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
     """
     check_heads(settings.num_heads, settings.hidden_size)
     quiet_transformers()
-    kind = _kind(pre_norm=settings.pre_norm, relation=settings.relation)
+    kind = kind_of(PRE_NORM if settings.pre_norm else "bert", "ForPreTraining" if settings.relation else "ForMaskedLM")
     config = kind.config_class(
         vocab_size=settings.vocabulary_size,
         hidden_size=settings.hidden_size,
@@ -204,18 +197,16 @@ def pretraining_model(settings: BertSettings, seed: int, relation: str = "nsp") 
         return PretrainingModel(kind(config), relation)
 
 
-def _kind(*, pre_norm: bool, relation: bool) -> Any:
-    """Returns transformers' class for such a model."""
-    from transformers import BertForMaskedLM, BertForPreTraining, RobertaPreLayerNormForMaskedLM
+def kind_of(model_type: str, head: Head) -> Any:
+    """Returns transformers' class for an encoder of this type with this head."""
+    if (model_type, head) == (PRE_NORM, "ForPreTraining"):
+        # A subclass of a transformers class must not be defined before transformers is needed.
+        from anybatch.models.pre_norm import PreNormForPreTraining
 
-    if not pre_norm:
-        return BertForPreTraining if relation else BertForMaskedLM
-    if not relation:
-        return RobertaPreLayerNormForMaskedLM
-    # A subclass of a transformers class must not be defined before transformers is needed.
-    from anybatch.models.pre_norm import PreNormForPreTraining
+        return PreNormForPreTraining
+    import transformers
 
-    return PreNormForPreTraining
+    return getattr(transformers, ("RobertaPreLayerNorm" if model_type == PRE_NORM else "Bert") + head)
 
 
 def first_position(config: Any) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.models.bert import PRE_NORM, Sums, check_segments, num_positions, padding_mask, read_encoder_config
+from anybatch.models.bert import Sums, check_segments, kind_of, num_positions, padding_mask, read_encoder_config
 from anybatch.models.building import quiet_transformers, seeded
 from anybatch.models.pretrained import read_model
 
@@ -80,18 +80,10 @@ def question_answering_model(folder: Path, seed: int | None = None) -> QuestionA
     # A classifier's folder has as many labels as classes; a span has two ends.
     config.num_labels = 2
     with seeded(seed or 0):
-        return QuestionAnsweringModel(
-            read_model(_kind(config), folder, config, () if seed is None else ("qa_outputs.",))
-        )
+        kind, new = kind_of(config.model_type, "ForQuestionAnswering"), () if seed is None else ("qa_outputs.",)
+        return QuestionAnsweringModel(read_model(kind, folder, config, new))
 
 
 def untrained_question_answering_model(config: Any) -> QuestionAnsweringModel:
     """Makes a model of the shape in `config`, transformers' configuration of a BERT, with new weights."""
-    return QuestionAnsweringModel(_kind(config)(config))
-
-
-def _kind(config: Any) -> Any:
-    """Returns transformers' class for such an encoder."""
-    from transformers import BertForQuestionAnswering, RobertaPreLayerNormForQuestionAnswering
-
-    return RobertaPreLayerNormForQuestionAnswering if config.model_type == PRE_NORM else BertForQuestionAnswering
+    return QuestionAnsweringModel(kind_of(config.model_type, "ForQuestionAnswering")(config))

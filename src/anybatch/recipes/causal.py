@@ -9,12 +9,11 @@ from torch import nn
 from anybatch.data import vocabulary
 from anybatch.data.batch import Batch
 from anybatch.data.causal import CausalSource
-from anybatch.data.frequencies import causal_frequency_loss
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.files import write_json
-from anybatch.models import CausalModel, GptSettings, causal_flops, causal_model
+from anybatch.models.gpt import CausalModel, GptSettings, causal_flops, causal_model
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import CausalRecipe
@@ -50,7 +49,10 @@ def build(recipe: CausalRecipe, run: Run) -> Job:
         inputs=text.fingerprints(),
         score=lambda finished: _judged(finished, batches, text.tokenizer, recipe, run),
         tokenizer=text.tokenizer,
-        context_free_loss=causal_frequency_loss(text.train, text.tokenizer, batches),
+        context_free_loss=text.train.frequency_loss(
+            [batch.inputs["input_ids"].numpy()[:, 1:].reshape(-1) for batch in batches],
+            separator=vocabulary.special_ids(text.tokenizer)["[SEP]"],
+        ),
     )
 
 

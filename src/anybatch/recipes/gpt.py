@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from anybatch.engine import Execution
-from anybatch.models import DecoderSettings
+from anybatch.models.gpt import DecoderSettings
 from anybatch.recipes.recipe import (
     CausalRecipe,
     CorpusSettings,

@@ -31,7 +31,13 @@ from anybatch.engine.job import Scores
 from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
 from anybatch.evaluation.image_scores import judge
-from anybatch.models import ClassifierSettings, ImageClassifier, classifier_flops, has_batch_norm, image_classifier
+from anybatch.models.classifier import (
+    ClassifierSettings,
+    ImageClassifier,
+    classifier_flops,
+    has_batch_norm,
+    image_classifier,
+)
 from anybatch.recipes.freed_memory import keep_freed_memory
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import plan_phases

@@ -16,7 +16,7 @@ from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.environment import half_of_memory
 from anybatch.errors import InputError
-from anybatch.models import save_tokenizer
+from anybatch.models.pretrained import save_tokenizer
 from anybatch.optim.kernels.library import squares
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.recipe import Recipe

@@ -11,21 +11,14 @@ from torch import Tensor
 
 from anybatch.data import vocabulary
 from anybatch.data.batch import Batch
-from anybatch.data.frequencies import masked_frequency_loss
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.shards import Shards
 from anybatch.engine import Evaluation, Job, evaluate
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.errors import InputError
-from anybatch.models import (
-    BertSettings,
-    EncoderSettings,
-    PretrainingModel,
-    pretraining_flops,
-    pretraining_model,
-    weights_fingerprint,
-)
+from anybatch.models.bert import BertSettings, EncoderSettings, PretrainingModel, pretraining_flops, pretraining_model
+from anybatch.models.pretrained import fingerprint as weights_fingerprint
 from anybatch.recipes.job import fresh, job_of
 from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import PretrainingRecipe, TextPhaseSettings
@@ -67,7 +60,8 @@ def build(recipe: PretrainingRecipe, run: Run) -> Job:
         score=lambda finished: _scores(evaluate(finished, batches)),
         tokenizer=text.tokenizer,
         # For a model that knows only frequencies, the relation of sentences is a coin toss.
-        context_free_loss=masked_frequency_loss(text.train, batches) + (math.log(2) if settings.relation else 0.0),
+        context_free_loss=text.train.frequency_loss([batch.inputs["masked_labels"].numpy() for batch in batches])
+        + (math.log(2) if settings.relation else 0.0),
     )
 
 

@@ -23,13 +23,13 @@ from anybatch.errors import InputError
 from anybatch.evaluation.answers import Candidates, decode
 from anybatch.evaluation.squad_score import score
 from anybatch.files import write_json
-from anybatch.models import (
+from anybatch.models.bert import read_encoder_config
+from anybatch.models.pretrained import fingerprint as weights_fingerprint
+from anybatch.models.question_answering import (
     QuestionAnsweringModel,
     question_answering_model,
     untrained_question_answering_model,
-    weights_fingerprint,
 )
-from anybatch.models.bert import read_encoder_config
 from anybatch.recipes import pretraining
 from anybatch.recipes.bert import bert_demo
 from anybatch.recipes.bert_large import bert_base

@@ -11,15 +11,16 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Interval, Lt
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
-from anybatch.data.images.mixing import Mixing
-from anybatch.data.images.source import Normalization
+from anybatch.data.images.source import Mixing, Normalization
 from anybatch.data.images.views import Cropping
 from anybatch.data.mlm import MlmSettings
 from anybatch.data.prepare import Kind
 from anybatch.engine import Execution
 from anybatch.engine.job import CarryOver
 from anybatch.errors import InputError
-from anybatch.models import DecoderSettings, EncoderSettings, NetworkSettings
+from anybatch.models.bert import EncoderSettings
+from anybatch.models.classifier import NetworkSettings
+from anybatch.models.gpt import DecoderSettings
 from anybatch.recipes.renamed import with_new_words
 from anybatch.scaling import Reference
 

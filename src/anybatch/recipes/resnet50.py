@@ -7,7 +7,7 @@ middle 224/256 of it, as ImageNet code has done since 2015. Colors are normalize
 from typing import Any
 
 from anybatch.engine import Execution
-from anybatch.models import NetworkSettings
+from anybatch.models.classifier import NetworkSettings
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,

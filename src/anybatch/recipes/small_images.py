@@ -1,7 +1,7 @@
 """Recipes for small images: digits that come with the package, MNIST, CIFAR-10."""
 
 from anybatch.engine import Execution
-from anybatch.models import NetworkSettings
+from anybatch.models.classifier import NetworkSettings
 from anybatch.recipes.recipe import (
     ImagePhaseSettings,
     ImageRecipe,

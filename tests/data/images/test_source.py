@@ -8,9 +8,8 @@ import torch
 from support.odd_images import twelve_images
 
 from anybatch.data.images.idx import digits
-from anybatch.data.images.mixing import Mixing
 from anybatch.data.images.sets import folded
-from anybatch.data.images.source import NO_LABEL, ImageSource, Normalization, late_batches
+from anybatch.data.images.source import NO_LABEL, ImageSource, Mixing, Normalization, late_batches
 from anybatch.data.images.views import Cropping, FileViews, MemoryViews, decode_all
 from anybatch.errors import InputError
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anybatch.data.images.crops import CROP_WORDS, centre_box, cut_out, random_resized_box, uniform
+from anybatch.data.images.views import CROP_WORDS, centre_box, cut_out, random_resized_box, uniform
 from anybatch.data.sampling import random_words
 
 
