@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anybatch.data.duplicates import DuplicateFinder, hashes, is_marked
+from anybatch.data.duplicates import find_duplicates, hashes
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=12))
@@ -14,17 +14,11 @@ def test_every_text_that_stood_before_is_marked(
     tmp_path_factory: pytest.TempPathFactory, portions: list[list[int]]
 ) -> None:
     folder = tmp_path_factory.mktemp("hashes") / "inner"
-    with DuplicateFinder(folder) as finder:
-        for portion in portions:
-            finder.add(hashes([f"Text number {number}" for number in portion]))
-        marks = finder.duplicates()
+    hashed = (hashes([f"Text number {number}" for number in portion]) for portion in portions)
+    marks = find_duplicates(hashed, folder)
     assert not folder.exists()
     flat = [number for portion in portions for number in portion]
-    expected = [number in flat[:place] for place, number in enumerate(flat)]
-    first = 0
-    for portion in portions:
-        assert is_marked(marks, first, len(portion)).tolist() == expected[first : first + len(portion)]
-        first += len(portion)
+    assert marks.tolist() == [number in flat[:place] for place, number in enumerate(flat)]
 
 
 def test_white_space_does_not_make_a_text_another() -> None:
@@ -36,5 +30,4 @@ def test_white_space_does_not_make_a_text_another() -> None:
 def test_a_killed_run_s_hashes_are_not_counted(tmp_path: Path) -> None:
     (tmp_path / "hashes").mkdir()
     (tmp_path / "hashes" / "00").write_bytes(b"\0" * 48)
-    with DuplicateFinder(tmp_path / "hashes") as finder:
-        assert finder.duplicates().size == 0
+    assert find_duplicates([], tmp_path / "hashes").size == 0

@@ -1,7 +1,6 @@
 """Chooses the documents kept for evaluation: a pure function of (seed, number of the document)."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import numpy as np
@@ -16,19 +15,8 @@ FEWEST_IN_A_PART = 2
 _FEW = 1024
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The documents whose hash is below `bound`; `known` holds the choice if there are few documents."""
-
-    seed: int
-    bound: int
-    known: NDArray[np.bool_] | None
-
-    def of(self, first: int, count: int) -> NDArray[np.bool_]:
-        """Returns whether each of the documents first .. first + count - 1 is held out."""
-        if self.known is not None:
-            return self.known[first : first + count]
-        return _hashes(self.seed, first, count) < np.uint64(self.bound)
+# Returns whether each of the documents first .. first + count - 1 is held out.
+HeldOut = Callable[[int, int], NDArray[np.bool_]]
 
 
 def choose(documents: Iterable[object], share: float, seed: int) -> HeldOut:
@@ -41,7 +29,8 @@ def choose(documents: Iterable[object], share: float, seed: int) -> HeldOut:
         raise InputError(f"held_out = {share}: must lie between 0 and 1, both excluded")
     count = sum(1 for _ in islice(documents, _FEW + 1))
     if count > _FEW:
-        return HeldOut(seed, round(share * 2**64), None)
+        bound = np.uint64(round(share * 2**64))
+        return lambda first, count: _hashes(seed, first, count) < bound
     if count < 2 * FEWEST_IN_A_PART:
         raise InputError(
             f"{count} document{'' if count == 1 else 's'}: at least {2 * FEWEST_IN_A_PART} are needed, two to train "
@@ -50,7 +39,7 @@ def choose(documents: Iterable[object], share: float, seed: int) -> HeldOut:
     chosen = np.zeros(count, dtype=np.bool_)
     num_chosen = min(max(round(count * share), FEWEST_IN_A_PART), count - FEWEST_IN_A_PART)
     chosen[np.argsort(_hashes(seed, 0, count), kind="stable")[:num_chosen]] = True
-    return HeldOut(seed, 0, chosen)
+    return lambda first, count: chosen[first : first + count]
 
 
 def _hashes(seed: int, first: int, count: int) -> NDArray[np.uint64]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from anybatch.data import held_out as evaluation
 from anybatch.data import vocabulary
 from anybatch.data.counts import JUDGED_AFTER_TOKENS, Counts, LeftOut, State, Summary
-from anybatch.data.duplicates import DuplicateFinder, is_marked
+from anybatch.data.duplicates import Hashes, find_duplicates
 from anybatch.data.pool import map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
 from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
@@ -46,11 +46,18 @@ VOCABULARY_CHARACTERS = 1 << 30
 _CHARACTERS_IN_A_PORTION = 1 << 21
 _DUPLICATES = "duplicates.npy"
 # Part of what a half-finished folder and the work that continues it must have in common.
-_FORMAT = 4
+_FORMAT = 5
 _MOST_PROCESSES = 1024
 
 # Vocabularies that this module makes.
 Kind = Literal["wordpiece", "characters", "bytes"]
+
+# The part of each of N documents, int8[N]: 0 for training, 1 held out, or none, for a duplicate; and a function that
+# gives it for the documents first .. first + count - 1.
+Parts = NDArray[np.int8]
+PartOf = Callable[[int, int], Parts]
+_IN_NO_PART = np.int8(2)
+Result = TypeVar("Result")
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -114,8 +121,8 @@ def prepare(
             1), a vocabulary size out of bounds, a tokenizer that cannot encode the text, or `out` exists.
     """
     with staged(out, None) as staging:
-        sources = _Sources([], lambda start: _in_portions(documents()), [0])
-        return _Preparation(sources, staging, Options(**options), 1, progress).run()
+        chosen = Options(**options)
+        return _Preparation([], [0], lambda start: _in_portions(documents()), staging, chosen, 1, progress).run()
 
 
 def prepare_files(
@@ -138,8 +145,8 @@ def prepare_files(
     found = find_sources(names)
     sizes = [0 if name.startswith(HUB) else os.stat(name).st_size for name in found]
     with staged(out, _identity(found, chosen)) as staging:
-        sources = _Sources(found, partial(read_portions, found), sizes)
-        return _Preparation(sources, staging, chosen, processes or available_cores(), progress).run()
+        read = partial(read_portions, found)
+        return _Preparation(found, sizes, read, staging, chosen, processes or available_cores(), progress).run()
 
 
 def _identity(sources: list[str], options: Options) -> dict[str, Any]:
@@ -157,93 +164,91 @@ def _identity(sources: list[str], options: Options) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Sources:
-    """Sources of portions, with their sizes in bytes (0: unknown); each source with a name must give a document."""
+class _Preparation:
+    """One run of the passes.
+
+    Args:
+        names: the sources, each of which must give a document; sizes: their bytes (0: unknown).
+        portions: reads the portions of all sources, from a place on.
+    """
 
     names: list[str]
-    portions: Callable[[Place | None], Iterator[Portion]]
     sizes: list[int]
-
-    def bytes_before(self, place: Place) -> int:
-        """Returns the bytes before a place; inside a packed file the estimate is too high."""
-        return sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
-
-
-class _Preparation:
-    """One run of the passes."""
-
-    def __init__(
-        self, sources: _Sources, staging: Staging, options: Options, processes: int, progress: PassReport | None
-    ) -> None:
-        self._sources = sources
-        self._staging = staging
-        self._options = options
-        self._processes = processes
-        self._progress = progress
+    portions: Callable[[Place | None], Iterator[Portion]]
+    staging: Staging
+    options: Options
+    processes: int
+    progress: PassReport | None
 
     def run(self) -> Summary:
-        options, folder = self._options, self._staging.folder
-        chosen = evaluation.choose(self._documents("reading"), options.held_out, options.seed)
-        if self._staging.saved:
+        options, folder = self.options, self.staging.folder
+        is_held_out = evaluation.choose(self._documents(), options.held_out, options.seed)
+        marks = None
+        if options.drop_duplicates:
+            if not self.staging.saved:
+                np.save(folder / _DUPLICATES, self._find_duplicates())
+            marks = np.load(folder / _DUPLICATES)
+
+        def part_of(first: int, count: int) -> Parts:
+            part = is_held_out(first, count).astype(np.int8)
+            return part if marks is None else np.where(marks[first : first + count], _IN_NO_PART, part)
+
+        if self.staging.saved:
             tokenizer = vocabulary.load(folder / TOKENIZER)
-            marks = np.load(folder / _DUPLICATES) if options.drop_duplicates else None
         else:
-            marks = self._find_duplicates() if options.drop_duplicates else None
-            tokenizer = self._tokenizer(chosen, marks)
+            tokenizer = self._tokenizer(part_of)
             vocabulary.ordinary_ids(tokenizer, "the tokenizer")
             vocabulary.save(tokenizer, folder / TOKENIZER)
-        state, parts = self._write(tokenizer, chosen, marks)
+        state, parts = self._write(tokenizer, part_of)
         (folder / _DUPLICATES).unlink(missing_ok=True)
         left_out = LeftOut(state.by_length, state.duplicates)
         return Summary(tokenizer.get_vocab_size(), state.unknown_share, *parts, left_out)
 
-    def _tokenizer(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None) -> Tokenizer:
-        options = self._options
+    def _tokenizer(self, part_of: PartOf) -> Tokenizer:
         # WordPiece reads the texts twice, for the alphabet first.
         stages = iter(("alphabet", "vocabulary"))
-        match options.tokenizer:
+        match self.options.tokenizer:
             case "wordpiece" | "characters" as kind:
                 make = vocabulary.train if kind == "wordpiece" else characters
-                return make(lambda: self._training_texts(chosen, marks, next(stages)), options.vocabulary_size)
+                return make(lambda: self._training_texts(part_of, next(stages)), self.options.vocabulary_size)
             case "bytes":
                 return single_bytes()
             case given:
                 return given
 
     def _tell(self, stage: str, done: int, place: Place) -> None:
-        if self._progress is not None:
-            self._progress(stage, done, self._sources.bytes_before(place), sum(self._sources.sizes))
+        if self.progress is not None:
+            # Inside a packed file the estimate of the bytes before a place is too high.
+            before = sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
+            self.progress(stage, done, before, sum(self.sizes))
 
-    def _documents(self, stage: str) -> Iterator[Document]:
+    def _documents(self) -> Iterator[Document]:
         done = 0
-        keep_blank = self._options.lengths.fewest > 0
-        for portion, found in parsed(self._sources.portions(None), self._sources.names, keep_blank=keep_blank):
+        keep_blank = self.options.lengths.fewest > 0
+        for portion, found in parsed(self.portions(None), self.names, keep_blank=keep_blank):
             yield from found
             done += len(found)
-            self._tell(stage, done, portion.end)
+            self._tell("reading", done, portion.end)
 
-    def _find_duplicates(self) -> NDArray[np.uint8]:
-        done = 0
-        with DuplicateFinder(self._staging.folder / "hashes") as finder:
-            work = partial(hash_portion, self._options.lengths)
-            for end, found in map_in_order(
-                work, self._sources.portions(None), self._processes, attrgetter("num_bytes")
-            ):
-                finder.add(found)
+    def _find_duplicates(self) -> NDArray[np.bool_]:
+        def hashed() -> Iterator[Hashes]:
+            done = 0
+            for end, found in self._mapped(partial(hash_portion, self.options.lengths)):
+                yield found
                 done += len(found)
                 self._tell("duplicates", done, end)
-            marks = finder.duplicates()
-        np.save(self._staging.folder / _DUPLICATES, marks)
-        return marks
 
-    def _training_texts(self, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None, stage: str) -> Iterator[str]:
+        return find_duplicates(hashed(), self.staging.folder / "hashes")
+
+    def _mapped(self, work: Callable[[Portion], Result], start: Place | None = None) -> Iterator[Result]:
+        return map_in_order(work, self.portions(start), self.processes, attrgetter("num_bytes"))
+
+    def _training_texts(self, part_of: PartOf, stage: str) -> Iterator[str]:
         """Yields the texts to train a vocabulary on, up to a bound."""
         done = characters = filtered = 0
-        for portion in self._sources.portions(None):
-            texts = self._options.lengths.texts(portion)
-            used = ~chosen.of(done, len(texts))
-            if marks is not None:
-                used &= ~is_marked(marks, done, len(texts))
+        for portion in self.portions(None):
+            texts = self.options.lengths.texts(portion)
+            used = part_of(done, len(texts)) == 0
             filtered += texts.count("")
             for text, is_used in zip(texts, used, strict=True):
                 if is_used and characters < VOCABULARY_CHARACTERS:
@@ -259,37 +264,33 @@ class _Preparation:
                 "change --min-characters and --max-characters"
             )
 
-    def _write(
-        self, tokenizer: Tokenizer, chosen: evaluation.HeldOut, marks: NDArray[np.uint8] | None
-    ) -> tuple[State, tuple[Counts, Counts]]:
+    def _write(self, tokenizer: Tokenizer, part_of: PartOf) -> tuple[State, tuple[Counts, Counts]]:
         """Runs the last pass: writes all documents to the shards of their parts."""
-        folder, saved, names = self._staging.folder, self._staging.saved, self._sources.names
+        folder, saved, names = self.staging.folder, self.staging.saved, self.names
         state = State.of(saved["pass"]) if saved else State()
         writers = []
         for number, name in enumerate((TRAIN, HELD_OUT)):
             (folder / name).mkdir(exist_ok=True)
             states = saved["writers"][number] if saved else None
-            writers.append(ShardWriter(folder / name, tokenizer, self._options.max_shard_tokens, states))
+            writers.append(ShardWriter(folder / name, tokenizer, self.options.max_shard_tokens, states))
 
         def snapshot() -> dict[str, Any]:
             return {"pass": asdict(state), "writers": [writer.state() for writer in writers]}
 
         unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
-        work = partial(encode_portion, folder / TOKENIZER, vocabulary.fingerprint(tokenizer), self._options.lengths)
+        work = partial(encode_portion, folder / TOKENIZER, vocabulary.fingerprint(tokenizer), self.options.lengths)
         try:
-            self._staging.save(snapshot, now=True)
-            for portion in map_in_order(
-                work, self._sources.portions(state.place), self._processes, attrgetter("num_bytes")
-            ):
+            self.staging.save(snapshot, now=True)
+            for portion in self._mapped(work, state.place):
                 if portion.end.source != state.place.source:
                     check_not_empty(names[state.place.source : portion.end.source], state.documents_of_source)
                     state.documents_of_source = 0
-                _add(portion, state, writers, chosen, marks)
+                _add(portion, state, writers, part_of)
                 state.unknown += int((portion.tokens == unknown).sum())
                 state.tokens += len(portion.tokens)
                 if state.tokens > JUDGED_AFTER_TOKENS:
                     state.check_known()
-                self._staging.save(snapshot)
+                self.staging.save(snapshot)
                 self._tell("tokens", state.documents, state.place)
             check_not_empty(names[state.place.source :], state.documents_of_source)
             state.check_known()
@@ -302,25 +303,16 @@ class _Preparation:
         return state, (train, held)
 
 
-def _add(
-    portion: EncodedPortion,
-    state: State,
-    writers: list[ShardWriter],
-    chosen: evaluation.HeldOut,
-    marks: NDArray[np.uint8] | None,
-) -> None:
+def _add(portion: EncodedPortion, state: State, writers: list[ShardWriter], part_of: PartOf) -> None:
     """Gives each document of a portion to the writer of its part, and moves `state` past the portion."""
     count = len(portion.num_sentences)
     kept = portion.num_sentences > 0
-    if marks is not None:
-        again = is_marked(marks, state.documents, count)
-        state.duplicates += int((again & kept).sum())
-        kept &= ~again
-    is_held_out = chosen.of(state.documents, count)
+    parts = part_of(state.documents, count)
+    state.duplicates += int((kept & (parts == _IN_NO_PART)).sum())
     sentence_owner = np.repeat(np.arange(count), portion.num_sentences)
     num_tokens = np.bincount(sentence_owner, weights=portion.sentence_lengths, minlength=count).astype(np.int64)
     for part, writer in enumerate(writers):
-        mine = kept & (is_held_out == bool(part))
+        mine = kept & (parts == part)
         state.usable[part] += int((num_tokens[mine] > 1).sum())
         if mine.all():
             writer.add_documents(portion.tokens, portion.sentence_lengths, portion.num_sentences)

@@ -3,7 +3,6 @@
 import glob
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,14 +145,14 @@ def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
     format, packing = suffixes(path)
     kind: Literal["txt", "jsonl"] = "jsonl" if format == ".jsonl" else "txt"
     held, offset, line = b"", begin.offset, begin.line
-    with _explained(path) as reached:
-        reached[0] = line
+    reached = line
+    try:
         with open_packed(path, packing, offset) as stream:
             while True:
                 block = stream.read(PORTION_BYTES)
                 held += block
                 cut = _cut(kind, held, path, line) if block else len(held)
-                reached[0] = line + line_ends(kind, held)
+                reached = line + line_ends(kind, held)
                 if cut:
                     portion, held = held[:cut], held[cut:]
                     after = Place(begin.source, offset + cut, line + line_ends(kind, portion))
@@ -161,6 +160,14 @@ def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
                     offset, line = after.offset, after.line
                 if not block:
                     return
+    except PermissionError:
+        raise InputError(f"{path}: may not be read; change its permissions") from None
+    except (*DAMAGE, OSError) as error:
+        # Damage has no number: pyarrow raises a plain OSError if compressed bytes make no sense.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}:{reached}: damaged {path.suffix} file: {why}; copy or pack it again") from None
 
 
 def line_ends(kind: str, content: bytes) -> int:
@@ -195,24 +202,6 @@ def _cut(kind: str, held: bytes, path: Path, line: int) -> int:
     while end and held[end - 1] & 0xC0 == 0x80:
         end -= 1
     return max(end - 1, 1)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[list[int]]:
-    """Raises InputError instead of a damaged or locked file's error; the list holds the line that was reached."""
-    reached = [1]
-    try:
-        yield reached
-    except DAMAGE as error:
-        raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {error}; copy or pack it again") from None
-    except PermissionError:
-        raise InputError(f"{path}: may not be read; change its permissions") from None
-    except OSError as error:
-        # pyarrow raises it without a number if compressed bytes make no sense.
-        if error.errno is not None:
-            raise
-        why = " ".join(str(error).split())
-        raise InputError(f"{path}:{reached[0]}: damaged {path.suffix} file: {why}; copy or pack it again") from None
 
 
 def _rows(name: str, rows: Iterator[list[Any]], begin: Place) -> Iterator[Portion]:

@@ -74,17 +74,15 @@ def from_words(vocabulary: dict[str, int], *, lowercase: bool = True) -> Tokeniz
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Adds the five special tokens, which the vocabulary holds, and BERT's template for one and two texts.
-
-    The letters '[SEP]' in a text mean these letters, not the token.
-    """
+    """Adds the five special tokens, which the vocabulary holds, and BERT's template for one and two texts."""
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
-    return _reading_text(tokenizer)
+    tokenizer.encode_special_tokens = True  # The letters '[SEP]' in a text mean these letters.
+    return tokenizer
 
 
 def _from_lines(content: str, path: Path) -> Tokenizer:
@@ -94,10 +92,8 @@ def _from_lines(content: str, path: Path) -> Tokenizer:
     if len(numbers) < len(words):
         number = next(number for number, word in enumerate(words) if numbers[word] != number)
         raise InputError(f"{path}:{number + 1}: {words[number]!r} occurs twice in the vocabulary")
-    marks = [word for word in words if word[:1] + word[-1:] in ("[]", "<>")]
-    if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
-        raise InputError(f"{path}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")
-    lowercase = all(word == word.lower() for word in set(words) - set(marks))
+    _special_among(numbers, str(path))
+    lowercase = all(word == word.lower() for word in words if word[:1] + word[-1:] not in ("[]", "<>"))
     return from_words(numbers, lowercase=lowercase)
 
 
@@ -148,7 +144,8 @@ def load(path: Path) -> Tokenizer:
         )
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return _reading_text(tokenizer)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
@@ -205,11 +202,13 @@ def in_folder(folder: Path) -> Path:
 
 def special_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> dict[str, int]:
     """Returns the number of each special token that BERT needs; InputError names the missing ones."""
-    found = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
-    numbers = {name: number for name, number in found.items() if number is not None}
-    if missing := [name for name in SPECIAL_TOKENS if name not in numbers]:
+    return _special_among(tokenizer.get_vocab(), where)
+
+
+def _special_among(vocabulary: dict[str, int], where: str) -> dict[str, int]:
+    if missing := [name for name in SPECIAL_TOKENS if name not in vocabulary]:
         raise InputError(f"{where}: has no {', '.join(missing)}; BERT needs {', '.join(SPECIAL_TOKENS)}")
-    return numbers
+    return {name: vocabulary[name] for name in SPECIAL_TOKENS}
 
 
 def ordinary_ids(tokenizer: Tokenizer, where: str = "the vocabulary") -> NDArray[np.int64]:
@@ -250,12 +249,6 @@ def _tokenizer(model: models.Model, *, lowercase: bool = True) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
-
-
-def _reading_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Makes the letters '[SEP]' in a text mean these letters, not the token."""
-    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

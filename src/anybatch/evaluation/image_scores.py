@@ -5,7 +5,7 @@ import heapq
 import io
 import math
 from collections import Counter
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,17 +22,11 @@ NUM_WORST = 24
 _LARGEST_PICTURE = 96
 
 
-class Named(Protocol):
-    """An object that can name an example."""
-
-    def name(self, example: int) -> str: ...
-
-
 @torch.no_grad()
 def judge(
     model: ImageClassifier,
     source: ImageSource,
-    names: Named,
+    name: Callable[[int], str],
     classes: tuple[str, ...],
     run: Run | None,
     batch_size: int,
@@ -47,8 +41,7 @@ def judge(
     device = next(model.parameters()).device
     confusion = Counter[tuple[int, int]]()
     worst: list[tuple[float, int, int, int]] = []
-    loss_sum, right, near, count = 0.0, 0, 0, 0
-    start = 0
+    loss_sum, right, near, count, start = 0.0, 0, 0, 0, 0
     for batch in late_batches(source, batch_size):
         inputs = batch.inputs
         labels = inputs["labels"].to(device)
@@ -64,32 +57,29 @@ def judge(
             near += int(hit.sum())
             count += len(targets)
             places = (start + torch.nonzero(known).flatten().cpu()).tolist()
-            predicted = likeliest[:, 0].tolist()
-            confusion.update(zip(targets.tolist(), predicted, strict=True))
-            found = zip(losses.tolist(), places, targets.tolist(), predicted, strict=True)
-            worst = heapq.nlargest(NUM_WORST, [*worst, *found])
+            found = [*zip(targets.tolist(), likeliest[:, 0].tolist(), strict=True)]
+            confusion.update(found)
+            rows = ((loss, place, *pair) for loss, place, pair in zip(losses.tolist(), places, found, strict=True))
+            worst = heapq.nlargest(NUM_WORST, [*worst, *rows])
         start += batch.num_examples
     if run is not None:
-        shown = [_described(source, names, *item) for item in worst]
+        shown = [
+            {
+                "name": name(example),
+                "label": label,
+                "predicted": predicted,
+                "loss": finite(loss),
+                "probability": math.exp(-loss) if math.isfinite(loss) else None,
+                "png": _picture(source, example),
+            }
+            for loss, example, label, predicted in worst
+        ]
         table = [[true, found, number] for (true, found), number in sorted(confusion.items())]
         write_json(run.path / "classification.json", {"classes": list(classes), "confusion": table, "worst": shown})
     return {
         "loss": loss_sum / count if count else float("nan"),
         "top1": right / count if count else 0.0,
         "top5": near / count if count else 0.0,
-    }
-
-
-def _described(
-    source: ImageSource, names: Named, loss: float, example: int, label: int, predicted: int
-) -> dict[str, Any]:
-    return {
-        "name": names.name(example),
-        "label": label,
-        "predicted": predicted,
-        "loss": finite(loss),
-        "probability": math.exp(-loss) if math.isfinite(loss) else None,
-        "png": _picture(source, example),
     }
 
 

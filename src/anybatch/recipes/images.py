@@ -96,7 +96,7 @@ def build(recipe: ImageRecipe, run: Run) -> Job:
 
     def judged(finished: nn.Module) -> Scores:
         assert isinstance(finished, ImageClassifier)
-        scores = judge(finished, evaluated, test, training.classes, run, recipe.engine.evaluation_batch_size)
+        scores = judge(finished, evaluated, test.name, training.classes, run, recipe.engine.evaluation_batch_size)
         return {**scores, "skipped_images": skipped.count()}
 
     return job_of(
@@ -115,7 +115,7 @@ def score(recipe: ImageRecipe, run: Run) -> Scores:
     """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
     source, names = _held_out(recipe, run)
     model = ImageClassifier.load(run.sound_model()).to(local_device())
-    return judge(model, source, names, (), None, recipe.engine.evaluation_batch_size)
+    return judge(model, source, names.name, (), None, recipe.engine.evaluation_batch_size)
 
 
 def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:
