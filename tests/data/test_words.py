@@ -31,9 +31,9 @@ def by_tokenizer(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
 
 
 def split(encoder: Encoder, sentences: list[str]) -> list[list[int]]:
-    found = encoder.encode(sentences)
-    assert found.lengths.sum() == len(found.tokens)
-    return [part.tolist() for part in np.split(found.tokens, np.cumsum(found.lengths)[:-1])] if sentences else []
+    tokens, lengths = encoder.encode(sentences)
+    assert lengths.sum() == len(tokens)
+    return [part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])] if sentences else []
 
 
 @given(st.lists(st.text() | st.text(alphabet=HARD), max_size=6))

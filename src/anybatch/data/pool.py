@@ -42,25 +42,17 @@ def map_in_order(
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     executor = ProcessPoolExecutor(num_processes, context, begin_worker)
     waiting: deque[tuple[Future[Result], int]] = deque()
-    most, held = max(_BYTES_AHEAD, _BYTES_AHEAD_A_PROCESS * num_processes), 0
-
-    def oldest() -> Result:
-        nonlocal held
-        future, freed = waiting.popleft()
-        held -= freed
-        return future.result()
-
+    most = max(_BYTES_AHEAD, _BYTES_AHEAD_A_PROCESS * num_processes)
     try:
         for item in items:
             mine = size(item)
-            while waiting and held + mine > most:
-                yield oldest()
+            while waiting and (
+                len(waiting) >= _AHEAD * num_processes or sum(held for _, held in waiting) + mine > most
+            ):
+                yield waiting.popleft()[0].result()
             waiting.append((submit(executor, function, item), mine))
-            held += mine
-            if len(waiting) > _AHEAD * num_processes:
-                yield oldest()
         while waiting:
-            yield oldest()
+            yield waiting.popleft()[0].result()
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process was killed, for want of memory perhaps; use fewer with --processes"

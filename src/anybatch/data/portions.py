@@ -56,21 +56,21 @@ def hash_portion(lengths: LengthFilter, portion: Portion) -> tuple[Place, duplic
     return portion.end, duplicates.hashes(lengths.texts(portion))
 
 
-def encode_portion(tokenizer: Path, fingerprint: str, lengths: LengthFilter, portion: Portion) -> EncodedPortion:
+def encode_portion(tokenizer: Path, fingerprint: str, kept: LengthFilter, portion: Portion) -> EncodedPortion:
     """Encodes a portion with the tokenizer.json at `tokenizer`, which has this fingerprint."""
-    texts = lengths.texts(portion)
+    texts = kept.texts(portion)
     sentences = [split_sentences(text) for text in texts]
     # The space between two sentences belongs to the second; WordPiece has no token for it, characters do.
     spaced = [f" {each}" if number else each for part in sentences for number, each in enumerate(part)]
-    encoded = _encoder(tokenizer, fingerprint).encode(spaced)
+    tokens, lengths = _encoder(tokenizer, fingerprint).encode(spaced)
     owners = np.repeat(np.arange(len(texts)), [len(part) for part in sentences])
-    filled = encoded.lengths > 0
+    filled = lengths > 0
     return EncodedPortion(
         portion.end,
         np.bincount(owners[filled], minlength=len(texts)),
-        encoded.lengths[filled],
-        encoded.tokens,
-        texts.count("") if lengths != LengthFilter() else 0,
+        lengths[filled],
+        tokens,
+        texts.count("") if kept != LengthFilter() else 0,
     )
 
 

@@ -8,7 +8,6 @@ sentence.
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,6 @@ _CHARACTERS_AT_ONCE = 1 << 20
 _MARKS = r"!-/:-@\[-`{-~“”‘’«»–—…"
 _SENTENCE_END = "\n"
 _WORD = re.compile(rf"[^ \n{_MARKS}]+|[{_MARKS}]|\n")
-
-
-@dataclass(frozen=True)
-class EncodedSentences:
-    """The tokens of S sentences one after the other, and the number of tokens of each, int64[S], including zeros."""
-
-    tokens: NDArray[Any]
-    lengths: NDArray[np.int64]
 
 
 class _Numbers(dict[str, int]):
@@ -67,12 +58,14 @@ class Encoder:
         self._begins: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._lengths: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
-    def encode(self, sentences: list[str]) -> EncodedSentences:
-        """Returns the tokens of all sentences; InputError if the tokenizer refuses one."""
+    def encode(self, sentences: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Returns the tokens of S sentences one after the other, and the number of tokens of each, int64[S].
+
+        InputError: the tokenizer refuses one.
+        """
         parts = [self._encode(part) for part in in_batches(sentences, len, _CHARACTERS_AT_ONCE)]
-        if not parts:
-            return EncodedSentences(np.zeros(0, self._dtype), np.zeros(0, np.int64))
-        return EncodedSentences(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        tokens, lengths = zip(*parts, strict=True) if parts else ((), ())
+        return np.concatenate([np.zeros(0, self._dtype), *tokens]), np.concatenate([np.zeros(0, np.int64), *lengths])
 
     def _encode(self, sentences: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         if not self.by_word:

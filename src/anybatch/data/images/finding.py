@@ -105,25 +105,23 @@ def _parted(path: Path, files: Sequence[Path], read: Callable[[Sequence[Path]], 
     if odd := next((file for file in files if not file.is_file()), None):
         # Reading a pipe would wait.
         raise InputError(f"{odd}: is called like a file of images, but is none; move it away")
-    training = [file for file in files if _is_part(file, "train")]
-    held_out: list[Path] = []
-    for name in _HELD_OUT:
-        held_out = held_out or [file for file in files if file not in training and _is_part(file, name)]
+
+    def called(*parts: str) -> list[Path]:
+        """Returns the files with a word in their name that begins so: 'imagenet1k-validation-00.tar' is of 'val'."""
+        return [file for file in files if any(word.startswith(parts) for word in _words(file.name))]
+
+    training, parts = called("train"), called("train", *_HELD_OUT)
+    held_out = next(filter(None, ([file for file in called(name) if file not in training] for name in _HELD_OUT)), [])
     if not training and held_out:
         raise InputError(f"{path}: {held_out[0].name} is there, but nothing whose name has train in it")
-    others = [file for file in files if file not in training and not any(_is_part(file, name) for name in _HELD_OUT)]
-    if training and others:
+    if training and len(parts) < len(files):
+        odd = next(file for file in files if file not in parts)
         raise InputError(
-            f"{path}: {others[0].name} is neither for training nor held out, as its name says nothing; rename it or "
-            "move it away"
+            f"{path}: {odd.name} is neither for training nor held out, as its name says nothing; rename it or move it "
+            "away"
         )
-    others = [file for file in files if training and file not in training + held_out]
-    return read(training or files), read(held_out) if held_out else None, [file.name for file in others]
-
-
-def _is_part(file: Path, part: str) -> bool:
-    """Returns whether a word of the file's name begins with the part's: 'imagenet1k-validation-00.tar' is of 'val'."""
-    return any(word.startswith(part) for word in _words(file.name))
+    others = [file.name for file in files if training and file not in training + held_out]
+    return read(training or files), read(held_out) if held_out else None, others
 
 
 def _words(name: str) -> set[str]:

@@ -1,7 +1,7 @@
 """Labeled images as batches: normalized, channels last in memory, mixed on request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Annotated
 
@@ -82,46 +82,29 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
 
-NOTHING_MIXED = Mixing()
+def mix(
+    mixing: Mixing, seed: int, epochs: Numbers, examples: Numbers, images: Floats, others: Floats
+) -> NDArray[np.float32]:
+    """Mixes `others`, the partners' images, into `images`, float32[B, S, S, C] both, in place.
 
-
-def draw(mixing: Mixing, seed: int, epochs: Numbers, examples: Numbers, size: int, count: int) -> "Mix":
-    """Draws what each of B examples is mixed with, of `count`, in images of `size` pixels."""
-    partners = below(random_words(seed, "partner", epochs, examples, 1)[:, 0], count)
+    Returns float32[B], the share of each example's own label.
+    """
+    size = images.shape[1]
     shares = np.ones(len(examples), dtype=np.float32)
-    boxes = np.zeros((len(examples), 4), dtype=np.int64)
-    pasted = np.zeros(len(examples), dtype=np.bool_)
     for place, (epoch, example) in enumerate(zip(epochs.tolist(), examples.tolist(), strict=True)):
         own = generator(seed, epoch, example, "mix")
-        pasted[place] = mixing.cutmix > 0 and (mixing.mixup == 0 or own.random() < 0.5)
-        alpha = mixing.cutmix if pasted[place] else mixing.mixup
-        shares[place] = own.beta(alpha, alpha)
-        if pasted[place]:
-            half = size * np.sqrt(1 - shares[place]) / 2
+        is_pasted = mixing.cutmix > 0 and (mixing.mixup == 0 or own.random() < 0.5)
+        alpha = mixing.cutmix if is_pasted else mixing.mixup
+        share = shares[place] = np.float32(own.beta(alpha, alpha))
+        if is_pasted:
+            half = size * np.sqrt(1 - share) / 2
             edges = [np.clip(np.rint(middle + np.array([-half, half])), 0, size) for middle in own.random(2) * size]
-            boxes[place] = np.concatenate(edges)
-            top, bottom, left, right = boxes[place]
-            shares[place] = 1 - (bottom - top) * (right - left) / size**2
-    return Mix(partners, shares, boxes, pasted)
-
-
-@dataclass(frozen=True)
-class Mix:
-    """For B examples: partners int64[B], the own label's share float32[B], rectangles int64[B, 4], pasted bool[B]."""
-
-    partners: Numbers
-    shares: Floats
-    boxes: Numbers
-    pasted: NDArray[np.bool_]
-
-    def apply(self, images: Floats, others: Floats) -> None:
-        """Mixes `others` into `images`, float32[B, S, S, C] both, in place."""
-        blended = ~self.pasted
-        share = self.shares[blended, None, None, None]
-        images[blended] = share * images[blended] + (1 - share) * others[blended]
-        for place in np.flatnonzero(self.pasted):
-            top, bottom, left, right = self.boxes[place]
+            top, bottom, left, right = np.concatenate(edges).astype(np.int64)
             images[place, top:bottom, left:right] = others[place, top:bottom, left:right]
+            shares[place] = 1 - (bottom - top) * (right - left) / size**2
+        else:
+            images[place] = share * images[place] + (1 - share) * others[place]
+    return shares
 
 
 def cut_holes(images: Floats, seed: int, epochs: Numbers, examples: Numbers, hole: int) -> None:
@@ -135,31 +118,28 @@ def cut_holes(images: Floats, seed: int, epochs: Numbers, examples: Numbers, hol
         images[place, top : top + hole, left : left + hole] = 0
 
 
+@dataclass(eq=False)
 class ImageSource:
-    """Images and labels, each example as in its epoch.
+    """Images and labels, each example as in its epoch."""
 
-    Args:
-        views: pixels by (epoch, example).
-        labels: int64[N].
-        raw: pixels stay uint8 and the model normalizes them, a quarter of the memory and of the transfer to a GPU. Not
-            if examples are mixed or have holes, which are made of normalized pixels.
-        top5: also count whether the label is among the five likeliest; for evaluation.
+    views: Views
+    """Pixels by (epoch, example)."""
+    labels: Labels
+    """int64[N]."""
+    normalization: Normalization
+    seed: int
+    _: KW_ONLY
+    mixing: Mixing = field(default_factory=Mixing)
+    top5: bool = False
+    """Also count whether the label is among the five likeliest; for evaluation."""
+    raw: bool = False
+    """Pixels stay uint8 and the model normalizes them, a quarter of the memory and of the transfer to a GPU.
+
+    Not if examples are mixed or have holes, which are made of normalized pixels.
     """
 
-    def __init__(
-        self,
-        views: Views,
-        labels: Labels,
-        normalization: Normalization,
-        seed: int,
-        *,
-        mixing: Mixing = NOTHING_MIXED,
-        top5: bool = False,
-        raw: bool = False,
-    ) -> None:
-        self.views, self.labels, self.normalization, self.seed = views, labels, normalization, seed
-        self.mixing, self.top5 = mixing, top5
-        self.raw = raw and not mixing.mixes and not mixing.cutout
+    def __post_init__(self) -> None:
+        self.raw = self.raw and not self.mixing.mixes and not self.mixing.cutout
 
     @property
     def num_examples(self) -> int:
@@ -177,18 +157,21 @@ class ImageSource:
         """
         epochs, examples = (np.asarray(numbers, dtype=np.int64) for numbers in (epochs, examples))
         if self.raw:
+            # What `models.classifier.normalized` takes beside the pixels.
             pixels, seen = self.views(epochs, examples)
-            return self._batch(torch.from_numpy(pixels), seen, examples, self._to_normalise(seen))
+            scale, shift = map(torch.from_numpy, self.normalization.scale_and_shift)
+            inputs = {"scale": scale, "shift": shift, "seen": torch.from_numpy(seen)}
+            return self._batch(torch.from_numpy(pixels), seen, examples, inputs)
         images, seen = self._seen(epochs, examples)
-        inputs: dict[str, Tensor] = {}
+        inputs = {}
         if self.mixing.mixes:
-            mix = draw(self.mixing, self.seed, epochs, examples, images.shape[1], self.num_examples)
-            others, others_seen = self._seen(epochs, mix.partners)
+            partners = below(random_words(self.seed, "partner", epochs, examples, 1)[:, 0], self.num_examples)
+            others, others_seen = self._seen(epochs, partners)
             both = seen & others_seen
             others[~both] = images[~both]
-            mix.apply(images, others)
-            inputs["partner_labels"] = torch.from_numpy(np.where(seen, self.labels[mix.partners], NO_LABEL))
-            inputs["shares"] = torch.from_numpy(np.where(both, mix.shares, np.float32(1)))
+            shares = mix(self.mixing, self.seed, epochs, examples, images, others)
+            inputs["partner_labels"] = torch.from_numpy(np.where(seen, self.labels[partners], NO_LABEL))
+            inputs["shares"] = torch.from_numpy(np.where(both, shares, np.float32(1)))
         return self._batch(torch.from_numpy(images), seen, examples, inputs)
 
     def _batch(
@@ -202,11 +185,6 @@ class ImageSource:
         """The targets of `count` images that can be read."""
         return {"label": count, **({"label_top5": count} if self.top5 else {})}
 
-    def _to_normalise(self, seen: NDArray[np.bool_]) -> dict[str, Tensor]:
-        """What `models.classifier.normalised` takes beside the pixels."""
-        scale, shift = (torch.from_numpy(each) for each in self.normalization.scale_and_shift)
-        return {"scale": scale, "shift": shift, "seen": torch.from_numpy(seen)}
-
     def _seen(
         self, epochs: NDArray[np.int64], examples: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -218,12 +196,14 @@ class ImageSource:
         return images, seen
 
 
+@dataclass(eq=False)
 class LateBatch:
-    """`count` examples of a source from `start` on, as in epoch 0, read each time they are used."""
+    """`num_examples` of a source from `start` on, as in epoch 0, read each time they are used."""
 
-    def __init__(self, source: ImageSource, start: int, count: int) -> None:
-        self._source, self._start, self.num_examples = source, start, count
-        self.checksum = 0
+    source: ImageSource
+    start: int
+    num_examples: int
+    checksum: int = 0
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -234,8 +214,8 @@ class LateBatch:
         return self._read().num_targets
 
     def _read(self) -> Batch:
-        examples = np.arange(self._start, self._start + self.num_examples)
-        batch = self._source.batch(np.zeros_like(examples), examples)
+        examples = np.arange(self.start, self.start + self.num_examples)
+        batch = self.source.batch(np.zeros_like(examples), examples)
         # Which images can be read is known now; they need not be decoded again for it.
         self.__dict__["num_targets"] = batch.num_targets
         return batch

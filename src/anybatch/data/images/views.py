@@ -101,7 +101,7 @@ class MemoryViews:
         return np.ascontiguousarray(windows[np.arange(len(images)), tops, lefts].transpose(0, 2, 3, 1))
 
 
-@dataclass
+@dataclass(eq=False)
 class FileViews:
     """Views of images that are decoded each time, by several threads: Pillow leaves Python's lock while it works.
 
