@@ -1,5 +1,8 @@
 """The ways in which anybatch ends a command on purpose; everything else that escapes is a defect."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something that the user gave is wrong, and the user can mend it (exit code 2).
@@ -26,3 +29,20 @@ class Elsewhere(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+@contextmanager
+def readable(path: object, what: str) -> Iterator[None]:
+    """Raises InputError instead of a library's error about a damaged or unknown file or folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    # A damaged or hostile file can make a parser fail in any way.
+    except Exception as error:
+        raise InputError(f"{path}: no readable {what}: {one_line(error)}") from None
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error, or its kind if it has none, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

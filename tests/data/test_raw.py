@@ -144,7 +144,7 @@ def test_wrong_parquet_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'a.parquet: bytes that are not UTF-8 in column "text"'):
         list(read_documents([path]))
     path.write_bytes(b"PAR1 rubbish")
-    with pytest.raises(InputError, match=r"a.parquet: not a readable .parquet file"):
+    with pytest.raises(InputError, match=r"a.parquet: no readable .parquet file"):
         list(read_documents([path]))
 
 
@@ -179,7 +179,10 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = [portion.content for portion in read_portions(["hf:good,part@dev"], Place(0, 590, 591))]
     assert rest == [[f"Text {number}." for number in range(590, 600)]]
     assert asked == [("good", None, "train", True), ("good", "part", "dev", True)]
-    for name, message in (("hf:gone", "hf:gone: cannot be read: no network"), ("hf:other", 'no column "text", only')):
+    for name, message in (
+        ("hf:gone", "hf:gone: no readable data set: no network"),
+        ("hf:other", 'no column "text", only'),
+    ):
         with pytest.raises(InputError, match=message):
             list(read_documents([name]))
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -106,8 +106,8 @@ def with_gap(tokenizer: Tokenizer) -> str:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda tokenizer: "{", "tokenizer.json: not a tokenizer.json"),
-        (lambda tokenizer: '{"a": 1}', "tokenizer.json: not a tokenizer.json"),
+        (lambda tokenizer: "{", "tokenizer.json: no readable tokenizer.json"),
+        (lambda tokenizer: '{"a": 1}', "tokenizer.json: no readable tokenizer.json"),
         (without_mask, r"tokenizer.json: has no \[MASK\]; BERT needs"),
         (with_gap, "numbers 401 tokens up to 5000"),
     ],

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from anybatch.data.packed import DAMAGE, PACKINGS, open_packed, pyarrow
 from anybatch.data.sentences import in_batches
-from anybatch.errors import InputError
+from anybatch.errors import InputError, one_line, readable
+from anybatch.files import read_text
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 HUB = "hf:"
@@ -89,11 +90,7 @@ def _expand(name: str, lists: tuple[Path, ...]) -> list[str]:
             raise InputError(f"{listing}: no such file; @LIST names a file with one name a line")
         if listing.resolve() in lists:
             raise InputError(f"{listing}: lists itself")
-        try:
-            lines = listing.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{listing}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
-        inside = (*lists, listing.resolve())
+        lines, inside = read_text(listing).splitlines(), (*lists, listing.resolve())
         return [file for line in lines if line.strip() for file in _expand(line.strip(), inside)]
     if path.is_dir():
         files = sorted(str(file) for file in path.rglob("*") if file.is_file() and suffixes(file)[0] in FORMATS)
@@ -166,8 +163,8 @@ def _blocks(path: Path, begin: Place) -> Iterator[Portion]:
         # Damage has no number: pyarrow raises a plain OSError if compressed bytes make no sense.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        why = " ".join(str(error).split())
-        raise InputError(f"{path}:{reached}: damaged {path.suffix} file: {why}; copy or pack it again") from None
+        what = f"damaged {path.suffix} file: {one_line(error)}"
+        raise InputError(f"{path}:{reached}: {what}; copy or pack it again") from None
 
 
 def line_ends(kind: str, content: bytes) -> int:
@@ -235,9 +232,7 @@ def _parquet_rows(path: Path, skip: int) -> Iterator[list[Any]]:
             if texts:
                 yield texts
     except (arrow.ArrowException, OSError) as error:
-        raise InputError(
-            f"{path}: not a readable .parquet file: {' '.join(str(error).split())[:200]}; copy or write it again"
-        ) from None
+        raise InputError(f"{path}: no readable .parquet file: {one_line(error)}; copy or write it again") from None
 
 
 def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
@@ -248,14 +243,10 @@ def _hub_rows(name: str, skip: int) -> Iterator[list[Any]]:
         raise InputError(f"{name}: the extra hub is needed to read it; pip install 'anybatch[hub]'") from None
     address, _, split = name.removeprefix(HUB).partition("@")
     dataset, _, config = address.partition(",")
-    try:
+    # The library raises various errors: no such name, no network, no access.
+    with readable(name, "data set"):
         rows = load_dataset(dataset, config or None, split=split or "train", streaming=True).skip(skip)
         for batch in in_batches(rows, lambda row: 1, _ROWS_AT_ONCE):
             if odd := next((row for row in batch if "text" not in row), None):
                 raise InputError(f'{name}: has no column "text", only {", ".join(odd)}')
             yield [row["text"] for row in batch]
-    except InputError:
-        raise
-    # The library raises various errors: no such name, no network, no access.
-    except Exception as error:
-        raise InputError(f"{name}: cannot be read: {' '.join(str(error).split())[:200]}") from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from anybatch.data import vocabulary
-from anybatch.errors import InputError
+from anybatch.errors import InputError, one_line
 from anybatch.files import read_json, sha256
 
 FORMAT = "anybatch-shards"
@@ -175,8 +175,7 @@ def _map(path: Path, length: int) -> NDArray[Any]:
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
     # NumPy passes on any error of its parser for a damaged header, sometimes over several lines.
     except Exception as error:
-        why = " ".join(str(error).split())
-        raise _damaged(path, f"not a NumPy array: {why}") from None
+        raise _damaged(path, f"not a NumPy array: {one_line(error)}") from None
     if array.shape != (length,) or array.dtype.kind != "u":
         raise _damaged(path, f"not the array that {INDEX} describes")
     return array

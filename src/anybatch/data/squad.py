@@ -48,8 +48,6 @@ def read_questions(path: Path) -> list[Question]:
             with it, an answer that is not at its place, or an id used twice; with the file and the article, passage or
             question.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name the JSON file in it")
     return parse_questions(read_json(path), str(path))
 
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from anybatch.data.alphabet import most_frequent
 from anybatch.data.sentences import in_pieces
-from anybatch.errors import InputError
-from anybatch.files import write_text
+from anybatch.errors import InputError, readable
+from anybatch.files import read_text, write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SMALLEST_SIZE = 256
@@ -114,20 +114,9 @@ def load(path: Path) -> Tokenizer:
         InputError: a missing or broken file, a file in which one of BERT's special tokens is missing or has another
             name, numbers with gaps, or settings under which transformers changes the numbers of tokens or drops rules.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
+    content = read_text(path)
+    with readable(path, "tokenizer.json"):
         tokenizer = _from_lines(content, path) if path.suffix == ".txt" else Tokenizer.from_str(content)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name the tokenizer.json in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    # The library raises plain Exception for anything it cannot read.
-    except Exception as error:
-        raise InputError(f"{path}: not a tokenizer.json: {error}") from None
     if path.name in _FILES and any((path.parent / name).is_file() for name in _SETTINGS):
         tokenizer = _with_settings(tokenizer, path)
     special_ids(tokenizer, str(path))
@@ -157,13 +146,10 @@ def _with_settings(written: Tokenizer, path: Path) -> Tokenizer:
     folder = path.parent
     # Without a config.json, which names the kind of model, transformers does not know the kind.
     config = {} if (folder / "config.json").is_file() else {"config": BertConfig()}
-    try:
+    with readable(folder, "tokenizer"):
         read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config)
         tokenizer: Tokenizer = read.backend_tokenizer
         names = {name: str(getattr(read, f"{name[1:-1].lower()}_token")) for name in SPECIAL_TOKENS}
-    # A damaged or unknown folder can make transformers fail in any way.
-    except Exception as error:
-        raise InputError(f"{folder}: no readable tokenizer: {' '.join(str(error).split())[:200]}") from None
     if renamed := [name for name in SPECIAL_TOKENS if names[name] != name]:
         raise InputError(
             f"{folder}: its settings call {renamed[0]} {names[renamed[0]]!r}; special tokens must have BERT's names: "

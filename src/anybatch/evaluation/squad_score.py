@@ -102,8 +102,6 @@ def read_predictions(path: Path) -> dict[str, str]:
     Raises:
         InputError: broken JSON, or another shape; with the file and the id.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name the JSON file in it")
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path}: must be a JSON object, question id to answer, not {json_kind(value)}")

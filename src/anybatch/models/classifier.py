@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Interval, Lt
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from anybatch.errors import InputError
+from anybatch.errors import readable
 from anybatch.models.bert import Sums
 from anybatch.models.building import quiet_transformers, seeded
 from anybatch.models.convolutional import DavidNet, LeNet, ResNet20
@@ -114,15 +113,12 @@ class ImageClassifier(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "ImageClassifier":
         """Loads the model in a folder that `save` wrote; InputError if it cannot be read."""
-        try:
+        with readable(folder, "image model"):
             values = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
             # How new weights start: no matter here, and of another name before.
             values.pop("zero_init", None)
-            settings = ClassifierSettings(**values)
-            model = image_classifier(settings, seed=0)
+            model = image_classifier(ClassifierSettings(**values), seed=0)
             model.net.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{folder}: no readable image model: {' '.join(str(error).split())[:200]}") from None
         return model
 
 

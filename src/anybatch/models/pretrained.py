@@ -6,8 +6,7 @@ new or left over, and all weights become fp32.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from anybatch.errors import InputError
+from anybatch.errors import InputError, readable
 from anybatch.files import read_object, sha256
 
 WEIGHTS = "model.safetensors"
@@ -74,7 +73,7 @@ def read_config(folder: Path, types: tuple[str, ...]) -> Any:
     # transformers reads such a folder as one of absolute positions, since its release 5 without a word.
     if (positions := written.get("position_embedding_type", "absolute")) != "absolute":
         raise InputError(f"{folder}: position_embedding_type = {positions!r} (config.json): must be 'absolute'")
-    with _explained(folder, f"{found} model"):
+    with readable(folder, f"{found} model"):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -100,10 +99,10 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
     new = tuple(head for head in new_heads if not _has(weights, base, head))
     if (layers := config.num_hidden_layers) > len(weights.shapes):
         raise InputError(f"{folder}: config.json names {layers} layers, the files hold {len(weights.shapes)} tensors")
-    with _explained(folder, f"{config.model_type} model"), torch.device("meta"):
+    with readable(folder, f"{config.model_type} model"), torch.device("meta"):
         described = kind(config)
     _check_shapes(folder, described, base, weights, new)
-    with _explained(folder, f"{config.model_type} model"):
+    with readable(folder, f"{config.model_type} model"):
         model, info = kind.from_pretrained(
             folder,
             config=config,
@@ -186,21 +185,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     ).save_pretrained(folder)
 
 
-@contextmanager
-def _explained(path: Path, what: str) -> Iterator[None]:
-    """Raises InputError instead of a library's error about a damaged or unknown file or folder."""
-    try:
-        yield
-    except Exception as error:
-        raise InputError(f"{path}: no readable {what}: {' '.join(str(error).split())[:200]}") from None
-
-
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import safe_open
 
     if not file.is_file():
         raise InputError(f"{file}: no such file, but {INDEX} lists it; copy or save the model again")
-    with _explained(file, "safetensors file"), safe_open(file, framework="pt") as opened:
+    with readable(file, "safetensors file"), safe_open(file, framework="pt") as opened:
         parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         dtypes = {name: part.get_dtype() for name, part in parts.items()}
         shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}

@@ -371,7 +371,7 @@ WRONG = {
         "labels from 0 to 1000000000000; must be numbers from 0 on, below 1,000,000",
     ),
     "labels of two kinds": (mixed_labels, "labels are names of classes in some of its files, numbers in others"),
-    "no parquet": (lambda path: (path / "train.parquet").write_bytes(b"PAR1"), "not readable as parquet"),
+    "no parquet": (lambda path: (path / "train.parquet").write_bytes(b"PAR1"), "no readable parquet"),
     "no tar": (lambda path: (path / "train.tar").write_bytes(b"x" * 2000), "not an uncompressed tar file"),
     "no class": (lambda path: write_tar(path / "a.tar", {"0.png": PNGS[0]}), "has no class"),
     "a class that is no number": (

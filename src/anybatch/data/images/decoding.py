@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from anybatch.data.images.sets import Unreadable
+from anybatch.errors import one_line
 
 # Pillow warns of a very large image, which is decoded (one of twice that size is refused), and of damaged metadata
 # beside good pixels.
@@ -210,7 +211,5 @@ def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "cannot identify image file" in text:
-        return "not an image of a known format"
-    return (text or type(error).__name__)[:160]
+    text = one_line(error)
+    return "not an image of a known format" if "cannot identify image file" in text else text

@@ -12,7 +12,7 @@ from anybatch.data.images.decoding import opened
 from anybatch.data.images.sets import MOST_CLASSES, ImageSet, Labels, Unreadable, numbered, renumbered
 from anybatch.data.packed import pyarrow
 from anybatch.environment import half_of_memory
-from anybatch.errors import InputError
+from anybatch.errors import InputError, readable
 
 _ROWS = 16
 # Images are already compressed: a file that unpacks to more than this multiple of its size, and to a gigabyte, is an
@@ -40,29 +40,22 @@ def parquet_images(files: Sequence[Path]) -> ImageSet:
     notes: list[str] = []
     room = half_of_memory()
     for file in files:
-        try:
-            with pa.parquet.ParquetFile(file) as reader:
-                schema = reader.schema_arrow
-                features = _features(schema, file)
-                image = _image_column(schema, features, file, notes)
-                label = _label_column(schema, features, file)
-                batches = []
-                most = max(_UNSUSPICIOUS, _MOST_RATIO * file.stat().st_size)
-                # A few rows at a time: a dictionary can turn a small file into gigabytes.
-                for batch in reader.iter_batches(batch_size=_ROWS, columns=[image, label]):
-                    batches.append(batch.select([image, label]))
-                    room -= batch.nbytes
-                    most -= batch.nbytes
-                    if most < 0:
-                        raise InputError(f"{file}: unpacks to more than {_MOST_RATIO} times its size and 1 GiB")
-                    if room < 0:
-                        raise InputError(f"{file}: its images take more than half of the memory; write tar shards")
-        except InputError:
-            raise
-        # A hostile or damaged file can make a parser fail in any way.
-        except Exception as error:
-            why = " ".join(str(error).split())[:160] or type(error).__name__
-            raise InputError(f"{file}: not readable as parquet: {why}") from None
+        with readable(file, "parquet"), pa.parquet.ParquetFile(file) as reader:
+            schema = reader.schema_arrow
+            features = _features(schema, file)
+            image = _image_column(schema, features, file, notes)
+            label = _label_column(schema, features, file)
+            batches = []
+            most = max(_UNSUSPICIOUS, _MOST_RATIO * file.stat().st_size)
+            # A few rows at a time: a dictionary can turn a small file into gigabytes.
+            for batch in reader.iter_batches(batch_size=_ROWS, columns=[image, label]):
+                batches.append(batch.select([image, label]))
+                room -= batch.nbytes
+                most -= batch.nbytes
+                if most < 0:
+                    raise InputError(f"{file}: unpacks to more than {_MOST_RATIO} times its size and 1 GiB")
+                if room < 0:
+                    raise InputError(f"{file}: its images take more than half of the memory; write tar shards")
         if batches:
             table = pa.Table.from_batches(batches)
             chunks += [pa.compute.struct_field(chunk, "bytes") for chunk in table[image].chunks]

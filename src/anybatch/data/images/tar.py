@@ -14,7 +14,7 @@ from PIL import Image
 from anybatch.data.images.decoding import opened_file
 from anybatch.data.images.folder import SUFFIXES
 from anybatch.data.images.sets import MOST_CLASSES, ImageSet, numbered, printable
-from anybatch.errors import InputError
+from anybatch.errors import InputError, one_line
 
 # Bytes: of a long name or an extended header, of a class in a .cls, and of the padding after the end.
 _MOST_HEADER = _MOST_PADDING = 2**20
@@ -175,10 +175,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
         raise
     # A hostile or damaged file can make a parser fail in any way.
     except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path}: not an uncompressed tar file, or damaged at byte {place:,} ({why}); unpack it, or copy it again"
-        ) from None
+        what = f"not an uncompressed tar file, or damaged at byte {place:,} ({one_line(error)})"
+        raise InputError(f"{path}: {what}; unpack it, or copy it again") from None
 
 
 def _check_end(file: _Headers, place: int) -> None:
