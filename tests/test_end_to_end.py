@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support.command_line import anybatch
+from support.command_line import anybatch, started_by
 
 from anybatch.runs import Run
 
@@ -170,7 +170,7 @@ def test_a_killed_rank_is_relaunched_and_the_run_ends_bit_for_bit(shards: Path, 
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         wait_for(process, lambda: (tmp_path / "killed" / "checkpoints" / "step-00000020").is_dir())
-        os.kill(worker_of(process.pid, rank=1), signal.SIGKILL)
+        os.kill(next(number for number, rank in started_by(process.pid).items() if rank == 1), signal.SIGKILL)
         _, error = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -222,7 +222,7 @@ def test_ranks_whose_supervisor_is_killed_save_and_end(shards: Path, tmp_path: P
     try:
         metrics = tmp_path / "orphaned" / "metrics.jsonl"
         wait_for(process, lambda: metrics.exists() and '"train"' in metrics.read_text())
-        ranks = [worker_of(process.pid, rank) for rank in (0, 1)]
+        ranks = list(started_by(process.pid))
         process.kill()
         process.wait()
         deadline = time.monotonic() + 60
@@ -246,16 +246,3 @@ def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def worker_of(supervisor: int, rank: int) -> int:
-    """The process of a rank: a grandchild of the supervisor that has RANK in its environment."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError):
-                launcher = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                parent = int(Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[1])
-                variables = (folder / "environ").read_bytes().split(b"\0")
-                if parent == supervisor and f"RANK={rank}".encode() in variables:
-                    return int(folder.name)
-    raise AssertionError(f"no process of rank {rank} under {supervisor}")

@@ -43,7 +43,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipes/test_preview.py": ("the engine's part is measured with a recipe's job", ("engine/preview.py",)),
     "test_signals.py": (
         "a supervisor, its ranks and a terminal are real processes",
-        ("engine/outcomes.py", "engine/supervisor.py"),
+        ("engine/supervisor.py",),
     ),
     "machine/test_doctor.py": ("doctor shows the environment", ("environment.py",)),
     "recipes/test_images.py": (

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from support.command_line import anybatch, error_line
+from support.command_line import anybatch, error_line, started_by
 
 from anybatch.cli import app, main
 from anybatch.cli.app import data_app
-from anybatch.engine import outcomes
 from anybatch.engine.supervisor import supervise
 from anybatch.engine.watch import Watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
+from anybatch.process import SUPERVISOR
 from anybatch.runs import Run
 
 SENDS = "import os, signal, time\ndef send(): os.kill(os.getpid(), signal.SIGINT)\n"
@@ -214,7 +214,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
     assert result.stdout == "None\n", result.stderr
 
 
-# Of the supervisor, with something else in the place of torchrun.
+# Of the supervisor, with something else in the place of a rank.
 
 
 POPEN = subprocess.Popen
@@ -229,7 +229,7 @@ def launching(monkeypatch: pytest.MonkeyPatch, script: str, before: Callable[[],
     monkeypatch.setattr("anybatch.engine.supervisor.subprocess.Popen", popen)
 
 
-def test_a_signal_before_the_launcher_is_known_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_before_a_rank_is_known_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     launching(monkeypatch, "import time; time.sleep(60)", lambda: os.kill(os.getpid(), signal.SIGTERM))
     started = time.monotonic()
     with pytest.raises(Stopped, match="SIGTERM"):
@@ -240,14 +240,13 @@ def test_a_signal_before_the_launcher_is_known_is_passed_on(monkeypatch: pytest.
 def test_what_the_ranks_told_counts_and_not_how_gloo_was_taken_down(monkeypatch: pytest.MonkeyPatch) -> None:
     tells = (
         "import json, os, sys\n"
-        "for rank in range(2):\n"
-        f"    with open(os.environ['{outcomes.FOLDER_VARIABLE}'] + f'/rank-{{rank}}.json', 'w') as file:\n"
-        "        json.dump({'rank': rank, 'process': 1, 'code': 0, 'message': '', 'is_cause': True}, file)\n"
+        "for told in ({}, {'code': 0, 'message': '', 'is_cause': True}):\n"
+        f"    os.write(int(os.environ['{SUPERVISOR}'].split(':')[1]), json.dumps(told).encode() + b'\\n')\n"
         "sys.exit(1)\n"
     )
     launching(monkeypatch, tells)
     supervise(["train"], 2, 0)
-    launching(monkeypatch, tells.replace("range(2)", "range(1)"))
+    launching(monkeypatch, tells.replace("for told", "for told in () if os.environ['RANK'] == '1' else"))
     with pytest.raises(Failed):
         supervise(["train"], 2, 0)
 
@@ -259,21 +258,19 @@ def test_a_supervisor_that_is_gone_before_the_ranks_have_begun_leaves_nothing(tm
         [sys.executable, "-m", "anybatch", *LONG, "--nproc", "2"], cwd=tmp_path, stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
-    folders: list[Path] = []
     try:
-        wait_for(lambda: bool(list(tmp_path.glob("anybatch-*"))), process)
-        folders = list(tmp_path.glob("anybatch-*"))
-        wait_for(lambda: bool(outcomes.processes(folders[0])), process)
+        wait_for(lambda: len(started_by(process.pid)) == 2, process)
         process.send_signal(number)
         assert process.wait(timeout=30) == (75 if number == signal.SIGHUP else -number)
         deadline = time.monotonic() + 30
-        while outcomes.processes(folders[0]) or folders[0].exists():
+        while started_by(process.pid):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
         process.kill()
-        for left in outcomes.processes(folders[0]) if folders else ():
+        for left in started_by(process.pid):
             os.kill(left, signal.SIGKILL)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "run"] == []
     assert not recorded(tmp_path / "run")
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from anybatch.process import is_rank, leave_at_once, listen
+from anybatch.process import end_with_supervisor, is_rank, leave_at_once, listen, supervised
 
 # The exit codes of a command that was asked to end.
 _ASKED = (75, 129, 130, 143)
@@ -19,6 +19,8 @@ def start() -> None:
         # once, also if it waits outside Python.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+    if supervised():
+        end_with_supervisor()
     try:
         from anybatch.cli import main
     except ModuleNotFoundError as error:

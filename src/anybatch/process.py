@@ -1,11 +1,14 @@
 """A process among others: which signals ask it to end, its exit code, and what it prints."""
 
 import ctypes
+import json
 import os
 import re
 import signal
 import sys
 import termios
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -30,6 +33,42 @@ def end_of(number: int) -> tuple[int, str]:
 def is_rank() -> bool:
     """Returns whether a launcher such as torchrun started this process, perhaps as one of several."""
     return {"RANK", "WORLD_SIZE"} <= set(os.environ)
+
+
+# Of a process that engine/supervisor.py has started: the supervisor's number, and the descriptor to tell it by.
+SUPERVISOR = "ANYBATCH_SUPERVISOR"
+
+
+def supervised() -> bool:
+    """Returns whether a supervisor started this process, and will report how it ended."""
+    return SUPERVISOR in os.environ
+
+
+def tell_supervisor(code: int | None = None, message: str = "", is_cause: bool = True) -> None:
+    """Tells the supervisor, if there is one, that this rank has begun, or with `code` how it ends and why.
+
+    A rank that has begun is asked to save and stop; another one is ended. `is_cause` is False if the message is only
+    that another rank is lost.
+    """
+    if supervised():
+        told = {} if code is None else {"code": code, "message": message, "is_cause": is_cause}
+        os.write(int(os.environ[SUPERVISOR].partition(":")[2]), json.dumps(told).encode() + b"\n")
+
+
+def orphaned() -> bool:
+    """Returns whether the supervisor of this process is gone; only a kill does this, since it outlives its ranks."""
+    return supervised() and os.getppid() != int(os.environ[SUPERVISOR].partition(":")[0])
+
+
+def end_with_supervisor() -> None:
+    """Starts a thread that sends this process a SIGTERM once its supervisor is gone."""
+
+    def watch() -> None:
+        while not orphaned():
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="anybatch-orphan", daemon=True).start()
 
 
 def listen(heard: Heard) -> dict[int, Any]:

@@ -15,6 +15,7 @@ from anybatch.engine.loss_scale import LossScale
 from anybatch.engine.ranks import join_ranks
 from anybatch.errors import Elsewhere, InputError
 from anybatch.files import read_object
+from anybatch.process import SUPERVISOR
 from anybatch.runs import Run
 
 
@@ -54,10 +55,11 @@ def test_more_processes_than_gpus_are_refused_in_one_line(gpus: pytest.MonkeyPat
 def test_the_supervisor_is_told_of_too_many_processes(gpus: pytest.MonkeyPatch, tmp_path) -> None:
     gpus.setenv("LOCAL_RANK", "2")
     gpus.setenv("RANK", "2")
-    gpus.setenv("ANYBATCH_OUTCOMES", str(tmp_path))
-    with pytest.raises(Elsewhere), join_ranks():
-        pass
-    told = read_object(tmp_path / "rank-2.json")
+    with open(tmp_path / "told", "wb", buffering=0) as file:
+        gpus.setenv(SUPERVISOR, f"{os.getppid()}:{file.fileno()}")
+        with pytest.raises(Elsewhere), join_ranks():
+            pass
+    told = read_object(tmp_path / "told")
     assert (told["code"], told["is_cause"]) == (2, True)
     assert told["message"].startswith("3 processes on this machine")
 

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anybatch.cli import main
+from anybatch.process import SUPERVISOR
 
 
 def anybatch(
@@ -25,6 +27,17 @@ def anybatch(
         timeout=200,
         check=False,
     )
+
+
+def started_by(supervisor: int) -> dict[int, int]:
+    """The processes that a supervisor has started, and theirs, with the number of the rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            variables = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
+            if variables.get(SUPERVISOR.encode(), b"").startswith(b"%d:" % supervisor):
+                found[int(folder.name)] = int(variables[b"RANK"])
+    return found
 
 
 def run(

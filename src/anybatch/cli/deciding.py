@@ -133,9 +133,7 @@ def advise(
     out: Annotated[
         Path | None, typer.Option(help="Keep the measuring runs here; the same command continues them.")
     ] = None,
-    nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes to measure on, on this machine, by torchrun.")
-    ] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Processes to measure on, on this machine.")] = None,
     assignments: Assignments = None,
     batch_sizes: LogBatchSizes = None,
     as_json: AsJson = False,

@@ -89,9 +89,7 @@ def train(
     batch_size: BatchSize = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped or killed run.")] = False,
     assignments: Assignments = None,
-    nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes to train on, on this machine, by torchrun.")
-    ] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Processes to train on, on this machine.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show phases, learning rates, memory and time; train nothing.")
     ] = False,

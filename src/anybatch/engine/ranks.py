@@ -21,12 +21,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from anybatch.engine import outcomes
 from anybatch.engine.devices import local_device
 from anybatch.engine.interruption import stop_requests
 from anybatch.engine.watch import Cause, Watch
 from anybatch.errors import Elsewhere, Failed, InputError, Stopped
 from anybatch.files import told
+from anybatch.process import supervised, tell_supervisor
 
 Result = TypeVar("Result")
 
@@ -167,8 +167,8 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
     try:
         local_device()
     except InputError as error:
-        if outcomes.supervised():
-            outcomes.write(int(os.environ.get("RANK", "0")), exit_code(error), str(error))
+        if supervised():
+            tell_supervisor(exit_code(error), str(error))
             raise Elsewhere(exit_code(error)) from None
         raise
     ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
@@ -180,13 +180,13 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
 
 
 def _joined(ranks: Ranks) -> Iterator[Ranks]:
-    outcomes.enter(ranks.rank)
+    tell_supervisor()
     ranks.watch.start()
     try:
         yield ranks
     except BaseException as error:
         if isinstance(error, Stopped):
-            outcomes.write(ranks.rank, exit_code(error), str(error))
+            tell_supervisor(exit_code(error), str(error))
             cause = Cause(str(error), 0, exit_code(error))
         else:
             cause = ranks.failed(error)
@@ -194,7 +194,7 @@ def _joined(ranks: Ranks) -> Iterator[Ranks]:
             # The rest of broken connections must not keep the interpreter from ending.
             atexit.register(_leave, cause.code)
         tells = cause.rank == ranks.rank
-        if outcomes.supervised():
+        if supervised():
             if tells and not isinstance(
                 error, Stopped | Failed | InputError | OSError | KeyboardInterrupt | SystemExit
             ):
@@ -208,7 +208,7 @@ def _joined(ranks: Ranks) -> Iterator[Ranks]:
     else:
         ranks.watch.stop()
         # Recorded before gloo shuts down, which may end the process: the run's exit code does not depend on it.
-        outcomes.write(ranks.rank, 0, "")
+        tell_supervisor(0)
         if ranks.size > 1:
             dist.destroy_process_group()
     finally:

@@ -1,29 +1,31 @@
-"""Supervises a run on several processes of this machine: starts torchrun, asks it to stop, and restarts it.
+"""Supervises a run on several processes of this machine: starts its ranks, asks them to stop, and restarts them.
 
-torchrun returns 1 whatever its workers return, and ends them 30 seconds after a signal, saved or not. So the ranks
-write their process numbers and their outcome into a separate folder. The supervisor signals them directly, and knows
-the first error.
+It is torchrun for one machine, whose variables it sets. torchrun itself returns 1 whatever its workers return, prints
+its own account of a failure, and ends them 30 seconds after a signal, saved or not.
 """
 
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from anybatch.engine import outcomes
+from torch.distributed import TCPStore
+
 from anybatch.errors import Failed, InputError, Stopped
-from anybatch.files import read_object, write_json
-from anybatch.process import listening
+from anybatch.process import SUPERVISOR, listening
 from anybatch.progress import PlainProgress
 
-# The time that torchrun has to end after its ranks.
-_GRACE_S = 5.0
+_PERIOD_S = 0.1
+# The time that ranks have to end after the first that failed.
+_GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,27 @@ class _End:
 
     code: int
     message: str
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """A process, and the file without a name in which it tells how it ends; see `process.tell_supervisor`."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    file: IO[bytes]
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """The newest line; None if the rank has not begun."""
+        descriptor = self.file.fileno()
+        lines = os.pread(descriptor, os.fstat(descriptor).st_size, 0).split(b"\n")[:-1]
+        return json.loads(lines[-1]) if lines else None
+
+    def kill(self) -> None:
+        """Ends the process, and those that it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def supervise(
@@ -51,7 +74,8 @@ def supervise(
     signals = _Signals()
     with listening(signals.heard):
         for attempt in range(num_relaunches + 1):
-            end = _attempt(arguments if not attempt else _resuming(arguments), num_processes, signals, recipe)
+            resumed = [] if not attempt or "--resume" in arguments else ["--resume"]
+            end = _attempt([*arguments, *resumed], num_processes, signals, recipe)
             if end.code == 0:
                 return
             if end.code == 2:
@@ -66,124 +90,123 @@ def supervise(
 
 
 class _Signals:
-    """Passes this process's signals on to the ranks; a second Ctrl-C ends them."""
+    """Passes this process's signals on to the `ranks`; a second Ctrl-C ends them."""
 
     def __init__(self) -> None:
         self.asked: str | None = None
+        self.ranks: list[_Rank] = []
         self._number = 0
-        self._run: tuple[Path, subprocess.Popen[bytes]] | None = None
 
     def heard(self, number: int) -> None:
         if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._number = number
         self.asked = self.asked or signal.Signals(number).name
-        self._pass_on()
+        self.pass_on()
 
-    @contextmanager
-    def passed_to(self, folder: Path, launcher: "subprocess.Popen[bytes]") -> Iterator[None]:
-        """A block during which signals are passed on; an earlier signal is passed on now."""
-        self._run = folder, launcher
-        try:
-            if self.asked is not None:
-                self._pass_on()
-            yield
-        finally:
-            self._run = None
-
-    def _pass_on(self) -> None:
-        if self._run is None:
+    def pass_on(self) -> None:
+        """Passes on what was asked, if something was."""
+        if self.asked is None:
             return
-        folder, launcher = self._run
-        told = outcomes.read(folder)
-        for rank in told.values():
-            if "code" not in rank:
-                with suppress(ProcessLookupError):
-                    os.kill(rank["process"], self._number)
-        if not told:
-            # No rank has begun: there is nothing to save.
-            launcher.terminate()
+        begun = [(rank, told) for rank in self.ranks if (told := rank.told) is not None]
+        for rank, told in begun:
+            if "code" not in told:
+                rank.process.send_signal(self._number)
+        if not begun:
+            # There is nothing to save.
+            for rank in self.ranks:
+                rank.process.terminate()
 
 
 def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, recipe: Mapping[str, Any] | None) -> _End:
     if signals.asked is not None:
         return _End(75, f"{signals.asked} before training began; --resume begins it")
-    with (
-        tempfile.TemporaryDirectory(prefix="anybatch-", ignore_cleanup_errors=True) as name,
-        outcomes.supervising(Path(name)),
-        _launched(_about(arguments, recipe, Path(name)), num_processes, Path(name)) as run,
-    ):
-        with signals.passed_to(Path(name), run):
-            code = run.wait()
-        return _end(code, Path(name), num_processes)
-
-
-@contextmanager
-def _launched(arguments: Sequence[str], num_processes: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts torchrun with its ranks; ends what is left of them at the end of the block."""
-    torchrun = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
-    # Without the two dashes, torchrun reads our --run as an abbreviation of a torchrun option.
-    command = [
-        sys.executable,
-        "-m",
-        "anybatch.engine.launcher",
-        str(folder),
-        *torchrun,
-        "-m",
-        "--",
-        "anybatch",
-        *arguments,
-    ]
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    environment = {**os.environ, outcomes.FOLDER_VARIABLE: str(folder), "OMP_NUM_THREADS": threads}
-    # A separate session: we pass on a Ctrl-C in the terminal.
-    run = subprocess.Popen(command, env=environment, start_new_session=True)
+    # The ranks meet here, and still do after one of them has failed.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = signals.ranks
     try:
-        yield run
+        for number in range(num_processes):
+            ranks.append(_started(arguments, number, num_processes, store.port, recipe))
+        signals.pass_on()
+        return _end(ranks, _failed(ranks))
     finally:
-        left = {rank["process"] for rank in outcomes.read(folder).values()} & set(outcomes.processes(folder))
-        for process in left:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        run.terminate()
-        try:
-            run.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            run.kill()
-            run.wait()
-        # A remaining process had not begun, or a rank started it.
-        for process in outcomes.processes(folder):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        for rank in ranks:
+            if rank.process.returncode is None:
+                rank.kill()
+                rank.process.wait()
+            rank.file.close()
+        ranks.clear()
 
 
-def _end(code: int, folder: Path, num_processes: int) -> _End:
-    told = outcomes.read(folder)
+def _started(
+    arguments: Sequence[str], number: int, num_processes: int, port: int, recipe: Mapping[str, Any] | None
+) -> _Rank:
+    """Starts a rank with torchrun's variables, in a session of its own: we pass on a Ctrl-C in the terminal."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _attempt)
+    with tempfile.TemporaryFile() as about:
+        about.write(json.dumps(recipe).encode())
+        about.seek(0)
+        command, *options = arguments
+        given = [] if recipe is None else [f"/dev/fd/{about.fileno()}"]
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
+            **os.environ,
+            SUPERVISOR: f"{os.getpid()}:{file.fileno()}",
+            "RANK": str(number),
+            "LOCAL_RANK": str(number),
+            "WORLD_SIZE": str(num_processes),
+            "LOCAL_WORLD_SIZE": str(num_processes),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": str(os.getpid()),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anybatch", command, *given, *options],
+            env=environment,
+            pass_fds=(file.fileno(), about.fileno()),
+            start_new_session=True,
+        )
+    return _Rank(number, process, file)
+
+
+def _failed(ranks: Sequence[_Rank]) -> list[_Rank]:
+    """Waits for all ranks; returns those that failed, the first one first. The others then have to end, too."""
+    failed: list[_Rank] = []
+    deadline = math.inf
+    while running := [rank for rank in ranks if rank.process.returncode is None]:
+        for rank in running:
+            if rank.process.poll() is not None:
+                rank.kill()
+                if rank.process.returncode:
+                    failed.append(rank)
+            elif time.monotonic() > deadline:
+                rank.kill()
+        if failed and deadline == math.inf:
+            deadline = time.monotonic() + _GRACE_S
+            for rank in ranks:
+                rank.process.terminate()
+        time.sleep(_PERIOD_S)
+    return failed
+
+
+def _end(ranks: Sequence[_Rank], failed: Sequence[_Rank]) -> _End:
+    told = {rank.number: rank.told or {} for rank in ranks}
     # A rank that has recorded its success may still be ended during the interpreter's shutdown.
-    if code == 0 or (len(told) == num_processes and all(rank.get("code") == 0 for rank in told.values())):
+    if not failed or all(each.get("code") == 0 for each in told.values()):
         return _End(0, "")
-    ended = [rank for rank in told.values() if rank.get("code")]
-    for rank in ended:
-        if rank["is_cause"]:
-            return _End(rank["code"], rank["message"])
-    failures = read_object(folder / outcomes.FAILURES) if (folder / outcomes.FAILURES).is_file() else {}
-    for name, failure in failures.items():
-        # torchrun ends the others by SIGTERM; a rank that ended by itself wrote its outcome.
-        if failure < 0 and -failure != signal.SIGTERM and "code" not in told.get(int(name), {}):
-            advice = "; the system does that where memory runs out" if -failure == signal.SIGKILL else ""
-            return _End(1, f"rank {name} was ended by {signal.Signals(-failure).name}{advice}")
+    ended = [each for each in told.values() if each.get("code")]
+    for each in ended:
+        if each["is_cause"]:
+            return _End(each["code"], each["message"])
+    for rank in failed:
+        number = -rank.process.returncode
+        # We end the others by SIGTERM; a rank that ended by itself told its outcome.
+        if number > 0 and number != signal.SIGTERM and "code" not in told[rank.number]:
+            advice = "; the system does that where memory runs out" if number == signal.SIGKILL else ""
+            return _End(1, f"rank {rank.number} was ended by {signal.Signals(number).name}{advice}")
     if ended:
         return _End(ended[0]["code"], ended[0]["message"])
-    return _End(1, f"none of the {num_processes} processes could be started; torchrun ended with {code}")
-
-
-def _about(arguments: Sequence[str], recipe: Mapping[str, Any] | None, folder: Path) -> list[str]:
-    """The arguments, with the file of the recipe after the command's name."""
-    if recipe is None:
-        return list(arguments)
-    write_json(folder / "recipe.json", recipe)
-    return [arguments[0], str(folder / "recipe.json"), *arguments[1:]]
-
-
-def _resuming(arguments: Sequence[str]) -> list[str]:
-    return [*arguments, *(["--resume"] if "--resume" not in arguments else [])]
+    return _End(
+        1, f"none of the {len(ranks)} processes could be started; the first ended with {failed[0].process.returncode}"
+    )

@@ -2,14 +2,12 @@
 
 Ranks meet in the store of their launcher. Each counts up a number there. The first rank that fails writes the cause,
 and all others end with it. No rank waits for ever: a lost rank is noticed after 25 s, a hanging one after
-`hang_timeout_s`, and a rank that then does not end by itself is ended. A rank whose supervisor was killed asks itself
-to save and stop.
+`hang_timeout_s`, and a rank that then does not end by itself is ended.
 """
 
 import faulthandler
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -19,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from anybatch.engine import outcomes
+from anybatch.process import orphaned, supervised, tell_supervisor
 
 _PERIOD_S = 1.0
 _LOST_AFTER_S = 25.0
@@ -50,7 +48,6 @@ class Watch:
         self._seen: dict[int, tuple[bytes, float]] = {}
         self._cause: Cause | None = None
         self._ending_since: float | None = None
-        self._abandoned = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="anybatch-watch", daemon=True)
         self.folder: Path | None = None
@@ -94,7 +91,7 @@ class Watch:
 
     def _conclude(self, mine: Cause) -> None:
         self._cause = self._told(mine) or mine
-        outcomes.write(self._rank, self._cause.code, self._cause.message, not self._cause.lost)
+        tell_supervisor(self._cause.code, self._cause.message, not self._cause.lost)
         if self.on_failure is not None and (self._cause.rank == self._rank or self._rank == 0):
             # If the failure is a full disk, it cannot be written down either.
             with suppress(OSError):
@@ -121,10 +118,6 @@ class Watch:
             # Time while this process was stopped (SIGTSTP), or its machine asleep, does not count.
             self._awake_s += min(now - looked, 2 * _PERIOD_S)
             looked = now
-            if not self._abandoned and outcomes.abandoned():
-                # Nobody is left to pass on a signal, or to report how the run ends.
-                self._abandoned = True
-                os.kill(os.getpid(), signal.SIGTERM)
             if self._ending_since is not None:
                 if time.monotonic() - self._ending_since > _PATIENCE_S:
                     os._exit(self._cause.code if self._cause else 1)
@@ -154,7 +147,8 @@ class Watch:
 
     def _missing(self) -> str | None:
         """Returns a missing rank: rank 0 checks all others, and they check rank 0."""
-        if self._store is None:
+        # The store ends with a supervisor that is killed, and the ranks then save.
+        if self._store is None or orphaned():
             return None
         now = self._awake_s
         others = range(1, self._size) if self._rank == 0 else [0]
@@ -185,6 +179,6 @@ class Watch:
         if self.folder is not None:
             with suppress(OSError), open(self._stacks_file, "w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-        if self._cause.rank == self._rank and not outcomes.supervised():
+        if self._cause.rank == self._rank and not supervised():
             print(f"\nanybatch: error: {self._cause.message}", file=sys.stderr, flush=True)
         os._exit(self._cause.code)
