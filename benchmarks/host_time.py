@@ -43,8 +43,8 @@ def worker(steps: int) -> None:
     import torch
 
     from anybatch.engine import Execution, Ranks
+    from anybatch.engine import parallel as ways
     from anybatch.engine.loading import MicroBatch, Share
-    from anybatch.engine.parallel import Replicated
     from anybatch.engine.step import train_step
     from anybatch.models.bert import BertSettings, pretraining_model
     from anybatch.optim import LAMB, param_groups
@@ -54,7 +54,8 @@ def worker(steps: int) -> None:
         BertSettings(vocabulary_size=64, hidden_size=16, num_layers=24, num_heads=2, max_positions=16), seed=0
     ).train()
     optimizer = LAMB(param_groups(model), lr=1e-3)
-    parallel = Replicated(
+    # Earlier revisions have a class of its own for whole copies.
+    parallel = getattr(ways, "Replicated", ways.Parallel)(
         model, Ranks(), Execution(micro_batch_size=2, num_evals=1, num_trust_ratios=1, checkpoint_every_steps=1)
     )
     if hasattr(parallel, "squares"):

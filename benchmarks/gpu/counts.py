@@ -78,7 +78,7 @@ def count(layers: int, micro_batches: int, fused: bool) -> dict[str, Any]:
     """The counts of a step of so many micro-batches, and of one with one more."""
     from anybatch.engine import Execution, Ranks
     from anybatch.engine.loading import MicroBatch, Share
-    from anybatch.engine.parallel import Replicated
+    from anybatch.engine.parallel import Parallel
     from anybatch.engine.step import train_step
     from anybatch.models.bert import BertSettings, pretraining_model
     from anybatch.optim import LAMB, param_groups
@@ -112,7 +112,7 @@ def count(layers: int, micro_batches: int, fused: bool) -> dict[str, Any]:
         precision="bf16",
         **_plain(),
     )
-    parallel = Replicated(model, ranks, execution)
+    parallel = Parallel(model, ranks, execution)
     found = []
     for number in (micro_batches, micro_batches, micro_batches + 1):
         share = Share([MicroBatch(_inputs(), 1.0, MICRO_BATCH)] * number, {"mlm": 1_000, "nsp": 64}, 7)

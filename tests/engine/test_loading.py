@@ -17,7 +17,7 @@ from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Execution
 from anybatch.engine.job import Promise
 from anybatch.engine.loading import Share, cut, loading, read_share
-from anybatch.engine.parallel import Replicated
+from anybatch.engine.parallel import Parallel
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.recipes.streaming import StreamedExamples
@@ -61,7 +61,7 @@ def share_of(examples: RaggedExamples, count: int = 400) -> Share:
 
 def stepped(share: Share) -> tuple[torch.Tensor, float, float]:
     model = Regression()
-    result = train_step(Replicated(model, Ranks(), EXECUTION), torch.optim.SGD(model.parameters(), lr=1.0), share, None)
+    result = train_step(Parallel(model, Ranks(), EXECUTION), torch.optim.SGD(model.parameters(), lr=1.0), share, None)
     return torch.cat([p.detach().flatten() for p in model.parameters()]), result.losses["square"], result.grad_norm
 
 

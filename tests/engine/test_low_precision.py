@@ -12,7 +12,7 @@ from support.low_ranks import Words, reading_job, run_of
 from torch import nn
 
 from anybatch.engine.loss_scale import LossScale
-from anybatch.engine.parallel import Replicated
+from anybatch.engine.parallel import Parallel
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import Reached
 
@@ -65,7 +65,7 @@ def test_no_bit_of_a_run_depends_on_where_weights_are_cast(tmp_path: Path) -> No
 
 def test_linear_layers_and_convolutions_are_kept_and_what_others_share_is_not() -> None:
     job = reading_job(**KEPT)
-    parallel = Replicated(job.model, Ranks(), job.execution)
+    parallel = Parallel(job.model, Ranks(), job.execution)
     dtypes = {name: p.dtype for name, p in parallel.module.named_parameters()}
     low = {name for name, dtype in dtypes.items() if dtype == torch.bfloat16}
     assert low == {
@@ -75,7 +75,7 @@ def test_linear_layers_and_convolutions_are_kept_and_what_others_share_is_not() 
         (p, q) for p, q in zip(parallel.module.parameters(), job.model.parameters(), strict=True) if p.dtype == q.dtype
     ]
     assert all(p.data_ptr() == q.data_ptr() for p, q in shared), "the others take no memory"
-    convolutions = Replicated(nn.Sequential(nn.Conv2d(1, 2, 3)), Ranks(), job.execution).module
+    convolutions = Parallel(nn.Sequential(nn.Conv2d(1, 2, 3)), Ranks(), job.execution).module
     assert {p.dtype for p in convolutions.parameters()} == {torch.bfloat16}
 
 

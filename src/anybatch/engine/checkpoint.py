@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,19 +93,16 @@ def write(folder: Path, content: Content, ranks: Ranks, retention: Retention = R
         OSError: on every rank alike; nothing is left of the checkpoint, and earlier ones stay.
     """
     target = folder / f"step-{content.step:08d}"
-    scratch = _agreed(ranks, lambda: str(_make_scratch(target)), "making room for a checkpoint")
+    made = _alike(ranks, lambda: _make_scratch(target), "making room for a checkpoint", only_leader=True)
+    scratch = cast(Path, ranks.from_leader(made, "making room for a checkpoint"))
     try:
-        _together(
-            ranks,
-            lambda: write_part(Path(scratch), ranks.rank, content.tensors),
-            "writing a checkpoint",
-        )
-        _agreed(ranks, lambda: _complete(Path(scratch), target, content.state), "showing a checkpoint")
+        _alike(ranks, lambda: write_part(scratch, ranks.rank, content.tensors), "writing a checkpoint")
+        _alike(ranks, lambda: _complete(scratch, target, content.state), "showing a checkpoint", only_leader=True)
     except BaseException as error:
         if ranks.leader:
             shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError):
-            with named_errors(target, Path(scratch)):
+            with named_errors(target, scratch):
                 raise
         raise
     if ranks.leader:
@@ -189,9 +186,7 @@ def adopt(checkpoint: Path, folder: Path, inputs: Mapping[str, str]) -> int:
         target = folder / checkpoint.name
         scratch = _make_scratch(target)
         shutil.copytree(checkpoint, scratch, dirs_exist_ok=True)
-        state = {**state, "inputs": {**state["inputs"], **inputs}}
-        write_json(scratch / "state.json", {**state, "sha256": _fingerprint(state)})
-        reveal(scratch, target)
+        _complete(scratch, target, {**state, "inputs": {**state["inputs"], **inputs}})
     except (KeyError, ValueError) as error:
         raise InputError(f"{checkpoint}: damaged: {_one_line(error)}") from None
     return int(state["step"])
@@ -210,12 +205,12 @@ def _make_scratch(target: Path) -> Path:
     return scratch_folder(target)
 
 
-def _complete(scratch: Path, target: Path, state: dict[str, Any]) -> str:
+def _complete(scratch: Path, target: Path, state: dict[str, Any]) -> None:
+    """Shows the parts in `scratch`, with their state, as the checkpoint `target`."""
     parts = {file.name: sha256(file) for file in sorted(scratch.glob("part-*.json"))}
     state = {**state, "parts": parts}
     write_json(scratch / "state.json", {**state, "sha256": _fingerprint(state)})
     reveal(scratch, target)
-    return target.name
 
 
 def _prune(folder: Path, newest: Path, retention: Retention) -> None:
@@ -311,32 +306,19 @@ def _fingerprint(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _agreed(ranks: Ranks, call: Callable[[], str], what: str) -> str:
-    """Returns on every rank what `call` returns on rank 0; if it raises OSError, all ranks do."""
-    result, problem = "", None
-    if ranks.leader:
-        try:
-            result = call()
-        except OSError as error:
-            if ranks.size == 1:
-                raise
-            problem = _one_line(error)
-    if problem := ranks.problem(problem, what):
-        raise OSError(problem)
-    return ranks.from_leader(result, what)
-
-
-def _together(ranks: Ranks, call: Callable[[], None], what: str) -> None:
-    """Runs `call` on every rank; if it raises OSError on one, all ranks do."""
-    problem = None
+def _alike(ranks: Ranks, call: Callable[[], Path | None], what: str, only_leader: bool = False) -> Path | None:
+    """Runs `call` on every rank, or on rank 0 alone; if it raises OSError on one, all ranks do."""
+    result, problem = None, None
     try:
-        call()
+        if ranks.leader or not only_leader:
+            result = call()
     except OSError as error:
         if ranks.size == 1:
             raise
         problem = _one_line(error)
     if problem := ranks.problem(problem, what):
         raise OSError(problem)
+    return result
 
 
 def _one_line(error: BaseException) -> str:

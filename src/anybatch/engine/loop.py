@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from anybatch.engine.measure import WatchedNoise, measured, measurements, peak_f
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.ranks import Ranks
-from anybatch.engine.records import Mirror, NoRecords, Records
+from anybatch.engine.records import Mirror, Records
 from anybatch.engine.step import StepResult, train_step
 from anybatch.errors import Reached, Stopped
 from anybatch.files import told
@@ -74,7 +75,8 @@ def train(
             last = min(job.execution.stop_after_steps or job.num_steps, job.num_steps)
             task = progress.task(title, place(job, last).start, place(job, step).start)
             try:
-                with _records(run, step, mirror) if ranks.leader else NoRecords() as records:
+                beside = mirror(run.path) if ranks.leader and mirror is not None else None
+                with Records(run, step, beside) if ranks.leader else nullcontext() as records:
                     course = _Course(job, run, parallel, micro_batch_sizes, records, progress, task)
                     try:
                         course.go(step, request)
@@ -98,10 +100,6 @@ def train(
     return result
 
 
-def _records(run: Run, step: int, mirror: Callable[[Path], Mirror] | None) -> Records:
-    return Records(run, step, mirror(run.path) if mirror is not None else None)
-
-
 class _Course:
     """A running job: the state that its steps share."""
 
@@ -111,7 +109,7 @@ class _Course:
         run: Run,
         parallel: Parallel,
         micro_batch_sizes: list[int],
-        records: Records | NoRecords,
+        records: Records | None,
         progress: Progress,
         task: Task,
     ) -> None:
@@ -201,8 +199,9 @@ class _Course:
         )
 
     def record(self, event: str, step: int, examples: int, values: Mapping[str, Any]) -> None:
-        elapsed_s = self.earlier_s + time.perf_counter() - self.started
-        self.records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
+        if self.records is not None:
+            elapsed_s = self.earlier_s + time.perf_counter() - self.started
+            self.records.write(event, step, {"examples": examples, **values, "elapsed_s": elapsed_s})
 
     def record_step(self, step: int, examples: int, here: Place, result: StepResult, step_s: float) -> None:
         """Records the events of a step; gradient noise and trust ratios at some steps."""
@@ -241,7 +240,8 @@ class _Course:
 
         A needed checkpoint is written before this returns; any other one during the next steps, if so chosen.
         """
-        self.records.flush()
+        if self.records is not None:
+            self.records.flush()
         self.collect_save()
         self.ranks.watch.doing("saving a checkpoint")
         job = self.job

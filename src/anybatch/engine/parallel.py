@@ -1,7 +1,6 @@
 """A model across ranks: a whole copy on each, or shards; what a step and a checkpoint need to know of either."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -32,11 +31,15 @@ _RECOMPILE_LIMIT = 64
 _GRADIENT = attrgetter("grad")
 
 
-class Parallel(ABC):
-    """`model` is stepped and saved, `module` gets the batches; every rank calls it equally often.
+class Parallel:
+    """A whole copy of the model on every rank; one rank needs no more.
 
-    Both are the same, unless `module` keeps its weights in lower precision.
+    `model` is stepped and saved, `module` gets the batches; every rank calls it equally often. Both are the same,
+    unless `module` keeps its weights in lower precision.
     """
+
+    # Whether the last backward pass sums gradients over the ranks by itself.
+    sums_in_backward = False
 
     def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
         self.model = module
@@ -58,9 +61,13 @@ class Parallel(ABC):
         self.statistics = RunningStatistics(module)
         lower = self._autocast if execution.low_precision_weights is True else None
         self.module = module = module if lower is None else _in_lower_precision(module, lower)
-        self._params = list(self.model.parameters())
-        pairs = zip(module.parameters(), self._params, strict=True)
+        self._params, self._sources = list(self.model.parameters()), list(module.parameters())
+        pairs = zip(self._sources, self._params, strict=True)
         self._lower = [(low, p) for low, p in pairs if low.dtype != p.dtype]
+        summed = not self.sums_in_backward and (ranks.size > 1 or module is not self.model)
+        # Gradients sent in their own dtype are exact.
+        sent = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
+        self._sum = GradientSum(self._params, ranks, sent, sources=self._sources) if summed else None
         blocks = repeated_blocks(module)
         if execution.activation_checkpointing:
             for block in blocks or [module]:
@@ -81,63 +88,11 @@ class Parallel(ABC):
         """A block in which nothing is compiled: for passes whose sizes or modes no step has."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
-    # Whether the last backward pass sums gradients over the ranks by itself.
-    sums_in_backward = False
-
-    @abstractmethod
     def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
         """Runs a backward pass; gradients stay on their rank until the step's `last` one.
 
         `watched`: hooks on the parameters of `model` see the gradient of this pass.
         """
-
-    @abstractmethod
-    def after_backward(self) -> None:
-        """Ends the last backward pass: `p.grad` then holds this rank's part of the sum over all ranks."""
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Makes `module` compute with the changed parameters of `model`."""
-        if self._lower:
-            torch._foreach_copy_([low for low, _ in self._lower], [p for _, p in self._lower])
-
-    @abstractmethod
-    def gradients(self) -> list[Tensor]:
-        """Returns this rank's part of the gradients, in place."""
-
-    def forget_gradients(self) -> None:
-        """After a step; an optimizer's `zero_grad` would look at every gradient first."""
-        for p in self._params:
-            p.grad = None
-
-    @abstractmethod
-    def share(self, square: Tensor) -> Tensor:
-        """Returns this rank's part of all ranks' sum of squares of all gradients; the rank's own sum is `square`."""
-
-    @abstractmethod
-    def whole(self) -> nn.Module | None:
-        """Returns on rank 0 the whole model in eval mode; None on the others, which must call it, too."""
-
-    def _rebuilt(self, parameters: Mapping[str, Tensor]) -> nn.Module:
-        buffers = dict(self.model.named_buffers())
-        model = _with_parameters(self._skeleton, parameters)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-        return model.to(self.ranks.device).eval()
-
-
-class Replicated(Parallel):
-    """A whole copy on every rank; one rank needs no more."""
-
-    def __init__(self, module: nn.Module, ranks: Ranks, execution: Execution) -> None:
-        super().__init__(module, ranks, execution)
-        # Gradients sent in their own dtype are exact.
-        dtype = torch.bfloat16 if execution.gradient_dtype == "bf16" else None
-        self._sources = list(self.module.parameters())
-        summed = ranks.size > 1 or self.module is not self.model
-        self._sum = GradientSum(self._params, ranks, dtype, sources=self._sources) if summed else None
-
-    def backward(self, loss: Tensor, last: bool, watched: bool = False) -> None:
         copied = self.module is not self.model
         # After the sum over ranks, the ranks' gradients cannot be separated any more.
         if self._sum is not None and last and not (copied and watched):
@@ -157,17 +112,39 @@ class Replicated(Parallel):
         torch.autograd.backward([p for p, _ in pairs], [grad.to(p.dtype) for p, grad in pairs])
 
     def after_backward(self) -> None:
+        """Ends the last backward pass: `p.grad` then holds this rank's part of the sum over all ranks."""
         if self._sum is not None:
             self._sum.finish()
 
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Makes `module` compute with the changed parameters of `model`."""
+        if self._lower:
+            torch._foreach_copy_([low for low, _ in self._lower], [p for _, p in self._lower])
+
     def gradients(self) -> list[Tensor]:
+        """Returns this rank's part of the gradients, in place."""
         return [grad for grad in map(_GRADIENT, self._params) if grad is not None]
 
+    def forget_gradients(self) -> None:
+        """After a step; an optimizer's `zero_grad` would look at every gradient first."""
+        for p in self._params:
+            p.grad = None
+
     def share(self, square: Tensor) -> Tensor:
+        """Returns this rank's part of all ranks' sum of squares of all gradients; the rank's own sum is `square`."""
         return square if self.ranks.leader else torch.zeros_like(square)
 
     def whole(self) -> nn.Module | None:
+        """Returns on rank 0 the whole model in eval mode; None on the others, which must call it, too."""
         return self._rebuilt(dict(self.model.named_parameters())) if self.ranks.leader else None
+
+    def _rebuilt(self, parameters: Mapping[str, Tensor]) -> nn.Module:
+        buffers = dict(self.model.named_buffers())
+        model = _with_parameters(self._skeleton, parameters)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        return model.to(self.ranks.device).eval()
 
 
 class Sharded(Parallel):
@@ -195,7 +172,7 @@ class Sharded(Parallel):
         )
         for unit in [*repeated_blocks(module), module]:
             fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=execution.fsdp.reshard_after_forward)
-        self._params = list(module.parameters())
+        self._params = self._sources = list(module.parameters())
         self._units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
         for unit in self._units:
             # A sum, not a mean: the loss is already divided by the global count. Gloo knows only plain sums.
@@ -206,9 +183,6 @@ class Sharded(Parallel):
         self._units[0].set_requires_gradient_sync(last)
         self._units[0].set_is_last_backward(last)
         loss.backward()  # type: ignore[no-untyped-call]
-
-    def after_backward(self) -> None:
-        """Does nothing: the last backward pass has summed them."""
 
     def gradients(self) -> list[Tensor]:
         """
@@ -252,18 +226,15 @@ def parallelise(job: Job, ranks: Ranks) -> Parallel:
         raise InputError(
             f"engine.parallel = 'none' on {ranks.size} processes: choose ddp or fsdp, or start one process"
         )
-    before = list(job.model.parameters())
-    if chosen != "fsdp":
-        replicated = Replicated(job.model, ranks, job.execution)
-        replicated.squares = job.squares
-        return replicated
-    if not dist.is_initialized():
+    if chosen == "fsdp" and not dist.is_initialized():
         raise InputError("engine.parallel = 'fsdp' needs several processes: add --nproc N, or start it with torchrun")
-    parallel = Sharded(job.model, ranks, job.execution)
+    before = list(job.model.parameters())
+    parallel = (Sharded if chosen == "fsdp" else Parallel)(job.model, ranks, job.execution)
     parallel.squares = job.squares
-    shards = dict(zip(before, parallel.module.parameters(), strict=True))
-    for group in job.optimizer.param_groups:
-        group["params"] = [shards[p] for p in group["params"]]
+    if chosen == "fsdp":
+        shards = dict(zip(before, parallel.module.parameters(), strict=True))
+        for group in job.optimizer.param_groups:
+            group["params"] = [shards[p] for p in group["params"]]
     return parallel
 
 

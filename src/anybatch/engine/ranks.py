@@ -5,7 +5,6 @@ it a run has one rank, and agreements cost nothing.
 """
 
 import atexit
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -89,18 +88,20 @@ class Ranks:
         self.any(False, what)
 
     def from_leader(self, value: Result, what: str) -> Result:
-        """Returns rank 0's `value`, which JSON can hold, on every rank."""
-        if self.size == 1:
-            return value
-        agreed: Result = self._from(0, value, what)
-        return agreed
+        """Returns rank 0's `value` on every rank."""
+        found = [value]
+        if self.size > 1:
+            with self.waiting(what):
+                dist.broadcast_object_list(found, 0, group=self._group)
+        return found[0]
 
     def problem(self, mine: str | None, what: str) -> str | None:
-        """Broadcasts the message of the lowest rank that has one; returns None if no rank has one."""
-        if self.size == 1:
-            return mine
-        rank = self.least(self.size if mine is None else self.rank, what)
-        return None if rank == self.size else str(self._from(rank, mine, what))
+        """Returns, on every rank, the message of the lowest rank that has one; None if no rank has one."""
+        found = [mine] * self.size
+        if self.size > 1:
+            with self.waiting(what):
+                dist.all_gather_object(found, mine, group=self._group)
+        return next((each for each in found if each is not None), None)
 
     def leader_first(self, call: Callable[[], Result], what: str) -> Result:
         """Runs `call()` on rank 0 and, after it has succeeded there, on all other ranks."""
@@ -132,16 +133,6 @@ class Ranks:
         if self.size > 1 and not isinstance(error, InputError):
             message = f"rank {self.rank}: {message}"
         return self.watch.failed(message, exit_code(error), lost_contact=lost)
-
-    def _from(self, source: int, value: Any, what: str) -> Any:
-        content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        length = torch.tensor([len(content)])
-        with self.waiting(what):
-            dist.broadcast(length, source, group=self._group)
-            if self.rank != source:
-                content = torch.empty(int(length.item()), dtype=torch.uint8)
-            dist.broadcast(content, source, group=self._group)
-        return json.loads(bytes(content.tolist()))
 
 
 class LostContact(Failed):

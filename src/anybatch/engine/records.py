@@ -71,18 +71,6 @@ class Records:
                     file.close()
 
 
-class NoRecords:
-    """The records of the other ranks: rank 0 records for all."""
-
-    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None: ...
-    def flush(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def _summary(event: str, values: Mapping[str, Any]) -> Any:
     """Returns all numbers of an event as one TensorBoard record, which costs little more than one number's."""
     from tensorboard.compat.proto.summary_pb2 import Summary
