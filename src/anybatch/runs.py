@@ -42,47 +42,31 @@ from anybatch.errors import InputError
 from anybatch.files import json_kind, read_object, sha256, write_json
 
 
+class _Inside:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "Run", kind: type["Run"]) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class Run:
     """Names and reads the contents of one run folder."""
 
     path: Path
 
-    @property
-    def recipe_file(self) -> Path:
-        return self.path / "recipe.json"
-
-    @property
-    def environment_file(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def sample_file(self) -> Path:
-        return self.path / "sample.json"
-
-    @property
-    def status_file(self) -> Path:
-        return self.path / "status.json"
-
-    @property
-    def tracker_file(self) -> Path:
-        return self.path / "tracker.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
+    recipe_file = _Inside("recipe.json")
+    environment_file = _Inside("environment.json")
+    metrics_file = _Inside("metrics.jsonl")
+    result_file = _Inside("result.json")
+    sample_file = _Inside("sample.json")
+    status_file = _Inside("status.json")
+    tracker_file = _Inside("tracker.json")
+    checkpoints = _Inside("checkpoints")
+    model = _Inside("model")
 
     @property
     def finished(self) -> bool:

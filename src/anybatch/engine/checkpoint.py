@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from anybatch.engine.loss_scale import LossScale
-from anybatch.engine.pieces import Held, Parts, held_by, plain_and_tensors, write_part
+from anybatch.engine.pieces import Held, Parts, held_by, write_part
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import InputError
 from anybatch.files import named_errors, read_object, remove_leftovers, reveal, scratch_folder, sha256, told, write_json
@@ -69,8 +69,9 @@ def content(
         inputs: fingerprints of what the run depends on; a resumed run must have the same.
     """
     state_dict = optimizer.state_dict()
-    tensors, plain = plain_and_tensors(state_dict["state"])
-    groups = {name: value for name, value in state_dict.items() if name != "state"}
+    values = {f"{index}.{name}": value for index, own in state_dict.pop("state").items() for name, value in own.items()}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    plain = {name: value for name, value in values.items() if name not in tensors}
     state = {
         "format": FORMAT,
         "step": step,
@@ -79,7 +80,7 @@ def content(
         "held_out_loss": held_out_loss,
         "ranks": ranks.size,
         "loss_scale": None if loss_scale is None else loss_scale.state,
-        "optimizer": {"state": plain, **copy.deepcopy(groups)},
+        "optimizer": {"state": plain, **copy.deepcopy(state_dict)},
     }
     return Content(held_by(ranks.rank, {"model": named_tensors(model), "optimizer": tensors}), state)
 

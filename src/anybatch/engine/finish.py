@@ -2,9 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -35,8 +32,12 @@ def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
             f"none of the {len(steps)} steps was taken: no loss and gradient was finite, and the model is as it was; "
             "a lower optimizer.lr, or a longer warm-up, in a new run is the usual remedy"
         )
-    with _replaced_folder(run.model) as scratch:
+    if run.model.exists():
+        shutil.rmtree(run.model)
+    with safetensors_errors(run.model), new_folder(run.model) as scratch:
         job.export(model, scratch)
+        for file in scratch.iterdir():
+            give_ordinary_permissions(file)
     train_s = sum(event.get("step_s", 0.0) for event in steps)
     started = time.perf_counter()
     final = job.score(model)
@@ -54,14 +55,3 @@ def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
     }
     write_json(run.result_file, null_for_nonfinite(result))
     return result
-
-
-@contextmanager
-def _replaced_folder(path: Path) -> Iterator[Path]:
-    """Yields a `new_folder` that replaces the content of `path`, for files that safetensors writes."""
-    if path.exists():
-        shutil.rmtree(path)
-    with safetensors_errors(path), new_folder(path) as scratch:
-        yield scratch
-        for file in scratch.iterdir():
-            give_ordinary_permissions(file)

@@ -19,7 +19,7 @@ from anybatch.engine.finish import finish
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
 from anybatch.engine.loading import Loader, Share, cut, loading, read_share
-from anybatch.engine.measure import WatchedNoise, measured, measurements, peak_flops, quantiles
+from anybatch.engine.measure import WatchedNoise, measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
 from anybatch.engine.ranks import Ranks
@@ -29,6 +29,10 @@ from anybatch.errors import Reached, Stopped
 from anybatch.files import told
 from anybatch.progress import Progress, SilentProgress, Task
 from anybatch.runs import Run
+
+# Options that a run's start records as they were decided.
+_RECORDED = ("precision", "low_precision_weights", "gradient_dtype", "deterministic", "compile", "channels_last",
+             "cudnn_search")  # fmt: skip
 
 
 def train(
@@ -223,8 +227,11 @@ class _Course:
         self.record("train", step, examples, values)
         self.task.advance(examples, f"loss {loss:.3f}")
         meter = self.noise.meter(step - 1, here.phase)
-        if meter is not None and (noise := measured(meter, self.job.execution.noise_detail)) is not None:
-            self.record("noise", step, examples, noise)
+        # If no step was finite, there is no history.
+        if meter is not None and (history := meter.history())[0]:
+            noise = {"gradient_square": history[0][-1], "noise_trace": history[1][-1]}
+            detail = meter.last_step() if self.job.execution.noise_detail else {}
+            self.record("noise", step, examples, {**noise, **detail})
         if self.trust_ratios is not None and step in self.trust_ratio_steps:
             ratios = {name: layer.ratio for name, layer in self.trust_ratios().items()}
             self.record("trust_ratios", step, examples, {"ratios": ratios, "quantiles": quantiles(ratios)})
@@ -287,13 +294,7 @@ class _Course:
             "ranks": self.ranks.size,
             "parallel": execution.parallel if execution.parallel != "auto" else "ddp" if several else "none",
             "micro_batch_sizes": self.micro_batch_sizes,
-            "precision": execution.precision,
-            "low_precision_weights": execution.low_precision_weights,
-            "gradient_dtype": execution.gradient_dtype,
-            "deterministic": execution.deterministic,
-            "compile": execution.compile,
-            "channels_last": execution.channels_last,
-            "cudnn_search": execution.cudnn_search,
+            **{name: getattr(execution, name) for name in _RECORDED},
             "threads": torch.get_num_threads(),
             "device": str(self.ranks.device.type),
         }

@@ -88,11 +88,3 @@ class WatchedNoise:
         if not self._alone or self.meter(step, phase) is None:
             return chosen
         return min(chosen, -(-(phase.global_batch_size // self._size) // 2))
-
-
-def measured(meter: NoiseMeter, detail: bool) -> Mapping[str, Any] | None:
-    """Returns the meter's result for its newest step; None if it was not finite."""
-    squares, traces = meter.history()
-    if not squares:
-        return None
-    return {"gradient_square": squares[-1], "noise_trace": traces[-1], **(meter.last_step() if detail else {})}

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,10 +29,18 @@ def held_by(rank: int, tensors: Tensors) -> Held:
 
     Rank 0 writes the tensors that every rank has.
     """
-    return {
-        kind: {name: (held, first) for name, value in named.items() for held, first in held_rows(value.detach(), rank)}
-        for kind, named in tensors.items()
-    }
+    held: Held = {kind: {} for kind in tensors}
+    for kind, named in tensors.items():
+        for name, value in named.items():
+            if isinstance(value, DTensor):
+                rows = value.detach().to_local()
+                first, count = _place(value)
+                assert rows.shape[0] == count, f"rank {rank} holds {rows.shape[0]} rows, not {count}"
+                if rows.numel():
+                    held[kind][name] = rows, first
+            elif rank == 0:
+                held[kind][name] = value.detach(), 0
+    return held
 
 
 def write_part(folder: Path, number: int, held_tensors: Held) -> None:
@@ -51,18 +58,6 @@ def write_part(folder: Path, number: int, held_tensors: Held) -> None:
         files[file.name] = sha256(file)
     if files:
         write_json(folder / f"part-{number:05d}.json", {"sha256": files, "first_rows": first_rows})
-
-
-def held_rows(value: Tensor, rank: int) -> Iterator[tuple[Tensor, int]]:
-    """Yields what this rank writes of `value`: (its rows, the number of the first), or nothing."""
-    if isinstance(value, DTensor):
-        held = value.to_local()
-        first, count = _place(value)
-        assert held.shape[0] == count, f"rank {rank} holds {held.shape[0]} rows, not {count}"
-        if held.numel():
-            yield held, first
-    elif rank == 0:
-        yield value, 0
 
 
 class Parts:
@@ -91,19 +86,28 @@ class Parts:
 
     def shape(self, kind: str, name: str) -> tuple[int, ...]:
         """Returns the shape of a whole tensor."""
-        shapes = [_shape(file, name) for _, file in self._pieces[kind, name]]
+        shapes = []
+        for _, file in self._pieces[kind, name]:
+            with safe_open(file, framework="pt") as opened:
+                shapes.append(opened.get_slice(name).get_shape())
         return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
 
     def whole(self, kind: str, name: str) -> Tensor:
         """Returns all rows of a tensor."""
-        found = [_read(file, name, None, None) for _, file in sorted(self._pieces[kind, name])]
+        found: list[Tensor] = []
+        for _, file in sorted(self._pieces[kind, name]):
+            with safe_open(file, framework="pt") as opened:
+                found.append(opened.get_tensor(name))
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def rows(self, kind: str, name: str, first: int, count: int) -> Tensor:
         """Returns `count` rows of a tensor, from row `first` on."""
-        found = [
-            _read(file, name, first - begin, first - begin + count) for begin, file in sorted(self._pieces[kind, name])
-        ]
+        found: list[Tensor] = []
+        for begin, file in sorted(self._pieces[kind, name]):
+            with safe_open(file, framework="pt") as opened:
+                piece = opened.get_slice(name)
+                low, high = (min(max(bound - begin, 0), piece.get_shape()[0]) for bound in (first, first + count))
+                found.append(piece[low:high] if low < high else piece[:1][:0])
         return torch.cat([rows for rows in found if len(rows)] or found[:1])
 
     def like(self, kind: str, name: str, pattern: Tensor) -> Tensor:
@@ -121,22 +125,6 @@ class Parts:
             held.to(pattern.device), pattern.device_mesh, pattern.placements, run_check=False,
             shape=pattern.shape, stride=pattern.stride(),
         )  # fmt: skip
-
-
-def _read(file: Path, name: str, low: int | None, high: int | None) -> Tensor:
-    """Reads a tensor of `file`, or those of its rows low .. high - 1 that exist."""
-    with safe_open(file, framework="pt") as opened:
-        if low is None or high is None:
-            return opened.get_tensor(name)  # type: ignore[no-any-return]
-        rows = opened.get_slice(name)
-        length = rows.get_shape()[0]
-        low, high = (min(max(bound, 0), length) for bound in (low, high))
-        return rows[low:high] if low < high else rows[:1][:0]  # type: ignore[no-any-return]
-
-
-def _shape(file: Path, name: str) -> tuple[int, ...]:
-    with safe_open(file, framework="pt") as opened:
-        return tuple(opened.get_slice(name).get_shape())
 
 
 def _place(value: DTensor) -> tuple[int, int]:
@@ -166,15 +154,3 @@ def give_ordinary_permissions(file: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)
-
-
-def plain_and_tensors(state: Mapping[Any, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Splits an optimizer's state into tensors and plain values, both named "<parameter number>.<state name>"."""
-    tensors, plain = {}, {}
-    for index, values in state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                plain[f"{index}.{name}"] = value
-    return tensors, plain

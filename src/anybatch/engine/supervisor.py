@@ -28,12 +28,8 @@ _PERIOD_S = 0.1
 _GRACE_S = 30.0
 
 
-@dataclass(frozen=True)
-class _End:
-    """The end of an attempt: an exit code of ours, and the reason."""
-
-    code: int
-    message: str
+# The end of an attempt: an exit code of ours, and the reason.
+_End = tuple[int, str]
 
 
 @dataclass(frozen=True)
@@ -75,18 +71,16 @@ def supervise(
     with listening(signals.heard):
         for attempt in range(num_relaunches + 1):
             resumed = [] if not attempt or "--resume" in arguments else ["--resume"]
-            end = _attempt([*arguments, *resumed], num_processes, signals, recipe)
-            if end.code == 0:
+            code, message = _attempt([*arguments, *resumed], num_processes, signals, recipe)
+            if code == 0:
                 return
-            if end.code == 2:
-                raise InputError(end.message)
-            if end.code == 75 or signals.asked:
-                raise Stopped(
-                    end.message if end.code == 75 else f"{signals.asked}; --resume continues from what is saved"
-                )
+            if code == 2:
+                raise InputError(message)
+            if code == 75 or signals.asked:
+                raise Stopped(message if code == 75 else f"{signals.asked}; --resume continues from what is saved")
             if attempt < num_relaunches:
-                PlainProgress().say(f"{end.message}; starting again ({attempt + 1} of {num_relaunches})")
-    raise Failed(end.message)
+                PlainProgress().say(f"{message}; starting again ({attempt + 1} of {num_relaunches})")
+    raise Failed(message)
 
 
 class _Signals:
@@ -120,7 +114,7 @@ class _Signals:
 
 def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, recipe: Mapping[str, Any] | None) -> _End:
     if signals.asked is not None:
-        return _End(75, f"{signals.asked} before training began; --resume begins it")
+        return 75, f"{signals.asked} before training began; --resume begins it"
     # The ranks meet here, and still do after one of them has failed.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = signals.ranks
@@ -194,19 +188,18 @@ def _end(ranks: Sequence[_Rank], failed: Sequence[_Rank]) -> _End:
     told = {rank.number: rank.told or {} for rank in ranks}
     # A rank that has recorded its success may still be ended during the interpreter's shutdown.
     if not failed or all(each.get("code") == 0 for each in told.values()):
-        return _End(0, "")
+        return 0, ""
     ended = [each for each in told.values() if each.get("code")]
     for each in ended:
         if each["is_cause"]:
-            return _End(each["code"], each["message"])
+            return each["code"], each["message"]
     for rank in failed:
         number = -rank.process.returncode
         # We end the others by SIGTERM; a rank that ended by itself told its outcome.
         if number > 0 and number != signal.SIGTERM and "code" not in told[rank.number]:
             advice = "; the system does that where memory runs out" if number == signal.SIGKILL else ""
-            return _End(1, f"rank {rank.number} was ended by {signal.Signals(number).name}{advice}")
+            return 1, f"rank {rank.number} was ended by {signal.Signals(number).name}{advice}"
     if ended:
-        return _End(ended[0]["code"], ended[0]["message"])
-    return _End(
-        1, f"none of the {len(ranks)} processes could be started; the first ended with {failed[0].process.returncode}"
-    )
+        return ended[0]["code"], ended[0]["message"]
+    first = failed[0].process.returncode
+    return 1, f"none of the {len(ranks)} processes could be started; the first ended with {first}"
