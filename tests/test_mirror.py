@@ -37,7 +37,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "engine/test_loop.py": (
         "a whole run: its job, course, options and end",
-        ("engine/course.py", "engine/execution.py", "engine/finish.py", "engine/job.py"),
+        ("engine/course.py", "engine/execution.py", "engine/job.py"),
     ),
     "engine/test_batch_norm.py": ("an evaluation uses the statistics of all ranks", ("engine/evaluate.py",)),
     "recipes/test_preview.py": ("the engine's part is measured with a recipe's job", ("engine/preview.py",)),

@@ -233,7 +233,7 @@ def test_a_signal_before_a_rank_is_known_is_passed_on(monkeypatch: pytest.Monkey
     launching(monkeypatch, "import time; time.sleep(60)", lambda: os.kill(os.getpid(), signal.SIGTERM))
     started = time.monotonic()
     with pytest.raises(Stopped, match="SIGTERM"):
-        supervise(["train"], 2, 0)
+        supervise(["train"], {}, 2, 0)
     assert time.monotonic() - started < 20
 
 
@@ -245,10 +245,10 @@ def test_what_the_ranks_told_counts_and_not_how_gloo_was_taken_down(monkeypatch:
         "sys.exit(1)\n"
     )
     launching(monkeypatch, tells)
-    supervise(["train"], 2, 0)
+    supervise(["train"], {}, 2, 0)
     launching(monkeypatch, tells.replace("for told", "for told in () if os.environ['RANK'] == '1' else"))
     with pytest.raises(Failed):
-        supervise(["train"], 2, 0)
+        supervise(["train"], {}, 2, 0)
 
 
 @pytest.mark.slow

@@ -376,7 +376,7 @@ def test_no_option_of_train_is_lost_on_several_processes(monkeypatch: pytest.Mon
     launched: dict[str, Any] = {}
     monkeypatch.setattr(
         "anybatch.engine.supervise",
-        lambda *given, recipe: launched.update(arguments=given[0], about=given[1:], recipe=recipe),
+        lambda *given: launched.update(arguments=given[0], recipe=given[1], about=given[2:]),
     )
     values = {
         "recipe": "digits-lenet",

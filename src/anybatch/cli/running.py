@@ -142,7 +142,7 @@ def train(
         # The ranks are given the recipe as a file; --set and --batch-size have had their say.
         others = given_options(context, but={"recipe", "assignments", "batch_size", "run", "nproc", "relaunch"})
         arguments = ["train", f"--run={folder}", *others]
-        supervise(arguments, nproc or 1, relaunch, recipe=chosen.model_dump(mode="json"))
+        supervise(arguments, chosen.model_dump(mode="json"), nproc or 1, relaunch)
         return
     with progress_display() as progress:
         result = train_recipe(

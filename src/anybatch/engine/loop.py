@@ -1,5 +1,6 @@
 """The training loop: phases of steps, with evaluations, records, checkpoints, and a clean stop when asked."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -9,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from anybatch.engine import checkpoint
 from anybatch.engine.background import BackgroundWriter
 from anybatch.engine.course import Health, Place, carry_over, enter, evenly, place, seed_generator
 from anybatch.engine.devices import computing_on, decided, described
 from anybatch.engine.evaluate import evaluate_together
-from anybatch.engine.finish import finish
 from anybatch.engine.interruption import StopRequest, reason_in, stop_requests
 from anybatch.engine.job import Job
 from anybatch.engine.loading import Loader, Share, cut, loading, read_share
 from anybatch.engine.measure import WatchedNoise, measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
 from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.pieces import give_ordinary_permissions, safetensors_errors
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import Mirror, Records
 from anybatch.engine.step import StepResult, train_step
-from anybatch.errors import Reached, Stopped
-from anybatch.files import told
+from anybatch.errors import Failed, Reached, Stopped
+from anybatch.files import new_folder, told, write_json
+from anybatch.numbers import null_for_nonfinite
 from anybatch.progress import Progress, SilentProgress, Task
 from anybatch.runs import Run
 
@@ -89,7 +92,7 @@ def train(
                         raise
             finally:
                 task.end()
-            result = finish(job, run, parallel)
+            result = _finish(job, run, parallel)
     except Stopped as stop:
         if ranks.leader:
             run.set_status("stopped", _last_step(run), str(stop))
@@ -306,3 +309,45 @@ def _flags(request: StopRequest, loader: Loader) -> list[int]:
 
 def _last_step(run: Run) -> int:
     return max((event["step"] for event in run.metrics("train")), default=0)
+
+
+def _finish(job: Job, run: Run, parallel: Parallel) -> dict[str, Any]:
+    """Writes RUN/model and RUN/result.json on rank 0, and returns the result; the other ranks wait and return {}."""
+    ranks = parallel.ranks
+    with ranks.watch.unhurried():
+        model = parallel.whole()
+        result = _score(job, run, model) if model is not None else {}
+        ranks.barrier("scoring the model")
+    return result
+
+
+def _score(job: Job, run: Run, model: nn.Module) -> dict[str, Any]:
+    steps = run.metrics("train")
+    if steps and all(event.get("skipped") for event in steps):
+        raise Failed(
+            f"none of the {len(steps)} steps was taken: no loss and gradient was finite, and the model is as it was; "
+            "a lower optimizer.lr, or a longer warm-up, in a new run is the usual remedy"
+        )
+    if run.model.exists():
+        shutil.rmtree(run.model)
+    with safetensors_errors(run.model), new_folder(run.model) as scratch:
+        job.export(model, scratch)
+        for file in scratch.iterdir():
+            give_ordinary_permissions(file)
+    train_s = sum(event.get("step_s", 0.0) for event in steps)
+    started = time.perf_counter()
+    final = job.score(model)
+    earlier_s = max((event.get("elapsed_s", 0.0) for event in steps), default=0.0)
+    result = {
+        **job.summary,
+        "num_steps": job.num_steps,
+        "num_examples": job.num_examples,
+        "wall_s": earlier_s + time.perf_counter() - started,
+        "train_s": train_s,
+        "examples_per_s": job.num_examples / train_s if train_s else None,
+        "skipped_steps": sum(event.get("skipped", 0) for event in steps),
+        "final": final,
+        "model_files": run.sums(),
+    }
+    write_json(run.result_file, null_for_nonfinite(result))
+    return result

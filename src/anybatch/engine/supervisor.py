@@ -53,14 +53,12 @@ class _Rank:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def supervise(
-    arguments: Sequence[str], num_processes: int, num_relaunches: int, recipe: Mapping[str, Any] | None = None
-) -> None:
+def supervise(arguments: Sequence[str], recipe: Mapping[str, Any], num_processes: int, num_relaunches: int) -> None:
     """Runs `anybatch ARGUMENTS` on `num_processes` ranks until it is done; after a crash, again with --resume.
 
     Args:
-        num_relaunches: the largest number of restarts after failures that are not the user's.
         recipe: what the command is about, in JSON: the ranks find it in a file that is the command's first argument.
+        num_relaunches: the largest number of restarts after failures that are not the user's.
 
     Raises:
         Stopped: a signal asked for it. The ranks were asked to save and stop, and have ended.
@@ -71,7 +69,7 @@ def supervise(
     with listening(signals.heard):
         for attempt in range(num_relaunches + 1):
             resumed = [] if not attempt or "--resume" in arguments else ["--resume"]
-            code, message = _attempt([*arguments, *resumed], num_processes, signals, recipe)
+            code, message = _attempt([*arguments, *resumed], recipe, num_processes, signals)
             if code == 0:
                 return
             if code == 2:
@@ -112,7 +110,7 @@ class _Signals:
                 rank.process.terminate()
 
 
-def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, recipe: Mapping[str, Any] | None) -> _End:
+def _attempt(arguments: Sequence[str], recipe: Mapping[str, Any], num_processes: int, signals: _Signals) -> _End:
     if signals.asked is not None:
         return 75, f"{signals.asked} before training began; --resume begins it"
     # The ranks meet here, and still do after one of them has failed.
@@ -120,7 +118,7 @@ def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, re
     ranks = signals.ranks
     try:
         for number in range(num_processes):
-            ranks.append(_started(arguments, number, num_processes, store.port, recipe))
+            ranks.append(_started(arguments, recipe, number, num_processes, store.port))
         signals.pass_on()
         return _end(ranks, _failed(ranks))
     finally:
@@ -132,16 +130,13 @@ def _attempt(arguments: Sequence[str], num_processes: int, signals: _Signals, re
         ranks.clear()
 
 
-def _started(
-    arguments: Sequence[str], number: int, num_processes: int, port: int, recipe: Mapping[str, Any] | None
-) -> _Rank:
+def _started(arguments: Sequence[str], recipe: Mapping[str, Any], number: int, num_processes: int, port: int) -> _Rank:
     """Starts a rank with torchrun's variables, in a session of its own: we pass on a Ctrl-C in the terminal."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _attempt)
     with tempfile.TemporaryFile() as about:
         about.write(json.dumps(recipe).encode())
         about.seek(0)
         command, *options = arguments
-        given = [] if recipe is None else [f"/dev/fd/{about.fileno()}"]
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_processes)),
             **os.environ,
@@ -156,7 +151,7 @@ def _started(
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "anybatch", command, *given, *options],
+            [sys.executable, "-m", "anybatch", command, f"/dev/fd/{about.fileno()}", *options],
             env=environment,
             pass_fds=(file.fileno(), about.fileno()),
             start_new_session=True,
