@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def train(
                     try:
                         course.go(step, request)
                     except Exception:
-                        course.abandon_save()
+                        if course.writer is not None:
+                            course.writer.abandon()
                         raise
             finally:
                 task.end()
@@ -107,24 +108,23 @@ def train(
     return result
 
 
+@dataclass
 class _Course:
-    """A running job: the state that its steps share."""
+    """A running job: the state that its steps share. Only rank 0 has `records`."""
 
-    def __init__(
-        self,
-        job: Job,
-        run: Run,
-        parallel: Parallel,
-        micro_batch_sizes: list[int],
-        records: Records | None,
-        progress: Progress,
-        task: Task,
-    ) -> None:
-        self.job, self.run, self.parallel, self.ranks = job, run, parallel, parallel.ranks
-        self.micro_batch_sizes, self.records, self.progress, self.task = micro_batch_sizes, records, progress, task
+    job: Job
+    run: Run
+    parallel: Parallel
+    micro_batch_sizes: list[int]
+    records: Records | None
+    progress: Progress
+    task: Task
+
+    def __post_init__(self) -> None:
+        job, run, self.ranks = self.job, self.run, self.parallel.ranks
         self.eval_steps = evenly(job.num_steps, job.execution.num_evals) | set(job.execution.evaluate_at)
         self.trust_ratio_steps = evenly(job.num_steps, job.execution.num_trust_ratios)
-        self.noise = WatchedNoise(job, parallel)
+        self.noise = WatchedNoise(job, self.parallel)
         precision = job.execution.precision
         assert precision != "auto"
         self.peak = peak_flops(self.ranks.device, precision, job.model)
@@ -280,10 +280,6 @@ class _Course:
                 self.last_saved = self.writer.step
         except OSError as error:
             self.save_failed(self.writer.step, error)
-
-    def abandon_save(self) -> None:
-        if self.writer is not None:
-            self.writer.abandon()
 
     def save_failed(self, step: int, error: OSError) -> None:
         self.record("save_failed", step, place(self.job, step).start, {"message": told(error)})

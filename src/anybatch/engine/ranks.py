@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -163,10 +163,8 @@ def join_ranks(hang_timeout_s: float = 600.0, url: str = "env://") -> Iterator[R
             raise Elsewhere(exit_code(error)) from None
         raise
     ranks = Ranks(watch=Watch(hang_timeout_s=hang_timeout_s)) if alone else _connect(url, hang_timeout_s)
-    with ExitStack() as held:
-        if not alone:
-            # The supervisor asks the ranks that it knows to stop. A single rank can be interrupted while it prepares.
-            held.enter_context(stop_requests())
+    # The supervisor asks the ranks that it knows to stop. A single rank can be interrupted while it prepares.
+    with nullcontext() if alone else stop_requests():
         yield from _joined(ranks)
 
 
