@@ -66,7 +66,10 @@ class Run:
     status_file = _Inside("status.json")
     tracker_file = _Inside("tracker.json")
     checkpoints = _Inside("checkpoints")
-    model = _Inside("model")
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
 
     @property
     def finished(self) -> bool:

@@ -31,15 +31,15 @@ def held_by(rank: int, tensors: Tensors) -> Held:
     """
     held: Held = {kind: {} for kind in tensors}
     for kind, named in tensors.items():
-        for name, value in named.items():
+        for name, value in ((name, value.detach()) for name, value in named.items()):
             if isinstance(value, DTensor):
-                rows = value.detach().to_local()
+                rows = value.to_local()
                 first, count = _place(value)
                 assert rows.shape[0] == count, f"rank {rank} holds {rows.shape[0]} rows, not {count}"
                 if rows.numel():
                     held[kind][name] = rows, first
             elif rank == 0:
-                held[kind][name] = value.detach(), 0
+                held[kind][name] = value, 0
     return held
 
 
