@@ -1,4 +1,4 @@
-"""The examples of each step: this rank's share of them, cut into micro-batches, read ahead by a thread.
+"""The examples of each step: this rank's share of them, cut into micro-batches, read ahead by threads.
 
 If examples promise their targets without being read, as images do, a few micro-batches are held at a time; otherwise,
 as for masked words, the share of a step.
@@ -8,17 +8,19 @@ import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from anybatch.engine.job import Batch, Examples, Promise
+
+Item = TypeVar("Item")
 
 # Enough that a slow image delays nothing, few enough for the memory: 12 groups of 64 images of 224 x 224 are 116 MB.
 _MICRO_BATCHES_AHEAD = 12
@@ -39,16 +41,15 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Late:
-    """`count` micro-batches that are read when they are asked for, once."""
+    """Micro-batches that these functions read when they are asked for."""
 
-    count: int
-    read: Iterator[MicroBatch]
+    reads: Sequence[Callable[[], MicroBatch]]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.reads)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        return self.read
+        return (read() for read in self.reads)
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,8 @@ def read_share(examples: Examples, pieces: list[Piece]) -> Share:
     for piece, each in zip(pieces, known, strict=True):
         num_targets.update({name: count if piece.counts else 0 for name, count in each.num_targets.items()})
     checksum = sum(each.checksum for piece, each in zip(pieces, known, strict=True) if piece.counts)
-    micro_batches: list[MicroBatch] | Late
-    if isinstance(known[0], Promise):
-        micro_batches = Late(len(pieces), _reading(pieces, known))
-    else:
-        micro_batches = [_micro_batch(piece, each) for piece, each in zip(pieces, known, strict=True)]
+    reads = [partial(_micro_batch, piece, each) for piece, each in zip(pieces, known, strict=True)]
+    micro_batches = Late(reads) if isinstance(known[0], Promise) else [read() for read in reads]
     return Share(micro_batches, dict(num_targets), checksum % 2**64)
 
 
@@ -129,101 +127,78 @@ def _micro_batch(piece: Piece, known: Batch | Promise) -> MicroBatch:
     return MicroBatch(batch.inputs, float(piece.counts), piece.count, lacking if piece.counts else 0)
 
 
-def _reading(pieces: list[Piece], known: list[Batch | Promise]) -> Iterator[MicroBatch]:
-    """Reads two at a time, so that the processes that decode are not idle at the end of each."""
-    waiting = deque[Future[MicroBatch]]()
-    with ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader") as readers:
-        for piece, promise in zip(pieces, known, strict=True):
-            waiting.append(readers.submit(_micro_batch, piece, promise))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        yield waiting.popleft().result()
-
-
 def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Returns `inputs` on the model's device; from pinned memory the copy runs during the computation."""
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
 
 class Loader:
-    """Shares of consecutive steps; `wait_s` is the time that the last step waited."""
+    """Shares of consecutive steps; if `ahead`, the next one is read during a step.
 
-    def __init__(self, items: Iterator[Share | MicroBatch]) -> None:
-        self._items = items
+    `wait_s` is the time that the last step waited.
+    """
+
+    def __init__(self, read: Callable[[int], Share], steps: Iterable[int], ahead: bool, pin: bool) -> None:
+        self._read, self._steps, self._ahead, self._pin = read, iter(steps), ahead, pin
+        # Two, so that the processes that decode are not idle at the end of each micro-batch.
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader")
+        self._share: Future[Share] | None = None
+        self._late, self._reading = deque[Callable[[], MicroBatch]](), deque[Future[MicroBatch]]()
+        self._lock = threading.Lock()
         self.wait_s = 0.0
 
     def next(self) -> Share:
         """Returns the next step's share; it, and its micro-batches, raise the errors of reading them."""
         self.wait_s = 0.0
-        share: Share = self._take()
-        if isinstance(share.micro_batches, list):
-            return share
-        count = len(share.micro_batches)
-        return replace(share, micro_batches=Late(count, (self._take() for _ in range(count))))
+        coming = self._share or self._readers.submit(self._opened, next(self._steps))
+        share = self._waited(coming)
+        step = next(self._steps, None) if self._ahead else None
+        self._share = None if step is None else self._readers.submit(self._opened, step)
+        return share
 
-    def _take(self) -> Any:
+    def _opened(self, step: int) -> Share:
+        """Reads the share of a step, or begins to read its micro-batches after those of the step before."""
+        share = self._read(step)
+        if isinstance(share.micro_batches, list):
+            return replace(share, micro_batches=[self._pinned(each) for each in share.micro_batches])
+        self._read_on(share.micro_batches.reads)
+        return replace(share, micro_batches=Late([self._micro_batch] * len(share.micro_batches)))
+
+    def _read_on(self, late: Sequence[Callable[[], MicroBatch]] = ()) -> None:
+        with self._lock:
+            self._late.extend(late)
+            while self._late and len(self._reading) < _MICRO_BATCHES_AHEAD:
+                self._reading.append(self._readers.submit(self._read_late, self._late.popleft()))
+
+    def _read_late(self, read: Callable[[], MicroBatch]) -> MicroBatch:
+        return self._pinned(read())
+
+    def _micro_batch(self) -> MicroBatch:
+        micro_batch = self._waited(self._reading.popleft())
+        self._read_on()
+        return micro_batch
+
+    def _waited(self, coming: Future[Item]) -> Item:
         started = time.perf_counter()
-        item = next(self._items)
+        item = coming.result()
         self.wait_s += time.perf_counter() - started
         return item
+
+    def _pinned(self, each: MicroBatch) -> MicroBatch:
+        if not self._pin:
+            return each
+        return replace(each, inputs={name: value.pin_memory() for name, value in each.inputs.items()})
+
+    def stop(self) -> None:
+        """Waits for what is being read."""
+        self._readers.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def loading(read: Callable[[int], Share], steps: Iterable[int], *, ahead: bool, pin: bool) -> Iterator[Loader]:
-    """Yields a loader of the steps for the block; `ahead`: a thread reads what it will return."""
-    items = _items(read, steps, pin)
-    with _taken_ahead(items) if ahead else nullcontext(items) as taken:
-        yield Loader(taken)
-
-
-def _items(read: Callable[[int], Share], steps: Iterable[int], pin: bool) -> Iterator[Share | MicroBatch]:
-    """Yields each step's share, and after it the micro-batches that it is late with."""
-    for step in steps:
-        share = read(step)
-        if isinstance(share.micro_batches, list):
-            yield replace(share, micro_batches=[_pinned(each) for each in share.micro_batches]) if pin else share
-        else:
-            yield share
-            for each in share.micro_batches:
-                yield _pinned(each) if pin else each
-
-
-def _pinned(micro_batch: MicroBatch) -> MicroBatch:
-    return replace(micro_batch, inputs={name: value.pin_memory() for name, value in micro_batch.inputs.items()})
-
-
-@contextmanager
-def _taken_ahead(items: Iterator[Share | MicroBatch]) -> Iterator[Iterator[Share | MicroBatch]]:
-    """Yields `items`, which a thread takes in advance; an error is raised in the place of the item that failed."""
-    ready = SimpleQueue[Share | MicroBatch | BaseException]()
-    room, stopped = threading.Semaphore(_MICRO_BATCHES_AHEAD), threading.Event()
-
-    def size(item: Share | MicroBatch) -> int:
-        # A share that is read as a whole is read one step ahead, with any number of micro-batches.
-        return _MICRO_BATCHES_AHEAD if isinstance(item, Share) and isinstance(item.micro_batches, list) else 1
-
-    def take() -> None:
-        try:
-            for item in items:
-                for _ in range(size(item)):
-                    room.acquire()
-                if stopped.is_set():
-                    return
-                ready.put(item)
-        except BaseException as error:
-            ready.put(error)
-
-    def taken() -> Iterator[Share | MicroBatch]:
-        while not isinstance(item := ready.get(), BaseException):
-            room.release(size(item))
-            yield item
-        raise item
-
-    thread = threading.Thread(target=take, name="anybatch-loader", daemon=True)
-    thread.start()
+    """Yields a loader of the steps for the block."""
+    loader = Loader(read, steps, ahead, pin)
     try:
-        yield taken()
+        yield loader
     finally:
-        stopped.set()
-        room.release(_MICRO_BATCHES_AHEAD)
-        thread.join()
+        loader.stop()
