@@ -59,7 +59,8 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
             micro = phase.group_size or recipe.engine.evaluation_batch_size
             micro = noise.micro_batch_size(step, phase, micro)
             pieces = cut(step * phase.global_batch_size, phase.global_batch_size, 0, 1, micro, phase.group_size)
-            share = read_share(phase.examples, pieces)
+            read = read_share(phase.examples, pieces)
+            share = replace(read, micro_batches=list(read.micro_batches))
             meter = noise.meter(step, phase)
             started = time.process_time()
             train_step(parallel, job.optimizer, share, job.max_grad_norm, meter=meter)

@@ -10,6 +10,7 @@ import pytest
 
 from anybatch.cli import main
 from anybatch.cli.drawing import preview_text
+from anybatch.data.images.source import ImageSource
 from anybatch.data.prepare import prepare
 from anybatch.data.text import Document
 from anybatch.errors import InputError
@@ -71,6 +72,21 @@ def test_a_part_of_a_long_micro_batch_stands_for_it(settings: list[str], monkeyp
         assert mine["micro_batch_size"] == all_of_it["micro_batch_size"]
         assert mine["num_steps"] == all_of_it["num_steps"]
         assert mine["activation_bytes"] == pytest.approx(all_of_it["activation_bytes"], rel=0.2)
+
+
+def test_images_are_read_before_the_steps_that_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = change(find_recipe("digits-lenet"), ["engine.micro_batch_size=8"])
+    sizes: list[int] = []
+    batch = ImageSource.batch
+
+    def noted(self: ImageSource, epochs: Any, examples: Any) -> Any:
+        sizes.append(len(examples))
+        return batch(self, epochs, examples)
+
+    monkeypatch.setattr("anybatch.engine.preview._LONG_ENOUGH_S", 1e9)
+    monkeypatch.setattr(ImageSource, "batch", noted)
+    assert preview_recipe(recipe)["phases"][0]["activation_bytes"] > 0
+    assert sizes == [2, 8]
 
 
 def test_a_dry_run_writes_nothing(

@@ -67,7 +67,9 @@ def _cost(job: Job, parallel: Parallel, phase: Phase, micro_batch_size: int, num
     pieces = cut(0, phase.global_batch_size, num_ranks - 1, num_ranks, micro_batch_size, phase.group_size)
     whole = pieces[0]
     for count in _growing(whole.count):
-        one = read_share(phase.examples, [replace(whole, count=count)])
+        read = read_share(phase.examples, [replace(whole, count=count)])
+        # Images are read here, and not in every step that is timed.
+        one = replace(read, micro_batches=list(read.micro_batches))
         with _saved_bytes(parallel.module) as saved:
             train_step(parallel, job.optimizer, one, None)
         step_s = _time(partial(train_step, parallel, job.optimizer, one, None))
