@@ -19,8 +19,9 @@ from typing import IO, Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from anybatch.engine.interruption import StopRequest, stop_requests
 from anybatch.errors import Failed, InputError, Stopped
-from anybatch.process import SUPERVISOR, listening
+from anybatch.process import SUPERVISOR
 from anybatch.progress import PlainProgress
 
 _PERIOD_S = 0.1
@@ -65,69 +66,37 @@ def supervise(arguments: Sequence[str], recipe: Mapping[str, Any], num_processes
         InputError, Failed: the message of the first rank that failed, at the last attempt.
         KeyboardInterrupt: a second Ctrl-C; the ranks were ended at once.
     """
-    signals = _Signals()
-    with listening(signals.heard):
+    with stop_requests() as request:
         for attempt in range(num_relaunches + 1):
             resumed = [] if not attempt or "--resume" in arguments else ["--resume"]
-            code, message = _attempt([*arguments, *resumed], recipe, num_processes, signals)
+            code, message = _attempt([*arguments, *resumed], recipe, num_processes, request)
             if code == 0:
                 return
             if code == 2:
                 raise InputError(message)
-            if code == 75 or signals.asked:
-                raise Stopped(message if code == 75 else f"{signals.asked}; --resume continues from what is saved")
+            if code == 75 or request.reason:
+                raise Stopped(message if code == 75 else f"{request.reason}; --resume continues from what is saved")
             if attempt < num_relaunches:
                 PlainProgress().say(f"{message}; starting again ({attempt + 1} of {num_relaunches})")
     raise Failed(message)
 
 
-class _Signals:
-    """Passes this process's signals on to the `ranks`; a second Ctrl-C ends them."""
-
-    def __init__(self) -> None:
-        self.asked: str | None = None
-        self.ranks: list[_Rank] = []
-        self._number = 0
-
-    def heard(self, number: int) -> None:
-        if self.asked is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._number = number
-        self.asked = self.asked or signal.Signals(number).name
-        self.pass_on()
-
-    def pass_on(self) -> None:
-        """Passes on what was asked, if something was."""
-        if self.asked is None:
-            return
-        begun = [(rank, told) for rank in self.ranks if (told := rank.told) is not None]
-        for rank, told in begun:
-            if "code" not in told:
-                rank.process.send_signal(self._number)
-        if not begun:
-            # There is nothing to save.
-            for rank in self.ranks:
-                rank.process.terminate()
-
-
-def _attempt(arguments: Sequence[str], recipe: Mapping[str, Any], num_processes: int, signals: _Signals) -> _End:
-    if signals.asked is not None:
-        return 75, f"{signals.asked} before training began; --resume begins it"
+def _attempt(arguments: Sequence[str], recipe: Mapping[str, Any], num_processes: int, request: StopRequest) -> _End:
+    if request.reason is not None:
+        return 75, f"{request.reason} before training began; --resume begins it"
     # The ranks meet here, and still do after one of them has failed.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = signals.ranks
+    ranks: list[_Rank] = []
     try:
         for number in range(num_processes):
             ranks.append(_started(arguments, recipe, number, num_processes, store.port))
-        signals.pass_on()
-        return _end(ranks, _failed(ranks))
+        return _end(ranks, _failed(ranks, request))
     finally:
         for rank in ranks:
             if rank.process.returncode is None:
                 rank.kill()
                 rank.process.wait()
             rank.file.close()
-        ranks.clear()
 
 
 def _started(arguments: Sequence[str], recipe: Mapping[str, Any], number: int, num_processes: int, port: int) -> _Rank:
@@ -159,11 +128,21 @@ def _started(arguments: Sequence[str], recipe: Mapping[str, Any], number: int, n
     return _Rank(number, process, file)
 
 
-def _failed(ranks: Sequence[_Rank]) -> list[_Rank]:
-    """Waits for all ranks; returns those that failed, the first one first. The others then have to end, too."""
+def _failed(ranks: Sequence[_Rank], request: StopRequest) -> list[_Rank]:
+    """Waits for all ranks, and passes a request on; returns the ranks that failed, the first one first.
+
+    After the first, the others have to end, too.
+    """
     failed: list[_Rank] = []
-    deadline = math.inf
+    deadline, passed_on = math.inf, False
     while running := [rank for rank in ranks if rank.process.returncode is None]:
+        if request.reason is not None and not passed_on:
+            passed_on = True
+            begun = [rank for rank in running if rank.told is not None]
+            # If no rank has begun, there is nothing to save.
+            for rank in begun or ranks:
+                if "code" not in (rank.told or {}):
+                    rank.process.send_signal(signal.Signals[request.reason] if begun else signal.SIGTERM)
         for rank in running:
             if rank.process.poll() is not None:
                 rank.kill()
