@@ -1,7 +1,7 @@
 """Draws the figures of how-it-works.md and results.md:  python docs/figures.py [FOLDER]
 
 The rates and steps are what `Reference` computes, the layers' movements those of a small network that is trained here,
-and the demo's shares those of src/anybatch/study/measured.json.
+and the shares of what was learned those of the files of results.
 """
 
 import json
@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from results import OPTIMIZERS, campaign, pick, with_kept
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -165,27 +166,36 @@ def moves(make: Callable[[nn.Module], torch.optim.Optimizer], num_steps: int = 6
 def demo(frame: Frame) -> str:
     """The share of its learning that the demo's model keeps at larger batches."""
     measured: dict[str, Any] = json.loads(files("anybatch.study").joinpath("measured.json").read_text("utf-8"))
+    return shares(frame, measured["rows"], "32,768 examples")
+
+
+def prose(frame: Frame) -> str:
+    """The share of its learning that a GPT on English prose keeps at larger batches."""
+    return shares(frame, with_kept(campaign("gpt")["rows"]), "64,000 examples")
+
+
+def shares(frame: Frame, rows: list[dict[str, Any]], examples: str) -> str:
+    """The means over seeds of `kept` against the batch, an optimizer a line, with the smallest and the largest."""
     grid = Grid(frame.width, 1, 1, 260, left=60, right=90)
     with canvas(frame.width, grid.height) as figure:
         axes = panel(figure, *grid.box(0))
         for number, name in enumerate(("lamb", "adamw")):
             kept: dict[int, list[float]] = {}
-            for row in measured["rows"]:
-                if row["optimizer"] == name:
-                    kept.setdefault(row["batch"], []).append(100 * row["kept"])
+            for row in pick(rows, optimizer=name):
+                kept.setdefault(row["batch"], []).append(100 * row["kept"])
             batches, means = list(kept), [fmean(each) for each in kept.values()]
             axes.plot(batches, means, color=ACCENTS[number], marker=MARKERS[number])
             for batch, each in kept.items():
                 axes.plot([batch] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
             axes.annotate(
-                {"lamb": "LAMB", "adamw": "AdamW"}[name], (batches[-1], means[-1]), (10, -4),
+                OPTIMIZERS[name], (batches[-1], means[-1]), (10, -4),
                 textcoords="offset points", color=ACCENTS[number], weight="bold",
             )  # fmt: skip
         axes.axhline(95, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
         axes.set_xlabel("batch", color=MUTED)
-        write_title(axes, "Per cent of the learning kept, after the same 32,768 examples", INK)
+        write_title(axes, f"Per cent of the learning kept, after the same {examples}", INK)
         return render(figure, frame)
 
 
@@ -224,6 +234,7 @@ FIGURES = {
     "how-steps": steps,
     "how-movements": movements,
     "how-demo": demo,
+    "results-prose": prose,
     "results-rules": carried,
 }
 

@@ -31,6 +31,11 @@ def load(name: str) -> Any:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def campaign(name: str) -> Any:
+    """The content of benchmarks/campaign/results/NAME.json."""
+    return json.loads((ROOT / "benchmarks" / "campaign" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def pick(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
     """The rows whose fields have the values asked for."""
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
@@ -53,6 +58,25 @@ def interval(numbers: Sequence[float], digits: int = 1) -> str:
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
+def with_kept(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a study of the campaign with `factor`, `loss`, and `kept`, the share of the reference's gain."""
+    found = []
+    for row in rows:
+        same = pick(rows, optimizer=row["optimizer"], seed=row["seed"])
+        reference = min(same, key=lambda each: each["batch"])
+        gain, whole = (each["context_free_loss"] - each["final"]["loss"] for each in (row, reference))
+        found.append(
+            {
+                **row,
+                "loss": row["final"]["loss"],
+                "words_right": row["final"].get("lm_accuracy"),
+                "factor": row["batch"] // reference["batch"],
+                "kept": gain / whole,
+            }
+        )
+    return found
+
+
 def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: str) -> str:
     """A row of learning rates and a row of held-out losses; the best loss is bold."""
     rows = sorted(rows, key=lambda row: row["lr"])
@@ -69,13 +93,13 @@ def results() -> dict[str, Any]:
     folder = ROOT / "benchmarks" / "results"
     files = {path.stem.replace("-", "_"): load(path.stem) for path in sorted(folder.glob("*.json"))}
     measured = ROOT / "src" / "anybatch" / "study" / "measured.json"
-    campaign = ROOT / "benchmarks" / "campaign" / "results"
+    studies = ROOT / "benchmarks" / "campaign" / "results"
     return {
         **files,
         "demo": json.loads(measured.read_text(encoding="utf-8")),
-        "campaign": {path.stem.replace("-", "_"): json.loads(path.read_text()) for path in campaign.glob("*.json")},
+        "campaign": {path.stem.replace("-", "_"): campaign(path.stem) for path in studies.glob("*.json")},
         "OPTIMIZERS": OPTIMIZERS, "pick": pick, "values": values, "spread": spread, "interval": interval,
-        "mean": fmean, "rate_table": rate_table,
+        "mean": fmean, "rate_table": rate_table, "with_kept": with_kept,
     }  # fmt: skip
 
 
