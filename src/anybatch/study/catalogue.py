@@ -1,6 +1,6 @@
 """Finds a study: shipped, from a user's Python file, or made of a recipe and the command line's options."""
 
-import importlib.util
+import runpy
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from anybatch.recipes import RECIPES, Recipe, change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
 from anybatch.recipes.optimizers import find_optimizer
 from anybatch.study import demo, paper, shipped
-from anybatch.study.declaration import Entrant, Protocol, Study
+from anybatch.study.declaration import Entrant, Study
 from anybatch.study.protocols import Range
 
 STUDIES: dict[str, Callable[[], Study]] = {
@@ -61,14 +61,9 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
             if owner and owner not in names:
                 raise InputError(f"--range {text}: {owner} is not compared; give --optimizer {owner}, too")
         entrants = tuple(_of_recipe(recipe, one, ranges) for one in names)
-        protocol: Protocol = "grid" if ranges else "untuned"
-        made: dict[str, Any] = {
-            "name": name,
-            "question": f"Which optimizer does best on {name}, and at which batch?",
-            "batch_sizes": (recipe.phases[0].batch_size,),
-            "protocol": protocol,
-        }
-        return Study(entrants=entrants, **{**made, **given})
+        given.setdefault("batch_sizes", (recipe.phases[0].batch_size,))
+        given.setdefault("protocol", "grid" if ranges else "untuned")
+        return Study(name, f"Which optimizer does best on {name}, and at which batch?", entrants, **given)
     if optimizers or ranges:
         raise InputError(f"--optimizer and --range belong to a recipe's study; {name} declares its own")
     study = find_study(name)
@@ -79,13 +74,8 @@ def declare(name: str, options: Mapping[str, Any]) -> Study:
 def _from_file(path: Path) -> Study:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        make = getattr(module, "study", None)
+        make = runpy.run_path(str(path), run_name="anybatch_study").get("study")
         if not callable(make):
             raise InputError(f"{path}: has no function study(), which returns an anybatch.study.Study")
         made = make()

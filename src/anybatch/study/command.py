@@ -1,7 +1,8 @@
 """The command `anybatch study`: declares, shows the plan, or runs the rest and writes the table."""
 
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,34 +36,28 @@ def plan(study: Study) -> dict[str, Any]:
     rows = []
     examples: int | None = 0
     trials = study.trials
-    for batch in study.batch_sizes:
-        for entrant in study.entrants:
-            cell = [trial for trial in trials if trial.cell == (entrant.name, batch)]
-            tuning = [trial for trial in cell if trial.part == "tuning"]
-            rates = sorted({trial.settings[LR] for trial in tuning if trial.settings and LR in trial.settings})
-            scaled = cell[0].scaled({})
-            warmups = sorted(
-                round(trial.settings[_WARMUP] * scaled[0].num_steps)
-                for trial in tuning
-                if scaled and trial.settings and _WARMUP in trial.settings
-            )
-            rows.append(
-                {
-                    "optimizer": entrant.name,
-                    "batch": batch,
-                    "rate": f"{rates[0]:.4g} to {rates[-1]:.4g}" if rates else scaled and float(f"{scaled[0].lr:.4g}"),
-                    "warmup_steps": f"{warmups[0]:,} to {warmups[-1]:,}"
-                    if warmups
-                    else scaled and scaled[0].warmup_steps,
-                    "steps": scaled and sum(phase.num_steps for phase in scaled),
-                    "tuning_runs": len(tuning),
-                    "reported_runs": len(cell) - len(tuning),
-                }
-            )
-            if scaled is None or examples is None:
-                examples = None
-            else:
-                examples += len(cell) * sum(phase.num_steps * phase.batch_size for phase in scaled)
+    for batch, entrant in itertools.product(study.batch_sizes, study.entrants):
+        cell = [trial for trial in trials if trial.cell == (entrant.name, batch)]
+        tuning = [trial.settings or {} for trial in cell if trial.part == "tuning"]
+        scaled = cell[0].scaled({})
+        rates = _span(sorted(one[LR] for one in tuning if LR in one), ".4g")
+        num_steps = scaled[0].num_steps if scaled else 0
+        warmups = _span(sorted(round(one[_WARMUP] * num_steps) for one in tuning if scaled and _WARMUP in one), ",")
+        rows.append(
+            {
+                "optimizer": entrant.name,
+                "batch": batch,
+                "rate": rates or (scaled and float(f"{scaled[0].lr:.4g}")),
+                "warmup_steps": warmups or (scaled and scaled[0].warmup_steps),
+                "steps": scaled and sum(phase.num_steps for phase in scaled),
+                "tuning_runs": len(tuning),
+                "reported_runs": len(cell) - len(tuning),
+            }
+        )
+        if scaled is None or examples is None:
+            examples = None
+        else:
+            examples += len(cell) * sum(phase.num_steps * phase.batch_size for phase in scaled)
     return {
         "study": study.name,
         "question": study.question,
@@ -74,6 +69,10 @@ def plan(study: Study) -> dict[str, Any]:
         "trials": len(trials),
         "examples": examples,
     }
+
+
+def _span(values: Sequence[float], form: str) -> str | None:
+    return f"{values[0]:{form}} to {values[-1]:{form}}" if values else None
 
 
 def _open(study: Study) -> list[str]:
@@ -97,10 +96,11 @@ def finish_study(
     check(study)
     results = run_study(make, out, progress, storage=storage, num_workers=num_workers, heartbeat_s=heartbeat_s)
     comparison = compare(study, results, out)
-    found = as_json(comparison, find(comparison))
-    made = _earlier(out / "study.json", found) or describe_environment()
-    write_json(out / "study.json", found | {"environment": made})
-    return replace(comparison, environment=made), found | {"environment": made}
+    values = as_json(comparison, find(comparison))
+    made = _earlier(out / "study.json", values) or describe_environment()
+    values["environment"] = made
+    write_json(out / "study.json", values)
+    return replace(comparison, environment=made), values
 
 
 def check(study: Study) -> None:

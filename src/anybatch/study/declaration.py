@@ -21,6 +21,8 @@ Part = Literal["tuning", "reported"]
 Protocol = Literal["untuned", "grid", "quasirandom"]
 Settings = Mapping[str, float]
 LR = "optimizer.lr"
+# Fields of a study that determine its results, and are JSON as they are.
+_PLAIN = ("batch_sizes", "protocol", "seeds", "tuning_seeds", "num_trials", "metric", "target", "num_evals")
 METRIC_NAMES = {name: words for task in TASKS.values() for name, words in task.accuracies.items()}
 
 
@@ -178,11 +180,7 @@ class Study:
 
     def tuning_of(self, trial: Trial) -> list[Trial]:
         """Returns the tuning trials from which `trial` takes its settings."""
-        return [other for other in self._tuning if other.cell == trial.cell]
-
-    @cached_property
-    def _tuning(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.part == "tuning"]
+        return [other for other in self.trials if other.part == "tuning" and other.cell == trial.cell]
 
     def declaration(self) -> dict[str, Any]:
         """Returns everything that determines the results, as JSON."""
@@ -196,14 +194,7 @@ class Study:
                 }
                 for entrant in self.entrants
             ],
-            "batch_sizes": list(self.batch_sizes),
-            "protocol": self.protocol,
-            "seeds": list(self.seeds),
-            "tuning_seeds": list(self.tuning_seeds),
-            "num_trials": self.num_trials,
-            "metric": self.metric,
-            "target": self.target,
-            "num_evals": self.num_evals,
+            **{name: getattr(self, name) for name in _PLAIN},
         }
 
     def fingerprint(self) -> str:

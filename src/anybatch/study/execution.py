@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anybatch.comparison.rows import adapted
 from anybatch.engine import Progress, Task
 from anybatch.errors import InputError
 from anybatch.files import locked
 from anybatch.numbers import finite
+from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.recipe import CorpusSettings
@@ -55,12 +57,11 @@ def run_folder(out: Path, trial: Trial) -> Path:
 
 
 def _ratios(run: Run) -> tuple[tuple[int, dict[str, float]], ...]:
-    """Returns the trust ratios of the adapted layers, whose ratio is not always 1."""
-    events = [(event["step"], event["ratios"]) for event in run.metrics("trust_ratios")]
-    adapted = {name for _, ratios in events for name, ratio in ratios.items() if ratio not in (1, None)}
+    """Returns the trust ratios of the adapted layers."""
+    samples = adapted([(event["step"], event["ratios"]) for event in run.metrics("trust_ratios")])
     return tuple(
-        (step, {name: float(f"{ratios[name]:.3g}") for name in ratios if name in adapted and finite(ratios[name])})
-        for step, ratios in events
+        (step, {name: float(f"{ratio:.3g}") for name, ratio in ratios.items() if finite(ratio)})
+        for step, ratios in samples
     )
 
 
@@ -103,21 +104,19 @@ def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
 
 
 class WatchedProgress:
-    """Passes everything to `progress` and regularly runs `check`, which may end the run by raising."""
+    """Passes everything to `progress`, or its `task`, and regularly runs `check`, which may end the run by raising."""
 
-    def __init__(self, progress: Progress, check: Callable[[], None]) -> None:
-        self._progress, self._check = progress, check
+    def __init__(
+        self, progress: Progress, check: Callable[[], None], task: Task | None = None, total: int = 0, done: int = 0
+    ) -> None:
+        self._progress, self._check, self._total, self._checked = progress, check, total, done
+        self._task = task or SilentProgress()
 
     def task(self, title: str, total: int, done: int = 0) -> Task:
-        return _WatchedTask(self._progress.task(title, total, done), total, done, self._check)
+        return WatchedProgress(self._progress, self._check, self._progress.task(title, total, done), total, done)
 
     def say(self, line: str) -> None:
         self._progress.say(line)
-
-
-class _WatchedTask:
-    def __init__(self, task: Task, total: int, done: int, check: Callable[[], None]) -> None:
-        self._task, self._check, self._total, self._checked = task, check, total, done
 
     def advance(self, done: int, note: str) -> None:
         self._task.advance(done, note)

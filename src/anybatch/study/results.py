@@ -13,7 +13,7 @@ from anybatch.comparison.grid import Comparison, Scaling, Series
 from anybatch.comparison.rows import Point, Reference, Row
 from anybatch.comparison.statistics import CriticalBatch, Interval
 from anybatch.numbers import null_for_nonfinite
-from anybatch.study.declaration import LR, Entrant, Outcome, Study, Trial
+from anybatch.study.declaration import LR, Entrant, Study, Trial
 from anybatch.study.execution import run_folder
 from anybatch.study.setup import setup
 from anybatch.study.trial_queue import Result
@@ -23,6 +23,10 @@ from anybatch.study.worker import chosen_settings
 _FROM_FOLDER = (
     "path", "environment", "evals", "trains", "health", "noise", "parameters", "context_free_loss", "wall_s",
     "examples_per_s", "skipped_steps", "final", "sample",
+)  # fmt: skip
+# What study.json says of a cell and of a trial in the words of this package.
+_OF_CELL = (
+    "factor", "gaps", "kept", "num_steps", "settings", "at_edge", "num_examples", "diverged", "still", "failed",
 )  # fmt: skip
 
 
@@ -58,7 +62,7 @@ def _row(study: Study, trial: Trial, results: Mapping[str, Result], out: Path | 
     outcome = result.outcome if result else None
     settings = result.settings if result and result.settings else _settings(study, trial, results)
     scaled, recipe = trial.scaled(settings), trial.recipe(settings)
-    tuned = recipe.reference
+    tuned, curve = recipe.reference, outcome.curve if outcome else ()
     row = Row(
         name=trial.key,
         state="not run" if result is None else "failed" if outcome is None else "finished",
@@ -78,9 +82,9 @@ def _row(study: Study, trial: Trial, results: Mapping[str, Result], out: Path | 
         lr=settings.get(LR, scaled[0].lr if scaled else None),
         warmup_steps=scaled[0].warmup_steps if scaled else None,
         num_steps=outcome.num_steps if outcome else None,
-        num_examples=outcome.curve[-1][1] if outcome and outcome.curve else None,
-        curve=outcome.curve if outcome else (),
-        evals=_points(study, outcome) if outcome else (),
+        num_examples=curve[-1][1] if curve else None,
+        curve=curve,
+        evals=[Point(step, n, None, y) if study.higher_is_better else Point(step, n, y, None) for step, n, y in curve],
         ratios=outcome.ratios if outcome else (),
     )
     folder = None if out is None or study.run is not None else run_folder(out, trial)
@@ -94,13 +98,6 @@ def _settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Mapp
     """Returns the trial's settings, or the best of its tuning if all of it is known."""
     known = all(one.key in results for one in study.tuning_of(trial))
     return (chosen_settings(study, trial, results) if trial.settings is not None or known else None) or {}
-
-
-def _points(study: Study, outcome: Outcome) -> list[Point]:
-    return [
-        Point(step, examples, None, value) if study.higher_is_better else Point(step, examples, value, None)
-        for step, examples, value in outcome.curve
-    ]
 
 
 def as_json(comparison: Comparison, findings: Findings) -> dict[str, Any]:
@@ -132,21 +129,12 @@ def _cell(one: Series, cell: Cell) -> dict[str, Any]:
     return {
         "entrant": one.label,
         "batch_size": cell.batch,
-        "factor": cell.factor,
-        "gaps": cell.gaps,
-        "kept": cell.kept,
-        "num_steps": cell.num_steps,
-        "settings": cell.settings,
+        **{name: getattr(cell, name) for name in _OF_CELL},
         "lr": cell.runs[0].lr,
         "warmup_steps": cell.runs[0].warmup_steps,
-        "at_edge": cell.at_edge,
         "finals": {str(seed): score for seed, score in cell.by_seed.items()},
         "final": _interval(cell.final),
         "num_seeds": len(cell.runs),
-        "num_examples": cell.num_examples,
-        "diverged": cell.diverged,
-        "still": cell.still,
-        "failed": cell.failed,
         "num_tuning_trials": len(cell.tuning),
         "tuning_diverged": sum(run.diverged for run in cell.tuning),
         "steps_to_target": {str(seed): steps for seed, (steps, _) in cell.reached.items()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from anybatch.comparison.wording import listed
 from anybatch.recipes import Recipe
 from anybatch.recipes.tasks import task_of
 from anybatch.study.declaration import LR, Study
@@ -19,7 +20,7 @@ def setup(study: Study) -> list[str]:
         ]
     )
     batches = "Batch" if len(study.batch_sizes) == 1 else "Batches"
-    said.append(f"{batches} {_numbers(study.batch_sizes)}; {_tuning(study)}")
+    said.append(f"{batches} {listed(f'{size:,}' for size in study.batch_sizes)}; {_tuning(study)}")
     seeds = f"Reported: {_seeds(study.seeds)}"
     parts = ", on every other batch of the held-out data; tuning saw those between" if study.run is None else ""
     return [*said, f"{seeds}{parts if study.protocol != 'untuned' else ''}."]
@@ -67,9 +68,4 @@ def _tuning(study: Study) -> str:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {_numbers(seeds)}"
-
-
-def _numbers(values: Sequence[int] | dict[int, None]) -> str:
-    items = [f"{value:,}" for value in values]
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {listed(f'{seed:,}' for seed in seeds)}"

@@ -110,16 +110,14 @@ class TrialQueue:
         if found is None:
             self._asked(lambda: self._study.set_user_attr("fingerprint", study.fingerprint()))
             self._asked(lambda: self._study.set_user_attr("declaration", study.declaration()))
-        elif found != study.fingerprint() and not self._is_declared_as(study):
+        # The storage may hold the study as it was declared when fields had other names, or the engine others.
+        elif found != study.fingerprint() and _results_of(
+            self._asked(lambda: self._study.user_attrs["declaration"])
+        ) != _results_of(study.declaration()):
             raise InputError(
                 f"{masked(url)}: holds a study called {study.name!r} that is declared otherwise; "
                 "choose another --out or --storage, or give this one another name"
             )
-
-    def _is_declared_as(self, study: Study) -> bool:
-        """Returns whether the storage holds `study`, declared when fields had other names or the engine others."""
-        found = self._asked(lambda: self._study.user_attrs["declaration"])
-        return bool(_results_of(found) == _results_of(study.declaration()))
 
     def take(self) -> Taken | None:
         """Takes the next trial that can run for this worker; None if there is none at the moment."""
@@ -339,25 +337,29 @@ def _open(url: str) -> RDBStorage:
     return storage
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Returns the database's error, which Optuna may have wrapped."""
+    return error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ else error
+
+
 def _comes_back(error: BaseException) -> bool:
     """Returns whether the storage may answer later: not after a wrong password, a lost table or a full disk."""
-    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    if not isinstance(
-        cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError | sqlalchemy.exc.InternalError
-    ):
+    cause = _cause(error)
+    away = sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError | sqlalchemy.exc.InternalError
+    if not isinstance(cause, away):
         return False
     return "sqlite" not in type(cause.orig).__module__ and not _LASTING.search(str(cause))
 
 
 def _reason(error: BaseException) -> str:
     """Returns the first line of the error, without passwords."""
-    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) and error.__cause__ else error
-    return masked(" ".join(str(cause).split("\n")[0].split()))
+    return masked(" ".join(str(_cause(error)).split("\n")[0].split()))
 
 
 def _results_of(declaration: dict[str, Any]) -> Any:
     """Returns what decides about the results, in today's words: all but how the engine executes a recipe."""
-    recipes = [from_json(entrant["recipe"]).model_dump(mode="json", exclude={"engine"})
-               for entrant in declaration["entrants"]]  # fmt: skip
-    entrants = [{**entrant, "recipe": one} for entrant, one in zip(declaration["entrants"], recipes, strict=True)]
+    entrants = [
+        {**entrant, "recipe": from_json(entrant["recipe"]).model_dump(mode="json", exclude={"engine"})}
+        for entrant in declaration["entrants"]
+    ]
     return json.loads(json.dumps({**declaration, "entrants": entrants}))

@@ -1,5 +1,6 @@
 """A worker takes trials from a study's queue until all are over; any number of workers, anywhere, give one table."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from anybatch.engine import Progress, stop_requests
 from anybatch.errors import Stopped
 from anybatch.process import masked
 from anybatch.runs import InUse, in_use
-from anybatch.study.declaration import Outcome, Settings, Study, Trial
+from anybatch.study.declaration import Settings, Study, Trial
 from anybatch.study.execution import run_folder, train_trial
 from anybatch.study.trial_queue import Result, Taken, TrialQueue
 from anybatch.study.workers import run_side_by_side
@@ -129,21 +130,13 @@ def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -
     """
     if trial.settings is not None:
         return trial.settings
-    best: tuple[float, Settings] | None = None
-    by_number: dict[int, list[Trial]] = {}
-    for one in study.tuning_of(trial):
-        by_number.setdefault(one.number, []).append(one)
-    for trials in by_number.values():
-        finals = [_final(results[one.key].outcome) for one in trials]
-        known = [value for value in finals if value is not None]
-        settings = trials[0].settings
-        if len(known) < len(trials) or settings is None:
-            continue
-        cost = sum(known) / len(known) * (-1 if study.higher_is_better else 1)
-        if best is None or cost < best[0]:
-            best = cost, settings
-    return None if best is None else best[1]
-
-
-def _final(outcome: Outcome | None) -> float | None:
-    return None if outcome is None else outcome.final
+    best: tuple[float, Settings | None] = (math.inf, None)
+    tuning = study.tuning_of(trial)
+    for number in dict.fromkeys(one.number for one in tuning):
+        trials = [one for one in tuning if one.number == number]
+        outcomes = [results[one.key].outcome for one in trials]
+        known = [outcome.final for outcome in outcomes if outcome is not None and outcome.final is not None]
+        if len(known) == len(trials):
+            cost = sum(known) / len(known) * (-1 if study.higher_is_better else 1)
+            best = min(best, (cost, trials[0].settings), key=lambda each: each[0])
+    return best[1]

@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 Message = tuple[Any, ...]
 
 _GRACE_S = 20.0
+# The tasks of a worker.
+_numbers = count()
 
 
 def run_side_by_side(
@@ -43,7 +45,9 @@ def run_side_by_side(
     messages: Queue[Message] = context.Queue()  # type: ignore[assignment]
     asked = context.Event()
     numbers = context.Value("i", 0)
-    shown = _Shown(progress)
+    shown: dict[object, Any] = {"progress": progress}
+    workers: list[int] = []
+    told = 0
     with (
         stop_requests() as request,
         ProcessPoolExecutor(
@@ -55,7 +59,8 @@ def run_side_by_side(
         waiting = list(reversed(calls))
         futures: list[Future[Result]] = []
         pending: set[Future[Result]] = set()
-        held.callback(shown.end_workers)
+        # At once, as a second Ctrl-C requests.
+        held.callback(_send, signal.SIGKILL, workers)
         while pending or (waiting and not asked.is_set()):
             while waiting and not asked.is_set() and len(pending) < num_workers:
                 # A new process is deaf until it is set up: signals to the whole group are this process's business.
@@ -63,16 +68,16 @@ def run_side_by_side(
                     futures.append(pool.submit(_call, waiting.pop()))
                 pending.add(futures[-1])
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
-            shown.update(messages)
+            _repeat(messages, shown, workers)
             if request.reason or any(future.exception() for future in done):
                 asked.set()
             # Also in later rounds: a worker's first message may arrive after another's failure.
-            while asked.is_set() and shown.workers:
-                with suppress(ProcessLookupError):
-                    os.kill(shown.workers.pop(), signal.SIGTERM)
+            if asked.is_set():
+                _send(signal.SIGTERM, workers[told:])
+                told = len(workers)
         held.pop_all()
     # A result can overtake the last messages; after the workers are gone, all have arrived.
-    shown.update(messages)
+    _repeat(messages, shown, workers)
     errors = [error for future in futures if (error := future.exception())]
     causes = [error for error in errors if not isinstance(error, Stopped)]
     if causes and not (request.reason and all(isinstance(error, BrokenProcessPool) for error in causes)):
@@ -82,68 +87,45 @@ def run_side_by_side(
     return [future.result() for future in futures]
 
 
-class _Shown:
-    """Repeats in this process's progress what the workers show in theirs."""
+def _send(number: int, workers: Sequence[int]) -> None:
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, number)
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[object, Task] = {}
-        self.workers: list[int] = []
-        self._all: list[int] = []
 
-    def end_workers(self) -> None:
-        """Ends all at once, as a second Ctrl-C requests."""
-        for worker in self._all:
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-
-    def update(self, messages: "Queue[Message]") -> None:
+def _repeat(messages: "Queue[Message]", shown: dict[object, Any], workers: list[int]) -> None:
+    """Repeats in this process what the workers' progress and tasks were asked for; adds the workers that began."""
+    with suppress(Empty):
         while True:
-            try:
-                kind, *values = messages.get_nowait()
-            except Empty:
-                return
-            if kind == "worker":
-                self.workers.append(values[0])
-                self._all.append(values[0])
-            elif kind == "say":
-                self._progress.say(*values)
-            elif kind == "task":
-                self._tasks[values[0]] = self._progress.task(*values[1:])
-            elif kind == "advance":
-                self._tasks[values[0]].advance(*values[1:])
+            key, method, arguments, made = messages.get_nowait()
+            if method == "begin":
+                workers.append(key)
             else:
-                self._tasks.pop(values[0]).end()
+                shown[made] = getattr(shown[key], method)(*arguments)
 
 
 class _SentProgress:
-    """A worker's progress: sends everything to the process that started it."""
+    """A worker's progress, or the task `key` of it: sends everything to the process that started the worker."""
 
-    def __init__(self, messages: "Queue[Message]") -> None:
-        self._messages = messages
-        self._numbers = count()
+    def __init__(self, messages: "Queue[Message]", key: object = "progress") -> None:
+        self._messages, self._key, self._sent = messages, key, 0.0
 
     def task(self, title: str, total: int, done: int = 0) -> Task:
-        key = os.getpid(), next(self._numbers)
-        self._messages.put(("task", key, title, total, done))
-        return _SentTask(self._messages, key)
+        key = os.getpid(), next(_numbers)
+        self._messages.put((self._key, "task", (title, total, done), key))
+        return _SentProgress(self._messages, key)
 
     def say(self, line: str) -> None:
-        self._messages.put(("say", line))
-
-
-class _SentTask:
-    def __init__(self, messages: "Queue[Message]", key: object) -> None:
-        self._messages, self._key, self._sent = messages, key, 0.0
+        self._messages.put((self._key, "say", (line,), None))
 
     def advance(self, done: int, note: str) -> None:
         now = time.monotonic()
         if now - self._sent >= 0.2:
             self._sent = now
-            self._messages.put(("advance", self._key, done, note))
+            self._messages.put((self._key, "advance", (done, note), None))
 
     def end(self) -> None:
-        self._messages.put(("end", self._key))
+        self._messages.put((self._key, "end", (), None))
 
 
 _progress: Progress
@@ -165,7 +147,7 @@ def _start_worker(messages: "Queue[Message]", asked: Event, numbers: "Synchroniz
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _progress, _asked = _SentProgress(messages), asked
-    messages.put(("worker", os.getpid()))
+    messages.put((os.getpid(), "begin", (), None))
 
 
 def _take_gpu(number: int) -> None:
