@@ -19,7 +19,6 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
         "sentences are tested with the rows that they come from",
         ("comparison/cell.py", "comparison/doubts.py", "comparison/families.py", "comparison/rows.py"),
     ),
-    "comparison/test_folders.py": ("a course is what is read of a run folder", ("comparison/course.py",)),
     "data/test_prepare_files.py": (
         "what one preparation is made of shows in the shards that come out",
         ("data/counts.py", "data/portions.py", "data/staging.py"),
@@ -130,7 +129,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "study/test_findings.py": (
         "what a study shows before and after its trials",
-        ("study/command.py", "study/paper.py", "study/results.py", "study/setup.py"),
+        ("study/command.py", "study/results.py"),
     ),
     "study/test_planted_truth.py": ("a grid is what a whole study measures", ("comparison/grid.py",)),
     "study/test_trial_queue.py": ("a trial runs as it is taken from the queue", ("study/execution.py",)),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from anybatch.comparison.course import observe
+from anybatch.comparison.rows import observe
 from anybatch.report import write_report
 
 

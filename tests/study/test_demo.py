@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from demo_seeds import sentences
 
 from anybatch.progress import SilentProgress
 from anybatch.recipes import Recipe, change
@@ -112,7 +113,8 @@ def test_what_was_measured_before_is_quoted(tmp_path: Path, monkeypatch: pytest.
     assert demo.measured_before() is None
     for seeds in ((0, 1), (0,)):
         measured = {"seeds": seeds, "environment": about, "rows": found[: 3 * len(seeds)]}
-        (tmp_path / "measured.json").write_text(json.dumps(measured))
+        written = {**measured, "sentences": sentences(measured)}
+        (tmp_path / "measured.json").write_text(json.dumps(written))
         quoted = demo.measured_before()
         assert quoted is not None
         first, second = (sentence.replace("\u202f", " ") for sentence in quoted["sentences"])
@@ -121,6 +123,12 @@ def test_what_was_measured_before_is_quoted(tmp_path: Path, monkeypatch: pytest.
             ("98.5 % (98.0 % to 99.0 %)", "96.5 % (96.0 % to 97.0 %)") if len(seeds) == 2 else ("99.0 %", "97.0 %")
         )
         assert second == f"LAMB kept {at_4} at ×4, {at_16} at ×16 of what its own reference learned."
+
+
+def test_the_sentences_that_come_with_the_package_are_those_of_its_numbers() -> None:
+    measured = demo.measured_before()
+    assert measured is not None
+    assert measured["sentences"] == sentences(measured)
 
 
 def _finish(recipe: Recipe, folder: Path, loss: float | None) -> None:

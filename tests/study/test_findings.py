@@ -21,8 +21,8 @@ from anybatch.report import write_study
 from anybatch.study import Entrant, Outcome, Study, Trial
 from anybatch.study.command import check, finish_study, plan
 from anybatch.study.execution import run_folder
-from anybatch.study.paper import bert
 from anybatch.study.results import compare
+from anybatch.study.shipped import paper_bert
 from anybatch.study.trial_queue import Result
 
 # Final losses by seed, from an untrained model's 4.0; the target is 2.
@@ -157,7 +157,7 @@ def test_an_interval_ends_where_the_metric_does() -> None:
 
 
 def test_a_plan_shows_rates_warm_up_and_steps_of_the_paper() -> None:
-    planned = plan(bert())
+    planned = plan(paper_bert())
     last = next(row for row in planned["runs"] if (row["optimizer"], row["batch"]) == ("LAMB", 32_768))
     assert (last["rate"], last["warmup_steps"], last["steps"]) == (0.005, 3_125, 15_625)
     text = study_text(planned)

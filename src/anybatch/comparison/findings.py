@@ -285,9 +285,12 @@ def _batch_by_batch(comparison: Comparison) -> list[str]:
         differences = comparison.of_batch(batch)
         if not differences:
             continue
-        name, final, cell_of = best[0].label, best[1].final, {one.label: cell for one, cell in cells}
-        turned = [each.seen_from(name) for each in differences if name in (each.first, each.second)]
-        rivals = [_against(each, cell_of[each.second]) for each in turned]
+        name, final = best[0].label, best[1].final
+        rivals = [
+            _against(comparison.difference(batch, best, rival), rival[1])
+            for rival in cells
+            if rival[0] is not best[0] and rival[1].runs[0] is not best[1].runs[0]
+        ]
         others = [
             f"Of the others, {each.told_apart[0]} is better than {each.told_apart[1]}."
             for each in differences

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anybatch.comparison.course import observe, stretches
-from anybatch.comparison.rows import ELSEWHERE, Point, Reference, Row, adapted
+from anybatch.comparison.rows import ELSEWHERE, Point, Reference, Row, adapted, observe, stretches
 from anybatch.comparison.wording import text
 from anybatch.elsewhere import batch_of, is_log, read_log
 from anybatch.errors import InputError

@@ -161,13 +161,6 @@ class Difference:
             return None
         return (self.first, self.second) if self.interval.low > 0 else (self.second, self.first)
 
-    def seen_from(self, name: str) -> "Difference":
-        """Returns the same difference with `name` as the first."""
-        if name == self.first:
-            return self
-        turned = None if self.interval is None else self.interval.turned
-        return Difference(self.batch, self.second, self.first, turned, self.p_value, self.num_seeds)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -237,11 +230,19 @@ class Comparison:
     def differences(self) -> list[Difference]:
         """Returns each pair of contenders at each batch."""
         return [
-            _difference(batch, first, second)
+            self.difference(batch, first, second)
             for batch in self.batches
             for first, second in combinations(self.at(batch), 2)
             if first[1].runs[0] is not second[1].runs[0]
         ]
+
+    def difference(self, batch: int, first: tuple[Series, Cell], second: tuple[Series, Cell]) -> Difference:
+        (one, mine), (other, theirs) = first, second
+        sign = 1 if self.metric.higher else -1
+        scores, against = mine.by_seed, theirs.by_seed
+        pairs = [sign * (score - against[seed]) for seed, score in scores.items() if seed in against]
+        interval = mean_interval(pairs) if pairs else None
+        return Difference(batch, one.label, other.label, interval, paired_p_value(pairs), len(mine.runs))
 
     def of_batch(self, batch: int) -> list[Difference]:
         return [each for each in self.differences if each.batch == batch]
@@ -255,15 +256,6 @@ class Comparison:
     @cached_property
     def scaling(self) -> list[Scaling]:
         return [] if self.metric.target is None else [one.scaling for one in self.series]
-
-
-def _difference(batch: int, first: tuple[Series, Cell], second: tuple[Series, Cell]) -> Difference:
-    (one, mine), (other, theirs) = first, second
-    sign = 1 if mine.metric.higher else -1
-    scores, against = mine.by_seed, theirs.by_seed
-    pairs = [sign * (score - against[seed]) for seed, score in scores.items() if seed in against]
-    interval = mean_interval(pairs) if pairs else None
-    return Difference(batch, one.label, other.label, interval, paired_p_value(pairs), len(mine.runs))
 
 
 def _comparable(first: Series, other: Series) -> bool:

@@ -22,12 +22,6 @@ class Interval:
     high: float | None
     count: int
 
-    @property
-    def turned(self) -> "Interval":
-        """Returns the interval of the negative values."""
-        low, high = (None if end is None else -end for end in (self.high, self.low))
-        return Interval(-self.mean, low, high, self.count)
-
 
 @dataclass(frozen=True)
 class CriticalBatch:

@@ -5,9 +5,8 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
-from anybatch.comparison.course import Health
 from anybatch.comparison.grid import Comparison
-from anybatch.comparison.rows import Point, Row
+from anybatch.comparison.rows import Health, Point, Row
 from anybatch.comparison.wording import UNKNOWN, count, listed, loss, percent, plural, rate
 from anybatch.report.document import Column, Section, Table, points
 

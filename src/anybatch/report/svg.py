@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -121,24 +122,16 @@ def panel(figure: "Figure", left: float, top: float, width: float, height: float
 def spread(positions: Sequence[float], distance: float, low: float, high: float) -> list[float]:
     """Moves `positions` as little as needed to be `distance` apart, within [low, high] if there is room."""
     order = sorted(range(len(positions)), key=lambda k: positions[k])
-    placed = sorted(positions)
-    for _ in range(200):
-        moved = False
-        for k in range(1, len(placed)):
-            lack = distance - (placed[k] - placed[k - 1])
-            if lack > 1e-6:
-                placed[k - 1] -= lack / 2
-                placed[k] += lack / 2
-                moved = True
-        if not moved:
-            break
-    if placed:
-        shift = max(0.0, low - placed[0]) - max(0.0, placed[-1] - high)
-        placed = [position + shift for position in placed]
-    result = [0.0] * len(placed)
+    # Without the distances they must not fall: neighbors that do are pooled at their mean, the least squares' answer.
+    pools: list[list[float]] = []
     for k, index in enumerate(order):
-        result[index] = placed[k]
-    return result
+        pools.append([positions[index] - k * distance])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    placed = [fmean(pool) for pool in pools for _ in pool]
+    placed = [position + k * distance for k, position in enumerate(placed)]
+    shift = max(0.0, low - placed[0]) - max(0.0, placed[-1] - high) if placed else 0.0
+    return [placed[order.index(k)] + shift for k in range(len(placed))]
 
 
 def render(figure: "Figure", frame: Frame) -> str:

@@ -12,7 +12,7 @@ from anybatch.names import nearest, optimizer_title
 from anybatch.recipes import RECIPES, Recipe, change, find_recipe
 from anybatch.recipes.change import as_another_optimizer
 from anybatch.recipes.optimizers import find_optimizer
-from anybatch.study import demo, paper, shipped
+from anybatch.study import demo, shipped
 from anybatch.study.declaration import Entrant, Study
 from anybatch.study.protocols import Range
 
@@ -21,11 +21,11 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "scaling": demo.declared,
     "ablation": shipped.ablation,
     "reality-check": shipped.reality_check,
-    "paper-bert": paper.bert,
-    "paper-resnet": paper.resnet,
-    "paper-resnet-16k": paper.resnet_16k,
-    "paper-cifar10": paper.cifar10,
-    "paper-mnist": paper.mnist,
+    "paper-bert": shipped.paper_bert,
+    "paper-resnet": shipped.paper_resnet,
+    "paper-resnet-16k": shipped.paper_resnet_16k,
+    "paper-cifar10": shipped.paper_cifar10,
+    "paper-mnist": shipped.paper_mnist,
 }
 
 

@@ -18,8 +18,7 @@ from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.preview import stand_in
 from anybatch.recipes.tasks import task_of
 from anybatch.study.catalogue import declare
-from anybatch.study.declaration import LR, Study
-from anybatch.study.setup import setup
+from anybatch.study.declaration import LR, Study, setup
 
 _WARMUP = "optimizer.warmup_ratio"
 

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from anybatch.comparison.families import compare
 from anybatch.comparison.folders import load
-from anybatch.comparison.wording import kept, spread
 from anybatch.engine import Progress
 from anybatch.files import write_json
-from anybatch.names import optimizer_title
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
 from anybatch.recipes.builtin_text import prepare_builtin_text
 from anybatch.recipes.recipe import CausalRecipe
@@ -94,10 +91,10 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
         {
             "optimizer": run.optimizer,
             "batch": run.batch,
-            "factor": round(cell.factor) if cell and cell.factor else None,
+            "factor": round(cell.factor) if cell.factor else None,
             "seed": run.seed,
             "loss": run.score,
-            "kept": cell.kept.get(run.name) if cell else None,
+            "kept": cell.kept.get(run.name),
             "accuracy": run.accuracy,
             "context_free_loss": run.context_free_loss,
             "num_steps": run.num_steps,
@@ -106,27 +103,12 @@ def rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
         }
         for batch in comparison.batches
         for one in comparison.series
-        for cell in [one.at(batch)]
-        for run in (cell.runs if cell else ())
+        if (cell := one.at(batch)) is not None
+        for run in cell.runs
     ]
 
 
-def measured_before() -> dict[str, list[str]] | None:
-    """Returns the results of several seeds by benchmarks/demo_seeds.py, in sentences; None if it was not run."""
+def measured_before() -> dict[str, Any] | None:
+    """Returns the results of several seeds by benchmarks/demo_seeds.py, told in `sentences`; None if it was not run."""
     resource = files("anybatch.study") / "measured.json"
-    if not resource.is_file():
-        return None
-    measured = json.loads(resource.read_text(encoding="utf-8"))
-    seeds, about = measured["seeds"], measured["environment"]
-    named = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-    shares: dict[str, dict[int, list[float]]] = {}
-    for row in measured["rows"]:
-        if row["factor"] > 1:
-            shares.setdefault(optimizer_title(row["optimizer"]), {}).setdefault(row["factor"], []).append(row["kept"])
-    sentences = [f"The same demo with {named} on {about['processor']}, {about['started'][:10]}:"]
-    for name, by_factor in shares.items():
-        each = [
-            f"{kept(fmean(values))}{spread(values, kept)} at \u00d7{factor}" for factor, values in by_factor.items()
-        ]
-        sentences.append(f"{name} kept {', '.join(each)} of what its own reference learned.")
-    return {"sentences": sentences}
+    return dict(json.loads(resource.read_text(encoding="utf-8"))) if resource.is_file() else None

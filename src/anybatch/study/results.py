@@ -13,9 +13,8 @@ from anybatch.comparison.grid import Comparison, Scaling, Series
 from anybatch.comparison.rows import Point, Reference, Row
 from anybatch.comparison.statistics import CriticalBatch, Interval
 from anybatch.numbers import null_for_nonfinite
-from anybatch.study.declaration import LR, Entrant, Study, Trial
+from anybatch.study.declaration import LR, Entrant, Study, Trial, setup
 from anybatch.study.execution import run_folder
-from anybatch.study.setup import setup
 from anybatch.study.trial_queue import Result
 from anybatch.study.worker import chosen_settings
 
