@@ -13,14 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
 
 from anybatch.engine.job import Batch, Examples, Promise
-
-Item = TypeVar("Item")
 
 # Enough that a slow image delays nothing, few enough for the memory: 12 groups of 64 images of 224 x 224 are 116 MB.
 _MICRO_BATCHES_AHEAD = 12
@@ -133,36 +131,55 @@ def on_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, T
 
 
 class Loader:
-    """Shares of consecutive steps; if `ahead`, the next one is read during a step.
+    """Shares of consecutive steps, which a thread reads; if `ahead`, the next one is read during a step.
 
     `wait_s` is the time that the last step waited.
     """
 
     def __init__(self, read: Callable[[int], Share], steps: Iterable[int], ahead: bool, pin: bool) -> None:
         self._read, self._steps, self._ahead, self._pin = read, iter(steps), ahead, pin
-        # Two, so that the processes that decode are not idle at the end of each micro-batch.
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader")
-        self._share: Future[Share] | None = None
+        # Futures would take the main thread a hundredth of a millisecond more a step.
+        self._asked, self._shares = SimpleQueue[int | None](), SimpleQueue[Share | BaseException]()
         self._late, self._reading = deque[Callable[[], MicroBatch]](), deque[Future[MicroBatch]]()
         self._lock = threading.Lock()
+        # Two, so that the processes that decode are not idle at the end of each micro-batch.
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="anybatch-reader")
+        self._thread = threading.Thread(target=self._run, name="anybatch-loader", daemon=True)
+        self._thread.start()
         self.wait_s = 0.0
+        if ahead:
+            self._ask()
 
     def next(self) -> Share:
         """Returns the next step's share; it, and its micro-batches, raise the errors of reading them."""
-        self.wait_s = 0.0
-        coming = self._share or self._readers.submit(self._opened, next(self._steps))
-        share = self._waited(coming)
-        step = next(self._steps, None) if self._ahead else None
-        self._share = None if step is None else self._readers.submit(self._opened, step)
+        if not self._ahead:
+            self._ask()
+        started = time.perf_counter()
+        share = self._shares.get()
+        self.wait_s = time.perf_counter() - started
+        if isinstance(share, BaseException):
+            raise share
+        if self._ahead:
+            self._ask()
         return share
 
-    def _opened(self, step: int) -> Share:
-        """Reads the share of a step, or begins to read its micro-batches after those of the step before."""
-        share = self._read(step)
-        if isinstance(share.micro_batches, list):
-            return replace(share, micro_batches=[self._pinned(each) for each in share.micro_batches])
-        self._read_on(share.micro_batches.reads)
-        return replace(share, micro_batches=Late([self._micro_batch] * len(share.micro_batches)))
+    def _ask(self) -> None:
+        if (step := next(self._steps, None)) is not None:
+            self._asked.put(step)
+
+    def _run(self) -> None:
+        while (step := self._asked.get()) is not None:
+            try:
+                self._shares.put(self._opened(self._read(step)))
+            except BaseException as error:
+                self._shares.put(error)
+
+    def _opened(self, share: Share) -> Share:
+        """Begins to read the micro-batches that are late, after those of the step before."""
+        if not isinstance(share.micro_batches, list):
+            self._read_on(share.micro_batches.reads)
+            return replace(share, micro_batches=Late([self._micro_batch] * len(share.micro_batches)))
+        return replace(share, micro_batches=[_pinned(each) for each in share.micro_batches]) if self._pin else share
 
     def _read_on(self, late: Sequence[Callable[[], MicroBatch]] = ()) -> None:
         with self._lock:
@@ -171,27 +188,24 @@ class Loader:
                 self._reading.append(self._readers.submit(self._read_late, self._late.popleft()))
 
     def _read_late(self, read: Callable[[], MicroBatch]) -> MicroBatch:
-        return self._pinned(read())
+        return _pinned(read()) if self._pin else read()
 
     def _micro_batch(self) -> MicroBatch:
-        micro_batch = self._waited(self._reading.popleft())
+        started = time.perf_counter()
+        micro_batch = self._reading.popleft().result()
+        self.wait_s += time.perf_counter() - started
         self._read_on()
         return micro_batch
 
-    def _waited(self, coming: Future[Item]) -> Item:
-        started = time.perf_counter()
-        item = coming.result()
-        self.wait_s += time.perf_counter() - started
-        return item
-
-    def _pinned(self, each: MicroBatch) -> MicroBatch:
-        if not self._pin:
-            return each
-        return replace(each, inputs={name: value.pin_memory() for name, value in each.inputs.items()})
-
     def stop(self) -> None:
         """Waits for what is being read."""
+        self._asked.put(None)
+        self._thread.join()
         self._readers.shutdown(cancel_futures=True)
+
+
+def _pinned(each: MicroBatch) -> MicroBatch:
+    return replace(each, inputs={name: value.pin_memory() for name, value in each.inputs.items()})
 
 
 @contextmanager
