@@ -116,7 +116,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "study/test_theory.py": (
         "one experiment from its functions to its page",
-        ("report/theory.py", "study/theory/experiments.py", "study/theory/findings.py", "study/theory/problem.py"),
+        ("report/theory.py", "study/theory/experiments.py", "study/theory/problem.py"),
     ),
     "study/test_advice.py": ("advice is what measuring runs say", ("study/advise.py", "study/measuring.py")),
     "test_elsewhere.py": (

@@ -330,3 +330,11 @@ def test_seeds_of_a_folder_give_intervals_and_paired_differences(record: Make) -
     assert "At batch 64 LAMB has the best mean held-out loss, 4.133 (95 % interval 3.508 to 4.758)." in points
     assert "The data do not distinguish it from AdamW; it leads by 0.001 (95 % interval -0.001484" in points
     assert "Each of the 2 comparisons has its own 95 % interval" in points
+
+
+def test_lost_runs_are_counted_among_the_rivals_own(record: Make) -> None:
+    """One run of LAMB, three of AdamW, of which one diverged: one of three, whoever is the first of the pair."""
+    runs = [record("lamb", 8, 4.0, context_free_loss=6.0)]
+    runs += [record("adamw", 8, loss, seed=seed) for seed, loss in enumerate((4.2, 4.3, None))]
+    _, points = say(runs)
+    assert "1 of 3 of its runs diverged or failed, and are left out" in points

@@ -10,8 +10,7 @@ import torch
 
 from anybatch.progress import SilentProgress
 from anybatch.report.theory import write_theory
-from anybatch.study.theory.experiments import SMALL, crossing, measure_theory, sparse_problem, spiked
-from anybatch.study.theory.findings import sentences
+from anybatch.study.theory.experiments import SMALL, crossing, measure_theory, sentences, sparse_problem, spiked
 from anybatch.study.theory.problem import START_ANGLE, Problem
 
 PROBLEM = Problem((3.0, 1.0), (0.0, 0.0), (0.7, 0.2), width=4, octaves=2)

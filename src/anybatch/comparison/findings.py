@@ -33,7 +33,13 @@ def find(comparison: Comparison) -> Findings:
         untuned = not comparison.tuned and any(one.judged for one in comparison.told)
         headline = (f"{_how_far(comparison.told)} " if untuned else "") + _who_is_best(comparison, together)
     else:
-        points, headline = [*one_by_one, *tuning, *together], _headline(comparison)
+        points = [*one_by_one, *tuning, *together]
+        done = plural(sum(run.finished for run in comparison.rows), "finished fine-tuning run")
+        headline = f"These are {done} without their pretraining: no batch to compare by."
+        if comparison.told:
+            headline = "No pretraining run has finished yet, so nothing can be said about quality at larger batches."
+        if one_by_one:
+            headline = _how_far(comparison.told)
     return Findings(headline, [*points, *doubts(comparison)])
 
 
@@ -53,16 +59,6 @@ def cell_score(cell: Cell, ranged: bool = True) -> str:
 def distance(cell: Cell) -> str:
     """Returns how near a cell comes to its reference: the kept share of the learning, or its gap."""
     return gap(cell.gap) if cell.share is None else f"{kept(cell.share)} kept"
-
-
-def _headline(comparison: Comparison) -> str:
-    told = comparison.told
-    if any(cell.finished for one in told for cell in one.cells):
-        return _how_far(told)
-    if told:
-        return "No pretraining run has finished yet, so nothing can be said about quality at larger batches."
-    done = plural(sum(run.finished for run in comparison.rows), "finished fine-tuning run")
-    return f"These are {done} without their pretraining: no batch to compare by."
 
 
 def _how_far(series: Sequence[Series]) -> str:
@@ -325,7 +321,7 @@ def _spread(value: Interval | None) -> str:
 
 def _against(difference: Difference, rival: Cell) -> str:
     """Compares the best one with a rival, by their paired differences."""
-    name, found, of = difference.second, difference.interval, difference.num_seeds
+    name, found, of = difference.second, difference.interval, len(rival.runs)
     lost = rival.diverged + rival.failed
     notes = [f"{lost} of {of} of its runs diverged or failed, and are left out"] if lost else []
     notes += [f"{rival.still} of {of} of its runs learned nothing"] if rival.still else []

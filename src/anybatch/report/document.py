@@ -67,23 +67,16 @@ class Table:
     odd: Callable[[Any], str] = lambda item: ""
 
     def html(self) -> str:
-        values = {column.name: [column.value(item) for item in self.items] for column in self.columns}
-        first, *rest = [
-            column for column in self.columns if any(value not in (None, "") for value in values[column.name])
-        ]
-        head = "".join(f'<th scope="col">{escape(column.name)}</th>' for column in (first, *rest))
+        shown = [column for column in self.columns if any(column.value(item) not in (None, "") for item in self.items)]
+        head = "".join(f'<th scope="col">{escape(column.name)}</th>' for column in shown)
         body = ""
-        for number, item in enumerate(self.items):
+        for item in self.items:
             accent, odd = self.accent(item), self.odd(item)
             dot = "" if accent is None else f'<span class="dot accent-{accent}"></span>'
-            name = escape(first.shown(values[first.name][number]))
-            cells = (column.shown(values[column.name][number]) for column in rest)
+            name, *cells = (escape(column.shown(column.value(item))) for column in shown)
             unlike = f' class="odd" title="{escape(odd)}"' if odd else ""
-            body += (
-                f'<tr{unlike}><th scope="row" title="{name}">{dot}{name}</th>'
-                + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-                + "</tr>"
-            )
+            row = f'<th scope="row" title="{name}">{dot}{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
+            body += f"<tr{unlike}>{row}</tr>"
         table = (
             f'<div class="scroll" role="region" aria-label="{escape(self.label)}" tabindex="0"><table>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

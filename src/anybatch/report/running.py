@@ -24,15 +24,17 @@ def health(comparison: Comparison) -> Section | None:
     concerns = [f"{run.name}: {words}" for run, found in known for words in _concerns(found)]
     columns = (
         Column("run", lambda item: item[0].name),
-        Column("clipped", lambda item: _share(item[1].clipped, item[1].steps), percent),
+        Column("clipped", lambda item: None if item[1].clipped is None else item[1].clipped / item[1].steps,
+               percent),
         Column("skipped", lambda item: len(item[1].skipped)),
         Column("loss jumps", lambda item: len(item[1].spikes)),
         Column("data wait", lambda item: item[1].wait_share, percent),
         Column("starts", lambda item: item[1].starts or None),
         Column("failed saves", lambda item: len(item[1].failed_saves)),
-        Column("memory", lambda item: item[1].memory_bytes, _gib),
+        Column("memory", lambda item: item[1].memory_bytes,
+               lambda size: UNKNOWN if size is None else f"{size / 2**30:.2f} GiB"),
         Column("learning rate at phase joins", lambda item: _joins(item[0])),
-    )
+    )  # fmt: skip
     table = Table("", "Health of all runs", columns, known, folded="Every run")
     sound = "No step was skipped, no loss jumped, and no run waited for its data."
     return Section("health", "How the runs ran", [points(concerns or [sound]), table])
@@ -41,14 +43,6 @@ def health(comparison: Comparison) -> Section | None:
 def _joins(run: Row) -> str:
     rates = ((after.step, rate(before.lr), rate(after.lr)) for _, before, after in switches(run))
     return "; ".join(f"step {count(step)}: {before} to {after}" for step, before, after in rates)
-
-
-def _share(part: int | None, whole: int) -> float | None:
-    return None if part is None else part / whole
-
-
-def _gib(size: float | None) -> str:
-    return UNKNOWN if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _concerns(found: Health) -> Iterator[str]:

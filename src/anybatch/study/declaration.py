@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -153,13 +152,6 @@ class Study:
     def metric_name(self) -> str:
         """Returns the metric's name on the page."""
         return METRIC_NAMES.get(self.metric, self.metric) if self.run is None else self.metric
-
-    @property
-    def metric_range(self) -> tuple[float, float]:
-        """Returns the metric's range: of a loss or an accuracy of a recipe; unbounded if `run` is the user's."""
-        if self.run is not None:
-            return -math.inf, math.inf
-        return (0.0, 1.0) if self.higher_is_better else (0.0, math.inf)
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:

@@ -1,5 +1,6 @@
 """A study's results as a comparison, and the content of study.json."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ _OF_CELL = (
 
 def compare(study: Study, results: Mapping[str, Result], out: Path | None = None) -> Comparison:
     """Returns the declared trials as rows, whoever ran them; run folders in `out` add what the storage lacks."""
-    least, most = study.metric_range
+    # A loss or an accuracy of a recipe has bounds; the metric of a user's `run` may be anything.
+    least, most = (0.0, 1.0 if study.higher_is_better else math.inf) if study.run is None else (-math.inf, math.inf)
     metric = Metric(study.metric_name, study.higher_is_better, least, most, study.target)
     rows = {trial.key: _row(study, trial, results, out) for trial in study.trials}
     return Comparison(
@@ -59,7 +61,7 @@ def _series(study: Study, entrant: Entrant, metric: Metric, rows: Mapping[str, R
 def _row(study: Study, trial: Trial, results: Mapping[str, Result], out: Path | None) -> Row:
     result = results.get(trial.key)
     outcome = result.outcome if result else None
-    settings = result.settings if result and result.settings else _settings(study, trial, results)
+    settings = result.settings if result and result.settings else chosen_settings(study, trial, results) or {}
     scaled, recipe = trial.scaled(settings), trial.recipe(settings)
     tuned, curve = recipe.reference, outcome.curve if outcome else ()
     row = Row(
@@ -91,12 +93,6 @@ def _row(study: Study, trial: Trial, results: Mapping[str, Result], out: Path | 
         return row
     seen = read_run(folder, trial.key)
     return replace(row, **{name: getattr(seen, name) for name in _FROM_FOLDER})
-
-
-def _settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Mapping[str, float]:
-    """Returns the trial's settings, or the best of its tuning if all of it is known."""
-    known = all(one.key in results for one in study.tuning_of(trial))
-    return (chosen_settings(study, trial, results) if trial.settings is not None or known else None) or {}
 
 
 def as_json(comparison: Comparison, findings: Findings) -> dict[str, Any]:

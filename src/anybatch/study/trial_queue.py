@@ -128,10 +128,11 @@ class TrialQueue:
         for trial in self._trials:
             if trial.key in results:
                 continue
+            ready = trial.settings is not None or all(one.key in results for one in self.study.tuning_of(trial))
             live = [one for one in by_key[trial.key] if one.state in _LIVE]
             if not live:
                 self._declare(trial, by_key[trial.key])
-            elif live[0].state is TrialState.WAITING and self._ready(trial, results) and not self._busy(trial):
+            elif live[0].state is TrialState.WAITING and ready and not self._busy(trial):
                 storage_id = self._claim(live[0], trial)
                 if storage_id is not None:
                     return Taken(trial, storage_id, results)
@@ -227,9 +228,6 @@ class TrialQueue:
         with contextlib.suppress(RuntimeError):
             values = None if metric is None else [metric]
             self._asked(lambda: self._storage.set_trial_state_values(storage_id, state, values))
-
-    def _ready(self, trial: Trial, results: Mapping[str, Result]) -> bool:
-        return trial.settings is not None or all(one.key in results for one in self.study.tuning_of(trial))
 
     def _declare(self, trial: Trial, before: list[FrozenTrial]) -> None:
         lost = [one for one in before if "result" not in one.user_attrs]

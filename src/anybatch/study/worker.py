@@ -63,7 +63,12 @@ def run_study(
 def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progress: Progress) -> None:
     """Takes trials until all are over, including those of other workers."""
     study = make()
-    queue = TrialQueue(study, url, heartbeat_s, partial(_running, study, out), progress.say)
+
+    def busy(trial: Trial) -> bool:
+        """Returns whether another process that shares the folder is at work on the trial, however slow it is."""
+        return study.run is None and in_use(run_folder(out, trial))
+
+    queue = TrialQueue(study, url, heartbeat_s, busy, progress.say)
     # One thread: the same sums in the same order on any machine, so that the table is the same.
     torch.set_num_threads(1)
     waiting = False
@@ -84,11 +89,6 @@ def work(make: Callable[[], Study], url: str, out: Path, heartbeat_s: int, progr
                     progress.say(f"worker {os.getpid()}: nothing to take now; waiting for trials of other workers")
                 waiting = True
                 time.sleep(_POLL_S)
-
-
-def _running(study: Study, out: Path, trial: Trial) -> bool:
-    """Returns whether another process that shares the folder is at work on the trial, however slow it is."""
-    return study.run is None and in_use(run_folder(out, trial))
 
 
 def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress: Progress) -> None:
@@ -124,7 +124,8 @@ def run_trial(study: Study, queue: TrialQueue, taken: Taken, out: Path, progress
 
 
 def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -> Settings | None:
-    """Returns the settings of `trial`: its own, or the best of its cell's tuning; None if all of those failed.
+    """Returns the settings of `trial`: its own, or the best of its cell's tuning; None if all of those failed
+    or some have no result yet.
 
     Best: by the mean of the final metric over the tuning seeds, all of them finite; of two equal ones, the earlier.
     """
@@ -132,6 +133,8 @@ def chosen_settings(study: Study, trial: Trial, results: Mapping[str, Result]) -
         return trial.settings
     best: tuple[float, Settings | None] = (math.inf, None)
     tuning = study.tuning_of(trial)
+    if any(one.key not in results for one in tuning):
+        return None
     for number in dict.fromkeys(one.number for one in tuning):
         trials = [one for one in tuning if one.number == number]
         outcomes = [results[one.key].outcome for one in trials]
