@@ -83,7 +83,7 @@ def preparation(files: list[Path], tokenizer_file: Path, cores: int) -> dict[str
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "tokens": summary.train.tokens + summary.held_out.tokens,
+        "tokens": summary["train"]["tokens"] + summary["held_out"]["tokens"],
         **{name: value / 1024 for name, value in kibibytes.items()},
     }
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from anybatch.__main__ import start
 from anybatch.data.builtin import python_documents
-from anybatch.data.counts import Summary
 from anybatch.data.prepare import Kind, prepare
 from anybatch.recipes import Recipe, change, find_recipe
 from anybatch.study import demo
@@ -26,7 +26,7 @@ SETTINGS = ["reference.num_examples=64", "model.hidden_size=32", "data.num_held_
 whole = demo.declared
 
 
-def small_text(out: Path, tokenizer: Kind) -> Summary:
+def small_text(out: Path, tokenizer: Kind) -> dict[str, Any]:
     return prepare(lambda: islice(python_documents(), 60), out, tokenizer=tokenizer, vocabulary_size=64, held_out=0.1)
 
 

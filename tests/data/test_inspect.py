@@ -12,18 +12,18 @@ from anybatch.errors import InputError
 
 def test_what_is_there_is_counted_and_shown(folder: Path) -> None:
     found = summary(folder, num_examples=2)
-    assert (found.train.documents, found.held_out.documents) == (64, 16)
-    assert found.vocabulary_size == 400
+    assert (found["train"]["documents"], found["held_out"]["documents"]) == (64, 16)
+    assert found["vocabulary_size"] == 400
     shards = open_shards(folder / "train")
     lengths = [len(sentence) for document in documents(shards) for sentence in document]
-    assert (found.train.sentences, found.train.tokens) == (len(lengths), sum(lengths))
-    assert found.train.longest_sentence == max(lengths)
-    assert 0 <= found.train.unknown_share < 0.01
+    assert (found["train"]["sentences"], found["train"]["tokens"]) == (len(lengths), sum(lengths))
+    assert found["train"]["longest_sentence"] == max(lengths)
+    assert 0 <= found["train"]["unknown_share"] < 0.01
     totals = [sum(map(len, document)) for document in documents(shards)]
-    assert sum(found.train.document_lengths.values()) == 64
-    assert found.train.document_lengths[64] == sum(64 <= total < 128 for total in totals)
-    assert len(found.examples) == 2
-    for example in found.examples:
+    assert sum(found["train"]["document_lengths"].values()) == 64
+    assert found["train"]["document_lengths"][64] == sum(64 <= total < 128 for total in totals)
+    assert len(found["examples"]) == 2
+    for example in found["examples"]:
         assert example.startswith("[CLS]")
         assert example.endswith("[SEP]")
         assert "[MASK→" in example

@@ -78,8 +78,8 @@ def is_held_out(text: str, first_sentences: set[str]) -> bool:
 )
 def test_both_parts_get_something(tmp_path: Path, made_up: MadeUp, count: int, share: float, held_out: int) -> None:
     summary = prepare(lambda: made_up(count), tmp_path / "a", vocabulary_size=256, held_out=share)
-    assert (summary.held_out.documents, summary.train.documents) == (held_out, count - held_out)
-    assert summary.vocabulary_size == vocabulary.load(tmp_path / "a" / TOKENIZER).get_vocab_size() <= 256
+    assert (summary["held_out"]["documents"], summary["train"]["documents"]) == (held_out, count - held_out)
+    assert summary["vocabulary_size"] == vocabulary.load(tmp_path / "a" / TOKENIZER).get_vocab_size() <= 256
 
 
 def test_a_given_vocabulary_is_used(tmp_path: Path, made_up: MadeUp, tokenizer: Tokenizer) -> None:
@@ -211,6 +211,6 @@ def test_a_write_that_fails_says_why(tmp_path: Path) -> None:
 def test_a_real_corpus(tmp_path: Path, shared_data: Path) -> None:
     path = shared_data / "corpus" / "valid.jsonl.xz"
     summary = prepare(lambda: read_documents([path]), tmp_path / "out", vocabulary_size=2048)
-    assert summary.train.documents + summary.held_out.documents == 304
-    assert summary.held_out.documents == 15
-    assert 15 < summary.train.tokens / summary.train.sentences < 50
+    assert summary["train"]["documents"] + summary["held_out"]["documents"] == 304
+    assert summary["held_out"]["documents"] == 15
+    assert 15 < summary["train"]["tokens"] / summary["train"]["sentences"] < 50

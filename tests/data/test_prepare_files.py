@@ -10,7 +10,6 @@ import pytest
 from tokenizers import Tokenizer
 
 from anybatch.data import raw, shard_writer
-from anybatch.data.counts import LeftOut
 from anybatch.data.portions import LengthFilter
 from anybatch.data.prepare import prepare, prepare_files
 from anybatch.data.shards import open_shards
@@ -52,7 +51,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
         out = tmp_path / str(processes)
         summary = prepare_files(files, out, processes=processes, **OPTIONS)
         assert contents(out) == expected
-        assert (summary.train.documents, summary.held_out.documents) == (360, 40)
+        assert (summary["train"]["documents"], summary["held_out"]["documents"]) == (360, 40)
     for processes in (0, 5000):
         with pytest.raises(InputError, match=f"processes = {processes}: must be at least 1 and at most 1024"):
             prepare_files(files, tmp_path / "none", processes=processes)
@@ -141,8 +140,8 @@ def test_duplicates_and_lengths(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     options = {"vocabulary_size": 256, "drop_duplicates": True, "lengths": LengthFilter(10, 100)}
     summary = prepare_files([path], tmp_path / "out", processes=1, **options)
-    assert summary.left_out == LeftOut(by_length=4, duplicates=2)
-    assert summary.train.documents + summary.held_out.documents == 30
+    assert summary["left_out"] == {"by_length": 4, "duplicates": 2}
+    assert summary["train"]["documents"] + summary["held_out"]["documents"] == 30
     with pytest.raises(InputError, match=r'a.jsonl:35: "text" is blank'):
         prepare_files([path], tmp_path / "other", processes=1, vocabulary_size=256)
 
@@ -177,7 +176,7 @@ def test_hard_text_survives(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     summary = prepare_files([path], tmp_path / "out", processes=1, vocabulary_size=256)
-    assert summary.train.documents + summary.held_out.documents == len(texts)
+    assert summary["train"]["documents"] + summary["held_out"]["documents"] == len(texts)
     for part in ("train", "held_out"):
         open_shards(tmp_path / "out" / part).verify()
 

@@ -51,13 +51,13 @@ def test_text_is_prepared_inspected_and_read_back(tmp_path: Path, kind: Kind) ->
     made = prepare(lambda: documents, out, tokenizer=kind)
     tokenizer = tokenizer_of(out)
     assert kind_of(tokenizer) == kind
-    assert made.unknown_share == 0
+    assert made["unknown_share"] == 0
     sentences = in_shards(open_shards(out / "train"))[0]
     text = "".join(tokenizer.decode(sentence.tolist()) for sentence in sentences)
     written = {f"The cat sat on mat{'t' * number}. Then it slept. The end!" for number in range(9)}
     assert text in (written if kind == "bytes" else {each.lower() for each in written})
     # What is decoded in pieces has no space but those of the text.
-    example = summary(out).examples[0]
+    example = summary(out)["examples"][0]
     assert example.startswith(("[CLS]t", "[CLS]T", "[CLS][MASK→"))
     assert "[MASK→" in example
 

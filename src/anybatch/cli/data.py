@@ -41,7 +41,6 @@ def prepare(
       anybatch data prepare corpus.txt --out shards --tokenizer vocab.txt
       anybatch data prepare corpus.txt --out shards --tokenizer characters
     """
-    from dataclasses import asdict
     from typing import get_args
 
     from anybatch.data import vocabulary
@@ -62,12 +61,12 @@ def prepare(
             processes=processes,
             progress=show_passes(progress),
         )
-        if summary.unknown_share > 0.02:
+        if summary["unknown_share"] > 0.02:
             progress.say(
-                f"{summary.unknown_share:.1%} of the tokens are [UNK], from which the model learns nothing: "
+                f"{summary['unknown_share']:.1%} of the tokens are [UNK], from which the model learns nothing: "
                 "a larger --vocabulary-size, or a vocabulary for this language, has fewer"
             )
-    print_values({"folder": str(out), **asdict(summary)}, as_json)
+    print_values({"folder": str(out), **summary}, as_json)
 
 
 @data_app.command()
@@ -84,12 +83,11 @@ def inspect(
     """
     import os
     import re
-    from dataclasses import asdict
 
     from anybatch.cli.drawing import histogram
     from anybatch.data.inspect import summary
 
-    found = asdict(summary(folder))
+    found = summary(folder)
     if as_json:
         print_values(found, as_json)
         return

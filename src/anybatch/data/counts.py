@@ -1,4 +1,4 @@
-"""The counts of a preparation: while it runs, and at its end."""
+"""The counts of a preparation while it runs."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,34 +9,6 @@ from anybatch.errors import InputError
 # A vocabulary that knows less of the text than this does not fit it: checked after this many tokens, or at the end.
 _MOSTLY_UNKNOWN = 0.5
 JUDGED_AFTER_TOKENS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The size of one part."""
-
-    documents: int
-    sentences: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Documents that are in no part: because of their length, or because their text repeats an earlier one."""
-
-    by_length: int = 0
-    duplicates: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The result of a preparation; `unknown_share` of the tokens are [UNK], words outside the vocabulary."""
-
-    vocabulary_size: int
-    unknown_share: float
-    train: Counts
-    held_out: Counts
-    left_out: LeftOut
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Inspects prepared data: how much there is, how well the vocabulary covers it, and what a model will see."""
 
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,35 +17,14 @@ from anybatch.errors import InputError
 _NO_LABEL = -1
 
 
-@dataclass(frozen=True)
-class PartSummary:
-    """Counts of one part; lengths are in tokens; `unknown_share` is the share of [UNK] in them.
-
-    `document_lengths` counts documents by length: the entry n (1, 2, 4, 8, ...) those of n to 2n - 1 tokens.
-    """
-
-    documents: int
-    sentences: int
-    tokens: int
-    median_sentence_length: float
-    longest_sentence: int
-    median_document_length: float
-    unknown_share: float
-    document_lengths: dict[int, int]
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """`examples`: a few pretraining examples in words, as the model sees them; [seen→label] if it must predict."""
-
-    vocabulary_size: int
-    train: PartSummary
-    held_out: PartSummary
-    examples: list[str]
-
-
-def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> DataSummary:
+def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> dict[str, Any]:
     """Reads everything in a folder that `prepare` wrote, and checks it against its checksums.
+
+    Returns:
+        vocabulary_size; for train and held_out, counts, lengths in tokens, unknown_share, the share of [UNK] in them,
+        and document_lengths, the number of documents by length: the entry n (1, 2, 4, 8, ...) counts those of n to
+        2n - 1 tokens; examples, a few pretraining examples in words, as the model sees them, with [seen→label] if it
+        must predict.
 
     Raises:
         InputError: the folder is not such a folder, or a file in it is missing, damaged, or does not match the
@@ -55,15 +34,14 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
         raise InputError(f"{folder}: no such folder; `anybatch data prepare` makes one")
     tokenizer = tokenizer_of(folder)
     unknown = vocabulary.special_ids(tokenizer)["[UNK]"]
-    parts = []
-    opened = {}
+    parts, opened = {}, {}
     for name in (TRAIN, HELD_OUT):
         shards = opened[name] = open_shards(folder / name)
         shards.check_vocabulary(tokenizer)
         if not shards.num_documents:
             raise InputError(f"{folder / name}: holds no document; run `anybatch data prepare` again with more text")
         shards.verify()
-        parts.append(_summarise(shards, unknown))
+        parts[name] = _summarise(shards, unknown)
     source = PretrainingSource(opened[TRAIN], tokenizer, seq_length, seed=0)
     count = min(num_examples, source.num_examples)
     inputs = source.batch(np.zeros(count, dtype=np.int64), np.arange(count) * source.num_examples // count).inputs
@@ -73,7 +51,7 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> Dat
         _in_words(tokenizer, ids[mask == 1].tolist(), row.tolist())
         for ids, mask, row in zip(inputs["input_ids"], inputs["attention_mask"], labels, strict=True)
     ]
-    return DataSummary(tokenizer.get_vocab_size(), parts[0], parts[1], examples)
+    return {"vocabulary_size": tokenizer.get_vocab_size(), **parts, "examples": examples}
 
 
 def _in_words(tokenizer: Tokenizer, ids: list[int], labels: list[int]) -> str:
@@ -91,21 +69,21 @@ def _name(tokenizer: Tokenizer, number: int) -> str:
     return str(tokenizer.id_to_token(number)).replace("[MASK]", "MASK").replace(" ", "␣")
 
 
-def _summarise(shards: Shards, unknown: int) -> PartSummary:
+def _summarise(shards: Shards, unknown: int) -> dict[str, Any]:
     sentence_lengths = np.concatenate([np.diff(part.sentence_ends, prepend=0) for part in shards.parts])
     document_lengths = np.concatenate(
         [np.diff(part.sentence_ends[part.document_ends - 1], prepend=0) for part in shards.parts]
     )
-    return PartSummary(
-        documents=shards.num_documents,
-        sentences=shards.num_sentences,
-        tokens=shards.num_tokens,
-        median_sentence_length=float(np.median(sentence_lengths)),
-        longest_sentence=int(sentence_lengths.max()),
-        median_document_length=float(np.median(document_lengths)),
-        document_lengths=_by_powers_of_two(document_lengths),
-        unknown_share=sum(int((part.tokens == unknown).sum()) for part in shards.parts) / shards.num_tokens,
-    )
+    return {
+        "documents": shards.num_documents,
+        "sentences": shards.num_sentences,
+        "tokens": shards.num_tokens,
+        "median_sentence_length": float(np.median(sentence_lengths)),
+        "longest_sentence": int(sentence_lengths.max()),
+        "median_document_length": float(np.median(document_lengths)),
+        "unknown_share": sum(int((part.tokens == unknown).sum()) for part in shards.parts) / shards.num_tokens,
+        "document_lengths": _by_powers_of_two(document_lengths),
+    }
 
 
 def _by_powers_of_two(lengths: NDArray[np.int64]) -> dict[int, int]:

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from anybatch.data import held_out as evaluation
 from anybatch.data import vocabulary
-from anybatch.data.counts import JUDGED_AFTER_TOKENS, Counts, LeftOut, State, Summary
+from anybatch.data.counts import JUDGED_AFTER_TOKENS, State
 from anybatch.data.duplicates import Hashes, find_duplicates
 from anybatch.data.pool import map_in_order
 from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
@@ -108,13 +108,18 @@ class Options:
 
 def prepare(
     documents: Callable[[], Iterable[Document]], out: Path, *, progress: PassReport | None = None, **options: Any
-) -> Summary:
+) -> dict[str, Any]:
     """Writes the folder `out`: a vocabulary, and token shards for training and evaluation.
 
     Args:
         documents: gives the same documents again each time it is called.
         options: the fields of `Options`.
         progress: called with the progress of each pass.
+
+    Returns:
+        vocabulary_size; unknown_share, of the tokens that are [UNK], words outside the vocabulary; train and held_out,
+        each with its documents, sentences and tokens; left_out, the documents in no part: by_length, and duplicates of
+        earlier ones.
 
     Raises:
         InputError: fewer than four documents, or fewer than two with two tokens or more in a part; a share outside (0,
@@ -132,7 +137,7 @@ def prepare_files(
     processes: int | None = None,
     progress: PassReport | None = None,
     **options: Any,
-) -> Summary:
+) -> dict[str, Any]:
     """Prepares files, folders, globs, lists and data sets of the Hub (see raw.find_sources).
 
     It uses `processes` processes (None: the number of cores); the shards are the same for any number.
@@ -180,7 +185,7 @@ class _Preparation:
     processes: int
     progress: PassReport | None
 
-    def run(self) -> Summary:
+    def run(self) -> dict[str, Any]:
         options, folder = self.options, self.staging.folder
         is_held_out = evaluation.choose(self._documents(), options.held_out, options.seed)
         marks = None
@@ -201,8 +206,12 @@ class _Preparation:
             vocabulary.save(tokenizer, folder / TOKENIZER)
         state, parts = self._write(tokenizer, part_of)
         (folder / _DUPLICATES).unlink(missing_ok=True)
-        left_out = LeftOut(state.by_length, state.duplicates)
-        return Summary(tokenizer.get_vocab_size(), state.unknown_share, *parts, left_out)
+        return {
+            "vocabulary_size": tokenizer.get_vocab_size(),
+            "unknown_share": state.unknown_share,
+            **parts,
+            "left_out": {"by_length": state.by_length, "duplicates": state.duplicates},
+        }
 
     def _tokenizer(self, part_of: PartOf) -> Tokenizer:
         # WordPiece reads the texts twice, for the alphabet first.
@@ -264,7 +273,7 @@ class _Preparation:
                 "change --min-characters and --max-characters"
             )
 
-    def _write(self, tokenizer: Tokenizer, part_of: PartOf) -> tuple[State, tuple[Counts, Counts]]:
+    def _write(self, tokenizer: Tokenizer, part_of: PartOf) -> tuple[State, dict[str, dict[str, int]]]:
         """Runs the last pass: writes all documents to the shards of their parts."""
         folder, saved, names = self.staging.folder, self.staging.saved, self.names
         state = State.of(saved["pass"]) if saved else State()
@@ -296,11 +305,11 @@ class _Preparation:
             state.check_known()
             for name, found in zip((TRAIN, HELD_OUT), state.usable, strict=True):
                 _check_usable(name, found)
-            train, held = (Counts(**writer.close()) for writer in writers)
+            counts = {name: writer.close() for name, writer in zip((TRAIN, HELD_OUT), writers, strict=True)}
         finally:
             for writer in writers:
                 writer.abandon()
-        return state, (train, held)
+        return state, counts
 
 
 def _add(portion: EncodedPortion, state: State, writers: list[ShardWriter], part_of: PartOf) -> None:

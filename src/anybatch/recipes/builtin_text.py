@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from anybatch.data.builtin import python_documents
-from anybatch.data.counts import Summary
 from anybatch.data.prepare import Kind, prepare
 from anybatch.data.text import Document
 
@@ -13,7 +13,7 @@ VOCABULARY_SIZES: dict[Kind, int] = {"wordpiece": 2048, "characters": 64, "bytes
 HELD_OUT = 0.1
 
 
-def prepare_builtin_text(out: Path, tokenizer: Kind = "wordpiece") -> Summary:
+def prepare_builtin_text(out: Path, tokenizer: Kind = "wordpiece") -> dict[str, Any]:
     """Writes `out` as `anybatch data prepare` does, from the language reference and the library's docstrings."""
     return prepare(_documents, out, tokenizer=tokenizer, vocabulary_size=VOCABULARY_SIZES[tokenizer], held_out=HELD_OUT)
 

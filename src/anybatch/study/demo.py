@@ -60,9 +60,10 @@ def run_demo(out: Path, seed: int, progress: Progress, num_workers: int | None =
         assert isinstance(recipe, CausalRecipe)
         assert recipe.data.tokenizer is not None
         summary = prepare_builtin_text(out / "data", recipe.data.tokenizer)
+        train = summary["train"]
         progress.say(
-            f"{summary.train.documents} documents, {summary.train.tokens:,} characters to train on, "
-            f"{summary.held_out.tokens:,} held out, a vocabulary of {summary.vocabulary_size:,}"
+            f"{train['documents']} documents, {train['tokens']:,} characters to train on, "
+            f"{summary['held_out']['tokens']:,} held out, a vocabulary of {summary['vocabulary_size']:,}"
         )
     calls = [
         partial(run_cell, f"[{number}/{len(grid)}] {title}", recipe, folder)
