@@ -32,7 +32,6 @@ from anybatch.data import vocabulary
 from anybatch.data.mlm import PretrainingSource
 from anybatch.data.prepare import prepare
 from anybatch.data.shards import open_shards
-from anybatch.data.text import Document
 from anybatch.environment import describe_environment
 from anybatch.errors import Elsewhere, Stopped
 from anybatch.recipes import Recipe, change, find_recipe, train_recipe
@@ -65,11 +64,7 @@ def write_text(folder: Path) -> None:
     """About 200 examples: an epoch ends every dozen steps."""
     words = random.Random(0)
     documents = [
-        Document(
-            " ".join(f"{' '.join(words.choices('abcdefghij', k=12))} ends here." for _ in range(12)),
-            f"made-up:{number}",
-        )
-        for number in range(30)
+        " ".join(f"{' '.join(words.choices('abcdefghij', k=12))} ends here." for _ in range(12)) for number in range(30)
     ]
     prepare(lambda: documents, folder, vocabulary_size=256, held_out=0.2)
     source = PretrainingSource(

@@ -51,8 +51,8 @@ def tokenizers_alone(files: list[Path], tokenizer_file: Path, cores: int) -> dic
     seconds, cpu_seconds, portion, length, tokens = 0.0, 0.0, [], 0, 0
     for document in [*read_documents(files), None]:
         if document is not None:
-            portion.append(document.text)
-            length += len(document.text)
+            portion.append(document)
+            length += len(document)
         if length >= PORTION or document is None:
             started, cpu_started = time.perf_counter(), time.process_time()
             encodings = tokenizer.encode_batch_fast(portion, add_special_tokens=False)
@@ -127,8 +127,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = arguments.files or [Path(folder) / "python.jsonl"]
         if not arguments.files:
-            files[0].write_text("".join(json.dumps({"text": each.text}) + "\n" for each in python_documents()))
-        num_bytes = sum(len(document.text.encode()) for document in read_documents(files))
+            files[0].write_text("".join(json.dumps({"text": each}) + "\n" for each in python_documents()))
+        num_bytes = sum(len(document.encode()) for document in read_documents(files))
         shards = Path(folder) / "shards"
         prepare_files(files[:1], shards, vocabulary_size=VOCABULARY_SIZE)
         runs: dict[str, list[dict[str, float]]] = {"tokenizers": [], "anybatch": []}

@@ -32,7 +32,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     with gzip.open(folder / "text.jsonl.gz", "wt", encoding="utf-8") as file:
         for _, document in zip(range(60), python_documents(), strict=False):
-            file.write(json.dumps({"text": document.text}) + "\n")
+            file.write(json.dumps({"text": document}) + "\n")
     result = anybatch(
         "data", "prepare", "text.jsonl.gz", "--out", "shards", "--vocabulary-size", "512", "--json", cwd=folder
     )

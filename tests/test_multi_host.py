@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from anybatch.data.prepare import prepare
-from anybatch.data.text import Document
 from anybatch.recipes import change, find_recipe, train_recipe
 from anybatch.runs import Run
 
@@ -57,7 +56,7 @@ def hosts() -> Iterator[list[tuple[str, str, str]]]:
 
 
 def test_two_hosts_train_the_model_of_one(hosts: list[tuple[str, str, str]], tmp_path: Path) -> None:
-    prepare(lambda: [Document(TEXT, f"made-up:{n}") for n in range(80)], tmp_path / "shards", vocabulary_size=300)
+    prepare(lambda: [TEXT for n in range(80)], tmp_path / "shards", vocabulary_size=300)
     settings = [f"data.path={tmp_path / 'shards'}", "reference.num_examples=150", "phases.0.batch_size=15",
                 "engine.num_evals=1", "data.num_held_out=16", "engine.parallel=fsdp"]  # fmt: skip
     train = ["train", "bert-demo", f"--run={tmp_path / 'two'}", *(f"--set={setting}" for setting in settings)]

@@ -71,7 +71,7 @@ def _write_text(suffix: str, packing: str, folder: Path) -> None:
 
 
 def _documents(folder: Path) -> list[str]:
-    return [document.text for document in read_documents([next(folder.iterdir())])]
+    return list(read_documents([next(folder.iterdir())]))
 
 
 def _reference_documents(folder: Path) -> list[str]:

@@ -11,33 +11,32 @@ from anybatch.data import vocabulary
 from anybatch.data.prepare import prepare
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import Shards, open_shards
-from anybatch.data.text import Document
 
 SYLLABLES = ("ba", "co", "di", "fu", "le", "mo", "na", "pi", "ro", "su", "ta", "ve")
 
 
-def make_documents(count: int, seed: int = 0) -> list[Document]:
+def make_documents(count: int, seed: int = 0) -> list[str]:
     """Documents of 1 to 20 sentences of 3 to 15 made-up words."""
     rng = np.random.default_rng(seed)
     documents = []
-    for number in range(count):
+    for _ in range(count):
         sentences = []
         for _ in range(rng.integers(1, 21)):
             words = ["".join(rng.choice(SYLLABLES, rng.integers(1, 4))) for _ in range(rng.integers(3, 16))]
             sentences.append(" ".join(words).capitalize() + ".")
-        documents.append(Document(" ".join(sentences), f"made-up:{number}"))
+        documents.append(" ".join(sentences))
     return documents
 
 
 @pytest.fixture
-def made_up() -> Callable[[int], list[Document]]:
+def made_up() -> Callable[[int], list[str]]:
     """That many made-up documents, always the same."""
     return make_documents
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    texts = [document.text for document in make_documents(60)]
+    texts = make_documents(60)
     return vocabulary.train(lambda: texts, 400)
 
 

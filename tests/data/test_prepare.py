@@ -15,10 +15,10 @@ from anybatch.data.prepare import HELD_OUT, TOKENIZER, TRAIN, prepare
 from anybatch.data.sentences import split_sentences
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import open_shards
-from anybatch.data.text import Document, read_documents
+from anybatch.data.text import read_documents
 from anybatch.errors import InputError
 
-MadeUp = Callable[[int], list[Document]]
+MadeUp = Callable[[int], list[str]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_document_stands_in_one_part_in_order(folder: Path, made_up: MadeUp) -> None:
     tokenizer = vocabulary.load(folder / TOKENIZER)
     expected = [
-        [tokenizer.encode(sentence, add_special_tokens=False).ids for sentence in split_sentences(document.text)]
+        [tokenizer.encode(sentence, add_special_tokens=False).ids for sentence in split_sentences(document)]
         for document in made_up(80)
     ]
     places = []
@@ -58,11 +58,8 @@ def test_held_out_words_do_not_shape_the_vocabulary(tmp_path: Path, made_up: Mad
     tokenizer = vocabulary.load(tmp_path / "a" / TOKENIZER)
     texts = {tokenizer.decode(document[0].tolist()) for document in in_shards(held_out)}
 
-    def changed() -> list[Document]:
-        return [
-            Document(text.replace(".", "!"), where) if is_held_out(text, texts) else Document(text, where)
-            for text, where in ((document.text, document.where) for document in made_up(20))
-        ]
+    def changed() -> list[str]:
+        return [text.replace(".", "!") if is_held_out(text, texts) else text for text in made_up(20)]
 
     prepare(changed, tmp_path / "b", vocabulary_size=256, held_out=0.5)
     assert contents(tmp_path / "a")[TOKENIZER] == contents(tmp_path / "b")[TOKENIZER]
@@ -140,14 +137,14 @@ def test_what_cannot_be_prepared_is_named_and_leaves_nothing(
     tmp_path: Path, texts: list[str], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(lambda: [Document(text, "") for text in texts], tmp_path / "out", **options)
+        prepare(lambda: texts, tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_share_of_unknown_words_is_told(tmp_path: Path, made_up: MadeUp) -> None:
-    half = [Document("one two. three four five six.", "")] * 8
+    half = ["one two. three four five six."] * 8
     known = prepare(lambda: half, tmp_path / "known", tokenizer=words("one", "two", "three", "four", "."))
-    assert known.unknown_share == 2 / 8
+    assert known["unknown_share"] == 2 / 8
     with pytest.raises(
         InputError, match=r"88% of the text's tokens are \[UNK\]: the vocabulary is of another language"
     ):
@@ -166,7 +163,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path, made_up: MadeUp) -> No
 def test_broken_input_in_the_last_pass_leaves_nothing(tmp_path: Path, made_up: MadeUp) -> None:
     passes = 0
 
-    def documents() -> Iterator[Document]:
+    def documents() -> Iterator[str]:
         nonlocal passes
         passes += 1
         yield from made_up(5)
@@ -195,10 +192,9 @@ def test_a_write_that_fails_says_why(tmp_path: Path) -> None:
         "import errno, resource, sys\n"
         "from pathlib import Path\n"
         "from anybatch.data.prepare import prepare\n"
-        "from anybatch.data.text import Document\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
-        "    prepare(lambda: [Document('some words ' * 20_000, '')] * 4, Path(sys.argv[1]) / 'out')\n"
+        "    prepare(lambda: ['some words ' * 20_000] * 4, Path(sys.argv[1]) / 'out')\n"
         "except OSError as error:\n"
         "    print(error.errno == errno.EFBIG)\n"
     )

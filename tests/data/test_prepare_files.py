@@ -13,24 +13,23 @@ from anybatch.data import raw, shard_writer
 from anybatch.data.portions import LengthFilter
 from anybatch.data.prepare import prepare, prepare_files
 from anybatch.data.shards import open_shards
-from anybatch.data.text import Document
 from anybatch.errors import InputError
 
-MadeUp = Callable[[int], list[Document]]
+MadeUp = Callable[[int], list[str]]
 
 
 @pytest.fixture
-def documents(made_up: MadeUp) -> list[Document]:
+def documents(made_up: MadeUp) -> list[str]:
     return made_up(400)
 
 
 @pytest.fixture
-def files(tmp_path: Path, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def files(tmp_path: Path, documents: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Four hundred documents over two files, read in some sixty portions."""
     monkeypatch.setattr(raw, "PORTION_BYTES", 4096)
     paths = [tmp_path / "a.jsonl", tmp_path / "b.txt"]
-    paths[0].write_text("".join(json.dumps({"text": each.text}) + "\n" for each in documents[:250]))
-    paths[1].write_text("\n\n\n".join(each.text for each in documents[250:]))
+    paths[0].write_text("".join(json.dumps({"text": each}) + "\n" for each in documents[:250]))
+    paths[1].write_text("\n\n\n".join(documents[250:]))
     return paths
 
 
@@ -41,9 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 OPTIONS: dict[str, Any] = {"vocabulary_size": 400, "held_out": 0.1, "max_shard_tokens": 5000}
 
 
-def test_any_number_of_processes_writes_the_same_bytes(
-    tmp_path: Path, files: list[Path], documents: list[Document]
-) -> None:
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, files: list[Path], documents: list[str]) -> None:
     prepare(lambda: documents, tmp_path / "memory", **OPTIONS)
     expected = contents(tmp_path / "memory")
     assert len(open_shards(tmp_path / "memory" / "train").parts) > 4

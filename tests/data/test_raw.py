@@ -48,7 +48,7 @@ def test_all_kinds_of_file_give_the_same_documents(corpus: Path, monkeypatch: py
     assert [Path(name).name for name in sources] == [
         "a.jsonl", "b.jsonl.gz", "c.JSONL.XZ", "d.jsonl.zst", "e.txt", "f.parquet"
     ]  # fmt: skip
-    texts = [document.text for document in read_documents(sources)]
+    texts = list(read_documents(sources))
     assert texts == [f"Document {number}.\n\nIts end." for number in range(700)] * 6
 
 
@@ -107,8 +107,8 @@ def test_a_document_without_an_end_is_cut(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_text(content)
         documents = list(read_documents([path]))
         assert len(documents) > 4
-        assert max(len(document.text.encode()) for document in documents) < 1 << 14
-        assert "".join("".join(document.text.split()) for document in documents) == "".join(content.split())
+        assert max(len(document.encode()) for document in documents) < 1 << 14
+        assert "".join("".join(document.split()) for document in documents) == "".join(content.split())
 
 
 def test_a_line_of_json_that_is_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("datasets")
     monkeypatch.setattr(module, "load_dataset", load, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", module)
-    assert [document.text for document in read_documents(["hf:good"])] == [f"Text {number}." for number in range(600)]
+    assert list(read_documents(["hf:good"])) == [f"Text {number}." for number in range(600)]
     rest = [portion.content for portion in read_portions(["hf:good,part@dev"], Place(0, 590, 591))]
     assert rest == [[f"Text {number}." for number in range(590, 600)]]
     assert asked == [("good", None, "train", True), ("good", "part", "dev", True)]

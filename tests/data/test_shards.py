@@ -17,7 +17,6 @@ from anybatch.data.causal import CausalSource
 from anybatch.data.prepare import prepare
 from anybatch.data.shard_writer import ShardWriter
 from anybatch.data.shards import Shards, open_shards
-from anybatch.data.text import Document
 from anybatch.data.vocabulary import load
 from anybatch.errors import InputError
 
@@ -185,7 +184,7 @@ def test_wrong_offsets_are_found_in_large_shards_too(
 
 
 def test_the_loss_of_counted_frequencies(tmp_path: Path) -> None:
-    documents = [Document(f"the cat sat on mat {n} the cat ran", f"document {n}") for n in range(20)]
+    documents = [f"the cat sat on mat {n} the cat ran" for n in range(20)]
     prepare(lambda: documents, tmp_path / "data", vocabulary_size=256)
     shards = open_shards(tmp_path / "data" / "train")
     size = load(tmp_path / "data" / "tokenizer.json").get_vocab_size()
@@ -196,7 +195,7 @@ def test_the_loss_of_counted_frequencies(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_a_stream_counts_the_ends_of_documents(tmp_path: Path) -> None:
-    documents = [Document(f"the cat sat on mat {n} the cat ran", f"document {n}") for n in range(20)]
+    documents = [f"the cat sat on mat {n} the cat ran" for n in range(20)]
     prepare(lambda: documents, tmp_path / "data", tokenizer="characters")
     shards, tokenizer = open_shards(tmp_path / "data" / "train"), load(tmp_path / "data" / "tokenizer.json")
     source = CausalSource(shards, tokenizer, 8)

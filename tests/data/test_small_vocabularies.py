@@ -8,7 +8,6 @@ from anybatch.data.inspect import summary
 from anybatch.data.prepare import Kind, kind_of, prepare, tokenizer_of
 from anybatch.data.shards import open_shards
 from anybatch.data.small_vocabularies import characters, single_bytes
-from anybatch.data.text import Document
 from anybatch.errors import InputError
 
 TEXTS = ["The cat sat on the mat. Then it slept!\n\nÉté: 42 [SEP] tests."] * 3
@@ -46,7 +45,7 @@ def test_bytes_lose_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["characters", "bytes"])
 def test_text_is_prepared_inspected_and_read_back(tmp_path: Path, kind: Kind) -> None:
-    documents = [Document(f"The cat sat on mat{'t' * number}. Then it slept.\n\nThe end!", "") for number in range(9)]
+    documents = [f"The cat sat on mat{'t' * number}. Then it slept.\n\nThe end!" for number in range(9)]
     out = tmp_path / "shards"
     made = prepare(lambda: documents, out, tokenizer=kind)
     tokenizer = tokenizer_of(out)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from anybatch.data.prepare import prepare
-from anybatch.data.text import Document
 from anybatch.errors import InputError
 from anybatch.recipes import change, evaluate_step, find_recipe, train_recipe
 
@@ -24,7 +23,7 @@ KINDS = {
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "shards"
     texts = [f"Document {number} begins here. It has a second sentence, and a third. " * 4 for number in range(60)]
-    prepare(lambda: [Document(text, "") for text in texts], out, vocabulary_size=300)
+    prepare(lambda: texts, out, vocabulary_size=300)
     return out
 
 

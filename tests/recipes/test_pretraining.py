@@ -10,7 +10,6 @@ import torch
 
 from anybatch.data.prepare import Kind, prepare, tokenizer_of
 from anybatch.data.squad import Question, load_builtin, read_questions
-from anybatch.data.text import Document
 from anybatch.errors import InputError
 from anybatch.evaluation.squad_score import normalize, read_predictions, score
 from anybatch.recipes import causal, change, evaluate_run, find_recipe, images, pretraining, questions, train_recipe
@@ -23,7 +22,7 @@ TINY_BERT = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", 
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "shards"
     texts = [f"Document {number} begins here. It has a second sentence, and a third. " * 4 for number in range(60)]
-    prepare(lambda: [Document(text, "") for text in texts], out, vocabulary_size=300)
+    prepare(lambda: texts, out, vocabulary_size=300)
     return out
 
 
@@ -91,7 +90,7 @@ def test_small_vocabularies_train_and_transformers_reads_the_exported_ones(
     from transformers import AutoTokenizer
 
     texts = [f"Document {number} begins here. It has a second sentence, and a third. " * 4 for number in range(60)]
-    prepare(lambda: [Document(text, "") for text in texts], tmp_path / "shards", tokenizer=kind)
+    prepare(lambda: texts, tmp_path / "shards", tokenizer=kind)
     settings = [
         *SMALL, *TINY_BERT, f"data.path={tmp_path / 'shards'}", f"data.tokenizer={kind}", "phases.0.batch_size=8",
     ]  # fmt: skip

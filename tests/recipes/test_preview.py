@@ -12,7 +12,6 @@ from anybatch.cli import main
 from anybatch.cli.drawing import preview_text
 from anybatch.data.images.source import ImageSource
 from anybatch.data.prepare import prepare
-from anybatch.data.text import Document
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, train_recipe
 from anybatch.recipes.preview import preview_recipe, sampled_rates
@@ -25,7 +24,7 @@ TEXT = " ".join("one two three four five six seven eight nine ten." for _ in ran
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("text") / "shards"
-    prepare(lambda: [Document(TEXT, f"made-up:{n}") for n in range(80)], folder, vocabulary_size=300)
+    prepare(lambda: [TEXT for n in range(80)], folder, vocabulary_size=300)
     return [
         f"data.path={folder}", "reference.num_examples=400", "reference.warmup_ratio=0.1", "model.hidden_size=32",
         "model.num_layers=1", "phases.0.sequence_length=16", "phases.0.batch_size=30", "phases.1.sequence_length=32",

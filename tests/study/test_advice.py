@@ -9,7 +9,7 @@ import pytest
 
 from anybatch.cli.advice_text import noise_text
 from anybatch.data.prepare import prepare
-from anybatch.data.text import Document, read_documents
+from anybatch.data.text import read_documents
 from anybatch.errors import InputError
 from anybatch.numbers import null_for_nonfinite
 from anybatch.progress import SilentProgress
@@ -163,7 +163,7 @@ def test_the_text_is_prepared_once_and_no_model_is_made_to_learn_its_length(tmp_
     """A GPT without a path: the data of both measuring runs are one folder, with the vocabulary that it asks for."""
     texts = [f"Document {n} begins here. It has a second sentence, and a third one about {n}. " * 4 for n in range(60)]
     made = []
-    monkeypatch.setattr(builtin_text, "_documents", lambda: [Document(text, "") for text in texts])
+    monkeypatch.setattr(builtin_text, "_documents", lambda: texts)
 
     def counted(*given):
         made.append(given)

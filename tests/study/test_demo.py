@@ -71,15 +71,11 @@ def test_a_row_a_run_says_how_much_of_the_learning_was_kept(tmp_path: Path) -> N
 def test_a_demo_runs_to_its_page_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole demo on a model and a text that take seconds; the runs are in a process of their own."""
     from anybatch.data.prepare import prepare
-    from anybatch.data.text import Document
 
     settings = ["model.hidden_size=8", "reference.num_examples=512", "data.num_held_out=32", "reference.lr=0.02"]
     entrants = tuple(replace(each, recipe=change(each.recipe, settings)) for each in declared().entrants)
     tiny = replace(declared((0,)), entrants=entrants, batch_sizes=(2, 8))
-    texts = [
-        Document(f"Document {number} begins here. It has a second sentence, and a third. " * 4, "")
-        for number in range(60)
-    ]
+    texts = [f"Document {number} begins here. It has a second sentence, and a third. " * 4 for number in range(60)]
     monkeypatch.setattr(demo, "declared", lambda seeds: tiny)
     monkeypatch.setattr(demo, "prepare_builtin_text", lambda out, kind: prepare(lambda: texts, out, tokenizer=kind))
     out = tmp_path / "demo"

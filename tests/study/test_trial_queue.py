@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 from support import planted
 
 from anybatch.data.prepare import prepare
-from anybatch.data.text import Document
 from anybatch.errors import InputError, Stopped
 from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe
@@ -30,7 +29,7 @@ TEXT = " ".join(f"The {n}th of many sentences speaks of {n * n} things." for n i
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Momentum at two rates, of which one cannot but diverge, on a BERT that sees 64 examples."""
     folder = tmp_path_factory.mktemp("text") / "shards"
-    prepare(lambda: [Document(TEXT, f"made-up:{n}") for n in range(40)], folder, vocabulary_size=300, held_out=0.3)
+    prepare(lambda: [TEXT for n in range(40)], folder, vocabulary_size=300, held_out=0.3)
     recipe = change(
         find_recipe("bert-demo"),
         [

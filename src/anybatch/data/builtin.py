@@ -6,16 +6,15 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-
-from anybatch.data.text import Document
 
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data", "encodings"}
 _FEWEST_WORDS = 30
 _BODIES = ("body", "handlers", "orelse", "finalbody")
 
 
-def python_documents() -> Iterator[Document]:
+def python_documents() -> Iterator[str]:
     """Yields each topic of the language reference, then each module's docstrings, cleaned of markup and code.
 
     Documents are sorted by name, so one installation always gives the same documents; other versions of Python give
@@ -23,24 +22,19 @@ def python_documents() -> Iterator[Document]:
     """
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
-        yield from _document(topics[name], f"pydoc_data.topics[{name!r}]")
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(_sources(root)):
-        yield from _document("\n\n".join(_docstrings(path)), path.relative_to(root).as_posix())
+    paths = sorted(_sources(Path(sysconfig.get_path("stdlib"))))
+    texts = chain((topics[name] for name in sorted(topics)), ("\n\n".join(_docstrings(path)) for path in paths))
+    for text in texts:
+        # A docstring can hold half of a surrogate pair, which is no character and cannot be written.
+        cleaned = clean(text.encode(errors="ignore").decode())
+        if len(cleaned.split()) >= _FEWEST_WORDS:
+            yield cleaned
 
 
 def _sources(root: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in _LEFT_OUT]
         yield from (Path(folder, name) for name in names if name.endswith(".py"))
-
-
-def _document(text: str, where: str) -> Iterator[Document]:
-    # A docstring can hold half of a surrogate pair, which is no character and cannot be written.
-    cleaned = clean(text.encode(errors="ignore").decode())
-    if len(cleaned.split()) >= _FEWEST_WORDS:
-        yield Document(cleaned, where)
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -32,7 +32,7 @@ class LengthFilter:
 
     def texts(self, portion: Portion) -> list[str]:
         """Returns the cleaned documents of a portion, "" in place of a skipped one."""
-        found = [clean(document.text) for document in parse(portion, keep_blank=self.fewest > 0)]
+        found = [clean(document) for document in parse(portion, keep_blank=self.fewest > 0)]
         return [text if self.fewest <= len(text) <= (self.most or len(text)) else "" for text in found]
 
 

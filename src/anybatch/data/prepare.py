@@ -32,7 +32,7 @@ from anybatch.data.sentences import in_batches
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
 from anybatch.data.small_vocabularies import characters, single_bytes
 from anybatch.data.staging import Staging, staged
-from anybatch.data.text import Document, check_not_empty, parsed
+from anybatch.data.text import check_not_empty, parsed
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
 from anybatch.progress import PassReport
@@ -107,7 +107,7 @@ class Options:
 
 
 def prepare(
-    documents: Callable[[], Iterable[Document]], out: Path, *, progress: PassReport | None = None, **options: Any
+    documents: Callable[[], Iterable[str]], out: Path, *, progress: PassReport | None = None, **options: Any
 ) -> dict[str, Any]:
     """Writes the folder `out`: a vocabulary, and token shards for training and evaluation.
 
@@ -231,7 +231,7 @@ class _Preparation:
             before = sum(self.sizes[: place.source]) + min(place.offset, self.sizes[place.source])
             self.progress(stage, done, before, sum(self.sizes))
 
-    def _documents(self) -> Iterator[Document]:
+    def _documents(self) -> Iterator[str]:
         done = 0
         keep_blank = self.options.lengths.fewest > 0
         for portion, found in parsed(self.portions(None), self.names, keep_blank=keep_blank):
@@ -343,9 +343,9 @@ def _check_usable(part: str, count: int) -> None:
         )
 
 
-def _in_portions(documents: Iterable[Document]) -> Iterator[Portion]:
+def _in_portions(documents: Iterable[str]) -> Iterator[Portion]:
     count = 0
-    for batch in in_batches(documents, lambda document: len(document.text), _CHARACTERS_IN_A_PORTION):
+    for batch in in_batches(documents, len, _CHARACTERS_IN_A_PORTION):
         end = count + len(batch)
-        yield Portion("texts", [each.text for each in batch], "the documents", count + 1, Place(0, end, end + 1))
+        yield Portion("texts", batch, "the documents", count + 1, Place(0, end, end + 1))
         count = end

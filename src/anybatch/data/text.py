@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from anybatch.data.raw import Portion, find_sources, line_ends, read_portions
@@ -10,15 +9,7 @@ from anybatch.errors import InputError
 from anybatch.files import json_kind, why_not_json
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text; `where` names its place, for messages."""
-
-    text: str
-    where: str
-
-
-def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
+def read_documents(names: Iterable[str | Path]) -> Iterator[str]:
     """Yields the documents of text files in order, decompressed and parsed as they are read.
 
         .txt           UTF-8; a blank line ends a paragraph, two or more blank lines end a document; lines end in LF,
@@ -41,7 +32,7 @@ def read_documents(names: Iterable[str | Path]) -> Iterator[Document]:
 
 def parsed(
     portions: Iterable[Portion], sources: Sequence[str], *, keep_blank: bool = False
-) -> Iterator[tuple[Portion, list[Document]]]:
+) -> Iterator[tuple[Portion, list[str]]]:
     """Yields each portion with its documents (see `parse`); InputError if one of the `sources` has none."""
     source = count = 0
     for portion in portions:
@@ -60,7 +51,7 @@ def check_not_empty(ended: Sequence[str], num_documents: int) -> None:
         raise InputError(f"{empty[0]}: empty: there is no text in it")
 
 
-def parse(portion: Portion, *, keep_blank: bool = False) -> list[Document]:
+def parse(portion: Portion, *, keep_blank: bool = False) -> list[str]:
     """Parses the documents of a portion; one without text is an error, or with `keep_blank` an empty document."""
     if portion.kind == "txt":
         return _plain_documents(portion)
@@ -100,30 +91,27 @@ def _line_of(portion: Portion, place: int) -> tuple[int, int]:
     return portion.line + line_ends(portion.kind, before), place - begin - 1
 
 
-def _plain_documents(portion: Portion) -> list[Document]:
-    found: list[Document] = []
+def _plain_documents(portion: Portion) -> list[str]:
+    found: list[str] = []
     lines: list[str] = []
-    first = blank = 0
+    blank = 0
     text = _decode(portion).replace("\r\n", "\n").replace("\r", "\n")
-    for number, line in enumerate(text.split("\n"), start=portion.line):
+    for line in text.split("\n"):
         if line and not line.isspace():
             if lines and blank >= 2:
-                found.append(Document("\n".join(lines), f"{portion.name}:{first}"))
+                found.append("\n".join(lines))
                 lines = []
             elif lines and blank:
                 lines.append("")
-            first = first if lines else number
             lines.append(line)
             blank = 0
         else:
             blank += 1
-    if lines:
-        found.append(Document("\n".join(lines), f"{portion.name}:{first}"))
-    return found
+    return [*found, "\n".join(lines)] if lines else found
 
 
-def _jsonl_documents(portion: Portion, keep_blank: bool) -> list[Document]:
-    found: list[Document] = []
+def _jsonl_documents(portion: Portion, keep_blank: bool) -> list[str]:
+    found: list[str] = []
     for number, line in enumerate(_decode(portion).split("\n"), start=portion.line):
         if not line or line.isspace():
             continue
@@ -142,18 +130,18 @@ def _jsonl_documents(portion: Portion, keep_blank: bool) -> list[Document]:
     return found
 
 
-def _document(text: object, where: str, keep_blank: bool) -> Document:
+def _document(text: object, where: str, keep_blank: bool) -> str:
     if keep_blank and text is None:
-        return Document("", where)
+        return ""
     if not isinstance(text, str):
         hint = "; --min-characters 1 leaves such documents out" if text is None else ""
         raise InputError(f'{where}: "text" must be a string, not {json_kind(text)}{hint}')
     if not text or text.isspace():
         if keep_blank:
-            return Document("", where)
+            return ""
         raise InputError(f'{where}: "text" is blank; --min-characters 1 leaves such documents out')
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InputError(f'{where}: "text" holds half of a surrogate pair, which is not a character') from None
-    return Document(text, where)
+    return text

@@ -6,7 +6,6 @@ from typing import Any
 
 from anybatch.data.builtin import python_documents
 from anybatch.data.prepare import Kind, prepare
-from anybatch.data.text import Document
 
 # Bytes have no other size; this is the largest number of characters.
 VOCABULARY_SIZES: dict[Kind, int] = {"wordpiece": 2048, "characters": 64, "bytes": 261}
@@ -19,6 +18,6 @@ def prepare_builtin_text(out: Path, tokenizer: Kind = "wordpiece") -> dict[str, 
 
 
 @lru_cache(maxsize=1)
-def _documents() -> tuple[Document, ...]:
+def _documents() -> tuple[str, ...]:
     """Returns a few megabytes, read once for the several passes of `prepare`."""
     return tuple(python_documents())
