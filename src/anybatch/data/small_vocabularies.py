@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from anybatch.data.alphabet import most_frequent
-from anybatch.data.vocabulary import SPECIAL_TOKENS, with_special_tokens
+from anybatch.data.vocabulary import SPECIAL_TOKENS, most_frequent, with_special_tokens
 from anybatch.errors import InputError
 
 FEWEST_CHARACTERS = 32

@@ -7,7 +7,6 @@ new or left over, and all weights become fp32.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,8 @@ _COUNTS = (
 )
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
-
-@dataclass(frozen=True)
-class Weights:
-    """The contents of a model folder's files: name to shape of every tensor, from their headers."""
-
-    files: tuple[Path, ...]
-    shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def numel(self) -> int:
-        return sum(map(prod, self.shapes.values()))
+# The shape of every tensor, by its name.
+Shapes = dict[str, tuple[int, ...]]
 
 
 def read_config(folder: Path, types: tuple[str, ...]) -> Any:
@@ -94,14 +84,14 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
     Raises:
         InputError: a file is missing or damaged, or a tensor is missing, surplus, of another shape or not finite.
     """
-    weights = read_weights(folder)
+    _, shapes = read_weights(folder)
     base = f"{kind.base_model_prefix}."
-    new = tuple(head for head in new_heads if not _has(weights, base, head))
-    if (layers := config.num_hidden_layers) > len(weights.shapes):
-        raise InputError(f"{folder}: config.json names {layers} layers, the files hold {len(weights.shapes)} tensors")
+    new = tuple(head for head in new_heads if not _has(shapes, base, head))
+    if (layers := config.num_hidden_layers) > len(shapes):
+        raise InputError(f"{folder}: config.json names {layers} layers, the files hold {len(shapes)} tensors")
     with readable(folder, f"{config.model_type} model"), torch.device("meta"):
         described = kind(config)
-    _check_shapes(folder, described, base, weights, new)
+    _check_shapes(folder, described, base, shapes, new)
     with readable(folder, f"{config.model_type} model"):
         model, info = kind.from_pretrained(
             folder,
@@ -115,7 +105,7 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
         name for name in described.state_dict() if name in info["missing_keys"] and not name.startswith(new)
     ]:
         raise InputError(
-            f"{folder}: has no tensor {missing[0]!r}{_more(missing)}{_prefix(weights)}; save the model again"
+            f"{folder}: has no tensor {missing[0]!r}{_more(missing)}{_prefix(shapes)}; save the model again"
         )
     known = (*HEADS, *(base + head for head in HEADS))
     surplus = sorted(
@@ -132,8 +122,10 @@ def read_model(kind: Any, folder: Path, config: Any, new_heads: Iterable[str] = 
     return model
 
 
-def read_weights(folder: Path) -> Weights:
+def read_weights(folder: Path) -> tuple[list[Path], Shapes]:
     """Reads the headers of the safetensors files in `folder`: one file, or the shards of an index; opens no pickle.
+
+    Returns the files, and the shapes of all tensors.
 
     Raises:
         InputError: there are none; both a single file and shards; or an index that does not match the files.
@@ -142,7 +134,7 @@ def read_weights(folder: Path) -> Weights:
     if single.is_file() and index.is_file():
         raise InputError(f"{folder}: holds both {WEIGHTS} and {INDEX}; remove the one that is not meant")
     if single.is_file():
-        return Weights((single,), _shapes(single))
+        return [single], _shapes(single)
     if not index.is_file():
         pickled = "; its .bin file is a pickle, which is not opened: save the model as safetensors"
         raise InputError(f"{folder}: has no {WEIGHTS}{pickled if list(folder.glob('*.bin')) else ''}")
@@ -152,21 +144,20 @@ def read_weights(folder: Path) -> Weights:
     for name in listed.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(f"{index}: points to {name!r}; must be a .safetensors file in the same folder")
-    found: dict[str, tuple[int, ...]] = {}
-    files = tuple(folder / name for name in sorted(set(listed.values())))
+    found: Shapes = {}
+    files = [folder / name for name in sorted(set(listed.values()))]
     for file in files:
         shapes = _shapes(file)
-        if wrong := sorted(
-            name for name in shapes.keys() | _of(listed, file) if listed.get(name) != file.name
-        ) + sorted(_of(listed, file) - shapes.keys()):
+        wanted = {name for name, where in listed.items() if where == file.name}
+        if wrong := sorted(name for name in shapes if name not in wanted) + sorted(wanted - shapes.keys()):
             raise InputError(f"{file}: tensor {wrong[0]!r} is not where {INDEX} says; save the model again")
         found |= shapes
-    return Weights(files, found)
+    return files, found
 
 
 def fingerprint(folder: Path) -> str:
     """Returns the SHA-256 of the weights in a model folder, over all shards."""
-    sums = [sha256(file) for file in read_weights(folder).files]
+    sums = [sha256(file) for file in read_weights(folder)[0]]
     return sums[0] if len(sums) == 1 else hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
@@ -185,7 +176,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     ).save_pretrained(folder)
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(file: Path) -> Shapes:
     from safetensors import safe_open
 
     if not file.is_file():
@@ -200,41 +191,35 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_shapes(folder: Path, described: Any, base: str, weights: Weights, new: tuple[str, ...]) -> None:
+def _check_shapes(folder: Path, described: Any, base: str, shapes: Shapes, new: tuple[str, ...]) -> None:
     """Raises InputError if a tensor's shape is not that of config.json, before memory is allocated."""
     for name, value in described.state_dict().items():
-        shape = weights.shapes.get(name, weights.shapes.get(name.removeprefix(base)))
+        shape = shapes.get(name, shapes.get(name.removeprefix(base)))
         if shape is not None and shape != tuple(value.shape):
             raise InputError(
                 f"{folder}: tensor {name!r} has shape {list(shape)}, config.json makes it {list(value.shape)}; "
                 "they do not belong together"
             )
     needed = sum(value.numel() for name, value in described.named_parameters() if not name.startswith(new))
-    if needed > weights.numel:
-        missing = [
-            name for name in described.state_dict() if not _has(weights, base, name) and not name.startswith(new)
-        ]
+    if needed > (held := sum(map(prod, shapes.values()))):
+        missing = [name for name in described.state_dict() if not _has(shapes, base, name) and not name.startswith(new)]
         raise InputError(
-            f"{folder}: config.json describes {needed:,} parameters, the files hold {weights.numel:,}: there is no "
-            f"{', no '.join(map(repr, missing[:1]))}{_prefix(weights)}; save the model again"
+            f"{folder}: config.json describes {needed:,} parameters, the files hold {held:,}: there is no "
+            f"{', no '.join(map(repr, missing[:1]))}{_prefix(shapes)}; save the model again"
         )
 
 
-def _has(weights: Weights, base: str, beginning: str) -> bool:
-    return any(name.startswith(beginning) or (base + name).startswith(beginning) for name in weights.shapes)
-
-
-def _of(listed: dict[str, str], file: Path) -> set[str]:
-    return {name for name, where in listed.items() if where == file.name}
+def _has(shapes: Shapes, base: str, beginning: str) -> bool:
+    return any(name.startswith(beginning) or (base + name).startswith(beginning) for name in shapes)
 
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
-def _prefix(weights: Weights) -> str:
+def _prefix(shapes: Shapes) -> str:
     """Returns a hint if a wrapper such as DataParallel or torch.compile put a prefix before all names, else ''."""
     for prefix in ("module.", "_orig_mod.", "model."):
-        if all(name.startswith(prefix) for name in weights.shapes):
+        if all(name.startswith(prefix) for name in shapes):
             return f" (all names begin with {prefix!r}: a wrapper around the model was saved)"
     return ""
