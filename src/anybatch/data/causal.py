@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from anybatch.data.batch import Batch
-from anybatch.data.pairs import Marks, Tokens
+from anybatch.data.pairs import Tokens
 from anybatch.data.shards import Shards
+from anybatch.data.vocabulary import special_ids
 from anybatch.errors import InputError
 
 SHORTEST_SEQUENCE = 2
@@ -31,7 +32,7 @@ class CausalSource:
             raise InputError(f"sequence length {seq_length}: must be at least {SHORTEST_SEQUENCE}")
         shards.check_vocabulary(tokenizer)
         self.seq_length = seq_length
-        self._separator = Marks.of(tokenizer).separator
+        self._separator = special_ids(tokenizer)["[SEP]"]
         self._shards = shards
         self._text = Tokens([part.tokens for part in shards.parts])
         # A document takes its tokens and one separator, so the d-th separator is at the end of its document + d.

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from anybatch.data.pairs import Marks, Pairs, Places
+from anybatch.data.pairs import Pairs, Places
 from anybatch.data.sampling import Words, below
-from anybatch.data.vocabulary import continued_ids, ordinary_ids
+from anybatch.data.vocabulary import continued_ids, ordinary_ids, special_ids
 from anybatch.errors import InputError
 
 _POSITION_BITS = np.uint64(16)
@@ -37,7 +37,7 @@ class Masking:
         self.rate = rate
         self.most = most
         self.whole_words = whole_words
-        self._mask = Marks.of(tokenizer).mask
+        self._mask = special_ids(tokenizer)["[MASK]"]
         self._ordinary = ordinary_ids(tokenizer)
         self._continued = continued_ids(tokenizer)
 

@@ -20,9 +20,10 @@ from tokenizers import Tokenizer
 from anybatch.data import packing
 from anybatch.data.batch import Batch
 from anybatch.data.masking import Masking
-from anybatch.data.pairs import NUM_MARKS, Marks, Pairs, Places, Tokens, join
+from anybatch.data.pairs import NUM_MARKS, Pairs, Places, Tokens, join
 from anybatch.data.sampling import Words, below, random_words
 from anybatch.data.shards import Shard, Shards
+from anybatch.data.vocabulary import special_ids
 from anybatch.errors import InputError
 
 SHORTEST_SEQUENCE = 16
@@ -94,10 +95,8 @@ class PretrainingSource:
         self._shards = shards
         self.seq_length = seq_length
         self.seed = seed
-        self.objective = objective
-        self.short_seq_prob = settings.short_seq_prob
-        self.packed = settings.packed
-        self._marks = Marks.of(tokenizer)
+        self.settings = settings
+        self._marks = special_ids(tokenizer)
         self._masking = Masking(
             tokenizer,
             settings.masking_rate,
@@ -133,17 +132,19 @@ class PretrainingSource:
         """
         examples = np.asarray(examples, dtype=np.int64)
         words = random_words(self.seed, "pretraining", epochs, examples, _NUM_PAIR_WORDS + self.seq_length)
-        short = random_words(self.seed, "short sequences", epochs, examples, 2) if self.short_seq_prob else None
+        short = (
+            random_words(self.seed, "short sequences", epochs, examples, 2) if self.settings.short_seq_prob else None
+        )
         pairs, label = self._pairs(examples, words[:, :_NUM_PAIR_WORDS], short)
         self._shards.check_tokens(pairs.input_ids)
         positions, labels = self._masking.apply(pairs, words[:, _NUM_PAIR_WORDS:])
         inputs = {**pairs.inputs, "masked_positions": positions, "masked_labels": labels}
-        if self.packed:
+        if self.settings.packed:
             inputs = packing.pack(inputs)
         num_targets = {"mlm": len(labels)}
-        if self.objective != "full_sentences":
+        if self.settings.objective != "full_sentences":
             inputs["next_sentence_label"] = label
-            num_targets["nsp" if self.objective == "next_sentence" else "sop"] = len(label)
+            num_targets["nsp" if self.settings.objective == "next_sentence" else "sop"] = len(label)
         return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, num_targets, len(examples))
 
     def _pairs(self, examples: Places, words: Words, short: Words | None) -> tuple[Pairs, Places]:
@@ -156,11 +157,11 @@ class PretrainingSource:
         a_length = b_begin - a_begin
         if short is not None:
             a_begin, a_length, b_length = self._shortened(a_begin, a_length, b_length, short)
-        if self.objective == "full_sentences":
+        if self.settings.objective == "full_sentences":
             whole = (a_begin, b_begin), (a_length + b_length, np.zeros_like(b_length))
             return join(self._tokens, *whole, self.seq_length, self._marks), np.zeros_like(a_begin)
         label = below(words[:, 1], 2)
-        if self.objective == "sentence_order":
+        if self.settings.objective == "sentence_order":
             starts = np.where(label, b_begin, a_begin), np.where(label, a_begin, b_begin)
             lengths = np.where(label, b_length, a_length), np.where(label, a_length, b_length)
             return join(self._tokens, starts, lengths, self.seq_length, self._marks), label
@@ -192,7 +193,7 @@ class PretrainingSource:
         self, a_begin: Places, a_length: Places, b_length: Places, words: Words
     ) -> tuple[Places, Places, Places]:
         """Removes some of A's first tokens and of B's last tokens, in the rows that are to be short."""
-        is_short = below(words[:, 0], 1 << 32) < self.short_seq_prob * (1 << 32)
+        is_short = below(words[:, 0], 1 << 32) < self.settings.short_seq_prob * (1 << 32)
         total = a_length + b_length
         wanted = np.where(is_short, 2 + below(words[:, 1], total - 1), total)
         a_wanted = np.clip(a_length * wanted // total, 1, wanted - 1)

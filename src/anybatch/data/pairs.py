@@ -5,28 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-
-from anybatch.data.vocabulary import special_ids
 
 NUM_MARKS = 3
 
 Places = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Marks:
-    """The numbers of the special tokens around text."""
-
-    padding: int
-    first: int
-    separator: int
-    mask: int
-
-    @staticmethod
-    def of(tokenizer: Tokenizer) -> "Marks":
-        numbers = special_ids(tokenizer)
-        return Marks(*(numbers[name] for name in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")))
 
 
 @dataclass(frozen=True)
@@ -65,10 +47,11 @@ class Tokens:
 
 
 def join(
-    tokens: Tokens, starts: tuple[Places, Places], lengths: tuple[Places, Places], seq_length: int, marks: Marks
+    tokens: Tokens, starts: tuple[Places, Places], lengths: tuple[Places, Places], seq_length: int, ids: dict[str, int]
 ) -> Pairs:
     """Joins the parts of tokens starts .. starts + lengths - 1, int64[B] each, first A then B, into pairs.
 
+    `ids` are the numbers of the special tokens (`vocabulary.special_ids`).
     token_type_ids are 0 up to the first [SEP], 1 up to the second, 0 in the padding. If B is empty, it has no [SEP].
     """
     column = np.arange(seq_length)
@@ -77,11 +60,11 @@ def join(
     last = np.where(lengths[1] > 0, lengths[1] + 1, 0)[:, None] + middle
     in_b = (column > middle) & (column < last)
     is_text = ((column > 0) & (column < middle)) | in_b
-    input_ids = np.full((len(starts[0]), seq_length), marks.padding, dtype=np.int64)
+    input_ids = np.full((len(starts[0]), seq_length), ids["[PAD]"], dtype=np.int64)
     places = np.where(in_b, b_start + column - middle - 1, a_start + column - 1)
     input_ids[is_text] = tokens[places[is_text]]
-    input_ids[:, 0] = marks.first
-    np.put_along_axis(input_ids, middle, marks.separator, axis=1)
-    np.put_along_axis(input_ids, last, marks.separator, axis=1)
+    input_ids[:, 0] = ids["[CLS]"]
+    np.put_along_axis(input_ids, middle, ids["[SEP]"], axis=1)
+    np.put_along_axis(input_ids, last, ids["[SEP]"], axis=1)
     is_second = (column > middle) & (column <= last)
     return Pairs(input_ids, is_second.astype(np.int64), is_text, column > last)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from anybatch.data.batch import Batch
-from anybatch.data.pairs import NUM_MARKS, Marks, Places, Tokens, join
+from anybatch.data.pairs import NUM_MARKS, Places, Tokens, join
 from anybatch.data.sampling import below, random_words
 from anybatch.data.squad import Question
+from anybatch.data.vocabulary import special_ids
 from anybatch.errors import InputError
 
 LONGEST_QUESTION = 64
@@ -36,6 +37,9 @@ class QuestionSource:
             question or answer without a token; `where` names the questions' file in messages.
     """
 
+    owners: Places
+    """The number of each window's question, int64[N]."""
+
     def __init__(
         self,
         questions: Sequence[Question],
@@ -55,13 +59,13 @@ class QuestionSource:
         self._where = where
         self.max_length = max_length
         self.seed = seed
-        self._marks = Marks.of(tokenizer)
+        self._marks = special_ids(tokenizer)
         self._build(tokenizer, stride)
 
     @property
     def num_examples(self) -> int:
         """Returns the number of windows of all questions together."""
-        return len(self._owner)
+        return len(self.owners)
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
         """Returns B windows for training, each as in its epoch; both arguments are int64[B].
@@ -72,7 +76,7 @@ class QuestionSource:
         """
         examples = np.asarray(examples, dtype=np.int64)
         words = random_words(self.seed, "answer", epochs, examples, 1)[:, 0]
-        owner = self._owner[examples]
+        owner = self.owners[examples]
         first = self._first_answer[owner]
         answer = first + below(words, self._first_answer[owner + 1] - first)
         begin, length = self._begin[examples], self._length[examples]
@@ -89,27 +93,20 @@ class QuestionSource:
         """Returns input_ids, token_type_ids, attention_mask, int64[count, S], of `count` windows from `start` on."""
         return self._inputs(np.arange(start, min(start + count, self.num_examples)))
 
-    @property
-    def owners(self) -> Places:
-        """Returns the number of each window's question, int64[N]."""
-        owners: Places = self._owner
-        return owners
-
     def passage_columns(self) -> tuple[Places, Places]:
         """Returns each window's first and last column with a token of the passage, int64[N] both."""
-        first: Places = self._question_length[self._owner] + 2
-        last: Places = first + self._length - 1
-        return first, last
+        first = self._question_length[self.owners] + 2
+        return first, first + self._length - 1
 
     def text(self, window: int, first: int, last: int) -> str:
         """Returns the part of the passage at the columns first .. last of a window."""
-        owner = int(self._owner[window])
+        owner = int(self.owners[window])
         shift = int(self._begin[window] - self._question_length[owner]) - 2
         begin, end = int(self._offsets[first + shift, 0]), int(self._offsets[last + shift, 1])
         return self.questions[owner].context[begin:end]
 
     def _inputs(self, examples: Places) -> dict[str, torch.Tensor]:
-        owner = self._owner[examples]
+        owner = self.owners[examples]
         starts = self._question_begin[owner], self._begin[examples]
         lengths = self._question_length[owner], self._length[examples]
         pairs = join(self._tokens, starts, lengths, self.max_length, self._marks)
@@ -153,7 +150,7 @@ class QuestionSource:
             if not question.answers:
                 answers.append(_NOWHERE)
             first_answer.append(len(answers))
-        self._owner, self._begin, self._length = np.array(windows, dtype=np.int64).T
+        self.owners, self._begin, self._length = np.array(windows, dtype=np.int64).T
         self._answer_start, self._answer_end = np.array(answers, dtype=np.int64).T
         self._first_answer = np.array(first_answer)
 

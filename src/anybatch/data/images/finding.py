@@ -134,11 +134,7 @@ def _one_idx(path: Path, files: Sequence[Path]) -> ImageSet:
             f"{path}: {files[0].name} and {files[1].name} are of one part; leave one pair of IDX files for training "
             "and one held out"
         )
-    labels = _labels_of(files[0])
+    labels = files[0].with_name(files[0].name.replace("images", "labels").replace("idx3", "idx1"))
     if not labels.is_file():
         raise InputError(f"{files[0]}: its labels, {labels.name}, are missing")
     return read_idx(files[0], labels)
-
-
-def _labels_of(images: Path) -> Path:
-    return images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
