@@ -21,7 +21,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "data/test_prepare_files.py": (
         "what one preparation is made of shows in the shards that come out",
-        ("data/portions.py", "data/staging.py"),
+        ("data/staging.py",),
     ),
     "data/test_mlm.py": ("pairs are the examples of pretraining", ("data/pairs.py",)),
     "data/test_shards.py": ("what is written is tested by reading it", ("data/shard_writer.py",)),

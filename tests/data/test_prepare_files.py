@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from anybatch.data import raw, shard_writer
-from anybatch.data.portions import LengthFilter
 from anybatch.data.prepare import prepare, prepare_files
 from anybatch.data.shards import open_shards
+from anybatch.data.text import LengthFilter
 from anybatch.errors import InputError
 
 MadeUp = Callable[[int], list[str]]

@@ -44,8 +44,8 @@ def prepare(
     from typing import get_args
 
     from anybatch.data import vocabulary
-    from anybatch.data.portions import LengthFilter
     from anybatch.data.prepare import Kind, prepare_files
+    from anybatch.data.text import LengthFilter
     from anybatch.progress import progress_display, show_passes
 
     with progress_display() as progress:

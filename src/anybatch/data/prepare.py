@@ -26,13 +26,12 @@ from anybatch.data import vocabulary
 from anybatch.data.counts import JUDGED_AFTER_TOKENS, State
 from anybatch.data.duplicates import Hashes, find_duplicates
 from anybatch.data.pool import map_in_order
-from anybatch.data.portions import EncodedPortion, LengthFilter, encode_portion, hash_portion
 from anybatch.data.raw import HUB, Place, Portion, find_sources, read_portions
 from anybatch.data.sentences import in_batches
 from anybatch.data.shard_writer import MAX_SHARD_TOKENS, ShardWriter
 from anybatch.data.small_vocabularies import characters, single_bytes
 from anybatch.data.staging import Staging, staged
-from anybatch.data.text import check_not_empty, parsed
+from anybatch.data.text import EncodedPortion, LengthFilter, check_not_empty, encode_portion, hash_portion, parsed
 from anybatch.environment import available_cores
 from anybatch.errors import InputError
 from anybatch.progress import PassReport

@@ -219,7 +219,7 @@ def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skip
     labels = images.labels
     if data.crop == "resized":
         views = FileViews(images, size, channels, data, recipe.seed, skipped, training)
-        check_readable(images, views)
+        check_readable(views)
         ways = {"threads": False, "processes": True, "auto": local_device().type == "cuda"}
         apart = training and ways[recipe.engine.decoding]
         shown = ProcessViews(views, num_threads()) if apart else views

@@ -119,10 +119,7 @@ class FileViews:
     """The reason, by the number of the image."""
 
     def __call__(self, epochs: Numbers, examples: Numbers) -> tuple[Pixels, Seen]:
-        if self.training:
-            words = random_words(self.seed, "crop", epochs, examples, CROP_WORDS + 1)
-        else:
-            words = np.zeros((len(examples), 0), dtype=np.uint64)
+        words = random_words(self.seed, "crop", epochs, examples, CROP_WORDS + 1)
         found = np.full((len(examples), self.size, self.size, self.channels), 128, dtype=np.uint8)
         seen = np.zeros(len(examples), dtype=np.bool_)
 
@@ -188,16 +185,16 @@ def decode_all(
     return pixels[seen] if not seen.all() else pixels, np.flatnonzero(seen)
 
 
-def check_readable(images: ImageSet, views: FileViews) -> None:
+def check_readable(views: FileViews) -> None:
     """Raises InputError if no image of a sample over the whole set can be read: a run would learn nothing."""
-    count = len(images.labels)
+    count = len(views.images.labels)
     tried = np.unique(np.linspace(0, count - 1, min(count, _TRIED)).astype(np.int64))
     epoch = np.zeros(1, dtype=np.int64)
     # Usually the first one can be read, and no other is decoded.
     if not any(views(epoch, tried[place : place + 1])[1].all() for place in range(len(tried))):
         first = int(tried[0])
         raise InputError(
-            f"{images.name(first)}: cannot be read ({views.skipped[first]}), and neither can any of {len(tried)} "
+            f"{views.images.name(first)}: cannot be read ({views.skipped[first]}), and neither can any of {len(tried)} "
             f"images out of {count:,}"
         )
 
