@@ -8,6 +8,8 @@ sentence.
 
 import json
 import re
+from collections import defaultdict
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -28,21 +30,6 @@ _SENTENCE_END = "\n"
 _WORD = re.compile(rf"[^ \n{_MARKS}]+|[{_MARKS}]|\n")
 
 
-class _Numbers(dict[str, int]):
-    """Maps a word to its place in the table; a new word gets the next place and is remembered as new."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # The end of a sentence has no token.
-        self.fresh: list[str] = [_SENTENCE_END]
-        self[_SENTENCE_END] = 0
-
-    def __missing__(self, word: str) -> int:
-        number = self[word] = len(self)
-        self.fresh.append(word)
-        return number
-
-
 class Encoder:
     """Encodes as `tokenizer.encode(sentence, add_special_tokens=False).ids` does, for sentences on one line each."""
 
@@ -53,10 +40,12 @@ class Encoder:
         self._forget()
 
     def _forget(self) -> None:
-        self._numbers = _Numbers()
+        # The place of each word in the table, a new one at its end. The end of a sentence is first, and has no token.
+        self._places: dict[str, int] = defaultdict(count(1).__next__, {_SENTENCE_END: 0})
         self._tokens: NDArray[Any] = np.zeros(0, dtype=self._dtype)
-        self._begins: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._lengths: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        # Where the tokens of each word begin in the table, and how many there are.
+        self._begins = np.zeros(1, dtype=np.int64)
+        self._lengths = np.zeros(1, dtype=np.int64)
 
     def encode(self, sentences: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Returns the tokens of S sentences one after the other, and the number of tokens of each, int64[S].
@@ -71,28 +60,18 @@ class Encoder:
         if not self.by_word:
             return self._ask(sentences)
         words = _WORD.findall(_SENTENCE_END.join([*sentences, ""]))
-        numbers = np.fromiter(map(self._numbers.__getitem__, words), dtype=np.int64, count=len(words))
-        self._learn()
+        numbers = np.fromiter(map(self._places.__getitem__, words), dtype=np.int64, count=len(words))
+        if num_new := len(self._places) - len(self._lengths):
+            tokens, lengths = self._ask([*islice(reversed(self._places), num_new)][::-1])
+            self._tokens = np.concatenate([self._tokens, tokens])
+            self._lengths = np.concatenate([self._lengths, lengths])
+            self._begins = np.cumsum(self._lengths) - self._lengths
         lengths = self._lengths[numbers]
         ends = np.cumsum(lengths)
-        places = np.arange(ends[-1]) + np.repeat(self._begins[numbers] - (ends - lengths), lengths)
-        tokens = self._tokens[places]
-        sentence_ends = ends[numbers == self._numbers[_SENTENCE_END]]
-        if len(self._numbers) > _MOST_WORDS:
+        tokens = self._tokens[np.arange(ends[-1]) + np.repeat(self._begins[numbers] - (ends - lengths), lengths)]
+        if len(self._places) > _MOST_WORDS:
             self._forget()
-        return tokens, np.diff(sentence_ends, prepend=0)
-
-    def _learn(self) -> None:
-        """Gets the tokens of the new words from the tokenizer, and adds them to the table."""
-        fresh = self._numbers.fresh
-        if not fresh:
-            return
-        tokens, lengths = self._ask(fresh)
-        begins = len(self._tokens) + np.cumsum(lengths) - lengths
-        self._tokens = np.concatenate([self._tokens, tokens])
-        self._begins = np.concatenate([self._begins, begins])
-        self._lengths = np.concatenate([self._lengths, lengths])
-        self._numbers.fresh = []
+        return tokens, np.diff(ends[numbers == 0], prepend=0)
 
     def _ask(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         try:
