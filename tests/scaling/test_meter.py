@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median, stdev
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ SCRIPT = Path(__file__).parents[1] / "support" / "noise_ranks.py"
 
 
 @pytest.mark.parametrize("problem", [LinearRegression, GaussianMixture])
-def test_the_interval_holds_what_is_true(problem):
+def test_the_interval_holds_what_is_true(problem: Any) -> None:
     """At fixed weights: 100 repetitions of 25 steps of two micro-batches, one of them larger."""
     inside = 0
     values, reaches = [], []
@@ -45,7 +46,7 @@ def test_the_interval_holds_what_is_true(problem):
     assert sorted(values)[50] == pytest.approx(model.noise_scale, rel=0.1)
 
 
-def test_layers_add_up_and_steps_can_be_left_out():
+def test_layers_add_up_and_steps_can_be_left_out() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
     noise = GradientNoiseScale(model, every=3, window=5)
@@ -62,8 +63,8 @@ def test_layers_add_up_and_steps_can_be_left_out():
     assert sum(layer.gradient_square for layer in layers.values()) == pytest.approx(whole.gradient_square, rel=1e-9)
 
 
-def test_the_gradient_is_left_as_it_is():
-    def gradient(measured):
+def test_the_gradient_is_left_as_it_is() -> None:
+    def gradient(measured: Any) -> Any:
         model, random = LinearRegression(5), torch.Generator().manual_seed(0)
         noise = GradientNoiseScale(model) if measured else None
         for _ in range(2):
@@ -77,7 +78,7 @@ def test_the_gradient_is_left_as_it_is():
     assert torch.equal(gradient(True), gradient(False))
 
 
-def test_the_preconditioned_noise_scale_weighs_as_the_update_does():
+def test_the_preconditioned_noise_scale_weighs_as_the_update_does() -> None:
     """Two parameters under LAMB; what the meter sums must be g' P g with P taken from v and the trust ratios."""
     torch.manual_seed(0)
     model, twin = nn.Linear(3, 2), nn.Linear(3, 2)
@@ -118,7 +119,7 @@ def test_the_preconditioned_noise_scale_weighs_as_the_update_does():
     torch.testing.assert_close(preconditioner(optimizer, dict(model.named_parameters()))["weight"], expected)
 
 
-def test_a_removed_meter_costs_nothing_and_keeps_what_it_saw():
+def test_a_removed_meter_costs_nothing_and_keeps_what_it_saw() -> None:
     model, random = LinearRegression(3), torch.Generator().manual_seed(0)
     noise = GradientNoiseScale(model)
     for step in range(8):
@@ -134,8 +135,8 @@ def test_a_removed_meter_costs_nothing_and_keeps_what_it_saw():
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
-def test_a_copy_goes_on_with_the_copy_of_the_model(twin):
-    def go_on(model, noise):
+def test_a_copy_goes_on_with_the_copy_of_the_model(twin: Any) -> None:
+    def go_on(model: Any, noise: Any) -> Any:
         random = torch.Generator().manual_seed(1)
         for _ in range(4):
             for _ in range(2):
@@ -157,7 +158,7 @@ def test_a_copy_goes_on_with_the_copy_of_the_model(twin):
     assert removed.estimate() == noise.estimate()
 
 
-def test_misuse_is_one_clear_error():
+def test_misuse_is_one_clear_error() -> None:
     model = LinearRegression(3)
     with pytest.raises(ValueError, match="every=0"):
         GradientNoiseScale(model, every=0)
@@ -176,7 +177,9 @@ def test_misuse_is_one_clear_error():
         noise.step()
 
 
-def scaled_loop(noise, model, optimizer, scaler, seed=0, order="unscale, measure"):
+def scaled_loop(
+    noise: Any, model: Any, optimizer: Any, scaler: Any, seed: int = 0, order: Any = "unscale, measure"
+) -> None:
     """A loop under GradScaler, as PyTorch's documentation has it, with the steps of the meter."""
     random = torch.Generator().manual_seed(seed)
     for _ in range(8):
@@ -196,8 +199,8 @@ def scaled_loop(noise, model, optimizer, scaler, seed=0, order="unscale, measure
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_a_gradient_scaler_changes_nothing_but_has_to_be_named(adaptive):
-    def found(scale, order="unscale, measure", named=True):
+def test_a_gradient_scaler_changes_nothing_but_has_to_be_named(adaptive: Any) -> None:
+    def found(scale: Any, order: Any = "unscale, measure", named: Any = True) -> Any:
         model = LinearRegression(12)
         optimizer = LAMB(model.parameters(), lr=1e-6) if adaptive else torch.optim.SGD(model.parameters(), lr=0.0)
         # The scale grows every other step, as long as nothing overflows.
@@ -215,8 +218,8 @@ def test_a_gradient_scaler_changes_nothing_but_has_to_be_named(adaptive):
             found(2.0**10, **wrong)
 
 
-def test_a_gradient_that_is_divided_or_left_over_is_refused():
-    def found(change):
+def test_a_gradient_that_is_divided_or_left_over_is_refused() -> None:
+    def found(change: Any) -> Any:
         model, random = LinearRegression(200), torch.Generator().manual_seed(0)
         noise = GradientNoiseScale(model)
         for _ in range(4):
@@ -229,10 +232,10 @@ def test_a_gradient_that_is_divided_or_left_over_is_refused():
                 model.zero_grad()
         return noise.estimate()
 
-    def halved(model):
+    def halved(model: Any) -> None:
         model.weight.grad.div_(2)
 
-    def left_over(model):
+    def left_over(model: Any) -> None:
         pass
 
     assert found(lambda model: None).num_steps == 4
@@ -241,13 +244,13 @@ def test_a_gradient_that_is_divided_or_left_over_is_refused():
             found(change)
 
 
-def test_squares_of_many_elements_are_right():
+def test_squares_of_many_elements_are_right() -> None:
     tensor = torch.randn(3_000_001)
     assert float(square_sum(tensor)) == pytest.approx(float(tensor.double().square().sum()), rel=2e-5)
 
 
 @pytest.mark.timeout(200)
-def test_intervals_of_one_two_and_four_ranks_agree(tmp_path):
+def test_intervals_of_one_two_and_four_ranks_agree(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen([sys.executable, SCRIPT, tmp_path], env=environment)
     try:

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ RESNET_TABLE = [
 ]
 
 
-def assert_lr(lr, expected, power):
+def assert_lr(lr: Any, expected: Any, power: Any) -> None:
     if power == int(power):
         assert lr == expected
     else:
@@ -46,7 +47,7 @@ def assert_lr(lr, expected, power):
 
 
 @pytest.mark.parametrize(("batch_size", "power", "ratio", "steps"), BERT_TABLE)
-def test_bert_table(batch_size, power, ratio, steps):
+def test_bert_table(batch_size: Any, power: Any, ratio: Any, steps: Any) -> None:
     scaled = BERT.at(batch_size)
     assert_lr(scaled.lr, 5 / (2**power * 10**3), power)
     assert scaled.warmup_ratio == ratio
@@ -55,7 +56,7 @@ def test_bert_table(batch_size, power, ratio, steps):
 
 
 @pytest.mark.parametrize(("batch_size", "power", "epochs"), RESNET_TABLE)
-def test_resnet_table(batch_size, power, epochs):
+def test_resnet_table(batch_size: Any, power: Any, epochs: Any) -> None:
     scaled = RESNET.at(batch_size)
     assert_lr(scaled.lr, 4 / (2**power * 100), power)
     assert scaled.warmup_ratio == epochs / 90
@@ -63,7 +64,7 @@ def test_resnet_table(batch_size, power, epochs):
     assert scaled.num_steps == math.ceil(90 * IMAGENET / batch_size)
 
 
-def test_any_row_gives_the_table():
+def test_any_row_gives_the_table() -> None:
     for batch_size, power, ratio, _ in BERT_TABLE:
         reference = dataclasses.replace(BERT, batch_size=batch_size, lr=5 / (2**power * 10**3), warmup_ratio=ratio)
         for other, other_power, other_ratio, steps in BERT_TABLE:
@@ -74,7 +75,7 @@ def test_any_row_gives_the_table():
 
 
 @pytest.mark.parametrize("rule", ["sqrt", "linear"])
-def test_the_reference_returns_itself(rule):
+def test_the_reference_returns_itself(rule: Any) -> None:
     reference = Reference(
         48, lr=0.00123, warmup_ratio=0.1, num_examples=100_000, rule=rule, decay="cosine", join="global"
     )
@@ -84,13 +85,13 @@ def test_the_reference_returns_itself(rule):
     assert (scaled.decay, scaled.power, scaled.join) == ("cosine", 1.0, "global")
 
 
-def test_rules():
+def test_rules() -> None:
     assert square_root(0.1, 400, 100) == 0.2
     assert linear(0.1, 400, 100) == 0.4
     assert dataclasses.replace(BERT, rule="linear").at(1024).lr == 2 * BERT.lr
 
 
-def test_the_schedule_is_the_scaled_one():
+def test_the_schedule_is_the_scaled_one() -> None:
     scaled = BERT.at(32768)
     assert scaled.schedule(0) == 1 / 3125
     assert scaled.schedule(3124) == scaled.schedule(3125) == 1
@@ -100,7 +101,7 @@ def test_the_schedule_is_the_scaled_one():
 
 @pytest.mark.parametrize("warmup_ratio", [1 / 320, 0.2843, 1 / 3, 0.99])
 @pytest.mark.parametrize("batch_size", [7, 512])
-def test_the_largest_batch_is_the_largest(batch_size, warmup_ratio):
+def test_the_largest_batch_is_the_largest(batch_size: Any, warmup_ratio: Any) -> None:
     reference = Reference(batch_size, lr=1.0, warmup_ratio=warmup_ratio, num_examples=10**9)
     with pytest.raises(ValueError, match="the largest batch is") as caught:
         reference.at(10**8)
@@ -112,7 +113,7 @@ def test_the_largest_batch_is_the_largest(batch_size, warmup_ratio):
         reference.at(largest + 1)
 
 
-def test_163840_is_all_warm_up():
+def test_163840_is_all_warm_up() -> None:
     with pytest.raises(
         ValueError,
         match=r"batch_size=163840 has a warm-up ratio of 1, .* is 163839: lower .*warmup_ratio, .*warmup_rule=",
@@ -121,12 +122,12 @@ def test_163840_is_all_warm_up():
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, 512.0, True, "512", None])
-def test_a_batch_is_a_positive_int(batch_size):
+def test_a_batch_is_a_positive_int(batch_size: Any) -> None:
     with pytest.raises(ValueError, match=r"batch_size=.* is not an int of at least 1"):
         BERT.at(batch_size)
 
 
-def test_a_batch_has_no_more_examples_than_the_run():
+def test_a_batch_has_no_more_examples_than_the_run() -> None:
     with pytest.raises(ValueError, match="batch_size=101 is more than num_examples=100"):
         Reference(10, lr=1.0, warmup_ratio=0.0, num_examples=100).at(101)
     assert Reference(10, lr=1.0, warmup_ratio=0.0, num_examples=100).at(100).num_steps == 1
@@ -140,12 +141,12 @@ def test_a_batch_has_no_more_examples_than_the_run():
         ("rule", "cube"), ("decay", "step"), ("power", 0.0), ("join", "none"),
     ],
 )  # fmt: skip
-def test_fields_are_checked(field, value):
+def test_fields_are_checked(field: Any, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{field}="):
         dataclasses.replace(BERT, **{field: value})
 
 
-def test_the_rules_import_the_standard_library_alone():
+def test_the_rules_import_the_standard_library_alone() -> None:
     for file in Path(anybatch.scaling.__file__).parent.glob("*.py"):
         # It looks at gradients.
         if file.name == "meter.py":

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +15,17 @@ from anybatch.scaling import schedule
 shapes = st.integers(1, 200).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, steps)))
 
 
-def test_continuous_by_hand():
+def test_continuous_by_hand() -> None:
     f = schedule(10, 4)
     assert [f(t) for t in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
 
 
-def test_global_drops_at_the_join():
+def test_global_drops_at_the_join() -> None:
     f = schedule(10, 4, join="global")
     assert [f(t) for t in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
-def test_other_decays_by_hand():
+def test_other_decays_by_hand() -> None:
     assert schedule(8, 0, power=0.5)(4) == pytest.approx(math.sqrt(0.5))
     assert schedule(8, 4, decay="cosine")(6) == pytest.approx(0.5)
     assert schedule(8, 4, decay="cosine", join="global")(6) == pytest.approx((1 + math.cos(math.pi * 0.75)) / 2)
@@ -37,7 +38,7 @@ def test_other_decays_by_hand():
     st.floats(0.1, 5),
     st.sampled_from(["continuous", "global"]),
 )
-def test_rises_then_falls_within_bounds(shape, decay, power, join):
+def test_rises_then_falls_within_bounds(shape: Any, decay: Any, power: Any, join: Any) -> None:
     num_steps, warmup_steps = shape
     f = schedule(num_steps, warmup_steps, decay=decay, power=power, join=join)
     values = [f(t) for t in range(num_steps + 3)]
@@ -48,7 +49,7 @@ def test_rises_then_falls_within_bounds(shape, decay, power, join):
     assert values[num_steps:] == [1.0 if decay == "constant" else 0.0] * 3
 
 
-def test_plugs_into_lambda_lr():
+def test_plugs_into_lambda_lr() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=2.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(3, 1))
     rates = []
@@ -59,14 +60,14 @@ def test_plugs_into_lambda_lr():
     assert rates == [2.0, 2.0, 1.0, 0.0]
 
 
-def test_without_arguments_it_is_a_line_from_the_first_step_on():
+def test_without_arguments_it_is_a_line_from_the_first_step_on() -> None:
     f = schedule(4)
     assert [f(t) for t in range(5)] == [1, 0.75, 0.5, 0.25, 0]
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))], ids=["copy", "pickle"])
 @pytest.mark.parametrize("shape", [{}, {"decay": "cosine", "join": "global"}, {"decay": "constant"}, {"power": 0.5}])
-def test_a_schedule_and_its_scheduler_are_copied_and_pickled(twin, shape):
+def test_a_schedule_and_its_scheduler_are_copied_and_pickled(twin: Any, shape: Any) -> None:
     f = schedule(9, 3, **shape)
     assert [twin(f)(t) for t in range(12)] == [f(t) for t in range(12)]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=2.0)
@@ -92,6 +93,6 @@ def test_a_schedule_and_its_scheduler_are_copied_and_pickled(twin, shape):
         ({"num_steps": 5, "join": "local"}, "join='local'"),
     ],
 )
-def test_arguments_are_checked(arguments, message):
+def test_arguments_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(**arguments)

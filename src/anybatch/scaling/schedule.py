@@ -55,21 +55,9 @@ def schedule(
     if count("warmup_steps", warmup_steps, 0) > num_steps:
         raise ValueError(f"warmup_steps={warmup_steps} is more than num_steps={num_steps}")
     check_shape(decay, power, join)
-    start = warmup_steps if join == "continuous" else 0
-    # No function inside this one: schedulers are pickled with their lambdas.
-    return partial(_multiplier, num_steps=num_steps, warmup_steps=warmup_steps, start=start, decay=decay, power=power)
-
-
-def _multiplier(t: int, *, num_steps: int, warmup_steps: int, start: int, decay: Decay, power: float) -> float:
-    if t < warmup_steps:
-        return (t + 1) / warmup_steps
-    return _decayed((t - start) / (num_steps - start) if t < num_steps else 1.0, decay, power)
-
-
-def _decayed(gone: float, decay: Decay, power: float) -> float:
-    if decay == "polynomial":
-        return float((1 - gone) ** power)
-    return (1 + math.cos(math.pi * gone)) / 2 if decay == "cosine" else 1.0
+    # LambdaLR saves the fields of an object, and loads them into the schedule of a run with another length; of a
+    # partial it saves nothing.
+    return partial(Stretch(1, 0, num_steps, warmup_steps, decay, power, join))
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ class Stretch:
 
         warm-up    e / W, e examples after the step     then    the decay at the share (e - W) / (E - W) before it
 
-    With one stretch it equals `schedule`. It is a class and not a nested function, so it can be pickled.
+    `schedule` is one stretch of steps of one example. It is a class and not a nested function, so it can be pickled.
 
     Args:
         batch_size: the stretch's batch.
@@ -101,8 +89,10 @@ class Stretch:
         if before < self.warmup_examples:
             return min(1.0, (before + self.batch_size) / self.warmup_examples)
         start = self.warmup_examples if self.join == "continuous" else 0
-        return _decayed((before - start) / (self.num_examples - start) if before < self.num_examples else 1.0,
-                        self.decay, self.power)  # fmt: skip
+        gone = (before - start) / (self.num_examples - start) if before < self.num_examples else 1.0
+        if self.decay == "polynomial":
+            return float((1 - gone) ** self.power)
+        return (1 + math.cos(math.pi * gone)) / 2 if self.decay == "cosine" else 1.0
 
 
 @dataclass(frozen=True)
