@@ -1,6 +1,7 @@
 """What `anybatch bench` says: what is counted, who takes part, what is left out and why; never how long it took."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ TINY = [(30, 8), (17,), (), (4, 3, 3)]
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.SETS, "tiny", lambda: TINY)
     monkeypatch.setattr(bench, "_SAMPLE_S", 1e-4)
 
 
-def test_bytes_are_counted_operation_by_operation():
+def test_bytes_are_counted_operation_by_operation() -> None:
     a, b = torch.ones(100), torch.ones(100)
     for operation, expected in [
         (lambda: a + b, 3),
@@ -39,7 +40,7 @@ def test_bytes_are_counted_operation_by_operation():
 
 @pytest.mark.parametrize("algorithm", ["lamb", "lars"])
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_every_contender_takes_part_or_says_why(tiny, algorithm, clip):
+def test_every_contender_takes_part_or_says_why(tiny: Any, algorithm: Any, clip: Any) -> None:
     found = bench.measure(Conditions(algorithm=algorithm, sets=("tiny",), repeats=7, clip=clip, threads=1))
     (only,) = found["sets"]
     assert (only["tensors"], only["parameters"]) == (4, 294)
@@ -61,7 +62,7 @@ def test_every_contender_takes_part_or_says_why(tiny, algorithm, clip):
     assert any(measured.findings(only))
 
 
-def test_states_are_shared_so_that_all_contenders_fit(tiny):
+def test_states_are_shared_so_that_all_contenders_fit(tiny: Any) -> None:
     shared = problem.Problem(TINY, torch.device("cpu"))
     step = contenders._sharing(LAMB(shared.params, foreach=False), shared)
     assert all(not m.any() for m in shared.first)
@@ -70,7 +71,7 @@ def test_states_are_shared_so_that_all_contenders_fit(tiny):
     assert all(v.any() for v in shared.second)
 
 
-def test_a_pattern_moves_memory_and_changes_nothing():
+def test_a_pattern_moves_memory_and_changes_nothing() -> None:
     shared = problem.Problem([(70_000,), (5,)], torch.device("cpu"))
     before = [p.detach().clone() for p in shared.params]
     try:
@@ -82,14 +83,14 @@ def test_a_pattern_moves_memory_and_changes_nothing():
     assert not any(m.any() for m in (*shared.first, *shared.second))
 
 
-def test_what_does_not_fit_is_left_out_with_the_reason(tiny, monkeypatch):
+def test_what_does_not_fit_is_left_out_with_the_reason(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problem, "free_bytes", lambda device: 1_000)
     (only,) = bench.measure(Conditions(sets=("tiny",)))["sets"]
     assert only["why_not"] == "needs about 0.0 GB of memory, 0.0 GB are free"
     assert list(measured.findings(only)) == ["not measured: needs about 0.0 GB of memory, 0.0 GB are free"]
 
 
-def test_no_compiler_is_a_reason(monkeypatch):
+def test_no_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler-anywhere")
     with pytest.raises(Unavailable, match="the C compiler does not run"):
         traffic._compiled()
@@ -107,12 +108,12 @@ def test_no_compiler_is_a_reason(monkeypatch):
         ({"device": "tpu"}, "device 'tpu': must be cpu or cuda"),
     ],
 )
-def test_wrong_conditions_are_named(wrong, message):
+def test_wrong_conditions_are_named(wrong: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Conditions(**wrong)
 
 
-def test_a_measurement_leaves_the_number_of_threads_alone(tiny):
+def test_a_measurement_leaves_the_number_of_threads_alone(tiny: Any) -> None:
     before = torch.get_num_threads()
     bench.measure(Conditions(sets=("tiny",), threads=before + 1))
     assert torch.get_num_threads() == before

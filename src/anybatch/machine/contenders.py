@@ -18,6 +18,7 @@ from anybatch.machine.traffic import pattern
 from anybatch.optim import LAMB, LARS
 
 Step = Callable[[], object]
+Make = Callable[[Problem, float | None], Step]
 
 _LR = 1e-6
 _MOST_JITTED = 2_000
@@ -37,7 +38,7 @@ class Contender:
 
     name: str
     role: Literal["ours", "peer", "reference", "pattern"]
-    make: Callable[[Problem, float | None], Step]
+    make: Make
     bytes_per_parameter: float | None = None
 
 
@@ -45,25 +46,26 @@ def contenders(algorithm: str, compiled: bool) -> list[Contender]:
     """Returns the rows for "lamb" or "lars", ours first; `compiled` adds torch.compile, a minute to start."""
     if algorithm == "lars":
         return [
-            Contender("anybatch LARS fused", "ours", _ours(LARS, fused=True), 28),
-            Contender("anybatch LARS foreach", "ours", _ours(LARS, foreach=True)),
-            Contender("anybatch LARS plain", "ours", _ours(LARS, foreach=False, fused=False)),
-            Contender("torch SGD fused", "reference", _torch(torch.optim.SGD, momentum=0.9, fused=True), 20),
+            Contender("anybatch LARS fused", "ours", _stepping(LARS, clips=True, fused=True), 28),
+            Contender("anybatch LARS foreach", "ours", _stepping(LARS, clips=True, foreach=True)),
+            Contender("anybatch LARS plain", "ours", _stepping(LARS, clips=True, foreach=False, fused=False)),
+            Contender("torch SGD fused", "reference", _stepping(torch.optim.SGD, momentum=0.9, fused=True), 20),
             Contender("memory: 20 bytes, no arithmetic", "pattern", _pattern(1), 20),
-            Contender("timm Lars", "peer", _timm("lars", "Lars", momentum=0.9, always_adapt=True)),
-            Contender("pytorch_optimizer LARS", "peer", _pytorch_optimizer("LARS")),
+            Contender("timm Lars", "peer", _stepping(_peer("timm.lars", "Lars"), momentum=0.9, always_adapt=True)),
+            Contender("pytorch_optimizer LARS", "peer", _stepping(_peer("pytorch_optimizer", "LARS"))),
             Contender("optax lars, jitted", "peer", _optax("lars")),
         ]
+    timm = _peer("timm.lamb", "Lamb")
     rows = [
-        Contender("anybatch LAMB fused", "ours", _ours(LAMB, fused=True), 40),
-        Contender("anybatch LAMB foreach", "ours", _ours(LAMB, foreach=True)),
-        Contender("anybatch LAMB plain", "ours", _ours(LAMB, foreach=False, fused=False)),
-        Contender("torch AdamW fused", "reference", _torch(torch.optim.AdamW, fused=True), 28),
-        Contender("torch AdamW foreach", "reference", _torch(torch.optim.AdamW, foreach=True)),
+        Contender("anybatch LAMB fused", "ours", _stepping(LAMB, clips=True, fused=True), 40),
+        Contender("anybatch LAMB foreach", "ours", _stepping(LAMB, clips=True, foreach=True)),
+        Contender("anybatch LAMB plain", "ours", _stepping(LAMB, clips=True, foreach=False, fused=False)),
+        Contender("torch AdamW fused", "reference", _stepping(torch.optim.AdamW, fused=True), 28),
+        Contender("torch AdamW foreach", "reference", _stepping(torch.optim.AdamW, foreach=True)),
         Contender("memory: 28 bytes, no arithmetic", "pattern", _pattern(2), 28),
-        Contender("timm Lamb", "peer", _timm("lamb", "Lamb", always_adapt=True, foreach=False)),
-        Contender("timm Lamb foreach", "peer", _timm("lamb", "Lamb", always_adapt=True, foreach=True)),
-        Contender("pytorch_optimizer Lamb", "peer", _pytorch_optimizer("Lamb", foreach=False)),
+        Contender("timm Lamb", "peer", _stepping(timm, clips=True, always_adapt=True, foreach=False)),
+        Contender("timm Lamb foreach", "peer", _stepping(timm, clips=True, always_adapt=True, foreach=True)),
+        Contender("pytorch_optimizer Lamb", "peer", _stepping(_peer("pytorch_optimizer", "Lamb"), foreach=False)),
         Contender("optax lamb, jitted", "peer", _optax("lamb")),
     ]
     if compiled:
@@ -71,62 +73,48 @@ def contenders(algorithm: str, compiled: bool) -> list[Contender]:
     return rows
 
 
-def _ours(kind: Any, **how: Any) -> Callable[[Problem, float | None], Step]:
+def _stepping(kind: Callable[..., torch.optim.Optimizer], *, clips: bool = False, **how: Any) -> Make:
+    """Makes the steps of an optimizer; `clips`: it does so itself, by its max_grad_norm."""
+
     def make(problem: Problem, clip: float | None) -> Step:
+        own = {"max_grad_norm": clip} if clips else {}
         try:
-            optimizer = kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, max_grad_norm=clip, **how)
-        except ValueError as error:
+            optimizer = kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **own, **how)
+        except ValueError as error:  # such as of a kernel that is not here
             raise Unavailable(str(error)) from None
-        return _sharing(optimizer, problem)
+        step = _sharing(optimizer, problem)
+        if clips or clip is None:
+            return step
+
+        def clip_and_step() -> None:
+            torch.nn.utils.clip_grad_norm_(problem.params, clip)
+            step()
+
+        return clip_and_step
 
     return make
 
 
-def _torch(kind: Any, **how: Any) -> Callable[[Problem, float | None], Step]:
-    def make(problem: Problem, clip: float | None) -> Step:
-        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
-        return _clipped(problem, clip, step)
+def _peer(module: str, name: str) -> Callable[..., torch.optim.Optimizer]:
+    def optimizer(*args: Any, **how: Any) -> Any:
+        return getattr(_installed(module), name)(*args, **how)
 
-    return make
-
-
-def _timm(module: str, name: str, **how: Any) -> Callable[[Problem, float | None], Step]:
-    def make(problem: Problem, clip: float | None) -> Step:
-        kind = getattr(_timm_module(module), name)
-        if name == "Lamb":
-            clips = {"max_grad_norm": clip}
-            return _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **clips, **how), problem)
-        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
-        return _clipped(problem, clip, step)
-
-    return make
-
-
-def _timm_module(name: str) -> Any:
-    """Loads a file of timm's optimizers: the whole of timm needs torchvision, these files do not."""
-    found = importlib.util.find_spec("timm")
-    if found is None or found.origin is None:
-        raise Unavailable("timm is not installed")
-    package = types.ModuleType("timm_optim")
-    package.__path__ = [str(Path(found.origin).parent / "optim")]
-    sys.modules.setdefault("timm_optim", package)
-    return importlib.import_module(f"timm_optim.{name}")
-
-
-def _pytorch_optimizer(name: str, **how: Any) -> Callable[[Problem, float | None], Step]:
-    def make(problem: Problem, clip: float | None) -> Step:
-        kind = getattr(_installed("pytorch_optimizer"), name)
-        step = _sharing(kind(problem.params, lr=_LR, weight_decay=_WEIGHT_DECAY, **how), problem)
-        return _clipped(problem, clip, step)
-
-    return make
+    return optimizer
 
 
 def _installed(module: str) -> Any:
+    """Imports a module; of timm the file alone, since the whole of timm needs torchvision."""
+    package, _, file = module.partition(".")
+    found = importlib.util.find_spec(package)
     try:
+        if package == "timm" and found is not None and found.origin is not None:
+            alone = types.ModuleType("timm_optim")
+            alone.__path__ = [str(Path(found.origin).parent / "optim")]
+            sys.modules.setdefault("timm_optim", alone)
+            return importlib.import_module(f"timm_optim.{file}")
         return importlib.import_module(module)
     except ImportError:
-        raise Unavailable(f"{module} is not installed") from None
+        raise Unavailable(f"{package} is not installed") from None
 
 
 def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
@@ -144,18 +132,7 @@ def _sharing(optimizer: torch.optim.Optimizer, problem: Problem) -> Step:
     return optimizer.step
 
 
-def _clipped(problem: Problem, clip: float | None, step: Step) -> Step:
-    if clip is None:
-        return step
-
-    def clip_and_step() -> None:
-        torch.nn.utils.clip_grad_norm_(problem.params, clip)
-        step()
-
-    return clip_and_step
-
-
-def _pattern(states: int) -> Callable[[Problem, float | None], Step]:
+def _pattern(states: int) -> Make:
     def make(problem: Problem, clip: float | None) -> Step:
         if problem.device.type != "cpu":
             raise Unavailable("measured on the CPU only")
@@ -165,7 +142,7 @@ def _pattern(states: int) -> Callable[[Problem, float | None], Step]:
     return make
 
 
-def _optax(name: str) -> Callable[[Problem, float | None], Step]:
+def _optax(name: str) -> Make:
     def make(problem: Problem, clip: float | None) -> Step:
         jax, optax = _installed("jax"), _installed("optax")
         if jax.default_backend() != {"cuda": "gpu"}.get(problem.device.type, problem.device.type):

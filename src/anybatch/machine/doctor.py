@@ -14,8 +14,6 @@ import torch
 from anybatch.environment import describe_environment, version_of
 from anybatch.optim.kernels import why_not_fused
 
-# The settings that decide whether a kernel serves.
-_SETTINGS = {"norm": "l2", "fused": True, "foreach": None}
 _READY = "ready"
 # The other extras are for work on the package itself.
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra == ['\"]([a-z]+)['\"]")
@@ -85,7 +83,7 @@ def _copied_gb_per_s() -> float:
 
 
 def _serves(device: str) -> str:
-    reason = why_not_fused(torch.device(device), torch.float32, _SETTINGS)
+    reason = why_not_fused(torch.device(device), torch.float32, {"norm": "l2"})
     return _READY if reason is None else f"not available: {reason}; steps are plain or foreach"
 
 
