@@ -71,12 +71,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     "optim/kernels/test_build.py": ("the library is what is built", ("optim/kernels/library.py",)),
     "optim/kernels/test_triton.py": (
         "the programs are run by the one step that uses them",
-        (
-            "optim/kernels/triton_lamb.py",
-            "optim/kernels/triton_lars.py",
-            "optim/kernels/triton_parts.py",
-            "optim/kernels/triton_programs.py",
-        ),
+        ("optim/kernels/triton_programs.py",),
     ),
     "recipes/test_optimizers.py": ("Muon is one row of the recipes' optimizers", ("optim/muon.py",)),
     "planner/test_command.py": (

@@ -81,6 +81,15 @@ def test_a_schedule_and_its_scheduler_are_copied_and_pickled(twin: Any, shape: A
     assert other.get_last_lr() == scheduler.get_last_lr() == [2 * f(2)]
 
 
+def test_a_loaded_scheduler_keeps_its_own_length() -> None:
+    short, long = (
+        torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), schedule(steps))
+        for steps in (10, 20)
+    )
+    long.load_state_dict(short.state_dict())
+    assert long.lr_lambdas[0](5) == 0.75
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

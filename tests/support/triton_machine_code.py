@@ -13,30 +13,29 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from anybatch.optim.kernels import triton_lamb, triton_lars, triton_programs
+from anybatch.optim.kernels import triton_programs as programs
 
 POINTERS = {
     **dict.fromkeys(("chunks", "first", "arrivals"), "*i32"),
     **dict.fromkeys(("settings", "squares", "clip", "record", "sums", "limit", "verdict", "totals"), "*fp64"),
-    **dict.fromkeys(("estimates", "unused"), "*fp32"),
+    "estimates": "*fp32",
     "layers": "*i64",
 }
-FP32 = {"X_DTYPE": tl.float32, "GRADIENT_DTYPE": tl.float32}
-BF16 = {"X_DTYPE": tl.bfloat16, "GRADIENT_DTYPE": tl.bfloat16}
-MASTERS = {"X_DTYPE": tl.float32, "GRADIENT_DTYPE": tl.bfloat16}
-TO_FP32 = {**FP32, "PARAMETER_DTYPE": tl.float32, "RATE_DTYPE": None}
-TO_BF16 = {**MASTERS, "PARAMETER_DTYPE": tl.bfloat16, "RATE_DTYPE": tl.float32}
+FP32 = {"X_DTYPE": tl.float32, "GRADIENT_DTYPE": tl.float32, "PARAMETER_DTYPE": tl.float32, "RATE_DTYPE": None}
+BF16 = dict.fromkeys(("X_DTYPE", "GRADIENT_DTYPE", "PARAMETER_DTYPE"), tl.bfloat16) | {"RATE_DTYPE": None}
+MASTERS = {**BF16, "X_DTYPE": tl.float32, "RATE_DTYPE": tl.float32}
+LAMB, AVERAGE, SUM = range(3)
 PROGRAMS = [
-    (triton_lamb.lamb_moments, {**FP32, "NESTEROV": 0, "CLIP": False}),
-    (triton_lamb.lamb_moments, {**MASTERS, "NESTEROV": 2, "CLIP": True}),
-    (triton_lamb.lamb_apply, {**TO_FP32, "NESTEROV": 0, "CLIP": False}),
-    (triton_lamb.lamb_apply, {**TO_BF16, "NESTEROV": 2, "CLIP": True}),
-    (triton_lars.lars_directions, {**FP32, "FORM": 0, "NESTEROV": 0, "CLIP": False}),
-    (triton_lars.lars_directions, {**BF16, "FORM": 1, "NESTEROV": 0, "CLIP": True}),
-    (triton_lars.lars_apply, {**TO_FP32, "FORM": 2, "NESTEROV": 1, "CLIP": False}),
-    (triton_lars.lars_apply, {**TO_BF16, "FORM": 0, "NESTEROV": 0, "CLIP": True}),
-    (triton_programs.look_at_gradients, {"GRADIENT_DTYPE": tl.float32}),
-    (triton_programs.add_up_layers, {}),
+    (programs.measure, {**FP32, "KIND": LAMB, "NESTEROV": 0, "CLIP": False}),
+    (programs.measure, {**MASTERS, "KIND": LAMB, "NESTEROV": 2, "CLIP": True}),
+    (programs.apply, {**FP32, "KIND": LAMB, "NESTEROV": 0, "CLIP": False}),
+    (programs.apply, {**MASTERS, "KIND": LAMB, "NESTEROV": 2, "CLIP": True}),
+    (programs.measure, {**FP32, "KIND": AVERAGE, "NESTEROV": 0, "CLIP": False}),
+    (programs.measure, {**BF16, "KIND": SUM, "NESTEROV": 0, "CLIP": True}),
+    (programs.apply, {**FP32, "KIND": SUM, "NESTEROV": 1, "CLIP": False}),
+    (programs.apply, {**MASTERS, "KIND": AVERAGE, "NESTEROV": 0, "CLIP": True}),
+    (programs.look_at_gradients, {"GRADIENT_DTYPE": tl.float32}),
+    (programs.add_up_layers, {}),
 ]
 
 

@@ -5,6 +5,6 @@ from anybatch.optim.groups import param_groups
 from anybatch.optim.lamb import LAMB
 from anybatch.optim.lars import LARS
 from anybatch.optim.layerwise import Layerwise
-from anybatch.optim.ratios import TrustRatio
+from anybatch.optim.strategy import TrustRatio
 
 __all__ = ["LAMB", "LARS", "Dialect", "Layerwise", "TrustRatio", "dialect", "param_groups"]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from anybatch.optim.kernels import why_not_fused
-from anybatch.optim.norms import ORDER
-from anybatch.optim.real import has_numbers
+from anybatch.optim.norms import ORDER, has_numbers
 from anybatch.optim.sharding import is_sharded, layout_of, layout_words, local
 
 

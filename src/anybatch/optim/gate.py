@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybatch.optim.norms import Layers, accumulator, measure
+from anybatch.optim.norms import Layers, accumulator, has_numbers, measure
 from anybatch.optim.parts import Part
-from anybatch.optim.real import has_numbers
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 

@@ -1,7 +1,7 @@
 """LAMB: Algorithm 2 of the paper."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 from anybatch.optim.checks import at_least, fraction, one_of, pair
 from anybatch.optim.gate import Nonfinite
 from anybatch.optim.native import NativeOptimizer
-from anybatch.optim.norms import Norm, accumulator
+from anybatch.optim.norms import Norm, accumulator, has_numbers
 from anybatch.optim.parts import Part, computed_in
-from anybatch.optim.real import has_numbers
 
 Nesterov = Literal["m", "mv"]
 
@@ -83,7 +82,6 @@ class LAMB(NativeOptimizer):
     """
 
     _state_names = ("step", "exp_avg", "exp_avg_sq")
-    _algorithm = "LAMB"
 
     def __init__(
         self,
@@ -107,24 +105,7 @@ class LAMB(NativeOptimizer):
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "bias_correction": bias_correction,
-            "nesterov": nesterov,
-            "norm": norm,
-            "phi": phi,
-            "trust_clip": trust_clip,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "master_weights": master_weights,
-        }
-        gate: dict[str, Any] = {"max_grad_norm": max_grad_norm, "nonfinite": nonfinite, "process_group": process_group}
-        super().__init__(params, defaults, **gate)
+        super().__init__(params, locals())
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -140,115 +121,57 @@ class LAMB(NativeOptimizer):
         return {"step": torch.zeros((), dtype=torch.float32, device=device), **moments}
 
     def _update(self, part: Part, clip: Tensor | None) -> None:
-        group = part.group
-        part.updates = lamb_update(
-            part.weights,
-            part.scaled_grads(clip),
-            self._local_state(part, "exp_avg"),
-            self._local_state(part, "exp_avg_sq"),
-            self._local_state(part, "step"),
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            bias_correction=group["bias_correction"],
-            nesterov=group["nesterov"],
-            capturable=group["capturable"],
-            foreach=part.foreach,
-        )
-
-
-def lamb_update(
-    weights: list[Tensor],
-    grads: Iterable[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    *,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    nesterov: Nesterov | None,
-    capturable: bool,
-    foreach: bool,
-) -> list[Tensor]:
-    """Advances step and both moments in place; returns u = m_hat / (sqrt(v_hat) + eps) + wd x of every tensor."""
-    update = _multi_tensor_lamb if foreach else _single_tensor_lamb
-    return update(
-        weights,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        steps,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        bias_correction=bias_correction,
-        nesterov=nesterov,
-        capturable=capturable,
-    )
+        states = [self._local_state(part, name) for name in ("exp_avg", "exp_avg_sq", "step")]
+        update = _multi_tensor_lamb if part.foreach else _single_tensor_lamb
+        part.updates = update(part.group, part.weights, part.scaled_grads(clip), *states)
 
 
 def _single_tensor_lamb(
+    group: Mapping[str, Any],
     weights: list[Tensor],
     grads: Iterable[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
-    *,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    nesterov: Nesterov | None,
-    capturable: bool,
 ) -> list[Tensor]:
+    """Advances step and both moments in place; returns u = m_hat / (sqrt(v_hat) + eps) + wd x of every tensor."""
+    (beta1, beta2), nesterov, corrects = group["betas"], group["nesterov"], group["bias_correction"]
     updates = []
     for x, g, m, v, step in zip(weights, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
         step += 1
-        t = _clock(step, capturable)
+        t = _clock(step, group["capturable"])
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        of_m, of_g = _look_ahead(beta1, t, bias_correction, nesterov is not None)
-        of_v, of_gg = _look_ahead(beta2, t, bias_correction, nesterov == "mv")
+        of_m, of_g = _look_ahead(beta1, t, corrects, nesterov is not None)
+        of_v, of_gg = _look_ahead(beta2, t, corrects, nesterov == "mv")
         m_hat = m * of_m
         if nesterov is not None:
             m_hat.add_(g * of_g)
         v_hat = v * of_v
         if nesterov == "mv":
             v_hat.add_((g * g).mul_(of_gg))
-        u = m_hat.div_(v_hat.sqrt_().add_(eps))
-        updates.append(u.add_(x, alpha=weight_decay) if weight_decay else u)
+        u = m_hat.div_(v_hat.sqrt_().add_(group["eps"]))
+        updates.append(u.add_(x, alpha=group["weight_decay"]) if group["weight_decay"] else u)
     return updates
 
 
 def _multi_tensor_lamb(
+    group: Mapping[str, Any],
     weights: list[Tensor],
     grads: Iterable[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
-    *,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    nesterov: Nesterov | None,
-    capturable: bool,
 ) -> list[Tensor]:
+    (beta1, beta2), nesterov, corrects = group["betas"], group["nesterov"], group["bias_correction"]
     grads = list(grads)
     torch._foreach_add_(steps, 1)
-    clocks = [_clock(step, capturable) for step in steps]
+    clocks = [_clock(step, group["capturable"]) for step in steps]
     torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
     torch._foreach_mul_(exp_avg_sqs, beta2)
     torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
-    of_m, of_g = zip(*(_look_ahead(beta1, t, bias_correction, nesterov is not None) for t in clocks), strict=True)
-    of_v, of_gg = zip(*(_look_ahead(beta2, t, bias_correction, nesterov == "mv") for t in clocks), strict=True)
+    of_m, of_g = zip(*(_look_ahead(beta1, t, corrects, nesterov is not None) for t in clocks), strict=True)
+    of_v, of_gg = zip(*(_look_ahead(beta2, t, corrects, nesterov == "mv") for t in clocks), strict=True)
     updates = torch._foreach_mul(exp_avgs, of_m)
     if nesterov is not None:
         torch._foreach_add_(updates, torch._foreach_mul(grads, of_g))
@@ -256,10 +179,10 @@ def _multi_tensor_lamb(
     if nesterov == "mv":
         torch._foreach_add_(denominators, torch._foreach_mul(torch._foreach_mul(grads, grads), of_gg))
     torch._foreach_sqrt_(denominators)
-    torch._foreach_add_(denominators, eps)
+    torch._foreach_add_(denominators, group["eps"])
     torch._foreach_div_(updates, denominators)
-    if weight_decay:
-        torch._foreach_add_(updates, weights, alpha=weight_decay)
+    if group["weight_decay"]:
+        torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
     return list(updates)
 
 
@@ -268,7 +191,7 @@ def _clock(step: Tensor, capturable: bool) -> Any:
     return step.to(accumulator(step.device)) if capturable or not has_numbers(step) else step.item()
 
 
-def _look_ahead(beta: float, t: Any, bias_correction: bool, nesterov: bool) -> tuple[Any, Any]:
+def _look_ahead(beta: float, t: Any, corrects: bool, nesterov: bool) -> tuple[Any, Any]:
     """Returns (a, b) of the estimate a * moment + b * gradient."""
-    now, then = (1 - beta**t, 1 - beta ** (t + 1)) if bias_correction else (1.0, 1.0)
+    now, then = (1 - beta**t, 1 - beta ** (t + 1)) if corrects else (1.0, 1.0)
     return (beta / then, (1 - beta) / now) if nesterov else (1 / now, 0.0)

@@ -12,7 +12,7 @@ from anybatch.optim.gate import Nonfinite
 from anybatch.optim.native import NativeOptimizer
 from anybatch.optim.norms import Norm
 from anybatch.optim.parts import Part, computed_in
-from anybatch.optim.ratios import trust_ratios
+from anybatch.optim.strategy import trust_ratios
 
 Form = Literal["lamb-paper", "lars-2017", "lr-outside"]
 
@@ -69,7 +69,6 @@ class LARS(NativeOptimizer):
     """
 
     _state_names = ("momentum_buffer",)
-    _algorithm = "LARS"
 
     def __init__(
         self,
@@ -95,26 +94,7 @@ class LARS(NativeOptimizer):
         capturable: bool = False,
         master_weights: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "form": form,
-            "trust_coefficient": trust_coefficient,
-            "joint_norm": joint_norm,
-            "eps": eps,
-            "nesterov": nesterov,
-            "norm": norm,
-            "phi": phi,
-            "trust_clip": trust_clip,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "master_weights": master_weights,
-        }
-        gate: dict[str, Any] = {"max_grad_norm": max_grad_norm, "nonfinite": nonfinite, "process_group": process_group}
-        super().__init__(params, defaults, **gate)
+        super().__init__(params, locals())
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -135,15 +115,9 @@ class LARS(NativeOptimizer):
         if group["form"] != "lamb-paper" and not group["joint_norm"]:
             part.updates = list(grads)
             return
-        part.updates = lars_direction(part.weights, grads, weight_decay=group["weight_decay"], foreach=part.foreach)
+        part.updates = lars_direction(part, grads)
         if group["form"] == "lamb-paper":
-            part.updates = lars_average(
-                part.updates,
-                self._local_state(part, "momentum_buffer"),
-                momentum=group["momentum"],
-                nesterov=group["nesterov"],
-                foreach=part.foreach,
-            )
+            part.updates = lars_average(part, part.updates, self._local_state(part, "momentum_buffer"))
 
     def _ratios(
         self, group: dict[str, Any], weight_norms: Tensor, update_norms: Tensor
@@ -165,36 +139,25 @@ class LARS(NativeOptimizer):
             return
         directions, ones = part.updates, torch.ones_like(ratios)
         if not group["joint_norm"]:
-            directions = lars_direction(
-                part.weights, part.updates, weight_decay=group["weight_decay"], foreach=part.foreach
-            )
+            directions = lars_direction(part, part.updates)
         inside, outside = (ratios * group["lr"], ones) if group["form"] == "lars-2017" else (ratios, ones * group["lr"])
-        lars_move(
-            part.by_layer(part.weights),
-            part.by_layer(directions),
-            part.by_layer(self._local_state(part, "momentum_buffer")),
-            part.rates(inside),
-            part.rates(outside),
-            momentum=group["momentum"],
-            nesterov=group["nesterov"],
-            foreach=part.foreach,
-        )
+        sums = self._local_state(part, "momentum_buffer")
+        xs, ds, ms = (part.by_layer(tensors) for tensors in (part.weights, directions, sums))
+        lars_move(part, xs, ds, ms, part.rates(inside), part.rates(outside))
 
 
-def lars_direction(
-    weights: list[Tensor], grads: Iterable[Tensor], *, weight_decay: float, foreach: bool
-) -> list[Tensor]:
+def lars_direction(part: Part, grads: Iterable[Tensor]) -> list[Tensor]:
     """Returns d = g + wd x of every tensor."""
-    if foreach:
-        return list(torch._foreach_add(list(grads), weights, alpha=weight_decay))
-    return [g.add(x, alpha=weight_decay) for x, g in zip(weights, grads, strict=True)]
+    weight_decay = part.group["weight_decay"]
+    if part.foreach:
+        return list(torch._foreach_add(list(grads), part.weights, alpha=weight_decay))
+    return [g.add(x, alpha=weight_decay) for x, g in zip(part.weights, grads, strict=True)]
 
 
-def lars_average(
-    directions: list[Tensor], averages: list[Tensor], *, momentum: float, nesterov: bool, foreach: bool
-) -> list[Tensor]:
+def lars_average(part: Part, directions: list[Tensor], averages: list[Tensor]) -> list[Tensor]:
     """m <- mu m + (1-mu) d in place; returns u: m, or its look-ahead mu m + (1-mu) d, which overwrites d."""
-    if foreach:
+    momentum, nesterov = part.group["momentum"], part.group["nesterov"]
+    if part.foreach:
         torch._foreach_lerp_(averages, directions, 1 - momentum)
         if nesterov:
             torch._foreach_lerp_(directions, averages, momentum)
@@ -207,18 +170,16 @@ def lars_average(
 
 
 def lars_move(
+    part: Part,
     weights: list[Tensor],
     directions: list[Tensor],
     sums: list[Tensor],
     inside: list[Tensor],
     outside: list[Tensor],
-    *,
-    momentum: float,
-    nesterov: bool,
-    foreach: bool,
 ) -> None:
     """m <- mu m + inside * d; x <- x - outside * m, or its look-ahead mu m + inside * d, which overwrites d."""
-    if foreach and weights:  # a shard may hold no row of any layer
+    momentum, nesterov = part.group["momentum"], part.group["nesterov"]
+    if part.foreach and weights:  # a shard may hold no row of any layer
         torch._foreach_mul_(sums, momentum)
         torch._foreach_addcmul_(sums, directions, inside)
         if nesterov:

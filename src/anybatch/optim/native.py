@@ -37,18 +37,13 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     gradient_scale: float = 1.0
 
-    def __init__(
-        self,
-        params: Any,
-        defaults: dict[str, Any],
-        *,
-        max_grad_norm: float | None,
-        nonfinite: Nonfinite,
-        process_group: Any,
-    ) -> None:
+    def __init__(self, params: Any, arguments: Mapping[str, Any]) -> None:
+        """Takes the arguments of the subclass, by name: each is a setting of the groups, or one for all groups."""
         params = params if isinstance(params, Tensor) else list(params)
-        given = {"max_grad_norm": max_grad_norm, "nonfinite": nonfinite, "process_group": process_group, **defaults}
-        given.update(self._inherited(params, given))
+        kind = next(cls for cls in type(self).__mro__ if "_state_names" in vars(cls))
+        usual = {name: each.default for name, each in inspect.signature(kind).parameters.items() if name != "params"}
+        given = {name: arguments[name] for name in usual}
+        given.update(self._inherited(kind, params, given, usual))
         self.max_grad_norm: float | None = given.pop("max_grad_norm")
         self.nonfinite: Nonfinite = given.pop("nonfinite")
         self.process_group = given.pop("process_group")
@@ -60,7 +55,9 @@ class NativeOptimizer(LayerwiseOptimizer):
         super().__init__(params, {"adapt": True, "blocks": 1, **given})
         _LIVING.add(self)
 
-    def _inherited(self, params: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _inherited(
+        self, kind: type["NativeOptimizer"], params: Any, given: Mapping[str, Any], usual: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Returns the settings of an optimizer with these groups that this one was not given.
 
         Horovod and others make a new optimizer from `param_groups` only, which lack the settings for all groups.
@@ -68,8 +65,6 @@ class NativeOptimizer(LayerwiseOptimizer):
         if not (params and all(isinstance(each, dict) and each.keys() >= {"adapt", "blocks", "lr"} for each in params)):
             return {}
         ids = {id(p) for group in params for p in group["params"]}
-        kind = next(cls for cls in type(self).__mro__ if "_algorithm" in vars(cls))
-        usual = {name: each.default for name, each in inspect.signature(kind).parameters.items()}
         found: dict[str, Any] = {}
         for former in list(_LIVING):
             if isinstance(former, kind) and any(id(p) in ids for group in former.param_groups for p in group["params"]):
@@ -97,7 +92,6 @@ class NativeOptimizer(LayerwiseOptimizer):
         return self._seen.nonfinite_layers
 
     _state_names: ClassVar[tuple[str, ...]]
-    _algorithm: ClassVar[str]
 
     @abstractmethod
     def _update(self, part: Part, clip: Tensor | None) -> None:
@@ -165,7 +159,7 @@ class NativeOptimizer(LayerwiseOptimizer):
     def _launches(self, device: torch.device) -> Any:
         """Returns the fused steps of this optimizer on a device."""
         if device not in self._fused:
-            self._fused[device] = kernels_for(device).Launches(type(self)._algorithm)
+            self._fused[device] = kernels_for(device.type).Launches(self._state_names)
         return self._fused[device]
 
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:

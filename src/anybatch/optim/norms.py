@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.linalg import vector_norm
 
 from anybatch.optim.kernels.library import squares
@@ -105,6 +106,11 @@ def _rows_norm(rows: Tensor, order: float, dtype: torch.dtype) -> Tensor:
     if len(norms) > 1:
         norms = [vector_norm(torch.stack(norms), order, dim=0)]
     return norms[0]
+
+
+def has_numbers(t: Tensor) -> bool:
+    """Returns whether the host can read the numbers in `t`, which is not on the meta device or in a FakeTensorMode."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def accumulator(device: torch.device) -> torch.dtype:

@@ -99,3 +99,9 @@ class Part:
             rows[i, piece.first : piece.first + piece.layers].view(-1, *[1] * self.weights[i].ndim)
             for i, piece in self._pieces()
         ]
+
+
+def places(parts: Iterable[Part]) -> list[tuple[int, int, int]]:
+    """Returns (tensor, first element, number of elements) of every layer of the parts; no elements if none are here."""
+    tensors = ((x, layout) for part in parts for x, layout in zip(part.locals, part.layouts, strict=True))
+    return [(i, *place) for i, (x, layout) in enumerate(tensors) for place in layout.places(x)]

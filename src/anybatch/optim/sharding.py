@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -42,16 +42,16 @@ class Layout(NamedTuple):
         """The same tensor as one layer."""
         return Layout(1, None, self.cut)
 
-    def segments(self, t: Tensor) -> Iterator[tuple[int, int, int]]:
-        """Yields (layer, its first element, its number of elements) for this rank's part of the tensor, `t`."""
+    def places(self, t: Tensor) -> list[tuple[int, int]]:
+        """(first element, number of elements) of every layer in this rank's part `t` of the tensor; or (0, 0)."""
         if self.pieces is None:
-            yield 0, 0, t.numel()
-            return
+            return [(0, t.numel())]
+        found = [(0, 0)] * self.blocks
         width = t.numel() // max(t.shape[0], 1)
-        for first_row, stop, first, layers in self.pieces:
-            rows = (stop - first_row) // layers
-            for i in range(layers):
-                yield first + i, (first_row + i * rows) * width, rows * width
+        for start, stop, first, layers in self.pieces:
+            rows = (stop - start) // layers
+            found[first : first + layers] = [((start + i * rows) * width, rows * width) for i in range(layers)]
+        return found
 
 
 def is_sharded(t: Tensor) -> bool:

@@ -5,18 +5,25 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from anybatch.optim.checks import check_parameter, check_replaced, check_strategy, local_gradient
-from anybatch.optim.norms import measure
+from anybatch.optim.norms import has_numbers, measure
 from anybatch.optim.parts import Part
-from anybatch.optim.ratios import TrustRatio, trust_ratios
-from anybatch.optim.real import has_numbers
 from anybatch.optim.sharding import layout_of, local, mesh_of
+
+
+class TrustRatio(NamedTuple):
+    """The last step of one layer: it moved by lr * ratio * update."""
+
+    weight_norm: float
+    update_norm: float
+    ratio: float
+    clamped: bool
 
 
 @dataclass
@@ -232,6 +239,30 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 if key != "differentiable":  # PyTorch adds it to the defaults of whoever loads
                     group.setdefault(key, value)
         _own_tensors([*self.param_groups, self.defaults])
+
+
+def trust_ratios(
+    weight_norms: Tensor,
+    update_norms: Tensor,
+    *,
+    phi: tuple[float, float],
+    trust_clip: tuple[float, float],
+    coefficient: float = 1.0,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """ratio = clip(coefficient * phi(|x|) / (|u| + eps)); 1 if |x| = 0 or |u| = 0.
+
+    Args:
+        weight_norms, update_norms: |x| and |u|, shape (layers,).
+        phi, trust_clip: lower and upper bound of |x| and of the ratio.
+
+    Returns:
+        The ratios, and whether a bound acted; both of shape (layers,).
+    """
+    raw = coefficient * weight_norms.clamp(*phi) / (update_norms + eps)
+    still = (weight_norms == 0) | (update_norms == 0)
+    outside = (weight_norms < phi[0]) | (weight_norms > phi[1]) | (raw < trust_clip[0]) | (raw > trust_clip[1])
+    return torch.where(still, 1.0, raw.clamp(*trust_clip)), outside & ~still
 
 
 def parameter_names(index: int, group: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ SOURCE = Path(library.__file__).with_name("cpu.c")
 FLAGS = "-std=gnu11 -O3 -fno-fast-math -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -shared -pthread"
 
 
-def built(tmp_path, name, *more):
+def built(tmp_path: Path, name: str, *more: Any) -> Any:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
@@ -32,7 +33,7 @@ def built(tmp_path, name, *more):
     return library.Library(target)
 
 
-def end(monkeypatch, lib):
+def end(monkeypatch: pytest.MonkeyPatch, lib: Any) -> Any:
     monkeypatch.setattr(cpu, "library", lambda: lib)
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -56,7 +57,7 @@ def end(monkeypatch, lib):
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are those of x86-64")
-def test_every_instruction_set_gives_the_same_bits(tmp_path, monkeypatch):
+def test_every_instruction_set_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"installed": library.library(), "sse2": built(tmp_path, "sse2", "-DCLONES=", "-march=x86-64")}
     # So does every order of the work: here u is made twice, or waits for its place in the scratch.
     sets["twice"] = built(tmp_path, "twice", "-DSMALL=1", "-DLARGE=1", "-DRING=CHUNK")
@@ -70,14 +71,14 @@ def test_every_instruction_set_gives_the_same_bits(tmp_path, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(values, ends["sse2"], strict=True)), name
 
 
-def test_a_build_of_another_source_is_not_used(tmp_path):
+def test_a_build_of_another_source_is_not_used(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"built from another version of cpu\.c"):
         built(tmp_path, "other", "-USOURCE", '-DSOURCE="another"', "-O0")
 
 
 @pytest.mark.without_kernels
 @pytest.mark.parametrize("compiler", ["false", "/nonexistent/cc"])
-def test_an_installation_without_a_compiler_works_and_says_why(tmp_path, compiler):
+def test_an_installation_without_a_compiler_works_and_says_why(tmp_path: Path, compiler: Any) -> None:
     if not (ROOT / "setup.py").exists():
         pytest.skip("the source tree is not here")
     pytest.importorskip("setuptools")
@@ -108,7 +109,7 @@ except ValueError as error:
     assert Path(compiler).name in done.stdout
 
 
-def test_threads_are_asked_of_torch(monkeypatch):
+def test_threads_are_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     lib = library.library()
     original = lib.step

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from anybatch.optim import LAMB
 
 
-def stepped(seed, steps=20, sizes=(300_000, 1000, 200_000)):
+def stepped(seed: int, steps: Any = 20, sizes: Any = (300_000, 1000, 200_000)) -> Any:
     generator = torch.Generator().manual_seed(seed)
     params = [nn.Parameter(torch.randn(n, generator=generator)) for n in sizes]
     gradients = [torch.randn(n, generator=generator) for n in sizes]
@@ -21,7 +23,7 @@ def stepped(seed, steps=20, sizes=(300_000, 1000, 200_000)):
     return params
 
 
-def test_two_optimizers_in_two_threads():
+def test_two_optimizers_in_two_threads() -> None:
     expected = [stepped(seed) for seed in range(2)]
     found = {}
     threads = [threading.Thread(target=lambda seed=seed: found.update({seed: stepped(seed)})) for seed in range(2)]
@@ -33,7 +35,7 @@ def test_two_optimizers_in_two_threads():
         assert all(torch.equal(p, x) for p, x in zip(found[seed], expected[seed], strict=True))
 
 
-def test_a_child_forked_after_use_steps_too(tmp_path):
+def test_a_child_forked_after_use_steps_too(tmp_path: Path) -> None:
     expected = stepped(0)
     child = os.fork()
     if child == 0:

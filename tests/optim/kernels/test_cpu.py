@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import oracle
@@ -15,40 +16,39 @@ from anybatch.optim import LAMB, LARS
 from anybatch.optim.kernels.library import squares
 
 
-def fused_rows(row):
+def fused_rows(row: Any) -> Any:
     return row.settings.get("norm", "l2") == "l2"
 
 
-def distance(params, expected):
+def distance(params: Any, expected: Any) -> Any:
     return max((np.abs(p.detach().double().numpy() - x).max() for p, x in zip(params, expected, strict=True) if x.size))
 
 
 @pytest.fixture
-def large():
+def large() -> Any:
     """Layers of every kind of work: below a chunk, some chunks by one thread, both passes over a list, and u twice."""
     random = np.random.default_rng(1)
 
-    def make(dtype=torch.float32, sizes=(7, 1000, 40_000, 140_001, 300_000), steps=3):
+    def make(dtype: Any = torch.float32, sizes: Any = (7, 1000, 40_000, 140_001, 300_000), steps: int = 3) -> Any:
         generator = torch.Generator().manual_seed(int(random.integers(1000)))
         xs = [torch.randn(n, generator=generator).to(dtype) for n in sizes]
-        gradients = [[torch.randn(n, generator=generator).to(dtype) for n in sizes] for _ in range(steps)]
-        return xs, gradients
+        return xs, [[torch.randn(n, generator=generator).to(dtype) for n in sizes] for _ in range(steps)]
 
     return make
 
 
-def run(optimizer, params, gradients):
+def run(optimizer: Any, params: Any, gradients: Any) -> None:
     for several in gradients:
         for p, g in zip(params, several, strict=True):
             p.grad = None if g is None else g.clone()
         optimizer.step()
 
 
-def parameters(xs):
+def parameters(xs: Any) -> Any:
     return [nn.Parameter(x.clone()) for x in xs]
 
 
-def test_fp32_is_as_near_to_the_paper_as_the_plain_path(native_row, problem):
+def test_fp32_is_as_near_to_the_paper_as_the_plain_path(native_row: Any, problem: Any) -> None:
     if not fused_rows(native_row):
         return
     expected = [native_row.oracle(problem.xs[i], problem.of(i), problem.rates) for i in range(5)]
@@ -65,7 +65,7 @@ def test_fp32_is_as_near_to_the_paper_as_the_plain_path(native_row, problem):
     assert found[True] <= 2 * found[False] + 1e-7
 
 
-def test_large_layers_are_as_near_to_the_paper_as_the_plain_path(native, large):
+def test_large_layers_are_as_near_to_the_paper_as_the_plain_path(native: Any, large: Any) -> None:
     xs, gradients = large()
     expected = [
         native.oracle(x.double().numpy(), [several[i].double().numpy() for several in gradients], [0.01] * 3)
@@ -80,7 +80,7 @@ def test_large_layers_are_as_near_to_the_paper_as_the_plain_path(native, large):
 
 
 @pytest.mark.parametrize("more", [{}, {"max_grad_norm": 0.5}, {"maximize": True}])
-def test_groups_blocks_and_exclusions(native_row, problem, more):
+def test_groups_blocks_and_exclusions(native_row: Any, problem: Any, more: Any) -> None:
     if not fused_rows(native_row):
         return
     runs = []
@@ -102,7 +102,7 @@ def test_groups_blocks_and_exclusions(native_row, problem, more):
 
 
 @pytest.mark.parametrize("masters", [False, True], ids=["", "masters"])
-def test_bf16(native, large, masters):
+def test_bf16(native: Any, large: Any, masters: Any) -> None:
     xs, gradients = large(torch.bfloat16, steps=3 if masters else 1)
     narrow, wide = parameters(xs), parameters([x.float() for x in xs])
     optimizer = native.make(narrow, lr=0.01, fused=True, master_weights=masters)
@@ -114,7 +114,7 @@ def test_bf16(native, large, masters):
             assert torch.equal(optimizer.state[p]["master"], x)
 
 
-def test_bf16_rounds_as_torch_does(native):
+def test_bf16_rounds_as_torch_does(native: Any) -> None:
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     p = nn.Parameter(bits.clone())
     p.grad = torch.zeros_like(p)
@@ -125,7 +125,7 @@ def test_bf16_rounds_as_torch_does(native):
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_grad_norm": 0.5}, {"nesterov": True}], ids=str)
-def test_the_number_of_threads_changes_no_bit(native, large, settings):
+def test_the_number_of_threads_changes_no_bit(native: Any, large: Any, settings: Any) -> None:
     if native.name == "lamb" and "nesterov" in settings:
         settings = {"nesterov": "mv"}
     xs, gradients = large(sizes=(300_000, 5, 1_000_000, 20_000, 140_001), steps=2)
@@ -144,7 +144,7 @@ def test_the_number_of_threads_changes_no_bit(native, large, settings):
 
 
 @pytest.mark.parametrize("size", [0.1, 0.5028, 0.7083, 1e-18, 1e-22, 1e-42, 1e18, 1e24, 3e38])
-def test_norms_of_large_layers_keep_their_digits(size: float):
+def test_norms_of_large_layers_keep_their_digits(size: float) -> None:
     random = size / 6 * torch.randn(3_000_001, generator=torch.manual_seed(0))
     for x, rel in ((torch.full((5_000_003,), size), 1e-7), (random, 1e-9)):
         (found,) = squares([x]).tolist()
@@ -152,7 +152,7 @@ def test_norms_of_large_layers_keep_their_digits(size: float):
         assert math.sqrt(found) == pytest.approx(math.sqrt(exact), rel=rel, abs=0)
 
 
-def test_the_norm_of_a_layer_does_not_lose_digits_as_it_grows():
+def test_the_norm_of_a_layer_does_not_lose_digits_as_it_grows() -> None:
     x = nn.Parameter(torch.full((5_000_000,), 0.1))
     x.grad = torch.ones_like(x)
     optimizer = LAMB([x], fused=True)
@@ -160,14 +160,14 @@ def test_the_norm_of_a_layer_does_not_lose_digits_as_it_grows():
     assert optimizer.trust_ratios()["0.0"].weight_norm == pytest.approx(5e6**0.5 * float(torch.tensor(0.1)), rel=1e-7)
 
 
-def test_squares_refuse_what_they_cannot_see():
+def test_squares_refuse_what_they_cannot_see() -> None:
     assert squares([torch.ones(3, dtype=torch.float64)]) is None
     assert squares([torch.ones(3, 4)[:, ::2]]) is None
     assert squares([torch.ones(3, 4).t(), torch.tensor(2.0), torch.ones(0, 3)]).tolist() == [12, 4, 0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_nonfinite_layer_spoils_itself_only(native, large, bad):
+def test_a_nonfinite_layer_spoils_itself_only(native: Any, large: Any, bad: Any) -> None:
     xs, gradients = large()
     control, params = parameters(xs), parameters(xs)
     run(native.make(control, lr=0.01, fused=True), control, gradients)
@@ -177,7 +177,7 @@ def test_a_nonfinite_layer_spoils_itself_only(native, large, bad):
     assert all(torch.equal(p, x) for i, (p, x) in enumerate(zip(params, control, strict=True)) if i != 3)
 
 
-def test_skipping_leaves_everything_as_it_was(native, large):
+def test_skipping_leaves_everything_as_it_was(native: Any, large: Any) -> None:
     xs, gradients = large()
     params = parameters(xs)
     optimizer = native.make(params, lr=0.01, fused=True, nonfinite="skip", max_grad_norm=1.0)
@@ -193,7 +193,7 @@ def test_skipping_leaves_everything_as_it_was(native, large):
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-42, 1e20, 3e38])
-def test_extreme_weights_and_gradients(native, value):
+def test_extreme_weights_and_gradients(native: Any, value: Any) -> None:
     for x, g in ((value, 1.0), (1.0, value), (value, value)):
         ends = []
         for fused in (False, True):
@@ -204,7 +204,7 @@ def test_extreme_weights_and_gradients(native, value):
         torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=0, equal_nan=True)
 
 
-def test_gradients_are_not_written_and_parameters_count_as_changed(native, large):
+def test_gradients_are_not_written_and_parameters_count_as_changed(native: Any, large: Any) -> None:
     xs, gradients = large(steps=1)
     params = parameters(xs)
     for p, g in zip(params, gradients[0], strict=True):
@@ -215,7 +215,7 @@ def test_gradients_are_not_written_and_parameters_count_as_changed(native, large
     assert all(p._version > version for p, version in zip(params, versions, strict=True))
 
 
-def test_memory_formats(native):
+def test_memory_formats(native: Any) -> None:
     x, g = torch.randn(8, 3, 5, 5), torch.randn(8, 3, 5, 5)
     ends = []
     for weights, gradient in (
@@ -233,7 +233,7 @@ def test_memory_formats(native):
     torch.testing.assert_close(ends[2], ends[0])
 
 
-def test_tensors_with_gaps_take_the_plain_path_or_say_why(native):
+def test_tensors_with_gaps_take_the_plain_path_or_say_why(native: Any) -> None:
     runs = []
     for fused in (None, False):
         p, q = nn.Parameter(torch.ones(4, 6)[:, ::2]), nn.Parameter(torch.ones(5))
@@ -251,7 +251,7 @@ def test_tensors_with_gaps_take_the_plain_path_or_say_why(native):
     assert torch.equal(p, torch.ones(4, 3))
 
 
-def test_parameters_that_share_memory_take_the_plain_path(native):
+def test_parameters_that_share_memory_take_the_plain_path(native: Any) -> None:
     runs = []
     for fused in (None, False):
         memory = torch.arange(1.0, 13.0)
@@ -271,7 +271,7 @@ def test_parameters_that_share_memory_take_the_plain_path(native):
         optimizer.step()
 
 
-def test_one_gradient_for_two_parameters_and_one_parameter_in_two_modules(native):
+def test_one_gradient_for_two_parameters_and_one_parameter_in_two_modules(native: Any) -> None:
     p, q, shared = (nn.Parameter(torch.arange(1.0, 5.0)) for _ in range(3))
     p.grad = q.grad = torch.tensor([1.0, -1.0, 2.0, 0.0])
     model = nn.ModuleList([nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)])
@@ -284,10 +284,10 @@ def test_one_gradient_for_two_parameters_and_one_parameter_in_two_modules(native
     assert len(optimizer.trust_ratios()) == 4
 
 
-def test_what_changes_between_steps_is_noticed(native):
+def test_what_changes_between_steps_is_noticed(native: Any) -> None:
     """Gradients that come and go, other memory, a group, a state, hyperparameters, another dtype."""
 
-    def changes(optimizer, p, q):
+    def changes(optimizer: Any, p: Any, q: Any) -> Any:
         yield
         q.grad = None
         yield
@@ -333,7 +333,7 @@ def test_what_changes_between_steps_is_noticed(native):
             torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_are_let_go_after_the_step(native):
+def test_gradients_are_let_go_after_the_step(native: Any) -> None:
     import weakref
 
     params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
@@ -347,7 +347,7 @@ def test_gradients_are_let_go_after_the_step(native):
         assert all(reference() is None for reference in kept), value
 
 
-def test_plain_and_fused_states_are_each_others(native, large):
+def test_plain_and_fused_states_are_each_others(native: Any, large: Any) -> None:
     xs, gradients = large(steps=4)
     params = parameters(xs)
     run(native.make(params, lr=0.01, fused=False), params, gradients)
@@ -365,7 +365,7 @@ def test_plain_and_fused_states_are_each_others(native, large):
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
-def test_copies_have_memory_of_their_own(native, large, twin):
+def test_copies_have_memory_of_their_own(native: Any, large: Any, twin: Any) -> None:
     xs, gradients = large(steps=4)
     params = parameters(xs)
     optimizer = native.make(params, lr=0.01, fused=True)
@@ -377,7 +377,7 @@ def test_copies_have_memory_of_their_own(native, large, twin):
     assert all(torch.equal(p, x) for p, x in zip(params, others, strict=True))
 
 
-def test_a_tensor_lr_and_lr_zero(native):
+def test_a_tensor_lr_and_lr_zero(native: Any) -> None:
     p = nn.Parameter(torch.tensor([3.0, 4.0]))
     lr = torch.tensor(0.0)
     optimizer = native.make([p], lr=lr, fused=True)
@@ -389,7 +389,7 @@ def test_a_tensor_lr_and_lr_zero(native):
     assert p.norm() < 5
 
 
-def test_huge_weight_decay(native):
+def test_huge_weight_decay(native: Any) -> None:
     ends = []
     for fused in (False, True):
         p = nn.Parameter(torch.linspace(0.1, 1, 100))
@@ -407,7 +407,7 @@ def test_huge_weight_decay(native):
         (torch.float32, {"norm": "linf"}, "norm='l2' alone, not 'linf'"),
     ],
 )
-def test_what_cannot_be_fused_is_refused_by_name(native, dtype, settings, message):
+def test_what_cannot_be_fused_is_refused_by_name(native: Any, dtype: torch.dtype, settings: Any, message: str) -> None:
     p = nn.Parameter(torch.ones(3, dtype=dtype))
     with pytest.raises(ValueError, match=f"fused=True: .*{message}"):
         native.make([p], lr=0.1, fused=True, **settings)
@@ -416,7 +416,7 @@ def test_what_cannot_be_fused_is_refused_by_name(native, dtype, settings, messag
     assert not torch.equal(p, torch.ones_like(p))
 
 
-def test_norms_of_the_oracle(problem):
+def test_norms_of_the_oracle(problem: Any) -> None:
     params = problem.params(torch.float32)
     optimizer = LARS(params, 0.1, fused=True)
     problem.run(optimizer, params, slice(1))

@@ -1,6 +1,7 @@
 """States that lie in memory otherwise than their parameters: they follow, and the step stays fused."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,13 @@ WAYS = {
 }
 
 
-def steps(optimizer, p, count):
+def steps(optimizer: Any, p: Any, count: Any) -> None:
     for i in range(count):
         p.grad = torch.linspace(-1, 1 + i, p.numel(), dtype=p.dtype).view(p.shape)
         optimizer.step()
 
 
-def through_a_file(optimizer):
+def through_a_file(optimizer: Any) -> Any:
     """What safetensors makes of a state dict."""
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
@@ -26,14 +27,16 @@ def through_a_file(optimizer):
     return saved
 
 
-def moments(optimizer, p):
+def moments(optimizer: Any, p: Any) -> Any:
     return [value for name, value in optimizer.state[p].items() if name != "step"]
 
 
 @pytest.mark.parametrize("masters", [False, True], ids=["fp32", "bf16 masters"])
 @pytest.mark.parametrize("fused", [True, None, False])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_contiguous_states_are_loaded_into_the_parameters_layout(native, way, fused, masters):
+def test_contiguous_states_are_loaded_into_the_parameters_layout(
+    native: Any, way: Any, fused: Any, masters: Any
+) -> None:
     x = torch.linspace(-1, 2, 72).view(4, 3, 2, 3).to(torch.bfloat16 if masters else torch.float32)
     p, q = nn.Parameter(way(x)), nn.Parameter(way(x))
     first, second = (native.make([t], lr=0.1, fused=fused, master_weights=masters) for t in (p, q))
@@ -47,7 +50,7 @@ def test_contiguous_states_are_loaded_into_the_parameters_layout(native, way, fu
 
 
 @pytest.mark.parametrize("fused", [True, None, False])
-def test_states_follow_a_model_that_changes_its_memory_format(native, fused):
+def test_states_follow_a_model_that_changes_its_memory_format(native: Any, fused: Any) -> None:
     x = torch.linspace(-1, 2, 72).view(4, 3, 2, 3)
     model, p = nn.ParameterList([nn.Parameter(x.clone())]), nn.Parameter(x.clone())
     moved, control = (native.make([t], lr=0.1, fused=fused) for t in (model[0], p))
@@ -62,7 +65,7 @@ def test_states_follow_a_model_that_changes_its_memory_format(native, fused):
     torch.testing.assert_close(model[0], p, rtol=1e-6, atol=1e-6)
 
 
-def test_shards_keep_the_layout_of_their_memory(native):
+def test_shards_keep_the_layout_of_their_memory(native: Any) -> None:
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor, Shard, init_device_mesh
 
@@ -71,7 +74,7 @@ def test_shards_keep_the_layout_of_their_memory(native):
     try:
         mesh = init_device_mesh("cpu", (1,))
 
-        def sharded(t):
+        def sharded(t: Any) -> Any:
             return DTensor.from_local(t, mesh, [Shard(0)], run_check=False)
 
         p = nn.Parameter(sharded(x.to(memory_format=torch.channels_last)))
@@ -91,7 +94,7 @@ def test_shards_keep_the_layout_of_their_memory(native):
         dist.destroy_process_group()
 
 
-def test_the_state_of_a_parameter_with_gaps_is_left_alone(native):
+def test_the_state_of_a_parameter_with_gaps_is_left_alone(native: Any) -> None:
     p = nn.Parameter(torch.ones(4, 6)[:, ::2])
     optimizer = native.make([p], lr=0.1)
     steps(optimizer, p, 1)

@@ -9,6 +9,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ pytest.importorskip("triton")
 
 from support import triton_machine_code
 
-from anybatch.optim.kernels import triton_parts
+from anybatch.optim.kernels import triton
 
 pytestmark = pytest.mark.without_kernels  # those in C
 
@@ -32,34 +34,32 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Triton for every device, and chunks so short that a layer of the tests has several."""
-    from anybatch.optim.kernels import triton
-
-    monkeypatch.setitem(kernels.BACKENDS, DEVICE, "anybatch.optim.kernels.triton_parts")
+    monkeypatch.setitem(kernels.BACKENDS, DEVICE, "anybatch.optim.kernels.triton")
     monkeypatch.setattr(triton, "CHUNK", 16)
     monkeypatch.setattr(triton, "BLOCK", 8)
-    kernels._module.cache_clear()
+    kernels.kernels_for.cache_clear()
     with np.errstate(all="ignore"):  # the interpreter computes with NumPy, which speaks of every NaN
         yield
-    kernels._module.cache_clear()
+    kernels.kernels_for.cache_clear()
 
 
-def after(problem, make, dtype=torch.float32):
+def after(problem: Any, make: Any, dtype: torch.dtype = torch.float32) -> Any:
     params = problem.params(dtype, DEVICE)
     optimizer = make(params)
     problem.run(optimizer, params)
     return params, optimizer
 
 
-def distance(params, xs):
+def distance(params: Any, xs: Any) -> Any:
     return math.sqrt(
         sum(np.square(p.detach().cpu().double().numpy() - x).sum() for p, x in zip(params, xs, strict=True))
     )
 
 
 @pytest.mark.slow
-def test_as_near_the_oracle_as_the_plain_path(native_row, problem):
+def test_as_near_the_oracle_as_the_plain_path(native_row: Any, problem: Any) -> None:
     if native_row.settings.get("norm", "l2") != "l2":
         with pytest.raises(ValueError, match="fused=True: the kernels have norm='l2' alone"):
             native_row.make(problem.params(torch.float32, DEVICE), fused=True)
@@ -75,12 +75,12 @@ def test_as_near_the_oracle_as_the_plain_path(native_row, problem):
 
 
 @pytest.mark.slow
-def test_every_size_and_place_in_memory(native):
+def test_every_size_and_place_in_memory(native: Any) -> None:
     random = torch.Generator().manual_seed(0)
     sizes = [*range(1, 20), 32, 40, 47, 64, 101]
     flat = torch.randn(sum(sizes), generator=random).to(DEVICE)
 
-    def shaped(*shape):
+    def shaped(*shape: Any) -> Any:
         return torch.randn(shape, generator=random).to(DEVICE)
 
     views = list(flat.split(sizes))  # most of them begin where no vector can be loaded
@@ -107,7 +107,7 @@ def test_every_size_and_place_in_memory(native):
             torch.testing.assert_close(runs[0][1].state[p][name], value, rtol=2e-6, atol=2e-6, check_device=False)
 
 
-def assert_rounded(p, x):
+def assert_rounded(p: Any, x: Any) -> None:
     """The GPU rounds to the nearest; the interpreter cuts bf16 off, and so may be one unit in the last place away."""
     if INTERPRETED and p.dtype is torch.bfloat16:
         torch.testing.assert_close(p.float(), x, rtol=2**-7, atol=0.0)
@@ -115,7 +115,7 @@ def assert_rounded(p, x):
         assert torch.equal(p, x.to(p.dtype))
 
 
-def test_narrow_parameters_with_masters_are_fp32_rounded(native, problem):
+def test_narrow_parameters_with_masters_are_fp32_rounded(native: Any, problem: Any) -> None:
     problem.xs = [torch.tensor(x).bfloat16().double().numpy() for x in problem.xs]
     problem.gradients = [[torch.tensor(g).bfloat16().double().numpy() for g in gs] for gs in problem.gradients]
     wide, _ = after(problem, lambda params: native.make(params, fused=True))
@@ -128,7 +128,7 @@ def test_narrow_parameters_with_masters_are_fp32_rounded(native, problem):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_parameters_without_masters_round_once_a_step(native, problem, dtype):
+def test_narrow_parameters_without_masters_round_once_a_step(native: Any, problem: Any, dtype: torch.dtype) -> None:
     problem.xs = [torch.tensor(x).to(dtype).double().numpy() for x in problem.xs]
     problem.gradients = [[torch.tensor(g).to(dtype).double().numpy() for g in problem.gradients[0]]]
     problem.rates = problem.rates[:1]
@@ -140,7 +140,7 @@ def test_narrow_parameters_without_masters_round_once_a_step(native, problem, dt
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.5, 1e6])
-def test_clipping_is_the_plain_paths(native, problem, max_grad_norm):
+def test_clipping_is_the_plain_paths(native: Any, problem: Any, max_grad_norm: float | None) -> None:
     settings = {"max_grad_norm": max_grad_norm, "maximize": True}
     plain, _ = after(problem, lambda params: native.make(groups(params), foreach=False, **settings))
     fused, _ = after(problem, lambda params: native.make(groups(params), fused=True, **settings))
@@ -149,7 +149,7 @@ def test_clipping_is_the_plain_paths(native, problem, max_grad_norm):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_clipping_leaves_a_nonfinite_layer_out(native, problem, bad):
+def test_clipping_leaves_a_nonfinite_layer_out(native: Any, problem: Any, bad: Any) -> None:
     problem.gradients, problem.rates = problem.gradients[:2], problem.rates[:2]
     problem.gradients[1][0][:] = 0
     control, _ = after(problem, lambda params: native.make(params, max_grad_norm=0.1, fused=True))
@@ -160,7 +160,7 @@ def test_clipping_leaves_a_nonfinite_layer_out(native, problem, bad):
 
 
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "third step"])
-def test_skip_leaves_everything_bitwise_and_counts(native, problem, steps):
+def test_skip_leaves_everything_bitwise_and_counts(native: Any, problem: Any, steps: Any) -> None:
     params = problem.params(torch.float32, DEVICE)
     named = [(f"layer{i}", p) for i, p in enumerate(params)]
     optimizer = native.make(named, nonfinite="skip", max_grad_norm=1.0, fused=True)
@@ -179,7 +179,9 @@ def test_skip_leaves_everything_bitwise_and_counts(native, problem, steps):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
-def test_capturable_never_waits_and_follows_the_rate_on_the_device(native, problem, max_grad_norm, dtype):
+def test_capturable_never_waits_and_follows_the_rate_on_the_device(
+    native: Any, problem: Any, max_grad_norm: float | None, dtype: torch.dtype
+) -> None:
     lr = torch.tensor(0.0, dtype=dtype, device=DEVICE)
     params = problem.params(torch.float32, DEVICE)
     optimizer = native.make(params, lr=lr, capturable=True, max_grad_norm=max_grad_norm, fused=True)
@@ -198,7 +200,7 @@ def test_capturable_never_waits_and_follows_the_rate_on_the_device(native, probl
         torch.testing.assert_close(p, x, rtol=2e-6, atol=2e-6)
 
 
-def test_gradients_are_never_written_and_runs_repeat_bitwise(native, problem):
+def test_gradients_are_never_written_and_runs_repeat_bitwise(native: Any, problem: Any) -> None:
     runs = []
     for _ in range(2):
         params = problem.params(torch.float32, DEVICE)
@@ -213,7 +215,7 @@ def test_gradients_are_never_written_and_runs_repeat_bitwise(native, problem):
     assert all(torch.equal(p, x) for p, x in zip(*runs, strict=True))
 
 
-def test_parameters_come_and_go(native, problem):
+def test_parameters_come_and_go(native: Any, problem: Any) -> None:
     """Tables follow what has a gradient, what the user puts in the place of a tensor, and the settings."""
     runs = []
     for how in ({"fused": True}, {"foreach": False}):
@@ -233,7 +235,7 @@ def test_parameters_come_and_go(native, problem):
 
 
 @pytest.mark.parametrize("fused", [(True, False), (False, True)], ids=["to plain", "from plain"])
-def test_a_run_goes_on_on_another_path(native, problem, fused):
+def test_a_run_goes_on_on_another_path(native: Any, problem: Any, fused: Any) -> None:
     params, control = problem.params(torch.float32, DEVICE), problem.params(torch.float32, DEVICE)
     optimizer = native.make(params, fused=fused[0])
     problem.run(optimizer, params, slice(3))
@@ -247,7 +249,7 @@ def test_a_run_goes_on_on_another_path(native, problem, fused):
         torch.testing.assert_close(p, x, rtol=2e-6, atol=2e-6)
 
 
-def test_extreme_sizes(native):
+def test_extreme_sizes(native: Any) -> None:
     """Squares are summed in float64: nothing overflows or vanishes."""
     params = [torch.nn.Parameter(torch.full((2,), size, device=DEVICE)) for size in (1e20, 1e-20, 0.0, 1.0)]
     control = [torch.nn.Parameter(p.detach().clone()) for p in params]
@@ -261,13 +263,13 @@ def test_extreme_sizes(native):
         torch.testing.assert_close(p, x, rtol=2e-6, atol=0.0)
 
 
-def test_what_cannot_be_fused_says_why(monkeypatch):
+def test_what_cannot_be_fused_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"fused=True: on a GPU the kernels step fp32, bf16 and fp16 .*, not torch\.float64"
     ):
         LAMB([torch.nn.Parameter(torch.ones(2, dtype=torch.float64, device=DEVICE))], fused=True)
     monkeypatch.setitem(kernels.BACKENDS, DEVICE, "anybatch.optim.kernels.nowhere")
-    kernels._module.cache_clear()
+    kernels.kernels_for.cache_clear()
     with pytest.raises(ValueError, match=r"fused=True: the kernels for .* cannot be imported: .*nowhere"):
         LARS([torch.nn.Parameter(torch.ones(2, device=DEVICE))], 0.1, fused=True)
 
@@ -275,14 +277,14 @@ def test_what_cannot_be_fused_says_why(monkeypatch):
 class OneRankOfTwo:
     """As much of a device mesh as a step asks for."""
 
-    def __init__(self, rank):
+    def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def get_local_rank(self, dimension):
+    def get_local_rank(self, dimension: Any) -> Any:
         return self.rank
 
 
-def test_layers_that_ranks_share(monkeypatch):
+def test_layers_that_ranks_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three layers in a tensor that is cut inside the second, and a tensor that both ranks hold whole.
 
     Each rank steps twice from the same start: to hear what it sends, and with the sum of what both have sent.
@@ -299,7 +301,7 @@ def test_layers_that_ranks_share(monkeypatch):
     start = [p.detach().clone() for p in whole]
     sent = []
 
-    def step_of(rank, total):
+    def step_of(rank: int, total: Any) -> Any:
         part = Part(optimizer.param_groups[0], whole[0].device, torch.float32, OneRankOfTwo(rank), ["qkv", "both"])
         rows = slice(3 * rank, 3 * rank + 3)
         part.params = part.locals = [start[0][rows].clone(), start[1].clone()]
@@ -308,14 +310,14 @@ def test_layers_that_ranks_share(monkeypatch):
         part.layouts = [Layout(3, pieces[rank], frozenset({0})), Layout(3, both, frozenset())]
         part.states = [optimizer._new_state(optimizer.param_groups[0], p) for p in part.params]
 
-        def reduce_over(packed, mesh, dims, op):
+        def reduce_over(packed: Any, mesh: Any, dims: Any, op: Any) -> None:
             assert dims == frozenset({0})
             sent.append(packed.clone())
             if total is not None:
                 packed.copy_(total)
 
         monkeypatch.setattr(sharding, "reduce_over", reduce_over)
-        (columns,) = triton_parts.Launches("LAMB").step([part], None)
+        (columns,) = triton.Launches(LAMB._state_names).step([part], None)
         return part, columns
 
     for rank in range(2):
@@ -334,7 +336,7 @@ def test_layers_that_ranks_share(monkeypatch):
 
 
 @pytest.mark.slow
-def test_machine_code():
+def test_machine_code() -> None:
     """Compiled without a GPU, since a compiler is all that it takes."""
     done = subprocess.run(
         [sys.executable, triton_machine_code.__file__], capture_output=True, text=True, timeout=240,

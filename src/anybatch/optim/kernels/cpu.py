@@ -3,26 +3,26 @@
 import ctypes
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from operator import is_, itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from anybatch.optim.kernels import rule, why_not_fused
 from anybatch.optim.kernels.library import SEEN, Library, address, addresses, library
-from anybatch.optim.parts import Part
+from anybatch.optim.parts import Part, places
 from anybatch.optim.sharding import add_over_mesh, cut_of, local
 
-Settings = Mapping[str, Any]
+DTYPES = (torch.float32, torch.bfloat16)
+TAKES = "on a CPU the kernels step fp32 and bf16 parameters"
 _INT = ctypes.c_int64
 _WHOLE, _FIRST, _SECOND = 0, 1, 2  # `enum phase`
 _WEIGHT, _GRADIENT, _MASTER, _STEP, _ROLES = 0, 1, 4, 5, 6  # `enum role`; 2 and 3 are the moments
-_KINDS = {"lamb": 0, "lamb-paper": 1, "lars-2017": 2, "lr-outside": 2}  # `enum kind`
 _NO_VIEW, _WRONG_DEVICE, _WRONG_DTYPE, _WRONG_LAYOUT, _WRONG_SIZE, _SHARED = 1, 2, 3, 4, 5, 6  # `enum answer`
-_ROLE_NAMES = {_WEIGHT: "the parameter", _GRADIENT: "its gradient", _MASTER: "its master", _STEP: "its step"}
 _ANSWERS = {
     _NO_VIEW: "cannot be seen through DLPack",
     _WRONG_DEVICE: "is not on the CPU",
@@ -44,64 +44,21 @@ class _Rule(ctypes.Structure):
     )
 
 
-class Algorithm(NamedTuple):
-    """What the C needs to know of an optimizer: names of its moments, whether steps count, a group's settings."""
-
-    moments: tuple[str, ...]
-    counts: bool
-    settings: Callable[[Settings], dict[str, Any]]
-
-
-def _lamb(group: Settings) -> dict[str, Any]:
-    return {
-        "kind": _KINDS["lamb"],
-        "nesterov": (None, "m", "mv").index(group["nesterov"]),
-        "bias_correction": group["bias_correction"],
-        "beta1": group["betas"][0],
-        "beta2": group["betas"][1],
-        "eps": group["eps"],
-        "coefficient": 1.0,
-    }
-
-
-def _lars(group: Settings) -> dict[str, Any]:
-    return {
-        "kind": _KINDS[group["form"]],
-        "nesterov": group["nesterov"],
-        "joint_norm": group["joint_norm"],
-        "rate_inside": group["form"] == "lars-2017",
-        "beta1": group["momentum"],
-        "coefficient": group["trust_coefficient"],
-        "ratio_eps": group["eps"],
-    }
-
-
-ALGORITHMS = {
-    "LAMB": Algorithm(("exp_avg", "exp_avg_sq"), True, _lamb),
-    "LARS": Algorithm(("momentum_buffer",), False, _lars),
-}
-
-
 def unavailable() -> str | None:
     """Why there are no fused kernels on this machine's CPU."""
     found = library()
     return found if isinstance(found, str) else None
 
 
-def why_not(dtype: torch.dtype, group: Settings) -> str | None:
-    """Why parameters of this dtype cannot be stepped under the group's settings."""
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"on a CPU the kernels step fp32 and bf16 parameters, not {dtype}"
-    if group["norm"] != "l2":
-        return f"the kernels have norm='l2' alone, not {group['norm']!r}"
-    return None
-
-
 class Launches:
-    """The fused steps of one optimizer. Keeps the tables of its tensors, one a mesh, from step to step."""
+    """The fused steps of one optimizer. Keeps the tables of its tensors, one a mesh, from step to step.
 
-    def __init__(self, algorithm: str) -> None:
-        self._algorithm = ALGORITHMS[algorithm]
+    Args:
+        states: names of the optimizer's states: perhaps step, and one or two moments.
+    """
+
+    def __init__(self, states: Sequence[str]) -> None:
+        self._states = states
         self._tables: dict[Any, _Table] = {}
 
     def step(self, parts: Sequence[Part], clip: Tensor | None) -> list[Tensor | None]:
@@ -131,11 +88,12 @@ class Launches:
     def _found(self, mesh: Any, parts: list[Part]) -> tuple["_Table | None", list[Part]]:
         """The table of those parts that the kernels can take."""
         while parts:
-            refused = _refused(parts)
+            whys = ((part, why_not_fused(part.device, part.dtype, part.group)) for part in parts)
+            refused = next(((part, why) for part, why in whys if why), None)
             if refused is None:
                 table = self._tables.get(mesh)
                 if table is None or not table.fits(parts):
-                    table = self._tables[mesh] = _Table(self._algorithm, mesh, parts)
+                    table = self._tables[mesh] = _Table(self._states, mesh, parts)
                 refused = table.refer(parts)
                 if refused is None:
                     return table, parts
@@ -156,18 +114,14 @@ def _widened(part: Part) -> Part:
     return replace(part, dtype=torch.float32, locals=weights)
 
 
-def _refused(parts: Sequence[Part]) -> tuple[Part, str] | None:
-    """A part whose group has been changed into one that the kernels do not know."""
-    return next(((part, why) for part in parts if (why := why_not(part.dtype, part.group))), None)
-
-
 class _Table:
     """The tensors of some parts of one mesh, planned in C once and found in memory again at every step."""
 
-    def __init__(self, algorithm: Algorithm, mesh: Any, parts: Sequence[Part]) -> None:
+    def __init__(self, states: Sequence[str], mesh: Any, parts: Sequence[Part]) -> None:
         lib = library()
         assert isinstance(lib, Library)
-        self._lib, self._algorithm = lib, algorithm
+        self._lib, self._states, moments = lib, states, [name for name in states if name != "step"]
+        self._roles = dict(enumerate(moments, start=_GRADIENT + 1)) | ({_STEP: "step"} if "step" in states else {})
         self._masters = [_has_masters(part) for part in parts]
         self._params = [p for part in parts for p in part.params]
         self._key = _key(parts)
@@ -184,7 +138,7 @@ class _Table:
         rows = [
             (index, part.dtype == torch.bfloat16, x.numel()) for index, part in enumerate(parts) for x in part.locals
         ]
-        segments = list(_segments(parts))
+        segments = [(*place, layer) for layer, place in enumerate(places(parts))]
         tensors, pieces = array("q", chain.from_iterable(rows)), array("q", chain.from_iterable(segments))
         self._plan = lib.plan(
             len(parts), self._rules, len(rows), tensors.buffer_info()[0], len(segments), pieces.buffer_info()[0],
@@ -203,16 +157,8 @@ class _Table:
     def _set_rules(self, parts: Sequence[Part], clip: Tensor | None) -> None:
         factor = 1.0 if clip is None else float(clip)
         for i, part in enumerate(parts):
-            group = part.group
-            phi, bounds = group["phi"], group["trust_clip"]
-            self._rules[i] = _Rule(
-                adapt=group["adapt"],
-                scale=-factor if group["maximize"] else factor,
-                lr=float(group["lr"]),
-                weight_decay=group["weight_decay"],
-                phi_low=phi[0], phi_high=phi[1], low=bounds[0], high=bounds[1],
-                **self._algorithm.settings(group),
-            )  # fmt: skip
+            self._rules[i] = _Rule(lr=float(part.group["lr"]), **rule(self._states, part.group))
+            self._rules[i].scale *= factor
 
     def refer(self, parts: Sequence[Part]) -> tuple[Part, str] | None:
         """Finds every tensor in memory; returns the first part that cannot be stepped, and why, or None."""
@@ -221,10 +167,8 @@ class _Table:
             self._grads = [g.resolve_neg() for g in self._grads]
         owned = [state for part in parts for state in part.states]
         self._hold(_WEIGHT, [x for part in parts for x in part.locals])
-        for role, name in enumerate(self._algorithm.moments, start=_GRADIENT + 1):
+        for role, name in self._roles.items():
             self._hold(role, self._local(map(itemgetter(name), owned)))
-        if self._algorithm.counts:
-            self._hold(_STEP, self._local(map(itemgetter("step"), owned)))
         if any(self._masters):
             each = (repeat(masters, len(part.params)) for part, masters in zip(parts, self._masters, strict=True))
             flags = chain.from_iterable(each)
@@ -240,8 +184,8 @@ class _Table:
             return None
         role, tensor, why = wrong
         part, index = [(part, i) for part in parts for i in range(len(part.params))][tensor]
-        which = _ROLE_NAMES.get(role) or f"its {self._algorithm.moments[role - _GRADIENT - 1]}"
-        return part, f"{part.names[index]}: {which} {why}"
+        which = {_WEIGHT: "the parameter", _GRADIENT: "its gradient", _MASTER: "its master"}
+        return part, f"{part.names[index]}: {which.get(role) or f'its {self._roles[role]}'} {why}"
 
     def _local(self, tensors: Any) -> list[Any]:
         return list(tensors) if self._mesh is None else [None if t is None else local(t) for t in tensors]
@@ -301,20 +245,6 @@ def _key(parts: Sequence[Part]) -> list[Any]:
         (len(part.params), part.dtype, part.blocks, part.group["adapt"], part.group.get("form"), _has_masters(part))
         for part in parts
     ]
-
-
-def _segments(parts: Sequence[Part]) -> Iterator[tuple[int, int, int, int]]:
-    """(tensor, begin, numel, layer) of every layer, also of those of which nothing is here."""
-    tensor = layer = 0
-    for part in parts:
-        for x, layout in zip(part.locals, part.layouts, strict=True):
-            here = set()
-            for block, begin, numel in layout.segments(x):
-                here.add(block)
-                yield tensor, begin, numel, layer + block
-            yield from ((tensor, 0, 0, layer + block) for block in range(part.blocks) if block not in here)
-            tensor += 1
-            layer += part.blocks
 
 
 def _like(x: Tensor, g: Tensor) -> Tensor:
