@@ -1,5 +1,8 @@
 """Accelerate wraps an optimizer, and steps a schedule for it: what docs/optimizers.md says of both."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from anybatch.scaling import schedule
 
 
 @pytest.fixture
-def accelerator():
+def accelerator() -> Iterator[Any]:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
 
@@ -18,7 +21,7 @@ def accelerator():
 
 
 @pytest.mark.parametrize("make", [LAMB, LARS])
-def test_a_skipped_step_is_no_step_of_the_schedule(accelerator, make):
+def test_a_skipped_step_is_no_step_of_the_schedule(accelerator: Any, make: Any) -> None:
     model = torch.nn.Linear(4, 2)
     optimizer = make(param_groups(model), lr=0.1, nonfinite="skip")
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(6, 2))

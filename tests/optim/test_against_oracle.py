@@ -1,5 +1,7 @@
 """Every optimizer, setting and way of computing, against the paper in float64."""
 
+from typing import Any
+
 import numpy as np
 import oracle
 import pytest
@@ -10,7 +12,7 @@ from anybatch.optim import LAMB
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_float64(row, problem, foreach):
+def test_float64(row: Any, problem: Any, foreach: Any) -> None:
     params = problem.params()
     problem.run(row.make(groups(params), foreach=foreach), params)
     # Layerwise loses digits in x - x': u is about 1, x' has the rounding of x.
@@ -20,7 +22,7 @@ def test_float64(row, problem, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_capturable_and_tensor_lr_change_no_digit(native_row, problem, foreach):
+def test_capturable_and_tensor_lr_change_no_digit(native_row: Any, problem: Any, foreach: Any) -> None:
     row = native_row
     params = problem.params()
     problem.rates = tuple(torch.tensor(rate, dtype=torch.float64) for rate in problem.rates)
@@ -31,14 +33,14 @@ def test_capturable_and_tensor_lr_change_no_digit(native_row, problem, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_float32(row, problem, foreach):
+def test_float32(row: Any, problem: Any, foreach: Any) -> None:
     params = problem.params(torch.float32)
     problem.run(row.make(groups(params), foreach=foreach), params)
     for p, x in zip(params, expected(row, problem), strict=True):
         np.testing.assert_allclose(p.detach().numpy(), x, rtol=2e-5, atol=2e-5)
 
 
-def test_no_adaptation_is_the_base_update(row, problem):
+def test_no_adaptation_is_the_base_update(row: Any, problem: Any) -> None:
     params = problem.params()
     problem.run(row.make([{"params": params, "adapt": False}]), params)
     for i, p in enumerate(params):
@@ -46,7 +48,7 @@ def test_no_adaptation_is_the_base_update(row, problem):
         np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-10, atol=1e-10)
 
 
-def test_groups_override(problem):
+def test_groups_override(problem: Any) -> None:
     params = problem.params()
     groups = [
         {"params": params[:1], "phi": (0.1, 0.2), "nesterov": "m"},
@@ -60,7 +62,7 @@ def test_groups_override(problem):
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
 @pytest.mark.parametrize("max_grad_norm", [0.5, 1e6])
-def test_clipping(native, problem, max_grad_norm, foreach):
+def test_clipping(native: Any, problem: Any, max_grad_norm: float | None, foreach: Any) -> None:
     params = problem.params()
     groups = [{"params": params[:2]}, {"params": params[2:]}]
     problem.run(native.make(groups, max_grad_norm=max_grad_norm, maximize=True, foreach=foreach), params)
@@ -71,7 +73,7 @@ def test_clipping(native, problem, max_grad_norm, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_bf16_with_masters_is_fp32_rounded(native, problem, foreach):
+def test_bf16_with_masters_is_fp32_rounded(native: Any, problem: Any, foreach: Any) -> None:
     problem.xs = [torch.tensor(x).bfloat16().double().numpy() for x in problem.xs]
     problem.gradients = [[torch.tensor(g).bfloat16().double().numpy() for g in gs] for gs in problem.gradients]
     narrow, wide = problem.params(torch.bfloat16), problem.params(torch.float32)
@@ -84,7 +86,7 @@ def test_bf16_with_masters_is_fp32_rounded(native, problem, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_bf16_without_masters_rounds_once_a_step(native, problem, foreach):
+def test_bf16_without_masters_rounds_once_a_step(native: Any, problem: Any, foreach: Any) -> None:
     problem.xs = [torch.tensor(x).bfloat16().double().numpy() for x in problem.xs]
     problem.gradients = [[torch.tensor(g).bfloat16().double().numpy() for g in gs] for gs in problem.gradients]
     problem.gradients, problem.rates = problem.gradients[:1], problem.rates[:1]

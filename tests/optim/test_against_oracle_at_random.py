@@ -1,5 +1,6 @@
 """Runs drawn at random against the paper: shapes, blocks, exclusions, schedules, precisions, every way of computing."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from anybatch.optim import LAMB, LARS, Layerwise
 
 
-def layerwise(params, *, norm="l2", phi=(0.0, np.inf), trust_clip=(0.0, np.inf), **adamw):
+def layerwise(
+    params: Any, *, norm: str = "l2", phi: Any = (0.0, np.inf), trust_clip: Any = (0.0, np.inf), **adamw: Any
+) -> Any:
     base = torch.optim.AdamW(params, **{"eps": 1e-6, "weight_decay": 0.01, **adamw})
     return Layerwise(base, norm=norm, phi=phi, trust_clip=trust_clip)
 
@@ -40,11 +43,11 @@ class Run:
     capturable: bool = False
     tensor_lr: bool = False
 
-    def arrays(self):
+    def arrays(self) -> Any:
         """Layers by group, and the gradients of every step; now and then nothing but zeros."""
         random = np.random.default_rng(self.seed)
 
-        def layers(scale):
+        def layers(scale: Any) -> Any:
             return [
                 [random.normal(size=s) * scale * random.choice([1, 1, 1, 0, 1e3]) for s in g.shapes]
                 for g in self.groups
@@ -53,7 +56,7 @@ class Run:
         return layers(1.0), [layers(self.gradient_scale) for _ in self.rates]
 
 
-def bounds(low, high):
+def bounds(low: Any, high: Any) -> Any:
     return st.tuples(st.floats(0, low), st.floats(low, high))
 
 
@@ -85,7 +88,7 @@ SETTINGS = {
 
 
 @st.composite
-def groups(draw):
+def groups(draw: Any) -> Any:
     blocks = draw(st.sampled_from([1, 1, 1, 2, 3]))
     shape = st.lists(st.integers(0, 4), min_size=0 if blocks == 1 else 1, max_size=3)
     shapes = [tuple(s) for s in draw(st.lists(shape, min_size=1, max_size=3))]
@@ -97,7 +100,7 @@ def groups(draw):
 
 
 @st.composite
-def runs(draw):
+def runs(draw: Any) -> Any:
     name = draw(st.sampled_from(list(SETTINGS)))
     chosen = draw(st.sets(st.sampled_from(list(SETTINGS[name]))))
     keys = {key: draw(SETTINGS[name][key]) for key in sorted(chosen)}
@@ -120,7 +123,7 @@ def runs(draw):
     )
 
 
-def expected(run, xs, gradients):
+def expected(run: Any, xs: Any, gradients: Any) -> Iterator[Any]:
     if run.max_grad_norm is not None:
         flat = [oracle.clipped([g for group in step for g in group], run.max_grad_norm) for step in gradients]
         gradients = [[[each.pop(0) for _ in group.shapes] for group in run.groups] for each in flat]
@@ -136,7 +139,7 @@ def expected(run, xs, gradients):
             yield np.concatenate(found) if blocks > 1 else found[0].reshape(shape)
 
 
-def computed(run, xs, gradients):
+def computed(run: Any, xs: Any, gradients: Any) -> Iterator[Any]:
     """What anybatch makes of it, in float64: the masters where parameters are narrow."""
     params = [[torch.nn.Parameter(torch.tensor(x, dtype=run.dtype)) for x in group] for group in xs]
     given = [{"params": group, **g.keys} for group, g in zip(params, run.groups, strict=True)]
@@ -159,10 +162,10 @@ def computed(run, xs, gradients):
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(runs())
-def test_any_run_is_the_papers(run):
+def test_any_run_is_the_papers(run: Any) -> None:
     xs, gradients = run.arrays()
 
-    def representable(layers):
+    def representable(layers: Any) -> Any:
         return [[torch.tensor(a, dtype=run.dtype).double().numpy() for a in group] for group in layers]
 
     xs, gradients = representable(xs), [representable(step) for step in gradients]

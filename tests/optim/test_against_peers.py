@@ -1,5 +1,7 @@
 """Independent implementations, at the settings at which they claim to be the same algorithm."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support import peers
@@ -7,29 +9,29 @@ from support import peers
 from anybatch.optim import LAMB, LARS
 
 
-def after(make, problem):
+def after(make: Any, problem: Any) -> Any:
     params = problem.params()
     problem.run(make(params), params)
     return [p.detach().numpy() for p in params]
 
 
-def optax_after(make, problem):
+def optax_after(make: Any, problem: Any) -> Any:
     return peers.optax_after(make, problem.xs, problem.gradients, problem.rates)
 
 
-def assert_same(ours, theirs, tolerance=1e-12):
+def assert_same(ours: Any, theirs: Any, tolerance: float = 1e-12) -> None:
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_lamb_is_optax_lamb(problem):
+def test_lamb_is_optax_lamb(problem: Any) -> None:
     theirs = optax_after(lambda optax, lr: optax.lamb(lr, weight_decay=0.1), problem)
     assert_same(after(lambda params: LAMB(params, weight_decay=0.1), problem), theirs)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_lars_2017_is_optax_lars(problem, nesterov):
-    def rule(optax, lr):
+def test_lars_2017_is_optax_lars(problem: Any, nesterov: Any) -> None:
+    def rule(optax: Any, lr: Any) -> Any:
         return optax.lars(lr, weight_decay=0.1, trust_coefficient=0.02, eps=1e-3, nesterov=nesterov)
 
     ours = {"weight_decay": 0.1, "trust_coefficient": 0.02, "eps": 1e-3, "joint_norm": True, "nesterov": nesterov}
@@ -38,7 +40,7 @@ def test_lars_2017_is_optax_lars(problem, nesterov):
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
 @pytest.mark.parametrize("bias_correction", [True, False])
-def test_lamb_is_timm_lamb(problem, max_grad_norm, bias_correction):
+def test_lamb_is_timm_lamb(problem: Any, max_grad_norm: float | None, bias_correction: bool) -> None:
     theirs = peers.timm("lamb").Lamb
     shared = {"weight_decay": 0.1, "bias_correction": bias_correction, "max_grad_norm": max_grad_norm}
     assert_same(
@@ -48,7 +50,7 @@ def test_lamb_is_timm_lamb(problem, max_grad_norm, bias_correction):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_lars_lr_outside_is_timm_lars(problem, nesterov):
+def test_lars_lr_outside_is_timm_lars(problem: Any, nesterov: Any) -> None:
     theirs = peers.timm("lars").Lars
     shared = {"momentum": 0.9, "weight_decay": 0.1, "eps": 1e-8, "nesterov": nesterov}
     assert_same(

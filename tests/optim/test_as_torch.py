@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -11,19 +12,19 @@ import torch
 PATHS = [{"foreach": False}, {"foreach": True}, {}]
 
 
-def plain(optimizer, params, build):
+def plain(optimizer: Any, params: Any, build: Any) -> Any:
     return optimizer, params
 
 
-def deep(optimizer, params, build):
+def deep(optimizer: Any, params: Any, build: Any) -> Any:
     return copy.deepcopy((optimizer, params))
 
 
-def pickled(optimizer, params, build):
+def pickled(optimizer: Any, params: Any, build: Any) -> Any:
     return pickle.loads(pickle.dumps((optimizer, params)))
 
 
-def loaded(optimizer, params, build):
+def loaded(optimizer: Any, params: Any, build: Any) -> Any:
     """A new optimizer over new parameters, whose settings are others until it has loaded; through a file."""
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
     new = build(others, lr=0.7)
@@ -34,13 +35,13 @@ def loaded(optimizer, params, build):
     return new, others
 
 
-def reloaded(optimizer, params, build):
+def reloaded(optimizer: Any, params: Any, build: Any) -> Any:
     """Its own state, shallow: what is loaded may be what is used."""
     optimizer.load_state_dict(optimizer.state_dict())
     return optimizer, params
 
 
-def through_another_dtype(optimizer, params, build):
+def through_another_dtype(optimizer: Any, params: Any, build: Any) -> Any:
     """As a checkpoint of fp64 tensors, which others write."""
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
@@ -49,7 +50,7 @@ def through_another_dtype(optimizer, params, build):
     return optimizer, params
 
 
-def through_a_group(optimizer, params, build):
+def through_a_group(optimizer: Any, params: Any, build: Any) -> Any:
     """Every group in a dict of its own, as wrappers hand them on."""
     optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
     return optimizer, params
@@ -58,7 +59,7 @@ def through_a_group(optimizer, params, build):
 EVENTS = [plain, deep, pickled, loaded, reloaded, through_another_dtype, through_a_group]
 
 
-def run(kind, seed, path, events, dtype=torch.float32):
+def run(kind: Any, seed: int, path: Any, events: Any, dtype: torch.dtype = torch.float32) -> Any:
     draw, numbers = random.Random(seed), torch.Generator().manual_seed(seed)
     shapes = [draw.choice([(4, 6), (8,), (), (2, 3, 2), (0, 2), (6, 1)]) for _ in range(draw.randint(2, 5))]
     params = [
@@ -69,7 +70,7 @@ def run(kind, seed, path, events, dtype=torch.float32):
     tensor = draw.random() < 0.5 and kind.name != "layerwise"
     keys = {"adapt": draw.random() < 0.5, "weight_decay": draw.choice([0.0, 0.3])}
 
-    def build(params, lr):
+    def build(params: Any, lr: Any) -> Any:
         entries = [(f"p{i}", p) for i, p in enumerate(params)] if named else list(params)
         rate = torch.tensor(lr, dtype=torch.float64) if tensor else lr
         optimizer = kind.make([{"params": entries[:cut], **keys}], lr=rate, **path)
@@ -92,7 +93,7 @@ def run(kind, seed, path, events, dtype=torch.float32):
     return [p.detach() for p in params], [dict(optimizer.state.get(p, {})) for p in params], settings
 
 
-def assert_same(states, others):
+def assert_same(states: Any, others: Any) -> None:
     for state, other in zip(states, others, strict=True):
         assert state.keys() == other.keys()
         for name, value in state.items():
@@ -102,7 +103,7 @@ def assert_same(states, others):
 
 @pytest.mark.parametrize("path", PATHS, ids=["plain", "foreach", "default"])
 @pytest.mark.parametrize("seed", range(8))
-def test_what_happens_between_steps_changes_nothing(kind, seed, path):
+def test_what_happens_between_steps_changes_nothing(kind: Any, seed: int, path: Any) -> None:
     draw = random.Random(100 + seed)
     events = [draw.choice(EVENTS) for _ in range(6)]
     if kind.name == "layerwise":
@@ -115,7 +116,7 @@ def test_what_happens_between_steps_changes_nothing(kind, seed, path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_all_paths_agree(kind, seed):
+def test_all_paths_agree(kind: Any, seed: int) -> None:
     ends = [run(kind, seed, path, [plain] * 6) for path in PATHS]
     for params, states, _ in ends[1:]:
         torch.testing.assert_close(params, ends[0][0], rtol=2e-5, atol=2e-6)
@@ -125,7 +126,7 @@ def test_all_paths_agree(kind, seed):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("seed", range(4))
-def test_other_dtypes_go_through_the_same(native, seed, dtype):
+def test_other_dtypes_go_through_the_same(native: Any, seed: int, dtype: torch.dtype) -> None:
     draw = random.Random(200 + seed)
     events = [draw.choice([deep, pickled, loaded, reloaded]) for _ in range(5)]
     params, states, _ = run(native, seed, {}, [plain] * 5, dtype)
@@ -135,7 +136,7 @@ def test_other_dtypes_go_through_the_same(native, seed, dtype):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_layerwise_loads_and_saves_as_its_base_does(seed):
+def test_a_layerwise_loads_and_saves_as_its_base_does(seed: int) -> None:
     """AdamW beside one that is wrapped and adapts nothing: the same numbers, and states that change places."""
     from anybatch.optim import Layerwise
 

@@ -1,6 +1,7 @@
 """Compiled steps: one graph that keeps its trust ratios, and nothing compiled anew as numbers and counts go on."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ LAYERWISE = {
 }
 
 
-def train(make, tensor_lr, compiled):
+def train(make: Any, tensor_lr: Any, compiled: Any) -> Any:
     """Parameters after a few steps, and after each step how many graphs there were."""
     torch._dynamo.reset()
     counters.clear()
@@ -46,7 +47,7 @@ def train(make, tensor_lr, compiled):
 
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
 @pytest.mark.parametrize("make", NATIVE.values(), ids=NATIVE)
-def test_a_step_is_one_graph_and_the_count_compiles_nothing_anew(make, tensor_lr):
+def test_a_step_is_one_graph_and_the_count_compiles_nothing_anew(make: Any, tensor_lr: Any) -> None:
     """A number that changes once is compiled once more, as a number that may change."""
     found, graphs = train(make, tensor_lr, compiled=True)
     assert not counters["graph_break"]
@@ -57,7 +58,7 @@ def test_a_step_is_one_graph_and_the_count_compiles_nothing_anew(make, tensor_lr
 
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float", "tensor"])
 @pytest.mark.parametrize("make", LAYERWISE.values(), ids=LAYERWISE)
-def test_layerwise_compiles_nothing_anew_after_its_second_step(make, tensor_lr):
+def test_layerwise_compiles_nothing_anew_after_its_second_step(make: Any, tensor_lr: Any) -> None:
     """PyTorch's optimizers break the graph themselves, around their own step."""
     found, graphs = train(make, tensor_lr, compiled=True)
     assert graphs[1:] == [graphs[1]] * 5
@@ -78,7 +79,7 @@ WHOLE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
-def test_one_graph_however_many_steps(problem, name):
+def test_one_graph_however_many_steps(problem: Any, name: str) -> None:
     torch._dynamo.reset()
     counters.clear()
     pairs = []
@@ -106,7 +107,7 @@ def test_one_graph_however_many_steps(problem, name):
 
 
 @pytest.mark.slow
-def test_a_compiled_step_skips_and_says_so(problem):
+def test_a_compiled_step_skips_and_says_so(problem: Any) -> None:
     torch._dynamo.reset()
     params = problem.params()
     optimizer = LAMB(params, nonfinite="skip")
@@ -123,7 +124,7 @@ def test_a_compiled_step_skips_and_says_so(problem):
     assert optimizer.state[params[0]]["step"] == 2
 
 
-def test_grad_scaler(native, problem):
+def test_grad_scaler(native: Any, problem: Any) -> None:
     params, control = problem.params(torch.float32), problem.params(torch.float32)
     optimizer, expected = native.make(params), native.make(control)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=100)

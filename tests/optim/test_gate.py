@@ -1,6 +1,7 @@
 """Skipping, raising, and what waits for the device."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from support.steps import Waits, assert_bitwise, snapshot
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("steps", [0, 2], ids=["first step", "third step"])
-def test_skip_leaves_everything_bitwise_and_counts(native, problem, bad, steps):
+def test_skip_leaves_everything_bitwise_and_counts(native: Any, problem: Any, bad: Any, steps: Any) -> None:
     params = problem.params(torch.float32)
     named = [(f"layer{i}", p) for i, p in enumerate(params)]
     optimizer = native.make(named, nonfinite="skip", max_grad_norm=1.0)
@@ -27,7 +28,7 @@ def test_skip_leaves_everything_bitwise_and_counts(native, problem, bad, steps):
     assert not torch.equal(params[0], before[0][0])
 
 
-def test_raise_names_the_layers_and_changes_nothing(native, problem):
+def test_raise_names_the_layers_and_changes_nothing(native: Any, problem: Any) -> None:
     params = problem.params()
     optimizer = native.make([{"params": params[:2]}, {"params": params[2:]}], nonfinite="raise")
     problem.run(optimizer, params, slice(2))
@@ -41,7 +42,7 @@ def test_raise_names_the_layers_and_changes_nothing(native, problem):
     assert optimizer.skipped_steps == 0
 
 
-def test_finite_steps_are_the_same_under_every_policy(native, problem):
+def test_finite_steps_are_the_same_under_every_policy(native: Any, problem: Any) -> None:
     runs = []
     for nonfinite in ("propagate", "skip", "raise"):
         params = problem.params()
@@ -53,7 +54,7 @@ def test_finite_steps_are_the_same_under_every_policy(native, problem):
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
-def test_capturable_never_waits(native, problem, max_grad_norm, foreach):
+def test_capturable_never_waits(native: Any, problem: Any, max_grad_norm: float | None, foreach: Any) -> None:
     params = problem.params(torch.float32)
     lr = torch.tensor(0.1)
     optimizer = native.make(params, lr=lr, capturable=True, max_grad_norm=max_grad_norm, foreach=foreach)
@@ -68,12 +69,12 @@ def test_capturable_never_waits(native, problem, max_grad_norm, foreach):
 
 
 @pytest.mark.parametrize("nonfinite", ["skip", "raise"])
-def test_capturable_excludes_what_must_wait(native, nonfinite):
+def test_capturable_excludes_what_must_wait(native: Any, nonfinite: str) -> None:
     with pytest.raises(ValueError, match=f"nonfinite='{nonfinite}'.*capturable"):
         native.make([torch.nn.Parameter(torch.ones(1))], capturable=True, nonfinite=nonfinite)
 
 
-def test_a_graph_cannot_hold_the_first_step(native, monkeypatch):
+def test_a_graph_cannot_hold_the_first_step(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     p = torch.nn.Parameter(torch.ones(2))
     p.grad = torch.ones(2)
     optimizer = native.make([p], lr=0.1, capturable=True)

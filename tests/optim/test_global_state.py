@@ -2,8 +2,10 @@
 
 import ast
 import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ MAKERS = {"tensor", "as_tensor", "scalar_tensor", "zeros", "ones", "empty", "ful
 
 
 @contextmanager
-def default_device(name):
+def default_device(name: str) -> Iterator[None]:
     torch.set_default_device(name)
     try:
         yield
@@ -27,7 +29,7 @@ def default_device(name):
 
 
 @contextmanager
-def default_dtype(dtype):
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     try:
         yield
@@ -36,7 +38,7 @@ def default_dtype(dtype):
 
 
 @contextmanager
-def deterministic():
+def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -56,7 +58,7 @@ STATES = {
 WAYS = [{}, {"foreach": False}, {"foreach": True}]
 
 
-def stepped(kind, way, path, state=None):
+def stepped(kind: Any, way: Any, path: Any, state: Any = None) -> Any:
     """Six steps, loading in their middle; what is left of everything."""
     random = torch.Generator().manual_seed(0)
     shapes = [(6, 4), (6,), ()]
@@ -81,7 +83,7 @@ def stepped(kind, way, path, state=None):
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
 @pytest.mark.parametrize("path", WAYS, ids=["default", "plain", "foreach"])
-def test_no_setting_of_the_process_changes_a_step(kind, path, state):
+def test_no_setting_of_the_process_changes_a_step(kind: Any, path: Any, state: Any) -> None:
     if kind.name == "layerwise":
         # PyTorch's own optimizers keep their count in the default dtype.
         if state is STATES["bf16"] or state is STATES["fp16"]:
@@ -99,7 +101,7 @@ def test_no_setting_of_the_process_changes_a_step(kind, path, state):
     assert odd[2] == plain[2]
 
 
-def test_a_count_is_exact_where_the_default_dtype_is_narrow():
+def test_a_count_is_exact_where_the_default_dtype_is_narrow() -> None:
     with default_dtype(torch.bfloat16):
         p = torch.nn.Parameter(torch.ones(4))
         optimizer = LAMB([p])
@@ -109,7 +111,7 @@ def test_a_count_is_exact_where_the_default_dtype_is_narrow():
     assert optimizer.state[p]["step"] == 300
 
 
-def test_the_noise_scale_depends_on_no_default_device():
+def test_the_noise_scale_depends_on_no_default_device() -> None:
     with torch.device("cpu"):
         model, batches = torch.nn.Linear(3, 1), torch.randn(6, 2, 4, 3)
     found = []
@@ -130,7 +132,7 @@ def test_the_noise_scale_depends_on_no_default_device():
 @pytest.mark.parametrize(
     "path", sorted([*SOURCE.glob("optim/**/*.py"), *SOURCE.glob("scaling/*.py")]), ids=lambda p: p.stem
 )
-def test_every_new_tensor_is_told_its_device_and_its_dtype(path):
+def test_every_new_tensor_is_told_its_device_and_its_dtype(path: Any) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MAKERS:
             if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"):
@@ -139,7 +141,7 @@ def test_every_new_tensor_is_told_its_device_and_its_dtype(path):
             assert {"device", "dtype"} <= told, f"{path.name}:{node.lineno} leaves them to the process"
 
 
-def test_no_address_outside_of_the_cpus_memory_is_given_away():
+def test_no_address_outside_of_the_cpus_memory_is_given_away() -> None:
     assert address(torch.ones(1)) > 0
     for tensor in (torch.ones(1, device="meta"), torch.nn.Parameter(torch.ones(1))):
         with pytest.raises(RuntimeError, match="write to the CPU's memory alone, not to a "):
@@ -163,7 +165,7 @@ UNREAL = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", UNREAL, ids=["lamb", "foreach", "capturable", "masters", "lars", "layerwise"])
 @pytest.mark.parametrize("world", ["meta", "fake"])
-def test_tensors_without_numbers_are_stepped(make, dtype, world):
+def test_tensors_without_numbers_are_stepped(make: Any, dtype: torch.dtype, world: int) -> None:
     with FakeTensorMode() if world == "fake" else torch.device("meta"):
         model = torch.nn.Sequential(torch.nn.Linear(4, 2, dtype=dtype), torch.nn.LayerNorm(2, dtype=dtype))
         optimizer = make(param_groups(model))
@@ -178,7 +180,7 @@ def test_tensors_without_numbers_are_stepped(make, dtype, world):
     assert shapes == {(2, 4), ()} or shapes == {(2, 4)}
 
 
-def test_a_rate_without_a_number_is_as_good_as_its_parameters():
+def test_a_rate_without_a_number_is_as_good_as_its_parameters() -> None:
     with torch.device("meta"):
         p = torch.nn.Parameter(torch.ones(3))
         optimizer = LAMB([p], lr=torch.tensor(0.1))
@@ -187,7 +189,7 @@ def test_a_rate_without_a_number_is_as_good_as_its_parameters():
     assert optimizer.state[p]["step"] == 1
 
 
-def test_a_state_on_another_device_is_named_before_anything_moves(native):
+def test_a_state_on_another_device_is_named_before_anything_moves(native: Any) -> None:
     p, q = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     optimizer = native.make([("v", p), ("w", q)], lr=0.1)
     p.grad = q.grad = torch.ones(3)

@@ -1,5 +1,7 @@
 """What is decayed and what is adapted, by name and module type."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,13 +10,13 @@ from anybatch.optim import LAMB, param_groups
 
 
 class LlamaRMSNorm(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(2, 2))
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
         self.convolution = nn.Conv2d(1, 2, 3)
@@ -35,11 +37,11 @@ class Model(nn.Module):
         self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
 
-def names(group):
+def names(group: Any) -> Any:
     return [name for name, _ in group["params"]]
 
 
-def test_biases_norms_and_vectors_are_excluded():
+def test_biases_norms_and_vectors_are_excluded() -> None:
     decayed, excluded = param_groups(Model(), weight_decay=0.1)
     assert names(decayed) == [
         "embedding.weight", "convolution.weight", "attention.in_proj_weight", "attention.out_proj.weight",
@@ -52,7 +54,7 @@ def test_biases_norms_and_vectors_are_excluded():
     assert not any(name.startswith("frozen") or name == "output.weight" for name in names(decayed) + names(excluded))
 
 
-def test_every_trainable_parameter_is_there_once():
+def test_every_trainable_parameter_is_there_once() -> None:
     model = Model()
     found = [p for group in param_groups(model) for _, p in group["params"]]
     assert len(found) == len(set(found))
@@ -61,12 +63,12 @@ def test_every_trainable_parameter_is_there_once():
     assert all(known[name] is p for group in param_groups(model) for name, p in group["params"])
 
 
-def test_adaptation_of_the_excluded_is_a_choice_of_its_own():
+def test_adaptation_of_the_excluded_is_a_choice_of_its_own() -> None:
     assert [group["adapt"] for group in param_groups(Model(), adapt_excluded=True)] == [True, True]
     assert [group["weight_decay"] for group in param_groups(Model(), adapt_excluded=True)] == [0.01, 0.0]
 
 
-def test_empty_groups_are_dropped():
+def test_empty_groups_are_dropped() -> None:
     assert len(param_groups(nn.Linear(2, 2, bias=False))) == 1
     assert len(param_groups(nn.LayerNorm(2))) == 1
     with pytest.raises(ValueError, match="no trainable parameter"):
@@ -75,7 +77,7 @@ def test_empty_groups_are_dropped():
         param_groups(nn.Linear(2, 2), weight_decay=-1)
 
 
-def test_names_reach_the_ratios():
+def test_names_reach_the_ratios() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     optimizer = LAMB(param_groups(model))
     model(torch.ones(1, 2)).square().sum().backward()

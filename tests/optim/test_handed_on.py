@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from anybatch.optim import LAMB, LARS, Layerwise, param_groups
 P = torch.nn.Parameter
 
 
-def model():
+def model() -> Any:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.LayerNorm(6))
 
@@ -20,11 +21,11 @@ def model():
 class Distributed(torch.optim.Optimizer):
     """As in Horovod and BytePS, whose optimizers are made of this by `type(...)` and know the groups alone."""
 
-    def __init__(self, params):
+    def __init__(self, params: Any) -> None:
         super(self.__class__, self).__init__(params)
 
 
-def rebuilt(optimizer, groups):
+def rebuilt(optimizer: Any, groups: Any) -> Any:
     kind = type(optimizer)
     return type(kind.__name__, (kind,), dict(Distributed.__dict__))(groups)
 
@@ -45,7 +46,7 @@ GROUPS = {
     ],
     ids=["lamb", "lars"],
 )
-def test_one_made_of_the_groups_of_another_has_its_settings(make, groups):
+def test_one_made_of_the_groups_of_another_has_its_settings(make: Any, groups: Any) -> None:
     old = make(param_groups(model()))
     for former in (old, copy.deepcopy(old), pickle.loads(pickle.dumps(old))):
         new = rebuilt(former, groups(former.param_groups))
@@ -59,7 +60,7 @@ def test_one_made_of_the_groups_of_another_has_its_settings(make, groups):
         assert settings[2] == old.defaults
 
 
-def test_what_is_said_goes_before_what_is_found():
+def test_what_is_said_goes_before_what_is_found() -> None:
     groups = param_groups(model())
     LAMB(groups, max_grad_norm=1.0)
     old = LAMB(groups, max_grad_norm=2.0)
@@ -70,26 +71,26 @@ def test_what_is_said_goes_before_what_is_found():
     assert LAMB(param_groups(other)).max_grad_norm is None, "new groups of the same parameters begin anew"
 
 
-def test_a_rate_is_needed_from_somebody():
+def test_a_rate_is_needed_from_somebody() -> None:
     p = P(torch.ones(2))
     with pytest.raises(ValueError, match="lr=None is not at least 0 and finite"):
         LARS([p])
     assert LARS([{"params": [p], "lr": 0.1}]).param_groups[0]["lr"] == 0.1
 
 
-def test_groups_do_not_make_a_layerwise():
+def test_groups_do_not_make_a_layerwise() -> None:
     old = Layerwise(torch.optim.AdamW(param_groups(model())))
     with pytest.raises(TypeError, match=r"base is a list, .*; groups do not make a Layerwise"):
         rebuilt(old, old.param_groups)
 
 
-def test_a_group_of_a_shared_rate_has_a_tensor_of_its_own(kind):
+def test_a_group_of_a_shared_rate_has_a_tensor_of_its_own(kind: Any) -> None:
     rate = torch.tensor(0.1)
     optimizer = kind.make(param_groups(model()), lr=rate)
     assert optimizer.param_groups[0]["lr"] is rate
     optimizer.add_param_group({"params": [("late", P(torch.ones(2)))]})
 
-    def cut(each, scheduled=torch.optim.lr_scheduler.ReduceLROnPlateau):
+    def cut(each: Any, scheduled: Any = torch.optim.lr_scheduler.ReduceLROnPlateau) -> None:
         scheduler = scheduled(each, patience=0, factor=0.5)
         for _ in range(2):
             scheduler.step(1.0)
@@ -107,7 +108,7 @@ def test_a_group_of_a_shared_rate_has_a_tensor_of_its_own(kind):
         assert [group["lr"].item() for group in other.param_groups] == pytest.approx([0.025] * 4)
 
 
-def test_groups_with_names_and_without_are_mixed(kind):
+def test_groups_with_names_and_without_are_mixed(kind: Any) -> None:
     named = kind.make(param_groups(model()), lr=0.1)
     named.add_param_group({"params": [P(torch.ones(2)), P(torch.ones(2))]})
     named.add_param_group({"params": P(torch.ones(2))})
@@ -128,7 +129,7 @@ def test_groups_with_names_and_without_are_mixed(kind):
         optimizer.step()
 
 
-def test_parameters_put_into_a_group_by_hand_are_looked_at_and_named(kind):
+def test_parameters_put_into_a_group_by_hand_are_looked_at_and_named(kind: Any) -> None:
     p, q = P(torch.ones(2)), P(torch.ones(3, 2))
     optimizer = kind.make([("w", p)], lr=0.1)
     p.grad, q.grad = torch.ones(2), torch.ones(3, 2)
@@ -141,7 +142,7 @@ def test_parameters_put_into_a_group_by_hand_are_looked_at_and_named(kind):
         optimizer.step()
 
 
-def test_groups_state_and_defaults_can_be_set(kind):
+def test_groups_state_and_defaults_can_be_set(kind: Any) -> None:
     """As Lightning's BaseFinetuning does when a run goes on."""
     p, q = P(torch.ones(2)), P(torch.ones(3, 2))
     optimizer = kind.make([("v", p), ("w", q)], lr=0.1)
@@ -161,7 +162,7 @@ def test_groups_state_and_defaults_can_be_set(kind):
     assert list(optimizer.trust_ratios()) == ["v"]
 
 
-def test_one_name_for_two_parameters_is_told_with_the_remedy(kind):
+def test_one_name_for_two_parameters_is_told_with_the_remedy(kind: Any) -> None:
     first, second = model(), model()
     with pytest.raises(ValueError, match=r"two parameters are named 0\.weight, .*: give several models names of"):
         kind.make([*param_groups(first), *param_groups(second)], lr=0.1)
@@ -173,7 +174,7 @@ def test_one_name_for_two_parameters_is_told_with_the_remedy(kind):
 # ------------------------------------------------------------------------------------------------ flat parameters
 
 
-def flat(optimizer, group, part, cls):
+def flat(optimizer: Any, group: Any, part: Any, cls: Any) -> None:
     """What ZeRO does with a group: a part of all its parameters, laid end to end, in their place."""
     whole = torch.cat([p.detach().reshape(-1) for p in optimizer.param_groups[group]["params"]])
     piece = whole[: whole.numel() // part].clone().requires_grad_()
@@ -187,7 +188,7 @@ def flat(optimizer, group, part, cls):
 @pytest.mark.parametrize("cls", [torch.Tensor, P])
 @pytest.mark.parametrize("part", [1, 2, 4])
 @pytest.mark.parametrize("group", [0, 1])
-def test_a_flat_group_is_refused_by_name(kind, group, part, cls, after, named):
+def test_a_flat_group_is_refused_by_name(kind: Any, group: Any, part: Any, cls: Any, after: Any, named: Any) -> None:
     network = model()
     groups = param_groups(network)
     if not named:
@@ -207,7 +208,7 @@ def test_a_flat_group_is_refused_by_name(kind, group, part, cls, after, named):
     assert torch.equal(piece, before)
 
 
-def test_stage_3_which_brings_one_flat_part_after_the_other_is_refused(kind):
+def test_stage_3_which_brings_one_flat_part_after_the_other_is_refused(kind: Any) -> None:
     network = model()
     optimizer = kind.make(param_groups(network), lr=0.1)
     for group in optimizer.param_groups:
@@ -230,7 +231,7 @@ def test_stage_3_which_brings_one_flat_part_after_the_other_is_refused(kind):
         ({"_is_sharded": True}, "fairscale's FSDP"),
     ],
 )
-def test_parameters_that_a_library_has_cut_up_are_refused_by_its_name(kind, marks, library):
+def test_parameters_that_a_library_has_cut_up_are_refused_by_its_name(kind: Any, marks: Any, library: str) -> None:
     p, whole = P(torch.ones(2)), P(torch.ones(2))
     for mark, value in marks.items():
         setattr(p, mark, value)
@@ -240,7 +241,7 @@ def test_parameters_that_a_library_has_cut_up_are_refused_by_its_name(kind, mark
     kind.make([("w", whole)], lr=0.1)
 
 
-def test_parameters_may_be_replaced_one_by_one(kind):
+def test_parameters_may_be_replaced_one_by_one(kind: Any) -> None:
     """Masters in fp32 (apex, DeepSpeed's FP16_UnfusedOptimizer), and points that are split, are no flat groups."""
     network = model()
     optimizer = kind.make(param_groups(network), lr=0.1)

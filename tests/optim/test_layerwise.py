@@ -1,6 +1,7 @@
 """The wrapper and its base are one optimizer."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from anybatch.optim import LAMB, LARS, Layerwise
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_over_adamw_it_is_lamb(problem, dtype):
+def test_over_adamw_it_is_lamb(problem: Any, dtype: torch.dtype) -> None:
     wrapped, plain = problem.params(dtype), problem.params(dtype)
     problem.run(Layerwise(torch.optim.AdamW(wrapped, eps=1e-6, weight_decay=0.1)), wrapped)
     problem.run(LAMB(plain, weight_decay=0.1), plain)
@@ -19,7 +20,7 @@ def test_over_adamw_it_is_lamb(problem, dtype):
         torch.testing.assert_close(p, x, rtol=tolerance, atol=tolerance)
 
 
-def test_over_sgd_it_is_lars_without_momentum(problem):
+def test_over_sgd_it_is_lars_without_momentum(problem: Any) -> None:
     wrapped, plain = problem.params(), problem.params()
     problem.run(Layerwise(torch.optim.SGD(wrapped, lr=0.1, weight_decay=0.1)), wrapped)
     problem.run(LARS(plain, lr=0.1, momentum=0.0, weight_decay=0.1), plain)
@@ -27,7 +28,7 @@ def test_over_sgd_it_is_lars_without_momentum(problem):
         torch.testing.assert_close(p, x, rtol=1e-12, atol=1e-12)
 
 
-def test_unadapted_it_is_the_base(problem):
+def test_unadapted_it_is_the_base(problem: Any) -> None:
     wrapped, plain = problem.params(), problem.params()
     problem.run(Layerwise(torch.optim.Adam([{"params": wrapped, "adapt": False}], lr=0.1)), wrapped)
     problem.run(torch.optim.Adam(plain, lr=0.1), plain)
@@ -35,7 +36,7 @@ def test_unadapted_it_is_the_base(problem):
         np.testing.assert_allclose(p.detach().numpy(), x.detach().numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_groups_state_and_defaults_are_shared(problem):
+def test_groups_state_and_defaults_are_shared(problem: Any) -> None:
     params = problem.params()
     base = torch.optim.AdamW(params)
     optimizer = Layerwise(base, phi=(0.0, 10.0))
@@ -53,7 +54,7 @@ def test_groups_state_and_defaults_are_shared(problem):
     assert all(p.grad is None for p in params)
 
 
-def test_a_scheduler_on_the_base_moves_both():
+def test_a_scheduler_on_the_base_moves_both() -> None:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     base = torch.optim.SGD([p], lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(base, 1, 0.5)
@@ -66,7 +67,7 @@ def test_a_scheduler_on_the_base_moves_both():
         assert (p - before).norm().item() == pytest.approx(expected * before.norm().item() / 5)
 
 
-def test_a_state_dict_of_the_bare_base_loads(problem):
+def test_a_state_dict_of_the_bare_base_loads(problem: Any) -> None:
     params = problem.params()
     base = torch.optim.AdamW(params)
     problem.run(base, params, slice(2))
@@ -77,7 +78,7 @@ def test_a_state_dict_of_the_bare_base_loads(problem):
     assert optimizer.state[params[0]]["step"] == 5
 
 
-def test_hooks_of_saving_and_loading_run_on_either(problem):
+def test_hooks_of_saving_and_loading_run_on_either(problem: Any) -> None:
     base, calls = torch.optim.AdamW(problem.params()), []
     optimizer = Layerwise(base)
     optimizer.register_state_dict_pre_hook(lambda _: calls.append("saving"))
@@ -88,7 +89,7 @@ def test_hooks_of_saving_and_loading_run_on_either(problem):
 
 @pytest.mark.parametrize("scheduled", ["nothing", "the base", "the wrapper"])
 @pytest.mark.parametrize("patched", [False, True])
-def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled, patched):
+def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled: Any, patched: Any) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
@@ -102,7 +103,7 @@ def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled, patc
         inner, calls = base.step, []
         base.step = lambda: (calls.append(1), inner())[1]
 
-    def look(which, _args, _kwargs):
+    def look(which: str, _args: Any, _kwargs: Any) -> None:
         seen.append((type(which).__name__, which.param_groups[0]["lr"], p.detach().clone()))
 
     handles = [register_optimizer_step_pre_hook(look), register_optimizer_step_post_hook(look)]
@@ -126,7 +127,7 @@ def test_hooks_of_all_optimizers_run_once_and_find_the_real_rate(scheduled, patc
 
 
 @pytest.mark.parametrize("wrong", [{"norm": "l0"}, {"phi": (2.0, 1.0)}, {"trust_clip": 3}])
-def test_a_base_that_was_not_wrapped_is_as_it_was(wrong):
+def test_a_base_that_was_not_wrapped_is_as_it_was(wrong: Any) -> None:
     base = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     before = copy.deepcopy((base.defaults, base.state_dict()))
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import numpy as np
 import oracle
@@ -20,11 +21,11 @@ VECTORS = [(5,), (), (0, 3)]
 class SignMomentum(torch.optim.Optimizer):
     """A third party's: keeps its count in the group, its state under names of its own, knows no foreach."""
 
-    def __init__(self, params, lr=1e-3, decay=0.1):
+    def __init__(self, params: Any, lr: Any = 1e-3, decay: Any = 0.1) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "count": 0})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             group["count"] += 1
             for p in group["params"]:
@@ -35,11 +36,11 @@ class SignMomentum(torch.optim.Optimizer):
                 p.sub_(group["lr"] * (state["mean"].sign() / group["count"] + group["decay"] * p))
 
 
-def of_timm(module, cls, **settings):
+def of_timm(module: Any, cls: Any, **settings: Any) -> Any:
     return lambda params, lr: getattr(peers.timm(module), cls)(params, lr=lr, **settings)
 
 
-def of_torch(cls, **settings):
+def of_torch(cls: Any, **settings: Any) -> Any:
     return lambda params, lr: cls(params, lr=lr, **settings)
 
 
@@ -75,32 +76,32 @@ REFUSED = {
 
 
 @pytest.fixture(params=BASES)
-def name(request):
+def name(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture
-def make(name):
+def make(name: str) -> Any:
     return BASES[name]
 
 
 @pytest.fixture
-def layers(name):
+def layers(name: str) -> Any:
     random = np.random.default_rng(1)
     shapes = SHAPES if name == "Muon" else [*SHAPES, *VECTORS]
     return [random.normal(size=s) for s in shapes], [[random.normal(size=s) for s in shapes] for _ in RATES]
 
 
-def parameters(xs, dtype=torch.float64):
+def parameters(xs: Any, dtype: torch.dtype = torch.float64) -> Any:
     return [torch.nn.Parameter(torch.tensor(x, dtype=dtype)) for x in xs]
 
 
-def feed(params, gradients):
+def feed(params: Any, gradients: Any) -> None:
     for p, g in zip(params, gradients, strict=True):
         p.grad = torch.tensor(g, dtype=p.dtype)
 
 
-def run(optimizer, params, gradients, steps=slice(None)):
+def run(optimizer: Any, params: Any, gradients: Any, steps: Any = slice(None)) -> None:
     for step, rate in zip(gradients[steps], RATES[steps], strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -108,7 +109,18 @@ def run(optimizer, params, gradients, steps=slice(None)):
         optimizer.step()
 
 
-def by_hand(make, xs, gradients, rates, *, adapt=True, blocks=1, norm="l2", phi=(0.0, np.inf), trust_clip=(0, np.inf)):
+def by_hand(
+    make: Any,
+    xs: Any,
+    gradients: Any,
+    rates: Any,
+    *,
+    adapt: Any = True,
+    blocks: Any = 1,
+    norm: str = "l2",
+    phi: Any = (0.0, np.inf),
+    trust_clip: Any = (0, np.inf),
+) -> Any:
     """x <- x - lr * phi(|x|)/|u| * u with u from the base alone, at lr = 1."""
     params = parameters(xs)
     base = make(params, lr=1.0)
@@ -127,19 +139,19 @@ def by_hand(make, xs, gradients, rates, *, adapt=True, blocks=1, norm="l2", phi=
     return [p.detach().numpy() for p in params]
 
 
-def assert_same(params, xs, tolerance=1e-12):
+def assert_same(params: Any, xs: Any, tolerance: float = 1e-12) -> None:
     for p, x in zip(params, xs, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), x, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("settings", [{}, {"phi": (0.5, 2.0), "norm": "l1"}, {"trust_clip": (0.1, 0.4)}], ids=str)
-def test_the_strategy_by_hand(make, layers, settings):
+def test_the_strategy_by_hand(make: Any, layers: Any, settings: Any) -> None:
     params = parameters(layers[0])
     run(Layerwise(make(params, lr=0.1), **settings), params, layers[1])
     assert_same(params, by_hand(make, *layers, RATES, **settings))
 
 
-def test_groups_of_every_kind(make, layers):
+def test_groups_of_every_kind(make: Any, layers: Any) -> None:
     xs, gradients = layers
     params = parameters(xs)
     groups = [
@@ -154,7 +166,7 @@ def test_groups_of_every_kind(make, layers):
         assert_same(params[part], expected)
 
 
-def test_unadapted_it_is_the_base_at_every_rate(make, layers):
+def test_unadapted_it_is_the_base_at_every_rate(make: Any, layers: Any) -> None:
     """So the base's update is proportional to lr, which the strategy needs."""
     wrapped, bare = parameters(layers[0]), parameters(layers[0])
     run(Layerwise(make([{"params": wrapped, "adapt": False}], lr=0.1)), wrapped, layers[1])
@@ -162,18 +174,18 @@ def test_unadapted_it_is_the_base_at_every_rate(make, layers):
     assert_same(wrapped, [p.detach().numpy() for p in bare])
 
 
-def test_every_optimizer_of_torch_is_covered():
+def test_every_optimizer_of_torch_is_covered() -> None:
     known = {cls.__name__ for cls in vars(optim).values() if isinstance(cls, type)} - {"Optimizer"}
     assert known == {name.split()[0] for name in BASES if "timm" not in name and "third" not in name} | REFUSED.keys()
 
 
 @pytest.mark.parametrize(("cls", "reason"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_proportional_is_refused(cls, reason):
+def test_what_is_not_proportional_is_refused(cls: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"base={cls.__name__} cannot be made layer-wise: .*{reason}"):
         Layerwise(cls([torch.nn.Parameter(torch.ones(2))], lr=0.1))
 
 
-def test_a_saved_run_goes_on_bitwise(make, layers):
+def test_a_saved_run_goes_on_bitwise(make: Any, layers: Any) -> None:
     xs, gradients = layers
     params = parameters(xs, torch.float32)
     optimizer = Layerwise(make(params, lr=0.1))
@@ -190,7 +202,7 @@ def test_a_saved_run_goes_on_bitwise(make, layers):
     assert all(torch.equal(p, x) for p, x in zip(params, others, strict=True))
 
 
-def test_a_copy_goes_on_bitwise(make, layers):
+def test_a_copy_goes_on_bitwise(make: Any, layers: Any) -> None:
     xs, gradients = layers
     params = parameters(xs)
     optimizer = Layerwise(make(params, lr=0.1))
@@ -202,7 +214,7 @@ def test_a_copy_goes_on_bitwise(make, layers):
     assert all(torch.equal(p, x) and p is not x for p, x in zip(params, others, strict=True))
 
 
-def test_a_group_added_in_mid_run(name, make, layers):
+def test_a_group_added_in_mid_run(name: str, make: Any, layers: Any) -> None:
     if name.startswith("Adagrad"):
         pytest.skip("Adagrad itself fails on a group that was added later")
     xs, gradients = layers
@@ -216,7 +228,7 @@ def test_a_group_added_in_mid_run(name, make, layers):
 
 
 @pytest.mark.parametrize("held", ["base", "wrapper"])
-def test_a_scheduler_may_hold_either(make, layers, held):
+def test_a_scheduler_may_hold_either(make: Any, layers: Any, held: Any) -> None:
     xs, gradients = layers
     params = parameters(xs)
     base = make(params, lr=0.2)
@@ -233,14 +245,14 @@ def test_a_scheduler_may_hold_either(make, layers, held):
 
 
 @pytest.mark.parametrize("owner", ["base", "wrapper"])
-def test_step_hooks_run_once_around_the_whole_step(make, layers, owner):
+def test_step_hooks_run_once_around_the_whole_step(make: Any, layers: Any, owner: Any) -> None:
     xs, gradients = layers
     params = parameters(xs)
     base = make(params, lr=0.1)
     optimizer = Layerwise(base)
     seen = []
 
-    def note(opt, *_):
+    def note(opt: Any, *_: Any) -> None:
         seen.append((opt.param_groups[0]["lr"], params[0].detach().clone()))
 
     owned = base if owner == "base" else optimizer
@@ -256,9 +268,9 @@ def test_step_hooks_run_once_around_the_whole_step(make, layers, owner):
     assert len(seen) == 4
 
 
-def test_a_base_that_fails_leaves_rate_and_parameters():
+def test_a_base_that_fails_leaves_rate_and_parameters() -> None:
     class Failing(torch.optim.SGD):
-        def step(self, closure=None):
+        def step(self, closure: Any = None) -> None:
             super().step(closure)
             raise FloatingPointError
 
@@ -275,7 +287,7 @@ def test_a_base_that_fails_leaves_rate_and_parameters():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_tensor_lr_stays_the_users(fused):
+def test_a_tensor_lr_stays_the_users(fused: Any) -> None:
     x, lr = np.array([[3.0, 4.0]]), torch.tensor(0.1)
     params = parameters([x])
     optimizer = Layerwise(torch.optim.AdamW(params, lr=lr, fused=fused))
@@ -290,7 +302,7 @@ def test_a_tensor_lr_stays_the_users(fused):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_grad_scaler(fused):
+def test_grad_scaler(fused: Any) -> None:
     """Scaled losses, and a step left out where a gradient overflowed."""
     x = np.array([[3.0, 4.0]])
     params, control = parameters([x]), parameters([x])
@@ -311,13 +323,13 @@ def test_grad_scaler(fused):
     assert optimizer.state[params[0]]["step"] == 2
 
 
-def test_a_base_without_lr_is_refused():
+def test_a_base_without_lr_is_refused() -> None:
     base = torch.optim.Optimizer(parameters([np.ones(2)]), {"rate": 0.1})
     with pytest.raises(ValueError, match="base=Optimizer has groups without lr"):
         Layerwise(base)
 
 
-def test_keys_of_the_base_are_not_taken_over():
+def test_keys_of_the_base_are_not_taken_over() -> None:
     params = parameters([np.ones(2)])
     base = torch.optim.SGD(params, lr=0.1)
     Layerwise(base, norm="l1")

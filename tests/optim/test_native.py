@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from anybatch.optim import LAMB, LARS, Layerwise, dialect, param_groups
 from anybatch.optim.kernels import why_not_fused
 
 
-def P(values, **kwargs):  # noqa: N802
+def P(values: Any, **kwargs: Any) -> Any:  # noqa: N802
     return torch.nn.Parameter(torch.tensor(values, **kwargs))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_propagate_touches_the_layer_alone_and_the_ratios_tell_which(kind, problem, bad):
+def test_propagate_touches_the_layer_alone_and_the_ratios_tell_which(kind: Any, problem: Any, bad: Any) -> None:
     params, control = problem.params(), problem.params()
     clean = copy.deepcopy(problem.gradients)
     problem.gradients[1][1][2] = bad
@@ -39,11 +40,11 @@ class Reads(TorchFunctionMode):
     NAMES = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__")
     WATCHED = frozenset(getattr(torch.Tensor, name) for name in NAMES)
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += function in self.WATCHED
         return function(*args, **(kwargs or {}))
 
@@ -58,7 +59,7 @@ class Reads(TorchFunctionMode):
     ],
     ids=["lamb", "lars", "layerwise"],
 )
-def test_ratios_cost_nothing_until_asked_and_one_transfer_then(problem, make, foreach):
+def test_ratios_cost_nothing_until_asked_and_one_transfer_then(problem: Any, make: Any, foreach: Any) -> None:
     params = problem.params()
     groups = [
         {"params": params[:2]},
@@ -77,7 +78,7 @@ def test_ratios_cost_nothing_until_asked_and_one_transfer_then(problem, make, fo
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_expanded_gradients_are_as_good_as_whole_ones(kind, foreach):
+def test_expanded_gradients_are_as_good_as_whole_ones(kind: Any, foreach: Any) -> None:
     one, other = torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(3, 4))
     one.grad, other.grad = torch.full((1, 1), 2.0).expand(3, 4), torch.full((3, 4), 2.0)
     optimizer = kind.make([one, other], lr=0.1, foreach=foreach)
@@ -87,12 +88,12 @@ def test_expanded_gradients_are_as_good_as_whole_ones(kind, foreach):
     assert not torch.equal(one, torch.ones(3, 4))
 
 
-def test_an_expanded_parameter_is_refused_before_a_step_has_half_been_taken(kind):
+def test_an_expanded_parameter_is_refused_before_a_step_has_half_been_taken(kind: Any) -> None:
     with pytest.raises(ValueError, match=r"0\.0 is expanded"):
         kind.make([torch.nn.Parameter(torch.ones(1, 4).expand(3, 4))])
 
 
-def test_a_sharded_gradient_of_an_ordinary_parameter_is_named(native):
+def test_a_sharded_gradient_of_an_ordinary_parameter_is_named(native: Any) -> None:
     import torch.distributed as dist
     from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
 
@@ -108,7 +109,7 @@ def test_a_sharded_gradient_of_an_ordinary_parameter_is_named(native):
     assert v.tolist() == [1.0, 2.0]
 
 
-def test_a_parameter_in_two_groups_is_refused_and_a_tied_one_moves_once(kind):
+def test_a_parameter_in_two_groups_is_refused_and_a_tied_one_moves_once(kind: Any) -> None:
     p = P([1.0, 2.0])
     with pytest.raises(ValueError, match="more than one parameter group"):
         kind.make([{"params": [p]}, {"params": [p]}])
@@ -122,7 +123,7 @@ def test_a_parameter_in_two_groups_is_refused_and_a_tied_one_moves_once(kind):
     assert torch.equal(model[1].weight, alone)
 
 
-def test_channels_last_is_a_layout_not_a_result(kind):
+def test_channels_last_is_a_layout_not_a_result(kind: Any) -> None:
     x = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     last, first = torch.nn.Parameter(x.to(memory_format=torch.channels_last)), torch.nn.Parameter(x.clone())
     g = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
@@ -145,7 +146,7 @@ def test_channels_last_is_a_layout_not_a_result(kind):
     ids=["denormal gradient", "denormal weights", "huge gradient", "huge weights", "huge decay"],
 )
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_extreme_numbers_in_fp32(native, x, g, settings, foreach):
+def test_extreme_numbers_in_fp32(native: Any, x: Any, g: Any, settings: Any, foreach: Any) -> None:
     """A layer moves by lr * |x| along its update, whatever the scale: three steps, held to the paper in float64."""
     p = P(x)
     optimizer = native.make([p], lr=0.1, foreach=foreach, **settings)
@@ -159,7 +160,7 @@ def test_extreme_numbers_in_fp32(native, x, g, settings, foreach):
     assert np.linalg.norm(p.detach().double().numpy() - expected) <= tolerance * np.linalg.norm(expected) + 1e-44
 
 
-def test_a_gradient_that_comes_late_starts_at_step_one(native):
+def test_a_gradient_that_comes_late_starts_at_step_one(native: Any) -> None:
     early, late, fresh = P([1.0, 2.0]), P([3.0, 4.0]), P([3.0, 4.0])
     optimizer = native.make([early, late], lr=0.1)
     early.grad = torch.ones(2)
@@ -171,7 +172,7 @@ def test_a_gradient_that_comes_late_starts_at_step_one(native):
     assert torch.equal(late, fresh)
 
 
-def test_a_state_of_adamw_is_taken_over(problem):
+def test_a_state_of_adamw_is_taken_over(problem: Any) -> None:
     """LAMB's moments are AdamW's: a run may change over in its middle."""
     params = problem.params()
     adamw = torch.optim.AdamW(params, weight_decay=0.1, eps=1e-6)
@@ -194,7 +195,7 @@ def test_a_state_of_adamw_is_taken_over(problem):
         ("phi", (2.0, 1.0), "phi="),
     ],
 )
-def test_a_saved_group_that_cannot_be_stepped_is_not_loaded(kind, key, value, message):
+def test_a_saved_group_that_cannot_be_stepped_is_not_loaded(kind: Any, key: Any, value: Any, message: str) -> None:
     p = torch.nn.Parameter(torch.ones(6, 2))
     optimizer = kind.make([("w", p)])
     p.grad = torch.ones(6, 2)
@@ -213,7 +214,7 @@ def test_a_saved_group_that_cannot_be_stepped_is_not_loaded(kind, key, value, me
     assert optimizer.param_groups[0]["lr"] == 7.0
 
 
-def test_a_group_added_in_mid_run_starts_anew(native):
+def test_a_group_added_in_mid_run_starts_anew(native: Any) -> None:
     old, new, alone = P([3.0, 4.0]), P([1.0, 2.0]), P([1.0, 2.0])
     optimizer = native.make([old], lr=0.1)
     old.grad = torch.ones(2)
@@ -226,7 +227,7 @@ def test_a_group_added_in_mid_run_starts_anew(native):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_a_checkpoint_of_timm_goes_on(foreach):
+def test_a_checkpoint_of_timm_goes_on(foreach: Any) -> None:
     """As docs/optimizers.md says: timm and apex count steps in the group."""
     from support import peers
 
@@ -264,7 +265,7 @@ needs_kernels = pytest.mark.skipif(
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 @pytest.mark.parametrize("form", ["lars-2017", "lr-outside"])
-def test_a_layer_without_gradient_has_no_rate_of_its_own(form, path):
+def test_a_layer_without_gradient_has_no_rate_of_its_own(form: str, path: Any) -> None:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     p.grad = torch.zeros(2)
     LARS([p], 0.1, weight_decay=0.5, trust_coefficient=0.001, form=form, **path).step()
@@ -272,7 +273,7 @@ def test_a_layer_without_gradient_has_no_rate_of_its_own(form, path):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
-def test_an_infinite_bound_measures_and_clips_nothing(path):
+def test_an_infinite_bound_measures_and_clips_nothing(path: Any) -> None:
     p, q = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
     p.grad = q.grad = torch.ones(4)
     optimizer = LAMB([p], 0.1, max_grad_norm=math.inf, **path)
@@ -284,7 +285,7 @@ def test_an_infinite_bound_measures_and_clips_nothing(path):
         optimizer.step()
 
 
-def test_an_empty_first_group_takes_part_in_the_look():
+def test_an_empty_first_group_takes_part_in_the_look() -> None:
     p = torch.nn.Parameter(torch.ones(4))
     optimizer = LAMB([{"params": []}, {"params": [p]}], lr=0.1, max_grad_norm=1.0)
     optimizer.step()
@@ -295,7 +296,7 @@ def test_an_empty_first_group_takes_part_in_the_look():
 
 @pytest.mark.parametrize("path", PATHS, ids=IDS)
 @pytest.mark.parametrize("bound", [None, 1.0])
-def test_gradients_that_are_not_what_lies_in_memory(path, bound):
+def test_gradients_that_are_not_what_lies_in_memory(path: Any, bound: Any) -> None:
     """A zero tensor has no memory, and a lazy sign is not in it."""
     lazy, plain = torch.nn.Parameter(torch.ones(8)), torch.nn.Parameter(torch.ones(8))
     for p, grads in ((lazy, (torch._neg_view(torch.arange(1.0, 9.0)), torch._efficientzerotensor(8))),
@@ -306,7 +307,7 @@ def test_gradients_that_are_not_what_lies_in_memory(path, bound):
     torch.testing.assert_close(lazy, plain)
 
 
-def test_states_taken_away_in_mid_run_are_made_anew():
+def test_states_taken_away_in_mid_run_are_made_anew() -> None:
     p = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     p.grad = torch.ones(4, dtype=torch.bfloat16)
     optimizer = LAMB([p], lr=0.1, master_weights=True)
@@ -320,7 +321,7 @@ def test_states_taken_away_in_mid_run_are_made_anew():
     assert optimizer.state[p]["step"] == 1
 
 
-def test_groups_that_share_memory_step_as_the_plain_path_does():
+def test_groups_that_share_memory_step_as_the_plain_path_does() -> None:
     ends = []
     for path in ({"foreach": False}, {}):
         base = torch.linspace(-1, 1, 8)
@@ -334,7 +335,7 @@ def test_groups_that_share_memory_step_as_the_plain_path_does():
 
 
 @needs_kernels
-def test_a_norm_that_the_kernels_lack_is_refused_also_in_mid_run():
+def test_a_norm_that_the_kernels_lack_is_refused_also_in_mid_run() -> None:
     p = torch.nn.Parameter(torch.ones(4))
     p.grad = torch.ones(4)
     optimizer = LAMB([p], lr=0.1, fused=True)
@@ -349,7 +350,7 @@ def test_a_norm_that_the_kernels_lack_is_refused_also_in_mid_run():
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("foreach", [False, True, None])
-def test_a_fresh_optimizer_of_several_groups_compiles_to_one_graph(foreach):
+def test_a_fresh_optimizer_of_several_groups_compiles_to_one_graph(foreach: Any) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)

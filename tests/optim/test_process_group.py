@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "support" / "two_ranks.py"
 
 
 @pytest.mark.timeout(120)
-def test_clipping_and_skipping_are_agreed(tmp_path):
+def test_clipping_and_skipping_are_agreed(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("two_ranks", SCRIPT)
     control = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(control)
@@ -30,7 +31,7 @@ def test_clipping_and_skipping_are_agreed(tmp_path):
         for rank in ranks:
             rank.kill()
 
-    def load(name):
+    def load(name: str) -> Any:
         return torch.load(tmp_path / name, weights_only=False)
 
     (skipped, _, first), (_, named, second) = load("own-0.pt"), load("own-1.pt")

@@ -1,6 +1,7 @@
 """What must hold for every layer, whatever its shape and numbers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ shapes = st.lists(st.integers(1, 5), min_size=0, max_size=3)
 seeds = st.integers(0, 10_000)
 
 
-def layer(shape, seed, scale=1.0):
+def layer(shape: Any, seed: int, scale: Any = 1.0) -> Any:
     random = torch.Generator().manual_seed(seed)
     p = torch.nn.Parameter(torch.randn(shape, generator=random, dtype=torch.float64) * scale)
     p.grad = torch.randn(shape, generator=random, dtype=torch.float64)
@@ -24,7 +25,7 @@ def layer(shape, seed, scale=1.0):
 
 @quick
 @given(shapes, seeds, st.floats(1e-3, 1e3), st.sampled_from(["lamb", "lars", "adamw", "sgd", "adagrad"]))
-def test_an_adapted_layer_moves_by_lr_times_phi_of_its_norm(shape, seed, scale, name):
+def test_an_adapted_layer_moves_by_lr_times_phi_of_its_norm(shape: Any, seed: int, scale: Any, name: str) -> None:
     p = layer(shape, seed, scale)
     before = p.detach().clone()
     phi = (0.5, 20.0)
@@ -38,7 +39,7 @@ def test_an_adapted_layer_moves_by_lr_times_phi_of_its_norm(shape, seed, scale, 
 
 @quick
 @given(shapes, seeds, st.sampled_from([1e-20, 1e-3, 7.0, 1e12]), st.sampled_from(["lamb", "lars"]))
-def test_the_scale_of_a_gradient_changes_nothing(shape, seed, scale, name):
+def test_the_scale_of_a_gradient_changes_nothing(shape: Any, seed: int, scale: Any, name: str) -> None:
     one, other = layer(shape, seed), layer(shape, seed)
     for p, factor in ((one, 1.0), (other, scale)):
         settings = {"eps": 0.0, "weight_decay": 0.0 if name == "lars" else 0.1}
@@ -51,7 +52,7 @@ def test_the_scale_of_a_gradient_changes_nothing(shape, seed, scale, name):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_blocks_are_layers(kind, foreach):
+def test_blocks_are_layers(kind: Any, foreach: Any) -> None:
     whole = layer((6, 4), 1)
     whole.data[:2] *= 10
     parts = [torch.nn.Parameter(x.clone()) for x in whole.detach().split(2)]
@@ -69,7 +70,7 @@ def test_blocks_are_layers(kind, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_every_kind_of_layer(kind, foreach):
+def test_every_kind_of_layer(kind: Any, foreach: Any) -> None:
     transposed = torch.nn.Parameter(layer((4, 6), 2).detach().t())
     sliced = torch.nn.Parameter(layer((6, 8), 3).detach()[:, ::2])
     layers = [layer((), 0), layer((0, 2), 0), layer((1,), 0), transposed, sliced]
@@ -89,7 +90,7 @@ def test_every_kind_of_layer(kind, foreach):
 
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
-def test_blocks_of_a_tensor_with_no_row(kind, foreach):
+def test_blocks_of_a_tensor_with_no_row(kind: Any, foreach: Any) -> None:
     p = layer((0, 2), 0)
     optimizer = kind.make([{"params": [p], "blocks": 3}], foreach=foreach)
     optimizer.step()
@@ -98,7 +99,7 @@ def test_blocks_of_a_tensor_with_no_row(kind, foreach):
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["plain", "foreach"])
 @pytest.mark.parametrize("phi", [(0.0, math.inf), (0.5, 2.0)])
-def test_zero_norms_give_ratio_one(kind, phi, foreach):
+def test_zero_norms_give_ratio_one(kind: Any, phi: Any, foreach: Any) -> None:
     nothing, still = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.ones(3))
     optimizer = kind.make([nothing, still], lr=0.1, weight_decay=0.0, phi=phi, foreach=foreach)
     nothing.grad, still.grad = torch.ones(3), torch.zeros(3)
@@ -110,7 +111,7 @@ def test_zero_norms_give_ratio_one(kind, phi, foreach):
     assert nothing.norm() > 0
 
 
-def test_gradients_are_never_written(row, problem):
+def test_gradients_are_never_written(row: Any, problem: Any) -> None:
     params = problem.params()
     optimizer = row.make(params, **({} if row.name == "layerwise" else {"max_grad_norm": 0.1, "nonfinite": "skip"}))
     for foreach in (False, True):
@@ -123,7 +124,7 @@ def test_gradients_are_never_written(row, problem):
         assert all(np.array_equal(p.grad.numpy(), g) for p, g in zip(params, problem.gradients[0], strict=True))
 
 
-def test_no_gradient_no_step_no_state(kind):
+def test_no_gradient_no_step_no_state(kind: Any) -> None:
     moved, left = layer((2,), 0), layer((2,), 1)
     before, left.grad = left.detach().clone(), None
     optimizer = kind.make([moved, left])
@@ -135,7 +136,7 @@ def test_no_gradient_no_step_no_state(kind):
     optimizer.step()
 
 
-def test_a_nan_spoils_its_own_layer_only(kind, problem):
+def test_a_nan_spoils_its_own_layer_only(kind: Any, problem: Any) -> None:
     params, control = problem.params(), problem.params()
     gate = {} if kind.name == "layerwise" else {"max_grad_norm": 0.1}
     problem.gradients[1][0][2, 1] = math.nan
@@ -151,7 +152,7 @@ def test_a_nan_spoils_its_own_layer_only(kind, problem):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_clipping_leaves_a_nonfinite_layer_out(native, problem, bad):
+def test_clipping_leaves_a_nonfinite_layer_out(native: Any, problem: Any, bad: Any) -> None:
     params, control = problem.params(), problem.params()
     problem.gradients, problem.rates = problem.gradients[:1], problem.rates[:1]
     problem.gradients[0][0][:] = 0
@@ -161,7 +162,7 @@ def test_clipping_leaves_a_nonfinite_layer_out(native, problem, bad):
     assert all(torch.equal(p, x) for p, x in zip(params[1:], control[1:], strict=True))
 
 
-def test_a_vanishing_update_never_becomes_infinite(native):
+def test_a_vanishing_update_never_becomes_infinite(native: Any) -> None:
     p = torch.nn.Parameter(torch.full((2,), 1e20))
     p.grad = torch.full((2,), 1e-42)
     optimizer = native.make([p], lr=0.1, weight_decay=0.0)
@@ -169,7 +170,7 @@ def test_a_vanishing_update_never_becomes_infinite(native):
     assert p.isfinite().all()
 
 
-def test_trust_ratios_tell_what_happened():
+def test_trust_ratios_tell_what_happened() -> None:
     adapted, clamped, excluded = (torch.nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(3))
     groups = [
         {"params": [("a", adapted)]},
@@ -189,14 +190,14 @@ def test_trust_ratios_tell_what_happened():
     assert isinstance(optimizer.trust_ratios()["b"].clamped, bool)
 
 
-def test_lr_zero_moves_nothing(row, problem):
+def test_lr_zero_moves_nothing(row: Any, problem: Any) -> None:
     params = problem.params(torch.float32)
     problem.rates = (0.0,) * 5
     problem.run(row.make(params), params)
     assert all(torch.equal(p, x) for p, x in zip(params, problem.params(torch.float32), strict=True))
 
 
-def test_mixed_dtypes_in_one_group(native, problem):
+def test_mixed_dtypes_in_one_group(native: Any, problem: Any) -> None:
     dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.float64, torch.float32, torch.bfloat16]
     mixed = [torch.nn.Parameter(torch.tensor(x, dtype=dtype)) for x, dtype in zip(problem.xs, dtypes, strict=True)]
     apart = [torch.nn.Parameter(p.detach().clone()) for p in mixed]

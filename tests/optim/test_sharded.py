@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What each of four ranks reports."""
     folder = tmp_path_factory.mktemp("ranks")
     paths = os.pathsep.join(filter(None, sys.path))
@@ -31,7 +32,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"steps-{rank}.pt", weights_only=False) for rank in range(sharded_ranks.WORLD)]
 
 
-def flat(params):
+def flat(params: Any) -> Any:
     return torch.cat([p.detach().flatten().double() for p in params.values()])
 
 
@@ -46,7 +47,7 @@ CASES = [
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("layout", "name", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
-def test_layouts_agree_with_one_process(ranks, layout, name, dtype):
+def test_layouts_agree_with_one_process(ranks: Any, layout: Any, name: str, dtype: torch.dtype) -> None:
     gated = "gated" in name
     model = sharded_ranks.Even(dtype) if layout == "columns" else sharded_ranks.Model(dtype)
     control = sharded_ranks.OPTIMIZERS[name](model)
@@ -73,7 +74,7 @@ STATES = [(old, new) for old in ("whole", "fsdp-4", "hsdp", "tp-fsdp") for new i
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("old", "new"), STATES)
-def test_states_move_between_layouts(ranks, old, new):
+def test_states_move_between_layouts(ranks: Any, old: Any, new: Any) -> None:
     """Ten steps in one layout, the rest in another, with bf16 parameters and fp32 masters."""
     model = sharded_ranks.Model(torch.bfloat16)
     control = sharded_ranks.train(model, sharded_ranks.narrow(model))
@@ -85,7 +86,7 @@ def test_states_move_between_layouts(ranks, old, new):
             assert steps == {float(sharded_ranks.STEPS)}
 
 
-def test_what_cannot_be_sharded_is_refused(ranks):
+def test_what_cannot_be_sharded_is_refused(ranks: Any) -> None:
     for reports in ranks:
         assert "FSDP1" in reports["fsdp1"]
         assert "fully_shard" in reports["fsdp1"]

@@ -5,6 +5,7 @@ import inspect
 import io
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from anybatch.optim import LAMB, LARS, Layerwise, param_groups
 from anybatch.scaling import schedule
 
 
-def saved(optimizer):
+def saved(optimizer: Any) -> Any:
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
     buffer.seek(0)
@@ -23,7 +24,7 @@ def saved(optimizer):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("masters", [False, True], ids=["", "masters"])
-def test_a_run_goes_on_exactly_after_loading(kind, problem, dtype, masters):
+def test_a_run_goes_on_exactly_after_loading(kind: Any, problem: Any, dtype: torch.dtype, masters: Any) -> None:
     if kind.name == "layerwise" and (masters or dtype is torch.bfloat16):
         return
     settings = {"master_weights": True} if masters else {}
@@ -44,13 +45,13 @@ def test_a_run_goes_on_exactly_after_loading(kind, problem, dtype, masters):
     assert all(group["lr"] == problem.rates[-1] for group in resumed.param_groups)
 
 
-def test_loading_runs_the_users_hooks_around_the_exact_state(problem):
+def test_loading_runs_the_users_hooks_around_the_exact_state(problem: Any) -> None:
     params = problem.params(torch.bfloat16)
     optimizer, seen = LAMB(params), []
     problem.run(optimizer, params)
     resumed = LAMB(problem.params(torch.bfloat16))
 
-    def doubled(_, state_dict):
+    def doubled(_: Any, state_dict: Any) -> Any:
         state = {i: {**s, "exp_avg": s["exp_avg"] * 2} for i, s in state_dict["state"].items()}
         return {**state_dict, "state": state}
 
@@ -96,14 +97,14 @@ MORE = {LAMB: {**BOUNDED, **GATED, **FAST}, LARS: {**BOUNDED, **GATED, **FAST}, 
 
 
 @pytest.mark.parametrize("public", PINNED, ids=lambda public: public.__name__)
-def test_defaults_of_public_names_are_a_promise(public):
+def test_defaults_of_public_names_are_a_promise(public: Any) -> None:
     parameters = inspect.signature(public).parameters.values()
     found = {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
     assert found == {**PINNED[public], **MORE.get(public, {})}
     assert all(type(found[name]) is type(value) for name, value in PINNED[public].items())
 
 
-def test_state_dict_is_pytorchs(kind, problem):
+def test_state_dict_is_pytorchs(kind: Any, problem: Any) -> None:
     params = problem.params()
     optimizer = kind.make(params)
     problem.run(optimizer, params)
@@ -116,7 +117,7 @@ def test_state_dict_is_pytorchs(kind, problem):
         assert state["step"] == 5
 
 
-def test_groups_of_an_older_state_dict_get_the_new_keys(kind, problem):
+def test_groups_of_an_older_state_dict_get_the_new_keys(kind: Any, problem: Any) -> None:
     params = problem.params()
     optimizer = kind.make(params)
     state_dict = optimizer.state_dict()
@@ -128,7 +129,7 @@ def test_groups_of_an_older_state_dict_get_the_new_keys(kind, problem):
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
-def test_copies_go_on_exactly(kind, problem, twin):
+def test_copies_go_on_exactly(kind: Any, problem: Any, twin: Any) -> None:
     params = problem.params()
     gate = {} if kind.name == "layerwise" else {"max_grad_norm": 0.5, "nonfinite": "skip"}
     optimizer = kind.make(params, **gate)
@@ -142,11 +143,11 @@ def test_copies_go_on_exactly(kind, problem, twin):
         assert (other.max_grad_norm, other.nonfinite, other.skipped_steps) == (0.5, "skip", 0)
 
 
-def test_closure_runs_with_gradients(kind):
+def test_closure_runs_with_gradients(kind: Any) -> None:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer = kind.make([p], lr=0.1)
 
-    def closure():
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = p.square().sum()
         loss.backward()
@@ -157,7 +158,7 @@ def test_closure_runs_with_gradients(kind):
     assert optimizer.step() is None
 
 
-def test_step_hooks_and_scheduler(kind):
+def test_step_hooks_and_scheduler(kind: Any) -> None:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer, calls = kind.make([p], lr=0.1), []
     optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
@@ -174,7 +175,7 @@ def test_step_hooks_and_scheduler(kind):
     assert calls == ["before", "after"] * 4
 
 
-def test_scheduler_fills_a_tensor_lr(kind):
+def test_scheduler_fills_a_tensor_lr(kind: Any) -> None:
     p = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
     lr = torch.tensor(0.1)
     optimizer = kind.make([p], lr=lr, foreach=False)
@@ -186,7 +187,7 @@ def test_scheduler_fills_a_tensor_lr(kind):
     assert lr.item() == pytest.approx(0.1)
 
 
-def test_a_wrong_group_is_not_added(kind):
+def test_a_wrong_group_is_not_added(kind: Any) -> None:
     p, q = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4))
     optimizer = kind.make([p])
     with pytest.raises(ValueError, match=r"blocks=3 does not divide dimension 0 of 1\.0"):
@@ -233,7 +234,7 @@ P = torch.nn.Parameter
     ],
 )
 @pytest.mark.parametrize("cls", [LAMB, LARS])
-def test_wrong_values_are_named(cls, settings, message):
+def test_wrong_values_are_named(cls: Any, settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cls([{"params": [("w", P(torch.ones(6, 2)))], "lr": 0.1, **settings}], lr=0.1)
     with pytest.raises(ValueError, match=message):
@@ -262,12 +263,12 @@ def test_wrong_values_are_named(cls, settings, message):
         (lambda p: Layerwise(LAMB([p])), "base=LAMB is layer-wise already"),
     ],
 )
-def test_wrong_arguments_are_named(make, message):
+def test_wrong_arguments_are_named(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(P(torch.ones(2)))
 
 
-def test_wrong_tensors_are_named(native):
+def test_wrong_tensors_are_named(native: Any) -> None:
     with pytest.raises(TypeError, match=r"0\.0 has dtype torch\.complex64"):
         native.make([P(torch.ones(2, dtype=torch.complex64))])
     with pytest.raises(TypeError, match=r"not a torch\.optim\.Optimizer"):
@@ -286,7 +287,7 @@ def test_wrong_tensors_are_named(native):
     assert not optimizer.state
 
 
-def test_a_state_dict_that_does_not_fit_is_refused_whole(native, problem):
+def test_a_state_dict_that_does_not_fit_is_refused_whole(native: Any, problem: Any) -> None:
     params = problem.params()
     optimizer = native.make([("w", params[0]), ("b", params[1])])
     problem.gradients = [gradients[:2] for gradients in problem.gradients]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from anybatch.optim import LAMB, LARS, kernels
 from anybatch.optim.state_dicts import laid_out_like
 
 
-def P(values, **kwargs):  # noqa: N802
+def P(values: Any, **kwargs: Any) -> Any:  # noqa: N802
     return torch.nn.Parameter(torch.tensor(values, **kwargs))
 
 
-def stepped(native, **settings):
+def stepped(native: Any, **settings: Any) -> Any:
     """An optimizer with state, and a copy of its state dict."""
     p = P([3.0, 4.0])
     optimizer = native.make([("w", p)], lr=0.1, **settings)
@@ -23,7 +24,7 @@ def stepped(native, **settings):
     return optimizer, copy.deepcopy(optimizer.state_dict())
 
 
-def refused(optimizer, saved, message):
+def refused(optimizer: Any, saved: Any, message: str) -> None:
     before = optimizer.state_dict()
     kept = copy.deepcopy(before)
     saved["param_groups"][0]["lr"] = 7.0
@@ -34,10 +35,10 @@ def refused(optimizer, saved, message):
         assert torch.equal(value, kept["state"][0][name])
 
 
-def test_fused_where_there_are_no_kernels(native, monkeypatch):
+def test_fused_where_there_are_no_kernels(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer, saved = stepped(native, fused=False)
     saved["param_groups"][0]["fused"] = True
-    monkeypatch.setattr(kernels, "_module", lambda device_type: "not compiled")
+    monkeypatch.setattr(kernels, "kernels_for", lambda device_type: "not compiled")
     refused(optimizer, saved, "fused=True: not compiled; fused=None, in a saved group too, takes the fastest path")
     saved["param_groups"][0]["fused"] = None
     optimizer.load_state_dict(saved)
@@ -46,7 +47,7 @@ def test_fused_where_there_are_no_kernels(native, monkeypatch):
 
 @pytest.mark.parametrize("fused", [None, False])
 @pytest.mark.parametrize("step", [1, 1.0, torch.tensor(1), torch.tensor(1.0, dtype=torch.float64)], ids=repr)
-def test_steps_that_others_keep_as_numbers(step, fused):
+def test_steps_that_others_keep_as_numbers(step: Any, fused: Any) -> None:
     p, q = P([3.0, 4.0]), P([3.0, 4.0])
     one, other = (LAMB([x], lr=0.1, fused=fused) for x in (p, q))
     p.grad = q.grad = torch.tensor([1.0, -2.0])
@@ -72,7 +73,7 @@ def test_steps_that_others_keep_as_numbers(step, fused):
     ],
     ids=repr,
 )
-def test_steps_that_are_none(step, message):
+def test_steps_that_are_none(step: Any, message: str) -> None:
     p = P([3.0, 4.0])
     optimizer = LAMB([("w", p)], lr=0.1)
     p.grad = torch.ones(2)
@@ -83,7 +84,7 @@ def test_steps_that_are_none(step, message):
 
 
 @pytest.mark.parametrize("value", [None, 0.5])
-def test_moments_that_are_none(native, value):
+def test_moments_that_are_none(native: Any, value: Any) -> None:
     optimizer, saved = stepped(native)
     name = optimizer._state_names[-1]
     saved["state"][0][name] = value
@@ -91,7 +92,7 @@ def test_moments_that_are_none(native, value):
     refused(optimizer, saved, lacks if value is None else rf"{name} of w is 0\.5, not a tensor")
 
 
-def test_a_master_of_none_is_made_anew(native):
+def test_a_master_of_none_is_made_anew(native: Any) -> None:
     p = P([3.0, 4.0], dtype=torch.bfloat16)
     optimizer = native.make([p], lr=0.1, master_weights=True)
     p.grad = torch.ones_like(p)
@@ -114,7 +115,7 @@ def test_a_master_of_none_is_made_anew(native):
         (LAMB, "capturable", True, "nonfinite='skip' reads a flag"),
     ],
 )
-def test_a_saved_group_is_checked_as_a_new_one(cls, key, value, message):
+def test_a_saved_group_is_checked_as_a_new_one(cls: Any, key: Any, value: Any, message: str) -> None:
     optimizer = cls([P([3.0, 4.0])], lr=0.1, nonfinite="skip")
     saved = copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0].update({key: value, "fused": key == "foreach"})
@@ -133,7 +134,9 @@ def test_a_saved_group_is_checked_as_a_new_one(cls, key, value, message):
     ],
     ids=["default", "plain", "foreach", "shape"],
 )
-def test_a_parameter_that_has_outgrown_its_state_is_named_before_anything_moves(native, path, change):
+def test_a_parameter_that_has_outgrown_its_state_is_named_before_anything_moves(
+    native: Any, path: Any, change: Any
+) -> None:
     p, q = P([1.0, 2.0]), P([3.0, 4.0])
     optimizer = native.make([("v", p), ("w", q)], lr=0.1, **path)
     for _ in range(2):
@@ -151,7 +154,7 @@ def test_a_parameter_that_has_outgrown_its_state_is_named_before_anything_moves(
         assert all(torch.equal(value, optimizer.state_dict()["state"][index][key]) for key, value in state.items())
 
 
-def test_the_state_dict_goes_into_a_new_optimizer_of_another_dtype(native):
+def test_the_state_dict_goes_into_a_new_optimizer_of_another_dtype(native: Any) -> None:
     """What the error advises."""
     optimizer, _ = stepped(native)
     (p,) = optimizer.param_groups[0]["params"]
@@ -165,7 +168,7 @@ def test_the_state_dict_goes_into_a_new_optimizer_of_another_dtype(native):
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, pickle.dumps], ids=["copy", "pickle"])
-def test_a_process_group_is_not_copied(native, twin):
+def test_a_process_group_is_not_copied(native: Any, twin: Any) -> None:
     optimizer, _ = stepped(native)
     optimizer.process_group = object()
     with pytest.raises(TypeError, match="process_group is a connection of this process"):
@@ -177,7 +180,7 @@ def test_a_process_group_is_not_copied(native, twin):
 # ------------------------------------------------------------------------------------------- what was not saved
 
 
-def adamw(params):
+def adamw(params: Any) -> Any:
     optimizer = torch.optim.AdamW(params, lr=0.5)
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -187,7 +190,7 @@ def adamw(params):
 
 
 @pytest.mark.parametrize("through", ["itself", "its base"])
-def test_what_a_saved_group_lacks_stays_as_it_was(kind, through):
+def test_what_a_saved_group_lacks_stays_as_it_was(kind: Any, through: Any) -> None:
     """AdamW knows nothing of layers; a state that was saved by an older version knows nothing of what came later."""
     p, q = P([[1.0, 2.0], [3.0, 4.0]]), P([1.0, 2.0])
     own = {"adapt": False, "blocks": 2, "phi": (0.5, 2.0), "trust_clip": (0.1, 5.0), "norm": "l1", "extra": "mine"}
@@ -208,7 +211,7 @@ def test_what_a_saved_group_lacks_stays_as_it_was(kind, through):
     assert optimizer.trust_ratios()["0.0[0]"].ratio == 1
 
 
-def test_a_setting_that_was_saved_goes_before_the_own(kind):
+def test_a_setting_that_was_saved_goes_before_the_own(kind: Any) -> None:
     p = P([[1.0, 2.0], [3.0, 4.0]])
     old = kind.make([{"params": [p], "adapt": False, "blocks": 2}], lr=0.3)
     new = kind.make([{"params": [p], "phi": (0.0, 9.0)}], lr=0.1)
@@ -221,7 +224,7 @@ def test_a_setting_that_was_saved_goes_before_the_own(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_others_keep_in_a_state_is_loaded_untouched(native, dtype):
+def test_what_others_keep_in_a_state_is_loaded_untouched(native: Any, dtype: torch.dtype) -> None:
     p, q = P([3.0, 4.0], dtype=dtype), P([1.0, 2.0], dtype=dtype)
     theirs = {
         "x": torch.tensor(3),
@@ -257,7 +260,7 @@ def test_what_others_keep_in_a_state_is_loaded_untouched(native, dtype):
     assert theirs.keys() < new.state[q].keys()
 
 
-def test_a_state_that_is_all_somebody_elses_is_refused(native):
+def test_a_state_that_is_all_somebody_elses_is_refused(native: Any) -> None:
     p = P([3.0, 4.0])
     other = torch.optim.Adagrad([p])
     p.grad = torch.ones(2)
@@ -266,7 +269,7 @@ def test_a_state_that_is_all_somebody_elses_is_refused(native):
         native.make([("w", p)], lr=0.1).load_state_dict(other.state_dict())
 
 
-def test_half_a_state_is_named_before_anything_moves():
+def test_half_a_state_is_named_before_anything_moves() -> None:
     p, q = P([3.0, 4.0]), P([1.0, 2.0])
     optimizer = LAMB([("v", p), ("w", q)], lr=0.1)
     p.grad = q.grad = torch.ones(2)
@@ -279,13 +282,13 @@ def test_half_a_state_is_named_before_anything_moves():
 
 
 @pytest.mark.parametrize("state", [None, 3, torch.ones(2), [1]], ids=repr)
-def test_a_state_that_is_no_dict_is_named(native, state):
+def test_a_state_that_is_no_dict_is_named(native: Any, state: Any) -> None:
     optimizer, saved = stepped(native)
     saved["state"][0] = state
     refused(optimizer, saved, r"the state of w is .*, not a dict")
 
 
-def test_a_state_of_nothing_in_the_groups_is_kept_as_it_is(native):
+def test_a_state_of_nothing_in_the_groups_is_kept_as_it_is(native: Any) -> None:
     optimizer, saved = stepped(native)
     saved["state"].update({"clock": 7, 99: [1, 2], "table": {"step": 3}})
     optimizer.load_state_dict(saved)
@@ -293,7 +296,7 @@ def test_a_state_of_nothing_in_the_groups_is_kept_as_it_is(native):
     optimizer.step()
 
 
-def test_a_state_is_copied_only_if_it_lies_otherwise_than_a_new_one():
+def test_a_state_is_copied_only_if_it_lies_otherwise_than_a_new_one() -> None:
     """A new state of a parameter with gaps has none; a state that has the parameter's own gaps is as good."""
     whole, gaps = torch.randn(2, 3, 4, 4), torch.randn(6, 8)[:, ::2]
     last = whole.to(memory_format=torch.channels_last)
@@ -314,7 +317,7 @@ def test_a_state_is_copied_only_if_it_lies_otherwise_than_a_new_one():
 
 @pytest.mark.parametrize("way", [lambda x: x, lambda x: x.to(memory_format=torch.channels_last)], ids=["", "last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_loaded_state_lies_as_its_parameter(native, way, dtype):
+def test_every_loaded_state_lies_as_its_parameter(native: Any, way: Any, dtype: torch.dtype) -> None:
     x = torch.linspace(-1, 2, 96).view(2, 3, 4, 4)
     p, q = (torch.nn.Parameter(way(x).to(dtype)) for _ in range(2))
     old, new = (native.make([t], lr=0.1, master_weights=True) for t in (p, q))
@@ -335,7 +338,7 @@ def test_every_loaded_state_lies_as_its_parameter(native, way, dtype):
 
 
 @pytest.mark.parametrize("through", ["itself", "its base"])
-def test_a_parameter_is_found_by_its_name(kind, through):
+def test_a_parameter_is_found_by_its_name(kind: Any, through: Any) -> None:
     a, b, c = P([1.0, 1.0]), P([2.0, 2.0]), P([[3.0, 3.0]])
     old = kind.make([{"params": [("a", a), ("b", b)]}, {"params": [("c", c)]}], lr=0.1)
     for p, value in ((a, 1.0), (b, 5.0), (c, 7.0)):
@@ -358,7 +361,7 @@ def test_a_parameter_is_found_by_its_name(kind, through):
         ([["new", "a"], ["c"]], r"a is parameter 0 of group 0 in the saved state, and parameter 1 of group 0 here"),
     ],
 )
-def test_a_name_at_another_place_is_refused(kind, names, message):
+def test_a_name_at_another_place_is_refused(kind: Any, names: Any, message: str) -> None:
     a, b, c = P([1.0, 1.0]), P([2.0, 2.0]), P([3.0, 3.0])
     old = kind.make([{"params": [("a", a), ("b", b)]}, {"params": [("c", c)]}], lr=0.1)
     a.grad = b.grad = c.grad = torch.ones(2)
@@ -372,7 +375,7 @@ def test_a_name_at_another_place_is_refused(kind, names, message):
 
 
 @pytest.mark.parametrize("names", [["module.a", "module.b"], ["a", "new"], None])
-def test_other_names_are_taken_by_place_and_the_own_stay(kind, names):
+def test_other_names_are_taken_by_place_and_the_own_stay(kind: Any, names: Any) -> None:
     a, b = P([1.0, 1.0]), P([2.0, 2.0])
     old = kind.make([("a", a), ("b", b)], lr=0.1)
     a.grad, b.grad = torch.ones(2), torch.full((2,), 5.0)
@@ -384,7 +387,7 @@ def test_other_names_are_taken_by_place_and_the_own_stay(kind, names):
     assert new.param_groups[0]["param_names"] == (names or ["a", "b"])
 
 
-def test_what_distributed_checkpoints_call_by_name_is_not_ordered_twice(kind):
+def test_what_distributed_checkpoints_call_by_name_is_not_ordered_twice(kind: Any) -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     model = torch.nn.ParameterDict({"a": P([1.0, 1.0]), "b": P([2.0, 2.0])})
