@@ -164,7 +164,11 @@ class NativeOptimizer(LayerwiseOptimizer):
 
     def _updates(self, parts: list[Part], clip: Tensor | None) -> None:
         for part in parts:
-            part.weights = self._weights(part)
+            dtype = computed_in(part.dtype)
+            if part.dtype != dtype and part.group["master_weights"]:
+                part.weights = self._local_state(part, "master")
+            else:
+                part.weights = [x.to(dtype) for x in part.locals]
             self._update(part, clip)
 
     def _init_group(self) -> None:
@@ -219,18 +223,12 @@ class NativeOptimizer(LayerwiseOptimizer):
         names = (pair for i, group in groups for pair in zip(parameter_names(i, group), group["params"], strict=True))
         return next(name for name, q in names if q is p)
 
-    def _weights(self, part: Part) -> list[Tensor]:
-        dtype = computed_in(part.dtype)
-        if part.dtype != dtype and part.group["master_weights"]:
-            return self._local_state(part, "master")
-        return [x.to(dtype) for x in part.locals]
-
     def _local_state(self, part: Part, name: str) -> list[Tensor]:
         return [local(state[name]) for state in part.states]
 
     def _gate(self, parts: list[Part]) -> tuple[bool, Tensor | None]:
-        if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts):
-            _refuse_capture()
+        if any(part.device.type == "cuda" and not part.group["capturable"] for part in parts) and _capturing():
+            raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")
         bound = clip_bound(self.max_grad_norm)
         verdict = look(
             parts,
@@ -328,8 +326,3 @@ class NativeOptimizer(LayerwiseOptimizer):
 
 def _capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _refuse_capture() -> None:
-    if _capturing():
-        raise RuntimeError("a CUDA graph is being captured, but a parameter group has capturable=False")

@@ -109,9 +109,6 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _take(self, parts: list[Part], clip: Tensor | None) -> list[Tensor]:
         """Takes both phases; returns (4, layers) a part: weight norm, update norm, ratio, whether a bound acted."""
         self._updates(parts, clip)
-        return self._move(parts)
-
-    def _move(self, parts: list[Part]) -> list[Tensor]:
         record = []
         weights = [part.layers(part.weights, part.group["norm"]) for part in parts]
         updates = [part.layers(part.updates, part.group["norm"]) for part in parts]
