@@ -30,7 +30,7 @@ from anybatch.environment import describe_environment
 from anybatch.files import read_object, write_json, write_text
 from anybatch.models.classifier import ImageClassifier
 from anybatch.recipes import ImageRecipe, change, find_recipe, from_json, train_recipe, with_batch_size
-from anybatch.recipes.images import held_out_source
+from anybatch.recipes.images import Images
 from anybatch.report.document import standalone
 from anybatch.report.layout import Grid, write_title
 from anybatch.report.svg import ACCENTS, INK, MARKERS, WIDE, Frame, accent, canvas, panel, render, spread
@@ -132,7 +132,7 @@ def run_trial(trial: Trial, data: Path, folder: Path) -> dict[str, Any]:
     run = Run(folder)
     recipe = from_json(run.recipe())
     assert isinstance(recipe, ImageRecipe)
-    model, source = ImageClassifier.load(run.model).eval(), held_out_source(recipe, run)
+    model, source = ImageClassifier.load(run.model).eval(), Images(recipe, run).held_out_source
     hits: list[bool] = []
     with torch.no_grad():
         for start in range(0, source.num_examples, 500):

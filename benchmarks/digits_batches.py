@@ -24,7 +24,7 @@ from anybatch.environment import describe_environment
 from anybatch.files import write_json
 from anybatch.models.classifier import ImageClassifier
 from anybatch.recipes import change, find_recipe, from_json, train_recipe, with_batch_size
-from anybatch.recipes.images import held_out_source
+from anybatch.recipes.images import Images
 from anybatch.runs import Run
 from anybatch.study.workers import run_side_by_side
 
@@ -40,7 +40,7 @@ def run_fold(batch: int, fold: int, seed: int, out: Path, progress: Progress) ->
     result = train_recipe(recipe, run.path, progress=progress, title=f"batch {batch}, fold {fold}")
     model = ImageClassifier.load(run.model).eval()
     resolved = from_json(run.recipe())
-    source = held_out_source(resolved, run)
+    source = Images(resolved, run).held_out_source
     examples = np.arange(source.num_examples)
     inputs = source.batch(np.zeros_like(examples), examples).inputs
     right = (model.logits(inputs["images"]).argmax(1) == inputs["labels"]).tolist()

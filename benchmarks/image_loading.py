@@ -33,7 +33,7 @@ def images(count: int, way: str, batch: int = BATCH) -> dict[str, float]:
     from anybatch.data.sampling import Stream
     from anybatch.engine.loading import cut, loading, read_share
     from anybatch.recipes.freed_memory import keep_freed_memory
-    from anybatch.recipes.streaming import StreamedExamples
+    from anybatch.recipes.phases import StreamedExamples
 
     keep_freed_memory()
     files = [photograph(seed) for seed in range(count)] * (2 * batch // count)

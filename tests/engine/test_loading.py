@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from anybatch.recipes.streaming import StreamedExamples
 from numpy.typing import NDArray
 from support.linear_job import RaggedExamples, Regression
 
@@ -20,7 +21,6 @@ from anybatch.engine.loading import Share, cut, loading, read_share
 from anybatch.engine.parallel import Parallel
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
-from anybatch.recipes.streaming import StreamedExamples
 
 EXECUTION = Execution(micro_batch_size=4)
 

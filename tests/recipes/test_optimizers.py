@@ -191,7 +191,7 @@ def test_a_field_out_of_its_bounds_is_named(assignment: str, message: str) -> No
 
 def test_an_optimizer_is_built_where_its_model_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """fused=True then asks for the kernels of that device, and not for the CPU's."""
-    monkeypatch.setattr("anybatch.recipes.job.local_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("anybatch.recipes.tasks.local_device", lambda: torch.device("meta"))
     recipe = find_recipe("digits-lenet")
     job = build(recipe, Run(tmp_path))
     assert {p.device.type for group in job.optimizer.param_groups for p in group["params"]} == {"meta"}

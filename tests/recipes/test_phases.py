@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from anybatch.data.batch import Batch
 from anybatch.errors import InputError
 from anybatch.recipes import change, find_recipe, with_batch_size
-from anybatch.recipes.phases import plan_phases
-from anybatch.recipes.streaming import held_out_batches
+from anybatch.recipes.phases import held_out_batches, plan_phases
 
 
 @dataclass

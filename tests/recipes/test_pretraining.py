@@ -12,7 +12,7 @@ from anybatch.data.prepare import Kind, prepare, tokenizer_of
 from anybatch.data.squad import Question, load_builtin, read_questions
 from anybatch.errors import InputError
 from anybatch.evaluation.squad_score import normalize, read_predictions, score
-from anybatch.recipes import causal, change, evaluate_run, find_recipe, images, pretraining, questions, train_recipe
+from anybatch.recipes import change, evaluate_run, find_recipe, questions, task, train_recipe
 
 SMALL = ["reference.num_examples=32", "engine.num_evals=1", "data.num_held_out=16"]
 TINY_BERT = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1", "phases.0.sequence_length=32"]
@@ -45,7 +45,7 @@ def test_objectives_and_packing(shards: Path, tmp_path: Path, settings: list[str
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that computes no numbers, in the place of a GPU."""
-    for module in (causal, images, pretraining, questions):
+    for module in (task, questions):
         monkeypatch.setattr(module, "local_device", lambda: torch.device("meta"))
 
 

@@ -14,9 +14,9 @@ from anybatch.data.images.source import ImageSource
 from anybatch.data.prepare import prepare
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, train_recipe
+from anybatch.recipes.phases import StreamedExamples
 from anybatch.recipes.preview import preview_recipe, sampled_rates
 from anybatch.recipes.recipe import CorpusSettings
-from anybatch.recipes.streaming import StreamedExamples
 
 TEXT = " ".join("one two three four five six seven eight nine ten." for _ in range(8))
 

@@ -8,9 +8,9 @@ import torch
 from anybatch.engine import Execution
 from anybatch.errors import InputError
 from anybatch.recipes import RECIPES, change, find_recipe, from_json, with_batch_size
-from anybatch.recipes.job import fresh
 from anybatch.recipes.optimizers import build_optimizer
 from anybatch.recipes.recipe import OptimizerSettings, TextPhaseSettings
+from anybatch.recipes.task import fresh
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -176,7 +176,7 @@ def test_the_text_is_prepared_once_and_no_model_is_made_to_learn_its_length(tmp_
     assert made == [(tmp_path / "data", "characters")]
     assert not (tmp_path / "noise" / "data").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("anybatch.recipes.job.fresh", None)
+        patch.setattr("anybatch.recipes.task.fresh", None)
         patch.setattr("anybatch.recipes.causal.fresh", None)
         assert epoch_examples(with_shared_text(recipe, tmp_path)) > 60
 

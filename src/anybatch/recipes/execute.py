@@ -16,7 +16,7 @@ from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
 from anybatch.recipes.change import field_names, value_at, with_absolute_paths
 from anybatch.recipes.recipe import Recipe, from_json
-from anybatch.recipes.tasks import build, task_of
+from anybatch.recipes.tasks import TASKS, build
 from anybatch.runs import Run, locked, open_run
 
 
@@ -85,7 +85,7 @@ def _lead(
         raise InputError(f"{folder}: is a file; choose a folder with --run")
     if folder.is_symlink() and not folder.exists():
         raise InputError(f"{folder}: is a link to {folder.readlink()}, which does not exist; make that folder first")
-    # The topmost folder that is made here must be removed if the run cannot start.
+    # The topmost folder that is made here, which is removed if the run cannot start.
     new = next((part for part in reversed([folder, *folder.parents]) if not part.exists()), None)
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(folder))
@@ -98,7 +98,18 @@ def _lead(
         _use_its_threads(run, ranks.size)
         _notice_versions(run, say)
         return build(recipe, run)
-    return _start(recipe, run, new, ranks.size)
+    if not is_empty(folder):
+        raise InputError(f"{folder}: already exists; continue it with --resume, or choose another folder with --run")
+    try:
+        # First of all: a folder with a recipe can be resumed at any time.
+        write_json(run.recipe_file, recipe.model_dump(mode="json"))
+        write_json(run.environment_file, {**describe_environment(), "ranks": ranks.size})
+        return build(recipe, run)
+    except BaseException:
+        shutil.rmtree(new or folder, ignore_errors=True)
+        if new is None:
+            folder.mkdir()
+        raise
 
 
 def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
@@ -146,7 +157,7 @@ def evaluate_step(
     run = open_run(folder if checkpoint is None else checkpoint.parents[1])
     recipe = recipe_of(run.path)
     if checkpoint is None and run.finished:
-        return run.result()["num_steps"], _scores(recipe, run, squad_file, null_threshold)
+        return run.result()["num_steps"], TASKS[recipe.task](recipe, run).evaluate(squad_file, null_threshold)
     job = build(recipe, run)
     name = None if checkpoint is None else checkpoint.name
     step, problems = engine.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, engine.Ranks(), name)
@@ -157,37 +168,7 @@ def evaluate_step(
     with tempfile.TemporaryDirectory(prefix="anybatch-") as exported:
         job.export(job.model.eval(), Path(exported))
         at = _AtCheckpoint(run.path, Path(exported))
-        return step, _scores(recipe, at, squad_file, null_threshold)
-
-
-def _scores(recipe: Recipe, run: Run, squad_file: Path | None, null_threshold: float | None) -> dict[str, float]:
-    task = task_of(recipe)
-    if task.answer is not None:
-        return task.answer(recipe, run, squad_file, null_threshold)
-    if null_threshold is not None:
-        raise InputError(f"{run.path}: is no run on questions, and has no null threshold")
-    if squad_file is not None:
-        raise InputError(
-            f"{run.path}: its task is {recipe.task}, which answers no questions; fine-tune a pretraining run: "
-            "anybatch train squad-demo --set model.path=RUN"
-        )
-    return task.score(recipe, run)
-
-
-def _start(recipe: Recipe, run: Run, new: Path | None, num_ranks: int) -> engine.Job:
-    """Fills a new run folder; if the job cannot be built, removes what was made, with the folder `new`."""
-    if not is_empty(run.path):
-        raise InputError(f"{run.path}: already exists; continue it with --resume, or choose another folder with --run")
-    try:
-        # First of all: a folder with a recipe can be resumed at any time.
-        write_json(run.recipe_file, recipe.model_dump(mode="json"))
-        write_json(run.environment_file, {**describe_environment(), "ranks": num_ranks})
-        return build(recipe, run)
-    except BaseException:
-        shutil.rmtree(new or run.path, ignore_errors=True)
-        if new is None:
-            run.path.mkdir()
-        raise
+        return step, TASKS[recipe.task](recipe, at).evaluate(squad_file, null_threshold)
 
 
 def _check_same(recipe: Recipe, run: Run) -> None:

@@ -1,14 +1,16 @@
 """Builds a run on labelled images, and scores it: top-1, top-5, which classes are taken for which, what went worst."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from anybatch.data.images.finding import find_images
 from anybatch.data.images.folder import WITHOUT_IMAGES
@@ -25,7 +27,7 @@ from anybatch.data.images.views import (
     decode_all,
     num_threads,
 )
-from anybatch.engine import Job
+from anybatch.engine import Batch
 from anybatch.engine.devices import local_device
 from anybatch.engine.job import Scores
 from anybatch.environment import half_of_memory
@@ -39,10 +41,8 @@ from anybatch.models.classifier import (
     image_classifier,
 )
 from anybatch.recipes.freed_memory import keep_freed_memory
-from anybatch.recipes.job import fresh, job_of
-from anybatch.recipes.phases import plan_phases
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
-from anybatch.recipes.task import Outline, Task, numbers
+from anybatch.recipes.task import Outline, Task, fresh, numbers
 from anybatch.runs import Run
 
 
@@ -59,74 +59,103 @@ class Side:
         return self.images.name(int(self.numbers[example]))
 
 
-def build(recipe: ImageRecipe, run: Run) -> Job:
-    """The job of an image recipe. Images that cannot be read are named, once each, in RUN/skipped-images.txt.
+class Images(Task[ImageRecipe]):
+    """Telling classes of images apart. Images that cannot be read are named, once each, in RUN/skipped-images.txt."""
 
-    Raises:
-        InputError: no data, or data, network and batch size do not fit each other.
-    """
-    _check(recipe)
-    keep_freed_memory()
-    skipped = Skipped(run.path / "skipped-images.txt")
-    training, held_out = open_images(recipe)
-    for note in dict.fromkeys((*training.notes, *held_out.notes, *_unused(recipe, training))):
-        skipped.note(note)
-    sides: dict[int, Side] = {}
+    accuracies: ClassVar = {"label": "top-1 accuracy", "label_top5": "top-5 accuracy"}
 
-    def source(phase: ImagePhaseSettings) -> ImageSource:
-        size = phase.image_size
-        if size not in sides:
-            sides[size] = _side(recipe, training, size, True, skipped)
-        return _source(recipe, sides[size], recipe.seed, training=True)
+    def __init__(self, recipe: ImageRecipe, run: Run) -> None:
+        super().__init__(recipe, run)
+        _check(recipe)
+        keep_freed_memory()
+        self.group_size = recipe.model.batch_norm_group
+        self.skipped = Skipped(run.path / "skipped-images.txt")
+        self.training, self.reserved = open_images(recipe)
+        notes = (*self.training.notes, *self.reserved.notes, *_unused(recipe, self.training))
+        for note in dict.fromkeys(notes):
+            self.skipped.note(note)
+        self._sides: dict[tuple[int, bool], Side] = {}
 
-    size = recipe.phases[-1].image_size
-    model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
-    try:
-        phases = plan_phases(
-            recipe,
-            source,
-            lambda phase: classifier_flops(network_settings(recipe, training, phase.image_size)),
-            recipe.model.batch_norm_group,
+    @staticmethod
+    def outline(recipe: ImageRecipe) -> Outline:
+        words = recipe.data.stand_in
+        shown = recipe if words is None else recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
+        training, held_out = open_images(shown)
+        size = max(phase.image_size for phase in recipe.phases)
+        model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
+
+        def inputs(phase: Any, count: int) -> dict[str, Tensor]:
+            images = torch.empty(count, len(recipe.data.mean), phase.image_size, phase.image_size, device="meta")
+            return {"images": images, "labels": numbers(count)}
+
+        supposed = () if words is None else (f"{words}, for data.path is not set",)
+        return Outline(model, inputs, len(held_out.labels), len(training.labels), supposed)
+
+    @classmethod
+    def describe(cls, recipe: ImageRecipe) -> tuple[str, str]:
+        model, data, size = recipe.model, recipe.data, recipe.phases[0].image_size
+        width = f", {model.width} wide" if model.width else ""
+        return (
+            f"The network {model.architecture}{width}",
+            f"{data.path or data.builtin or 'images'} ({size} x {size} pixels)",
         )
-    except InputError as error:
-        lost = skipped.lines()
-        raise InputError(f"{error}; {len(lost)} were left out, such as {lost[0]}" if lost else str(error)) from None
-    test = _side(recipe, held_out, size, False, skipped)
-    evaluated = _source(recipe, test, 0, training=False)
 
-    def judged(finished: nn.Module) -> Scores:
-        assert isinstance(finished, ImageClassifier)
-        scores = judge(finished, evaluated, test.name, training.classes, run, recipe.engine.evaluation_batch_size)
-        return {**scores, "skipped_images": skipped.count()}
+    def _settings(self, size: int) -> ClassifierSettings:
+        return network_settings(self.recipe, self.training, size)
 
-    return job_of(
-        recipe,
-        run,
-        model,
-        phases,
-        held_out=late_batches(evaluated, recipe.engine.evaluation_batch_size),
-        inputs={"data": _fingerprint(training)},
-        score=judged,
-        classes=len(training.classes),
-    )
+    def model(self) -> ImageClassifier:
+        return fresh(lambda: image_classifier(self._settings(self.recipe.phases[-1].image_size), self.recipe.seed))
 
+    def source(self, phase: ImagePhaseSettings) -> ImageSource:
+        data, smallest = self.recipe.data, min(phase.image_size for phase in self.recipe.phases)
+        if data.cutout > smallest:
+            raise InputError(f"data.cutout = {data.cutout}: must be at most the size of the images, {smallest}")
+        side = self._side(phase.image_size, training=True)
+        raw = local_device().type == "cuda"
+        return ImageSource(side.views, side.labels, data, self.recipe.seed, mixing=data, raw=raw)
 
-def score(recipe: ImageRecipe, run: Run) -> Scores:
-    """Loss, top-1 and top-5 of the run's saved model on its held-out images."""
-    source, names = _held_out(recipe, run)
-    model = ImageClassifier.load(run.sound_model()).to(local_device())
-    return judge(model, source, names.name, (), None, recipe.engine.evaluation_batch_size)
+    def flops(self, phase: ImagePhaseSettings) -> float:
+        return classifier_flops(self._settings(phase.image_size))
 
+    def left_out(self) -> str:
+        lost = self.skipped.lines()
+        return f"; {len(lost)} were left out, such as {lost[0]}" if lost else ""
 
-def held_out_source(recipe: ImageRecipe, run: Run) -> ImageSource:
-    """The images that the run was evaluated on, in order."""
-    return _held_out(recipe, run)[0]
+    @cached_property
+    def held_out_source(self) -> ImageSource:
+        """The images of an evaluation, in order."""
+        side = self._side(self.recipe.phases[-1].image_size, training=False)
+        return ImageSource(side.views, side.labels, self.recipe.data, 0, top5=True)
 
+    @property
+    def held_out(self) -> Sequence[Batch]:
+        return late_batches(self.held_out_source, self.recipe.engine.evaluation_batch_size)
 
-def _held_out(recipe: ImageRecipe, run: Run) -> tuple[ImageSource, Side]:
-    skipped = Skipped(run.path / "skipped-images.txt")
-    test = _side(recipe, open_images(recipe)[1], recipe.phases[-1].image_size, False, skipped)
-    return _source(recipe, test, 0, training=False), test
+    def inputs(self) -> dict[str, str]:
+        """Returns the fingerprint of the labels and the names, in order: what a position in the stream means."""
+        images, last = self.training, len(self.training.labels) - 1
+        named = "\n".join([*images.classes, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
+        return {"data": hashlib.sha256(named.encode(errors="replace") + images.labels.tobytes()).hexdigest()}
+
+    def summary(self) -> dict[str, Any]:
+        return {"classes": len(self.training.classes)}
+
+    def load(self, folder: Path) -> ImageClassifier:
+        return ImageClassifier.load(folder)
+
+    def scores(self, model: ImageClassifier, *, at_end: bool) -> Scores:
+        """Returns loss, top-1 and top-5; at the end also the number of images that were left out."""
+        recipe, source = self.recipe, self.held_out_source
+        name = self._side(recipe.phases[-1].image_size, training=False).name
+        run = self.run if at_end else None
+        found = judge(model, source, name, self.training.classes, run, recipe.engine.evaluation_batch_size)
+        return {**found, "skipped_images": self.skipped.count()} if at_end else found
+
+    def _side(self, size: int, training: bool) -> Side:
+        if (size, training) not in self._sides:
+            images = self.training if training else self.reserved
+            self._sides[size, training] = _side(self.recipe, images, size, training, self.skipped)
+        return self._sides[size, training]
 
 
 class Skipped:
@@ -229,63 +258,7 @@ def _side(recipe: ImageRecipe, images: ImageSet, size: int, training: bool, skip
     return Side(images, own, labels[numbers], numbers)
 
 
-def _source(recipe: ImageRecipe, side: Side, seed: int, *, training: bool) -> ImageSource:
-    data = recipe.data
-    if not training:
-        return ImageSource(side.views, side.labels, data, seed, top5=True)
-    if data.cutout > (smallest := min(phase.image_size for phase in recipe.phases)):
-        raise InputError(f"data.cutout = {data.cutout}: must be at most the size of the images, {smallest}")
-    return ImageSource(side.views, side.labels, data, seed, mixing=data, raw=local_device().type == "cuda")
-
-
 def network_settings(recipe: ImageRecipe, images: ImageSet, size: int) -> ClassifierSettings:
     """The network for the classes of `images`."""
     channels, classes = len(recipe.data.mean), len(images.classes)
     return ClassifierSettings(channels=channels, image_size=size, num_classes=classes, **vars(recipe.model))
-
-
-def _fingerprint(images: ImageSet) -> str:
-    """Of the labels and the names, in order: what a position in the stream means."""
-    last = len(images.labels) - 1
-    named = "\n".join([*images.classes, *(images.name(place).rsplit("/", 1)[-1] for place in (0, last))])
-    return hashlib.sha256(named.encode(errors="replace") + images.labels.tobytes()).hexdigest()
-
-
-def source(recipe: ImageRecipe, run: Run) -> ImageSource:
-    skipped = Skipped(run.path / "skipped-images.txt")
-    side = _side(recipe, open_images(recipe)[0], recipe.phases[0].image_size, True, skipped)
-    return _source(recipe, side, recipe.seed, training=True)
-
-
-def outline(recipe: ImageRecipe) -> Outline:
-    words = recipe.data.stand_in
-    shown = recipe if words is None else recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
-    training, held_out = open_images(shown)
-    size = max(phase.image_size for phase in recipe.phases)
-    model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
-
-    def inputs(phase: Any, count: int) -> dict[str, Tensor]:
-        images = torch.empty(count, len(recipe.data.mean), phase.image_size, phase.image_size, device="meta")
-        return {"images": images, "labels": numbers(count)}
-
-    supposed = () if words is None else (f"{words}, for data.path is not set",)
-    return Outline(model, inputs, len(held_out.labels), len(training.labels), supposed)
-
-
-def describe(recipe: ImageRecipe) -> tuple[str, str]:
-    model, data, size = recipe.model, recipe.data, recipe.phases[0].image_size
-    width = f", {model.width} wide" if model.width else ""
-    return (
-        f"The network {model.architecture}{width}",
-        f"{data.path or data.builtin or 'images'} ({size} x {size} pixels)",
-    )
-
-
-TASK = Task(
-    build=build,
-    score=score,
-    source=source,
-    outline=outline,
-    describe=describe,
-    accuracies={"label": "top-1 accuracy", "label_top5": "top-5 accuracy"},
-)

@@ -1,24 +1,54 @@
-"""Turns a recipe's phases into the engine's: learning rate, warm-up and steps by the reference's rule."""
+"""Turns a recipe's phases into the engine's: examples, and learning rate, warm-up and steps by the reference's rule."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from anybatch.data.batch import Source
-from anybatch.data.sampling import Stream
+from anybatch.data.batch import Batch, Source
+from anybatch.data.images.source import ImageSource
+from anybatch.data.sampling import Stream, checksum
 from anybatch.engine import Phase
+from anybatch.engine.job import Promise
 from anybatch.errors import InputError
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.recipe import Recipe
-from anybatch.recipes.streaming import StreamedExamples
 from anybatch.scaling import Scaled
 from anybatch.scaling.schedule import Growing
+
+
+@dataclass(frozen=True)
+class StreamedExamples:
+    """The engine's `Examples`: those of `source`, in the order of `stream`."""
+
+    source: Source
+    stream: Stream
+
+    def read(self, start: int, count: int) -> Batch:
+        """The run's examples number `start` to `start + count - 1`."""
+        epochs, examples = self.stream.at(start, count)
+        return replace(self.source.batch(epochs, examples), checksum=checksum(epochs, examples))
+
+    def promised(self, start: int, count: int) -> Promise | None:
+        """What is known of these examples before they are read, if they are images."""
+        if not isinstance(self.source, ImageSource):
+            return None
+        epochs, examples = self.stream.at(start, count)
+        read = partial(self.source.batch, epochs, examples)
+        return Promise(self.source.promised_targets(count), checksum(epochs, examples), read)
+
+
+def held_out_batches(source: Source, count: int, micro_batch_size: int) -> list[Batch]:
+    """The first `count` examples of a shuffled `source` (all, if it has fewer), each as it is in epoch 0."""
+    examples = StreamedExamples(source, Stream(source.num_examples, seed=0))
+    count = min(count, source.num_examples)
+    return [examples.read(start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)]
 
 
 def plan_phases(
     recipe: Recipe,
     source_of: Callable[[Any], Source],
-    flops_of: Callable[[Any], float] | None = None,
+    flops_of: Callable[[Any], float | None] = lambda phase: None,
     group_size: int | None = None,
 ) -> list[Phase]:
     """Returns the phases of a run.
@@ -50,7 +80,7 @@ def plan_phases(
                 schedule=Growing(*settings.lr_range, scaled.num_steps) if settings.lr_range else scaled.schedule,
                 hyperparameters=scaled.optimizer,
                 carry_over=settings.carry_over,
-                flops_per_example=None if flops_of is None else flops_of(settings),
+                flops_per_example=flops_of(settings),
                 group_size=group_size,
             )
         )

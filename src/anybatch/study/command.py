@@ -16,7 +16,7 @@ from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes.optimizers import tuned_moments
 from anybatch.recipes.preview import stand_in
-from anybatch.recipes.tasks import task_of
+from anybatch.recipes.tasks import TASKS
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study, setup
 
@@ -112,7 +112,7 @@ def check(study: Study) -> None:
             tuned_moments(recipe.optimizer, recipe.reference)
         except InputError as error:
             raise InputError(f"{entrant.name}: {error}") from None
-        known = ("loss", *task_of(recipe).accuracies)
+        known = ("loss", *TASKS[recipe.task].accuracies)
         if study.metric not in known:
             raise InputError(f"metric = {study.metric!r}: {recipe.name} measures {', '.join(known)}")
         if recipe.data.path is not None and not Path(recipe.data.path).exists():

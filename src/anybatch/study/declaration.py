@@ -13,7 +13,7 @@ from anybatch.engine import Progress
 from anybatch.errors import InputError
 from anybatch.recipes import Recipe, change, with_batch_size
 from anybatch.recipes.phases import scaled_phase
-from anybatch.recipes.tasks import TASKS, task_of
+from anybatch.recipes.tasks import TASKS
 from anybatch.scaling import Scaled
 from anybatch.study.protocols import Range, grid, quasirandom
 
@@ -220,7 +220,7 @@ def setup(study: Study) -> list[str]:
         []
         if study.run is not None
         else [
-            f"{', on '.join(task_of(recipe).describe(recipe))}.",
+            f"{', on '.join(TASKS[recipe.task].describe(recipe))}.",
             _course(recipe, "optimizer.warmup_ratio" in study.entrants[0].ranges),
         ]
     )

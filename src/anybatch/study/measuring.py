@@ -14,9 +14,8 @@ from anybatch.errors import Failed, InputError, Reached, Stopped
 from anybatch.files import write_json
 from anybatch.recipes import Recipe, train_recipe
 from anybatch.recipes.change import with_absolute_paths
-from anybatch.recipes.job import fingerprints
 from anybatch.recipes.recipe import from_json
-from anybatch.recipes.tasks import task_of
+from anybatch.recipes.tasks import TASKS, fingerprints
 from anybatch.runs import Run
 
 
@@ -75,7 +74,8 @@ def epoch_examples(recipe: Recipe) -> int:
         InputError: the recipe or its data are wrong.
     """
     with kept_or_removed(None) as scratch:
-        return int(task_of(recipe).source(with_absolute_paths(recipe), Run(Path(scratch))).num_examples)
+        task = TASKS[recipe.task](with_absolute_paths(recipe), Run(Path(scratch)))
+        return task.source(recipe.phases[0]).num_examples
 
 
 @dataclass(frozen=True)
