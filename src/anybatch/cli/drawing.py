@@ -2,14 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from anybatch.columns import aligned
 from anybatch.numbers import duration, hyperparameter
-
-if TYPE_CHECKING:
-    from anybatch.recipes.options import Option
 
 _SIZES = ("sequence_length", "image_size")
 _ROWS = 8
@@ -17,9 +14,9 @@ _LONG = 40
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-def options_text(options: Sequence["Option"]) -> str:
+def options_text(options: Mapping[str, Mapping[str, Any]]) -> str:
     """Name, value and line of each option; a value that is long, such as `inferred`, has a line of its own."""
-    rows = [(option.name, json.dumps(option.value, ensure_ascii=False), option.line) for option in options]
+    rows = [(name, json.dumps(option["value"], ensure_ascii=False), option["line"]) for name, option in options.items()]
     first, second = (max(len(row[n]) for row in rows if len(row[n]) <= _LONG) for n in (0, 1))
     return "\n".join(
         f"{name:<{first}}  {value:<{second}}  {line}" if len(value) <= _LONG else f"{name:<{first}}  {value}"

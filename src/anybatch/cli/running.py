@@ -71,8 +71,7 @@ def recipes(
         print_values({each: " ".join(text.split()) for each, text in docs.items()}, as_json)
         return
     found = options_of(find_recipe(name))
-    values = {option.name: {"value": option.value, "line": option.line} for option in found}
-    show(json.dumps(values, indent=1, ensure_ascii=False) if as_json else options_text(found))
+    show(json.dumps(found, indent=1, ensure_ascii=False) if as_json else options_text(found))
 
 
 @app.command()

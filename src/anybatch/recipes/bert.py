@@ -1,13 +1,11 @@
-"""BERT recipes: pretraining on text, and fine-tuning on questions."""
+"""BERT recipes of small sizes: pretraining on text."""
 
 from dataclasses import replace
 
-from anybatch.engine import Execution
 from anybatch.recipes.recipe import (
     OptimizerSettings,
     PretrainedEncoderSettings,
     PretrainingRecipe,
-    QuestionsRecipe,
     ReferenceSettings,
     TextPhaseSettings,
 )
@@ -84,15 +82,4 @@ def bert_mixed() -> PretrainingRecipe:
                 ),
             ),
         }
-    )
-
-
-def squad_demo() -> QuestionsRecipe:
-    """Fine-tunes a pretrained run (model.path) on extractive questions with AdamW; scores exact match and F1."""
-    return QuestionsRecipe(
-        name="squad-demo",
-        optimizer=OptimizerSettings(name="adamw"),
-        reference=ReferenceSettings(batch_size=16, lr=2e-3, warmup_ratio=0.1, num_epochs=4),
-        phases=(TextPhaseSettings(batch_size=16, sequence_length=128),),
-        engine=Execution(num_evals=2),
     )

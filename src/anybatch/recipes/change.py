@@ -111,61 +111,63 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
+def with_stand_in(recipe: Recipe) -> Any:
+    """Returns `recipe` with replacement data, as large as its source's, if it has none."""
+    if recipe.data.stand_in is None:
+        return recipe
+    return recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
+
+
 def differences(recipe: Recipe, shipped: Recipe) -> list[str]:
     """Returns the assignments that turn `shipped` into `recipe`; phases are one if their number differs."""
     before, now = shipped.model_dump(mode="json"), recipe.model_dump(mode="json")
+    whole = []
     if len(before["phases"]) != len(now["phases"]):
-        before["phases"] = None
-    names = [name for name in field_names(now) if not (before["phases"] is None and name.startswith("phases."))]
-    changed = [name for name in names if value_at(before, name) != value_at(now, name)]
-    found = [f"{name}={json.dumps(value_at(now, name))}" for name in changed]
-    return ([f"phases={json.dumps(now['phases'])}"] if before["phases"] is None else []) + found
+        whole = [f"phases={json.dumps(now['phases'])}"]
+        del before["phases"], now["phases"]
+    return [*whole, *(f"{name}={json.dumps(value)}" for name, (_, value) in changed_fields(before, now).items())]
 
 
-def value_at(values: Any, name: str) -> Any:
-    """Returns the value under a dotted name; None if there is none."""
-    for part in name.split("."):
-        if isinstance(values, list):
-            values = values[int(part)] if int(part) < len(values) else None
-        elif isinstance(values, dict):
-            values = values.get(part)
-    return values
+def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {dotted name: (value before, value now)} of the fields of `now` that `before` has not, or has otherwise.
+
+    >>> changed_fields({"a": [1, 2], "b": 3}, {"a": [1, 4], "b": 3})
+    {'a.1': (2, 4)}
+    """
+    known = {name: holder[key] for name, holder, key in _places(before)}
+    return {
+        name: (known.get(name), value)
+        for name, holder, key in _places(now)
+        if _is_leaf(value := holder[key]) and known.get(name) != value
+    }
 
 
-def field_names(values: Any, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted names of all leaves of nested dicts and lists."""
-    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else None
-    if not items:
-        yield prefix
-        return
-    for key, value in items:
-        yield from field_names(value, f"{prefix}.{key}" if prefix else str(key))
+def _places(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the dotted name, the holder and the key of everything inside nested dicts and lists."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        yield f"{prefix}{key}", values, key
+        if not _is_leaf(value):
+            yield from _places(value, f"{prefix}{key}.")
+
+
+def _is_leaf(value: Any) -> bool:
+    return not value or not isinstance(value, dict | list)
 
 
 def _assign(values: dict[str, Any], name: str, value: Any) -> None:
-    *parents, last = name.split(".")
-    target: Any = values
-    for part in parents:
-        target = _child(target, part)
+    places = {known: (holder, key) for known, holder, key in _places(values)}
+    parent, _, last = name.rpartition(".")
     # options belong to the optimizer's constructor, which knows their names; everything else is fixed.
-    free = parents == ["optimizer", "options"] and isinstance(target, dict)
-    if free or _child(target, last) is not _MISSING:
-        target[int(last) if isinstance(target, list) else last] = value
-        return
-    if name in RENAMED:
+    if parent == "optimizer.options" and isinstance(values["optimizer"]["options"], dict):
+        values["optimizer"]["options"][last] = value
+    elif name in places:
+        holder, key = places[name]
+        holder[key] = value
+    elif name in RENAMED:
         raise InputError(f"--set {name}: the field is called {RENAMED[name][0]} now")
-    raise InputError(f"--set {name}: the recipe has no such field; nearest: {nearest(name, field_names(values))}")
-
-
-_MISSING = object()
-
-
-def _child(target: Any, part: str) -> Any:
-    if isinstance(target, dict):
-        return target.get(part, _MISSING)
-    if isinstance(target, list) and part.isascii() and part.isdecimal() and int(part) < len(target):
-        return target[int(part)]
-    return _MISSING
+    else:
+        leaves = [known for known, (holder, key) in places.items() if _is_leaf(holder[key])]
+        raise InputError(f"--set {name}: the recipe has no such field; nearest: {nearest(name, leaves)}")
 
 
 def _parse(text: str, recipe: Recipe, name: str) -> Any:

@@ -2,9 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from anybatch import engine
 from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import is_empty, write_json
-from anybatch.recipes.change import field_names, value_at, with_absolute_paths
+from anybatch.recipes.change import changed_fields, with_absolute_paths
 from anybatch.recipes.recipe import Recipe, from_json
 from anybatch.recipes.tasks import TASKS, build
 from anybatch.runs import Run, locked, open_run
@@ -120,20 +120,6 @@ def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
     return build(recipe, run)
 
 
-@dataclass(frozen=True)
-class _AtCheckpoint(Run):
-    """A run whose model is a checkpoint's, exported into a separate folder."""
-
-    exported: Path
-
-    @property
-    def model(self) -> Path:
-        return self.exported
-
-    def sound_model(self) -> Path:
-        return self.exported
-
-
 def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
     """Returns the scores of `evaluate_step`."""
     return evaluate_step(folder, squad_file, null_threshold)[1]
@@ -157,7 +143,8 @@ def evaluate_step(
     run = open_run(folder if checkpoint is None else checkpoint.parents[1])
     recipe = recipe_of(run.path)
     if checkpoint is None and run.finished:
-        return run.result()["num_steps"], TASKS[recipe.task](recipe, run).evaluate(squad_file, null_threshold)
+        scores = TASKS[recipe.task](recipe, run).evaluate(run.sound_model(), squad_file, null_threshold)
+        return run.result()["num_steps"], scores
     job = build(recipe, run)
     name = None if checkpoint is None else checkpoint.name
     step, problems = engine.load_newest(run.checkpoints, job.model, job.optimizer, job.inputs, engine.Ranks(), name)
@@ -167,19 +154,17 @@ def evaluate_step(
         raise InputError(f"{folder}: has no checkpoint yet; `anybatch train --run {folder} --resume`")
     with tempfile.TemporaryDirectory(prefix="anybatch-") as exported:
         job.export(job.model.eval(), Path(exported))
-        at = _AtCheckpoint(run.path, Path(exported))
-        return step, TASKS[recipe.task](recipe, at).evaluate(squad_file, null_threshold)
+        return step, TASKS[recipe.task](recipe, run).evaluate(Path(exported), squad_file, null_threshold)
 
 
 def _check_same(recipe: Recipe, run: Run) -> None:
     """Raises InputError if the run was started with another recipe; its engine options may differ."""
     before, now = (each.model_dump(mode="json", exclude={"engine"}) for each in (recipe_of(run.path), recipe))
-    changed = [name for name in _all_names(before, now) if value_at(before, name) != value_at(now, name)]
-    if changed:
-        name = changed[0]
+    added = {name: (there, here) for name, (here, there) in changed_fields(now, before).items()}
+    for name, (there, here) in (added | changed_fields(before, now)).items():
         raise InputError(
-            f"{run.path}: the run was started with {name} = {value_at(before, name)!r}, not {value_at(now, name)!r}; "
-            f"resume it with its own settings, or choose another folder with --run"
+            f"{run.path}: the run was started with {name} = {there!r}, not {here!r}; resume it with its own settings, "
+            "or choose another folder with --run"
         )
 
 
@@ -210,7 +195,3 @@ def _notice_versions(run: Run, say: Callable[[str], None]) -> None:
     if changed:
         versions = " and ".join(changed)
         say(f"{run.path}: continues with {versions} as at its start; its numbers may differ by rounding")
-
-
-def _all_names(*values: dict[str, Any]) -> Sequence[str]:
-    return list(dict.fromkeys(name for value in values for name in field_names(value)))

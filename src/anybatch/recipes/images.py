@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,6 +40,7 @@ from anybatch.models.classifier import (
     has_batch_norm,
     image_classifier,
 )
+from anybatch.recipes.change import with_stand_in
 from anybatch.recipes.freed_memory import keep_freed_memory
 from anybatch.recipes.recipe import ImagePhaseSettings, ImageRecipe
 from anybatch.recipes.task import Outline, Task, fresh, numbers
@@ -79,8 +80,7 @@ class Images(Task[ImageRecipe]):
     @staticmethod
     def outline(recipe: ImageRecipe) -> Outline:
         words = recipe.data.stand_in
-        shown = recipe if words is None else recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
-        training, held_out = open_images(shown)
+        training, held_out = open_images(with_stand_in(recipe))
         size = max(phase.image_size for phase in recipe.phases)
         model = fresh(lambda: image_classifier(network_settings(recipe, training, size), recipe.seed))
 

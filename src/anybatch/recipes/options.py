@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -11,23 +11,12 @@ from typing import Any
 from anybatch.recipes.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Option:
-    """A field of a recipe."""
-
-    name: str
-    """As `--set` takes it."""
-    value: Any
-    """In JSON."""
-    line: str
+def options_of(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every option of `recipe`, as `--set` names it: {"value": in JSON, "line": the line under its field}."""
+    return dict(_options(recipe, recipe.model_dump(mode="json"), ""))
 
 
-def options_of(recipe: Recipe) -> list[Option]:
-    """Every option of `recipe`, with its value there."""
-    return list(_options(recipe, recipe.model_dump(mode="json"), ""))
-
-
-def _options(part: Any, values: Any, prefix: str) -> Iterator[Option]:
+def _options(part: Any, values: Any, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, line in field_lines(part.__class__).items():
         value = getattr(part, name)
         several = isinstance(value, tuple) and value and is_dataclass(value[0])
@@ -37,7 +26,7 @@ def _options(part: Any, values: Any, prefix: str) -> Iterator[Option]:
             if is_dataclass(each):
                 yield from _options(each, found, f"{full}.")
             else:
-                yield Option(full, found, line)
+                yield full, {"value": found, "line": line}
 
 
 @cache
@@ -45,8 +34,8 @@ def field_lines(kind: type) -> dict[str, str]:
     """The line under each field of a class and of its bases, by the field's name.
 
     Example:
-        >>> field_lines(Option)
-        {'name': 'As `--set` takes it.', 'value': 'In JSON.'}
+        >>> field_lines(ImagePhaseSettings)["image_size"]
+        'Width and height of an image, in pixels.'
     """
     found = {}
     for base in reversed(kind.__mro__):

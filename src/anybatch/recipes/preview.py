@@ -3,16 +3,17 @@
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anybatch.engine.job import Phase
 from anybatch.engine.preview import preview
-from anybatch.recipes.change import with_absolute_paths
+from anybatch.recipes.change import with_absolute_paths, with_stand_in
 from anybatch.recipes.optimizers import MOMENTS
-from anybatch.recipes.recipe import QuestionSettings, Recipe
+from anybatch.recipes.recipe import Recipe
 from anybatch.recipes.tasks import build
 from anybatch.runs import Run
 
@@ -31,7 +32,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
         InputError: as training would.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        job = build(with_absolute_paths(_with_stand_in(recipe)), Run(Path(scratch)))
+        job = build(with_absolute_paths(with_stand_in(recipe)), Run(Path(scratch)))
         measured = preview(job, num_ranks)
         costs = measured.costs
     phases = [
@@ -62,7 +63,7 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
         ],
         "reference": {"batch_size": recipe.reference.batch_size, "rule": recipe.reference.rule},
         "inferred": list(recipe.inferred),
-        "stand_in": stand_in(recipe),
+        "stand_in": recipe.data.stand_in,
         "num_ranks": num_ranks,
         "phases": phases,
         "num_steps": job.num_steps,
@@ -75,30 +76,12 @@ def preview_recipe(recipe: Recipe, num_ranks: int = 1) -> dict[str, Any]:
     }
 
 
-def stand_in(recipe: Recipe) -> str | None:
-    """Describes the replacement for missing data of a recipe, as large as the source's data."""
-    return None if isinstance(recipe.data, QuestionSettings) else recipe.data.stand_in
-
-
-def _with_stand_in(recipe: Recipe) -> Recipe:
-    """Returns `recipe` with replacement data, if it has none."""
-    if isinstance(recipe.data, QuestionSettings) or recipe.data.stand_in is None:
-        return recipe
-    return recipe.model_copy(update={"data": replace(recipe.data, builtin="blank")})
-
-
 def sampled_rates(phases: Sequence[Phase], count: int = _COLUMNS) -> list[dict[str, float]]:
     """Returns the learning rates of `count` steps (all, if there are fewer), spread evenly over all phases."""
     ends = list(accumulate(phase.num_steps for phase in phases))
     rates = []
-    for step in _spread(ends[-1], count):
+    for step in map(round, np.linspace(0, ends[-1] - 1, min(ends[-1], count))):
         number = bisect_right(ends, step)
         phase = phases[number]
         rates.append({"step": step + 1, "lr": phase.lr * phase.schedule(step - (ends[number] - phase.num_steps))})
     return rates
-
-
-def _spread(length: int, count: int) -> list[int]:
-    if length <= count:
-        return list(range(length))
-    return [round(place * (length - 1) / (count - 1)) for place in range(count)]

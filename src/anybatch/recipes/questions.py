@@ -133,8 +133,8 @@ class Questions(Task[QuestionsRecipe]):
     def load(self, folder: Path) -> QuestionAnsweringModel:
         return question_answering_model(folder)
 
-    def evaluate(self, squad_file: Path | None, null_threshold: float | None) -> Scores:
-        """Returns exact match and F1 of the run's saved model on its held-out questions, or on those in `squad_file`.
+    def evaluate(self, folder: Path, squad_file: Path | None, null_threshold: float | None) -> Scores:
+        """Returns exact match and F1 of the model in `folder` on the held-out questions, or on those in `squad_file`.
 
         For `squad_file` it writes RUN/predictions.json, the answers, id to text, as the official script reads them,
         and RUN/nbest_predictions.json, the best few with their probabilities. If questions may have no answer,
@@ -151,7 +151,6 @@ class Questions(Task[QuestionsRecipe]):
                     "data.unanswerable=true"
                 )
             recipe = recipe.model_copy(update={"data": replace(recipe.data, null_threshold=null_threshold)})
-        folder = run.sound_model()
         tokenizer = vocabulary.load(folder / TOKENIZER)
         if squad_file is None:
             questions = self.questions[1]

@@ -6,7 +6,7 @@ declared here. Pydantic checks both where a recipe is made, and turns them into 
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Interval, Lt
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
@@ -148,6 +148,7 @@ class QuestionSettings:
     """Predict "no answer" if its score exceeds the best answer's by more than this."""
     n_best: Annotated[int, Interval(ge=1, le=10**4)] = 20
     """The number of answers a question in nbest_predictions.json."""
+    stand_in: ClassVar[None] = None
 
 
 @dataclass(frozen=True, kw_only=True)

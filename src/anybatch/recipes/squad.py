@@ -1,4 +1,4 @@
-"""Fine-tuning on SQuAD at full length."""
+"""Fine-tuning a pretrained encoder on extractive questions."""
 
 from dataclasses import replace
 
@@ -44,4 +44,15 @@ def squad_v2() -> QuestionsRecipe:
             ),
             "data": replace(answerable.data, unanswerable=True),
         }
+    )
+
+
+def squad_demo() -> QuestionsRecipe:
+    """Fine-tunes a pretrained run (model.path) on extractive questions with AdamW; scores exact match and F1."""
+    return QuestionsRecipe(
+        name="squad-demo",
+        optimizer=OptimizerSettings(name="adamw"),
+        reference=ReferenceSettings(batch_size=16, lr=2e-3, warmup_ratio=0.1, num_epochs=4),
+        phases=(TextPhaseSettings(batch_size=16, sequence_length=128),),
+        engine=Execution(num_evals=2),
     )

@@ -102,8 +102,8 @@ class Task(ABC, Generic[R]):
     def load(self, folder: Path) -> nn.Module:
         """Loads a run's saved model."""
 
-    def evaluate(self, squad_file: Path | None, null_threshold: float | None) -> Scores:
-        """Scores the run's saved model on its held-out data; only a run on questions takes the arguments."""
+    def evaluate(self, folder: Path, squad_file: Path | None, null_threshold: float | None) -> Scores:
+        """Scores the run's model in `folder` on the held-out data; only questions take the other arguments."""
         if null_threshold is not None:
             raise InputError(f"{self.run.path}: is no run on questions, and has no null threshold")
         if squad_file is not None:
@@ -111,7 +111,7 @@ class Task(ABC, Generic[R]):
                 f"{self.run.path}: its task is {self.recipe.task}, which answers no questions; fine-tune a pretraining "
                 "run: anybatch train squad-demo --set model.path=RUN"
             )
-        return self.scores(self.load(self.run.sound_model()).to(local_device()), at_end=False)
+        return self.scores(self.load(folder).to(local_device()), at_end=False)
 
 
 def fresh(make: Callable[[], Model]) -> Model:

@@ -15,7 +15,6 @@ from anybatch.environment import describe_environment
 from anybatch.errors import InputError
 from anybatch.files import read_object, write_json
 from anybatch.recipes.optimizers import tuned_moments
-from anybatch.recipes.preview import stand_in
 from anybatch.recipes.tasks import TASKS
 from anybatch.study.catalogue import declare
 from anybatch.study.declaration import LR, Study, setup
@@ -77,7 +76,7 @@ def _span(values: Sequence[float], form: str) -> str | None:
 def _open(study: Study) -> list[str]:
     """Returns what the first contender's recipe leaves open: its data, and what its source does not say."""
     recipe = study.entrants[0].recipe
-    missing = stand_in(recipe) if study.run is None else None
+    missing = recipe.data.stand_in if study.run is None else None
     data = (
         [] if missing is None else [f"data.path is not set: the study needs --set data.path=FOLDER for {recipe.name}."]
     )
@@ -117,7 +116,7 @@ def check(study: Study) -> None:
             raise InputError(f"metric = {study.metric!r}: {recipe.name} measures {', '.join(known)}")
         if recipe.data.path is not None and not Path(recipe.data.path).exists():
             raise InputError(f"{entrant.name}: data.path = {recipe.data.path}: no such file or folder")
-        if (missing := stand_in(recipe)) is not None:
+        if (missing := recipe.data.stand_in) is not None:
             raise InputError(
                 f"{study.name}: data.path is not set, and {recipe.name} is for data of your own; "
                 f"--set data.path=FOLDER (a dry run takes {missing})"
