@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anybatch.planner import PUBLISHED, find_cluster, workload_of
-from anybatch.planner.device_memory import Layout, choose_layout, memory
+from anybatch.planner.device_memory import Layout, activation_bytes, choose_layout, memory
 from anybatch.recipes import find_recipe
 
 
@@ -13,13 +13,16 @@ def test_memory_by_layout():
     workload, size = PUBLISHED["published-bert-large"](find_cluster("a100-node")), 336_226_108
     phase = workload.phases[0]
     whole = memory(workload, phase, Layout(micro_batch_size=0), 8)
-    assert whole.total == pytest.approx(size * (4 + 2 + 4 + 8))
+    assert whole == pytest.approx(size * (4 + 2 + 4 + 8))
     sharded = memory(workload, phase, Layout(fsdp=True, micro_batch_size=0), 8)
-    assert sharded.total == pytest.approx(size * 16 / 8 + 2 * workload.largest_unit * 2)
+    assert sharded == pytest.approx(size * 16 / 8 + 2 * workload.largest_unit * 2)
     # Word, position and segment embeddings, pooler and heads, beside 24 layers.
     assert workload.largest_unit == size - 24 * (12 * 1024**2 + 13 * 1024)
-    assert memory(workload, phase, Layout(checkpointing=True), 8).activations < whole.total
-    assert memory(workload.with_optimizer("momentum"), phase, Layout(), 8).states == pytest.approx(size * 4)
+    kept, recomputed = (activation_bytes(phase, Layout(checkpointing=each)) for each in (False, True))
+    assert 0 < recomputed < kept < whole
+    assert memory(workload, phase, Layout(micro_batch_size=3), 8) == pytest.approx(whole + 3 * kept)
+    momentum = memory(workload.with_optimizer("momentum"), phase, Layout(micro_batch_size=0), 8)
+    assert momentum == pytest.approx(whole - size * 4)
 
 
 def test_the_plainest_layout_that_fits_is_chosen():

@@ -1,5 +1,7 @@
 """How long a step takes, each part against what it can be computed from by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from anybatch.planner import PUBLISHED, find_cluster
@@ -8,24 +10,27 @@ from anybatch.planner.device_memory import Layout
 from anybatch.planner.step_time import all_reduce_s, expected_slowest, step_time
 
 FAST, SLOW = Link(100e9, 1e-6, efficiency=1.0), Link(10e9, 1e-5, efficiency=1.0)
+NODES = replace(find_cluster("a100-node"), inside=FAST, between=SLOW, devices_a_node=8)
 
 
 def test_ring_inside_a_node():
-    assert all_reduce_s(8e9, 8, 8, FAST, SLOW) == pytest.approx(2 * 7 / 8 * 0.08 + 14e-6)
-    assert all_reduce_s(8e9, 1, 8, FAST, SLOW) == 0
+    assert all_reduce_s(NODES, 8, 8e9) == pytest.approx(2 * 7 / 8 * 0.08 + 14e-6)
+    assert all_reduce_s(NODES, 1, 8e9) == 0
 
 
 def test_the_better_of_ring_and_tree_between_nodes():
     # Latency alone: 2 (N - 1) hops in a ring, 2 log2(N) in a tree; inside the nodes 14 hops.
-    assert all_reduce_s(0, 8 * 64, 8, FAST, SLOW) == pytest.approx(14e-6 + 12e-5)
-    assert all_reduce_s(0, 8 * 2, 8, FAST, SLOW) == pytest.approx(14e-6 + 2e-5)
+    assert all_reduce_s(NODES, 8 * 64, 0) == pytest.approx(14e-6 + 12e-5)
+    assert all_reduce_s(NODES, 8 * 2, 0) == pytest.approx(14e-6 + 2e-5)
     # Bandwidth: an eighth of the message goes out of each device of a node.
-    assert all_reduce_s(8e12, 16, 8, FAST, SLOW) == pytest.approx(2 * 7 / 8 * 80 + 1e11 * 10 / 1e10, rel=1e-5)
+    assert all_reduce_s(NODES, 16, 8e12) == pytest.approx(2 * 7 / 8 * 80 + 1e11 * 10 / 1e10, rel=1e-5)
 
 
 def test_a_torus_grows_with_its_side():
     torus = Link(100e9, 1e-6, efficiency=1.0, topology="torus")
-    assert all_reduce_s(1e9, 1024, 1024, torus, torus) == pytest.approx(2 * 1023 / 1024 * 0.01 + 4 * 31e-6)
+    assert all_reduce_s(replace(NODES, inside=torus, devices_a_node=1024), 1024, 1e9) == pytest.approx(
+        2 * 1023 / 1024 * 0.01 + 4 * 31e-6
+    )
 
 
 def test_a_step_is_its_parts():

@@ -29,9 +29,9 @@ def _complete_planned(incomplete: str) -> list[str]:
 
 
 def _complete_cluster(incomplete: str) -> list[str]:
-    from anybatch.planner.clusters import CLUSTERS
+    from anybatch.planner.clusters import NAMES
 
-    return [name for name in ("this-machine", *CLUSTERS) if name.startswith(incomplete)]
+    return [name for name in NAMES if name.startswith(incomplete)]
 
 
 @app.command()

@@ -1,13 +1,12 @@
 """Measured hardware instead of assumptions: this machine in about two seconds, or the steps of a short run."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
 
 from anybatch.accelerators import Accelerator, Precision
 from anybatch.environment import physical_memory
@@ -85,7 +84,8 @@ def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
     if len(steps) < _WARMING_UP + _FEWEST_STEPS:
         raise InputError(f"{folder}: {len(steps)} steps: calibration needs at least {_WARMING_UP + _FEWEST_STEPS}")
     step_s = median(steps[_WARMING_UP:])
-    _check_hardware(folder, cluster, start)
+    if start.get("device", "cpu") == "cpu" and cluster.name != "this-machine":
+        raise InputError(f"{folder}: the run was computed on a CPU and says nothing of {cluster.name}")
     num_devices = int(start.get("ranks", 1))
     layout = Layout(
         fsdp=start.get("parallel") == "fsdp",
@@ -111,12 +111,6 @@ def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
     return changed, Calibration(str(folder), len(steps), step_s, high, before)
 
 
-def _check_hardware(folder: Path, cluster: Cluster, start: Mapping[str, Any]) -> None:
-    device = start.get("device", "cpu")
-    if device == "cpu" and cluster.name != "this-machine":
-        raise InputError(f"{folder}: the run was computed on a CPU and says nothing of {cluster.name}")
-
-
 def _peaks(device: torch.device) -> dict[Precision, float]:
     if device.type == "cpu":
         return {"fp32": _product_rate(768, torch.float32, device), "bf16": _product_rate(768, torch.bfloat16, device)}
@@ -128,23 +122,17 @@ def _peaks(device: torch.device) -> dict[Precision, float]:
 
 def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:
     left = torch.ones(size, size, dtype=dtype, device=device)
-    return 2 * size**3 / _best_s(lambda: left @ left, device)
+    return 2 * size**3 / _best_s(lambda: left @ left)
 
 
 def _copy_rate(num_bytes: int, device: torch.device) -> float:
     """Returns the bytes read and written a second."""
     source = torch.ones(num_bytes // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * num_bytes / _best_s(lambda: target.copy_(source), device)
+    return 2 * num_bytes / _best_s(lambda: target.copy_(source))
 
 
-def _best_s(work: Callable[[], object], device: torch.device, budget_s: float = 0.4) -> float:
-    """Returns the seconds of `work`, the minimum of at least three runs within `budget_s`."""
-    best, started, runs = float("inf"), time.perf_counter(), 0
-    while runs < 3 or time.perf_counter() - started < budget_s:
-        before = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best, runs = min(best, time.perf_counter() - before), runs + 1
-    return best
+def _best_s(work: Callable[[], object]) -> float:
+    """Returns the seconds of `work`, the minimum over 0.4 s; waits for the GPU."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=0.4).times)

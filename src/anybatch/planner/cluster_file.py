@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -69,57 +69,44 @@ def changed(known: Cluster, values: Mapping[str, Any], path: Path) -> Cluster:
     named = {"name": path.stem, "title": f"{known.title}, as changed by {path.name}", **values}
     if "price" in values:
         named.setdefault("price_source", f"given in {path.name}")
-    cluster: Cluster = _changed(known, named, path, "")
+    cluster: Cluster = _changed("", known, named, f"{path}: ")
     return cluster
 
 
-def _changed(known: Any, values: Mapping[str, Any], path: Path, where: str) -> Any:
-    names = [field.name for field in fields(known)]
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        label = f"{path}: {where}{shown(name, str)}"
-        if name not in names:
-            raise InputError(f"{label}: no such field; nearest: {nearest(name, names)}")
-        old = getattr(known, name)
-        if isinstance(old, Mapping):
-            changes[name] = {**old, **_numbers(name, _table(value, label), label)}
-        elif is_dataclass(old):
-            changes[name] = _changed(old, _table(value, label), path, f"{where}{name}.")
-        elif name in _WORDS and value not in _WORDS[name]:
-            raise InputError(f"{label} = {shown(value)}: must be one of {', '.join(_WORDS[name])}")
-        elif isinstance(old, str):
-            if not isinstance(value, str) or not value.isprintable() or len(value) > 200:
-                raise InputError(f"{label} = {shown(value)}: must be a string of at most 200 printable characters")
-            changes[name] = value
-        else:
-            changes[name] = _number(name, value, label, whole=isinstance(old, int))
-    return replace(known, **changes)
-
-
-def _table(value: Any, label: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{label} = {shown(value)}: must be a table of its fields")
+def _changed(name: str, old: Any, value: Any, label: str) -> Any:
+    """Returns what the field called `name`, which is `old` in the known cluster, becomes by `value`."""
+    table = isinstance(old, Mapping)
+    if table or is_dataclass(old):
+        if not isinstance(value, dict):
+            raise InputError(f"{label} = {shown(value)}: must be a table of its fields")
+        before = old if table else vars(old)
+        changes = {}
+        for key, each in value.items():
+            where = f"{label}{'.' if name else ''}{shown(key, str)}"
+            if table and key not in _KEYS[name]:
+                raise InputError(f"{where}: must be one of {', '.join(_KEYS[name])}")
+            if not table and key not in before:
+                raise InputError(f"{where}: no such field; nearest: {nearest(key, before)}")
+            found = _changed(name if table else key, 0.0 if table else before[key], each, where)
+            changes[key] = Mfu(found, "given") if name == "mfu" else found
+        return {**before, **changes} if table else replace(old, **changes)
+    if name in _WORDS:
+        fits, kind = value in _WORDS[name], f"one of {', '.join(_WORDS[name])}"
+    elif isinstance(old, str):
+        fits = isinstance(value, str) and value.isprintable() and len(value) <= 200
+        kind = "a string of at most 200 printable characters"
+    else:
+        least, most = _BOUNDS.get(name, _RATES_AND_SIZES)
+        whole = isinstance(old, int)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        # Not-a-number is not between two numbers, either.
+        fits, kind = (
+            number and least <= value <= most,
+            f"a{' whole' if whole else ''} number from {least:,} to {most:,}",
+        )
+    if not fits:
+        raise InputError(f"{label} = {shown(value)}: must be {kind}")
     return value
-
-
-def _numbers(field: str, values: Mapping[str, Any], label: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in _KEYS[field]:
-            raise InputError(f"{label}.{shown(key, str)}: must be one of {', '.join(_KEYS[field])}")
-        number = _number(field, value, f"{label}.{key}")
-        found[key] = Mfu(number, "given") if field == "mfu" else number
-    return found
-
-
-def _number(name: str, value: Any, label: str, whole: bool = False) -> float:
-    least, most = _BOUNDS.get(name, _RATES_AND_SIZES)
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    # Not-a-number is not between two numbers, either.
-    if not number or not least <= value <= most:
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{label} = {shown(value)}: must be {kind} from {least:,} to {most:,}")
-    return value  # type: ignore[no-any-return]
 
 
 def shown(value: Any, text_of: Callable[[Any], str] = repr) -> str:

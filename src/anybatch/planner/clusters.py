@@ -1,6 +1,6 @@
 """Clusters by name, and the observed shares of their peaks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from anybatch import accelerators
@@ -53,23 +53,22 @@ _RX_7900_XTX = {
 }
 
 
-def _tpu_v3_pod() -> Cluster:
-    # 340 TB/s of all-reduce bandwidth a pod of 1,024 chips (cloud.google.com/tpu/docs/v3). A step's all-reduce
-    # follows its backward pass. The jitter is fitted with the share, to the paper's rows of up to 64 chips.
-    torus = Link(bytes_per_s=332e9, latency_s=2e-6, topology="torus")
-    return Cluster(
-        name="tpu-v3-pod",
-        title="TPUv3 pod, a two-dimensional torus of up to 1,024 chips",
-        accelerator=accelerators.TPU_V3,
-        devices_a_node=1024,
-        most_devices=1024,
-        inside=torus,
-        between=torus,
-        mfu=_TPU_V3,
-        overlap=0.0,
-        jitter=0.06,
-        host_bytes_per_s=1e12,
-    )
+# 340 TB/s of all-reduce bandwidth a pod of 1,024 chips (cloud.google.com/tpu/docs/v3). A step's all-reduce follows its
+# backward pass. The jitter is fitted with the share, to the paper's rows of up to 64 chips.
+_TORUS = Link(bytes_per_s=332e9, latency_s=2e-6, topology="torus")
+_TPU_V3_POD = Cluster(
+    name="tpu-v3-pod",
+    title="TPUv3 pod, a two-dimensional torus of up to 1,024 chips",
+    accelerator=accelerators.TPU_V3,
+    devices_a_node=1024,
+    most_devices=1024,
+    inside=_TORUS,
+    between=_TORUS,
+    mfu=_TPU_V3,
+    overlap=0.0,
+    jitter=0.06,
+    host_bytes_per_s=1e12,
+)
 
 
 def _nvlink_node(
@@ -109,17 +108,20 @@ def _pcie_node(
     )
 
 
-CLUSTERS: dict[str, Callable[[], Cluster]] = {
-    "tpu-v3-pod": _tpu_v3_pod,
-    "a100-node": lambda: _nvlink_node("a100-node", accelerators.A100, _A100, 300e9, 25e9, 1.3),
-    "h100-node": lambda: _nvlink_node("h100-node", accelerators.H100, _H100, 450e9, 50e9, 3.0),
-    "h200-node": lambda: _nvlink_node("h200-node", accelerators.H200, _H200, 450e9, 50e9, 4.0),
-    "h100-pcie-node": lambda: _pcie_node("h100-pcie-node", accelerators.H100_PCIE, _H100_PCIE, 8, _HDR_SHARED, 128),
-    "l40s-node": lambda: _pcie_node("l40s-node", accelerators.L40S, _L40S, 8, _HDR_SHARED, 128),
-    "rtx4090-box": lambda: _pcie_node("rtx4090-box", accelerators.RTX_4090, _RTX_4090, 6, _ETHERNET_10G, 8),
-    "rx7900xtx-box": lambda: _pcie_node("rx7900xtx-box", accelerators.RX_7900_XTX, _RX_7900_XTX, 6, _ETHERNET_10G, 8),
-    "this-machine": measure_this_machine,
+CLUSTERS: dict[str, Cluster] = {
+    cluster.name: cluster
+    for cluster in (
+        _TPU_V3_POD,
+        _nvlink_node("a100-node", accelerators.A100, _A100, 300e9, 25e9, 1.3),
+        _nvlink_node("h100-node", accelerators.H100, _H100, 450e9, 50e9, 3.0),
+        _nvlink_node("h200-node", accelerators.H200, _H200, 450e9, 50e9, 4.0),
+        _pcie_node("h100-pcie-node", accelerators.H100_PCIE, _H100_PCIE, 8, _HDR_SHARED, 128),
+        _pcie_node("l40s-node", accelerators.L40S, _L40S, 8, _HDR_SHARED, 128),
+        _pcie_node("rtx4090-box", accelerators.RTX_4090, _RTX_4090, 6, _ETHERNET_10G, 8),
+        _pcie_node("rx7900xtx-box", accelerators.RX_7900_XTX, _RX_7900_XTX, 6, _ETHERNET_10G, 8),
+    )
 }
+NAMES = (*CLUSTERS, "this-machine")
 
 
 def find_cluster(name: str) -> Cluster:
@@ -133,10 +135,10 @@ def find_cluster(name: str) -> Cluster:
         like = values.pop("like", None)
         # Another file could lead back to this one.
         if not isinstance(like, str) or like.endswith(".toml"):
-            raise InputError(
-                f"{name}: like = {shown(like)}: name the cluster that it starts from, {', '.join(CLUSTERS)}"
-            )
+            raise InputError(f"{name}: like = {shown(like)}: name the cluster that it starts from, {', '.join(NAMES)}")
         return changed(find_cluster(like), values, Path(name))
+    if name == "this-machine":
+        return measure_this_machine()
     if name not in CLUSTERS:
-        raise InputError(f"no cluster is called {shown(name)}; nearest: {nearest(name, CLUSTERS)}")
-    return CLUSTERS[name]()
+        raise InputError(f"no cluster is called {shown(name)}; nearest: {nearest(name, NAMES)}")
+    return CLUSTERS[name]

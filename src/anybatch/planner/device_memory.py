@@ -23,37 +23,21 @@ class Layout:
         return copies + (" + checkpointing" if self.checkpointing else "")
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device."""
-
-    parameters: float
-    gradients: float
-    states: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        return self.parameters + self.gradients + self.states + self.activations
-
-
-def memory(workload: Workload, phase: WorkPhase, layout: Layout, num_devices: int) -> Memory:
-    """Counts fp32 parameters, gradients and states, and a 16-bit copy for computing.
+def memory(workload: Workload, phase: WorkPhase, layout: Layout, num_devices: int) -> float:
+    """Returns the bytes on one device: fp32 parameters, gradients and states, a 16-bit copy for computing, activations.
 
     FSDP shards all of them, except what it gathers: the largest unit, twice, since the next arrives while one computes.
     """
-    sharded = num_devices if layout.fsdp else 1
-    copy_bytes = 2 if workload.value_bytes == 2 else 0
-    gathered = 2 * workload.largest_unit * workload.value_bytes if layout.fsdp else 0
-    return Memory(
-        parameters=workload.parameters * (4 + (0 if layout.fsdp else copy_bytes)) / sharded + gathered,
-        gradients=workload.parameters * 4 / sharded,
-        states=workload.parameters * STATE_BYTES[workload.optimizer] / sharded,
-        activations=_an_example(phase, layout) * layout.micro_batch_size,
-    )
+    kept = activation_bytes(phase, layout) * layout.micro_batch_size
+    if layout.fsdp:
+        kept += 2 * workload.largest_unit * workload.value_bytes
+    copy_bytes = 2 if workload.value_bytes == 2 and not layout.fsdp else 0
+    a_parameter = 4 + copy_bytes + 4 + STATE_BYTES[workload.optimizer]
+    return workload.parameters * a_parameter / (num_devices if layout.fsdp else 1) + kept
 
 
-def _an_example(phase: WorkPhase, layout: Layout) -> float:
+def activation_bytes(phase: WorkPhase, layout: Layout) -> float:
+    """Returns the bytes that an example keeps for the backward pass."""
     return phase.cost.checkpointed_bytes if layout.checkpointing else phase.cost.activation_bytes
 
 
@@ -76,8 +60,8 @@ def choose_layout(
     for fsdp in (False, True) if num_devices > 1 else (False,):
         for checkpointing in (False, True):
             layout = Layout(fsdp, checkpointing)
-            fixed = memory(workload, phase, replace(layout, micro_batch_size=0), num_devices).total
-            largest = int((room(cluster) - fixed) // _an_example(phase, layout))
+            fixed = memory(workload, phase, replace(layout, micro_batch_size=0), num_devices)
+            largest = int((room(cluster) - fixed) // activation_bytes(phase, layout))
             if largest >= (1 if workload.group_size is None else most_a_device):
                 parts = -(-most_a_device // min(largest, most_a_device))
                 return replace(layout, micro_batch_size=-(-most_a_device // parts))

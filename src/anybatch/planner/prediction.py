@@ -97,8 +97,7 @@ def _phase(
     layout = choose_layout(workload, phase, cluster, num_devices, math.ceil(batch / num_devices))
     if layout is None:
         least = min(
-            memory(workload, phase, Layout(fsdp, checkpointing=True), num_devices).total
-            for fsdp in {False, num_devices > 1}
+            memory(workload, phase, Layout(fsdp, checkpointing=True), num_devices) for fsdp in {False, num_devices > 1}
         )
         raise InputError(
             f"{workload.name} does not fit on {num_devices} x {cluster.accelerator.name}: one example a device needs "
@@ -111,7 +110,7 @@ def _phase(
         num_steps=whole_steps(total * phase.share, batch),
         layout=layout,
         step=step_time(workload, phase, cluster, num_devices, batch, layout),
-        memory_bytes=memory(workload, phase, layout, num_devices).total,
+        memory_bytes=memory(workload, phase, layout, num_devices),
     )
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from anybatch.planner.cluster import Cluster, Link
+from anybatch.planner.cluster import Cluster
 from anybatch.planner.device_memory import Layout
 from anybatch.planner.workload import STEP_BYTES, Workload, WorkPhase
 
@@ -60,7 +60,7 @@ def step_time(
         STEP_BYTES[workload.optimizer] * workload.parameters / (cluster.accelerator.memory_bytes_per_s * _STREAMING)
     )
     optimizer = (moved_s + workload.optimizer_flops / rate) / (num_devices if layout.fsdp else 1)
-    norms = (_AGREEMENTS + int(layout.fsdp)) * _all_reduce(cluster, num_devices, workload.num_tensors * 16)
+    norms = (_AGREEMENTS + int(layout.fsdp)) * all_reduce_s(cluster, num_devices, workload.num_tensors * 16)
     stragglers = cluster.jitter * (compute + launches) * expected_slowest(num_devices)
     messages = _messages(workload, cluster, num_devices, layout, micro_batches, compute / micro_batches)
     spent = compute + launches + messages + optimizer + norms + stragglers
@@ -91,9 +91,9 @@ def _messages(
         return 0.0
     gradient = workload.parameters * workload.gradient_bytes
     pieces = max(1, math.ceil(gradient / _BUCKET_BYTES))
-    seconds = _all_reduce(cluster, num_devices, gradient, pieces)
+    seconds = all_reduce_s(cluster, num_devices, gradient, pieces)
     if layout.fsdp:
-        gathering = _all_reduce(cluster, num_devices, workload.parameters * workload.value_bytes, pieces) / 2
+        gathering = all_reduce_s(cluster, num_devices, workload.parameters * workload.value_bytes, pieces) / 2
         hidden = cluster.overlap * micro_batch_s
         each = 2 * gathering
         return max(each - hidden, each / pieces) * (micro_batches - 1) + max(
@@ -102,13 +102,7 @@ def _messages(
     return max(seconds - cluster.overlap * 2 / 3 * micro_batch_s, seconds / pieces)
 
 
-def _all_reduce(cluster: Cluster, num_devices: int, num_bytes: float, num_messages: int = 1) -> float:
-    return all_reduce_s(num_bytes, num_devices, cluster.devices_a_node, cluster.inside, cluster.between, num_messages)
-
-
-def all_reduce_s(
-    num_bytes: float, num_devices: int, devices_a_node: int, inside: Link, between: Link, num_messages: int = 1
-) -> float:
+def all_reduce_s(cluster: Cluster, num_devices: int, num_bytes: float, num_messages: int = 1) -> float:
     """Returns the seconds to sum `num_bytes` over `num_devices`, sent in `num_messages` pieces.
 
         inside a node of g    reduce-scatter and all-gather: 2 (g-1)/g n / rate + 2 (g-1) latency
@@ -122,11 +116,11 @@ def all_reduce_s(
     """
     if num_devices == 1:
         return 0.0
+    inside, between, nodes = cluster.inside, cluster.between, cluster.nodes(num_devices)
     if inside.topology == "torus":
         share = 2 * (num_devices - 1) / num_devices
         return share * num_bytes / inside.rate + num_messages * 4 * (math.sqrt(num_devices) - 1) * inside.latency_s
-    local = min(num_devices, devices_a_node)
-    nodes = math.ceil(num_devices / devices_a_node)
+    local = min(num_devices, cluster.devices_a_node)
     total = 0.0
     if local > 1:
         total += 2 * (local - 1) / local * num_bytes / inside.rate + num_messages * 2 * (local - 1) * inside.latency_s

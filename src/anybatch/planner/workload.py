@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -231,11 +232,8 @@ def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None
             return False
         return scaled.warmup_ratio <= below
 
-    low, high = 1, num_examples + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if allowed(middle) else (low, middle)
-    return max(low, first.batch_size) if below == 1 else low
+    largest = 1 + bisect_left(range(2, num_examples + 1), True, key=lambda batch_size: not allowed(batch_size))
+    return max(largest, first.batch_size) if below == 1 else largest
 
 
 def _largest_unit(model: nn.Module) -> int:
