@@ -9,5 +9,4 @@ trackers.py      Weights & Biases, MLflow and TensorBoard for `anybatch train --
 settings.py      rate, warm-up and optimizer from a reference, and how they are logged
 checks.py        what is said of a run, held to what runs
 watching.py      what all of them log: trust ratios and the gradient noise scale of a loop that is not ours
-grouping.py      groups of somebody else's making, with what a layer-wise optimizer needs
 """

@@ -75,12 +75,13 @@ class TrainingWatch(Callback):  # type: ignore[misc]
     def __init__(self, noise_every: int | None = 10) -> None:
         checks.check_noise_every(noise_every)
         self._noise_every = noise_every
-        self._watch: Watch | None = None
+        # Lightning calls the hooks of training after on_train_start.
+        self._watch: Any = None
         self._loaded: dict[str, Any] = {}
         self._logged = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return self._watch.state_dict() if self._watch is not None else {}
+        return self._watch.state_dict() if self._watch else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict
@@ -110,31 +111,27 @@ class TrainingWatch(Callback):  # type: ignore[misc]
         self._logged = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._watch is not None:
-            self._watch.saw(batch)
+        self._watch.saw(batch)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._watch is not None:
-            self._watch.backward_done()
+        self._watch.backward_done()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Lightning calls this before it clips."""
-        if self._watch is not None:
-            self._watch.gradient_done()
+        self._watch.gradient_done()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if self._watch is None or step == self._logged or step % trainer.log_every_n_steps:
+        if step == self._logged or step % trainer.log_every_n_steps:
             return
         self._logged, numbers = step, self._watch.numbers()
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._watch is not None:
-            self._watch.remove()
+        self._watch.remove()
 
 
 def _replicas(trainer: Trainer) -> int:

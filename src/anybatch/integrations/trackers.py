@@ -17,7 +17,7 @@ from typing import Any
 
 _LOG = logging.getLogger(__name__)
 _PROJECT = "anybatch"
-_PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboard"}
+_PACKAGES = ("wandb", "mlflow", "tensorboard")
 
 
 class Tracker:
@@ -30,11 +30,10 @@ class Tracker:
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name, self._folder = name, folder
-        self._send: Callable[[Mapping[str, float], int], None] | None = None
-        self._end: Callable[[], None] = lambda: None
+        self._send: Callable[..., None] = _nothing
+        self._end: Callable[..., None] = _nothing
         file = folder / "tracker.json"
-        opened = self._guarded(lambda: self._open(file, folder / "recipe.json"))
-        described = {"path": str(folder / "tensorboard")} if name == "tensorboard" else opened
+        described = {"path": str(folder / "tensorboard")} if name == "tensorboard" else self._guarded(self._open, file)
         if described is not None:
             whole = file.with_suffix(".json.new")
             whole.write_text(json.dumps({"tracker": name, **described}, indent=1), encoding="utf-8")
@@ -42,27 +41,24 @@ class Tracker:
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
         """Sends the numbers of one event."""
-        send = self._send
-        if send is not None and numbers:
-            self._guarded(lambda: send(numbers, step))
+        if numbers:
+            self._guarded(self._send, numbers, step)
 
     def close(self) -> None:
         """Waits until all is sent."""
         self._guarded(self._end)
 
-    def _open(self, file: Path, recipe: Path) -> dict[str, str]:
-        before, settings = _read(file), _read(recipe)
+    def _open(self, file: Path) -> dict[str, str]:
+        before, settings = _read(file), _read(self._folder / "recipe.json")
         kept = before.get("id") if before.get("tracker") == self._name else None
-        return {"wandb": self._wandb, "mlflow": self._mlflow}[self._name](kept, settings)
+        return self._wandb(kept, settings) if self._name == "wandb" else self._mlflow(kept, settings)
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
-        if self._name == "tensorboard":
-            return None
+    def _guarded(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return call()
+            return call(*arguments)
         # An error of the tracker's library, its server or the network never ends the run.
         except Exception as error:
-            self._send, self._end = None, lambda: None
+            self._send = self._end = _nothing
             _LOG.warning("anybatch: %s takes no more numbers: %s: %s", self._name, type(error).__name__, error)
             return None
 
@@ -103,11 +99,15 @@ class Tracker:
         return {"id": identity, "path": given or str(self._folder / "mlflow.db")}
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 def check_tracker(name: str) -> None:
     """Raises ValueError for an unknown name, or if its library is not installed."""
     if name not in _PACKAGES:
         raise ValueError(f"--track {name}: is not one of {', '.join(_PACKAGES)}")
-    spec = find_spec(_PACKAGES[name])
+    spec = find_spec(name)
     # A folder of that name, such as Weights & Biases' own, is found as a package without a file.
     if spec is None or spec.origin is None:
         raise ValueError(f"--track {name}: {name} is not installed: pip install {name}")

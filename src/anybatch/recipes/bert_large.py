@@ -59,7 +59,7 @@ def bert_large_mixed() -> PretrainingRecipe:
 
     The paper gives nine tenths of the epochs to the first phase and warms up from zero at the switch.
     """
-    first, second = 65_536 * 7_037, 32_768 * 1_562
+    num_examples, phases = _two_phases(7_037, 1_562)
     return PretrainingRecipe(
         name="bert-large-mixed",
         inferred=(
@@ -72,19 +72,11 @@ def bert_large_mixed() -> PretrainingRecipe:
             _SHORT,
         ),
         optimizer=_LAMB,
-        reference=replace(_UNTUNED, num_examples=first + second),
-        phases=(
-            TextPhaseSettings(
-                batch_size=65_536, sequence_length=128, max_predictions=20, share=first / (first + second)
-            ),
-            TextPhaseSettings(
-                batch_size=32_768, sequence_length=512, max_predictions=80, share=second / (first + second),
-                carry_over="reset_step",
-            ),
-        ),
+        reference=replace(_UNTUNED, num_examples=num_examples),
+        phases=phases,
         data=_TEXT,
         model=_LARGE,
-    )  # fmt: skip
+    )
 
 
 def bert_large_nvidia() -> PretrainingRecipe:
@@ -94,25 +86,17 @@ def bert_large_nvidia() -> PretrainingRecipe:
     decay 0.01 except for biases and LayerNorm, and gradients clipped to norm 1.0. The second phase keeps the moments
     and resets the step count.
     """
-    first, second = 65_536 * 7_038, 32_768 * 1_563
+    num_examples, phases = _two_phases(7_038, 1_563, lr=4e-3, warmup_ratio=0.128)
     return PretrainingRecipe(
         name="bert-large-nvidia",
         inferred=(_DROPOUT, _SHORT),
         optimizer=_LAMB,
         reference=ReferenceSettings(
             # NVIDIA writes 0.2843 and takes the whole part of 0.2843 * 7,038.
-            batch_size=65_536, lr=6e-3, warmup_ratio=2_000 / 7_038, num_examples=first + second, power=0.5,
+            batch_size=65_536, lr=6e-3, warmup_ratio=2_000 / 7_038, num_examples=num_examples, power=0.5,
             join="global", **_MOMENTS,
         ),
-        phases=(
-            TextPhaseSettings(
-                batch_size=65_536, sequence_length=128, max_predictions=20, share=first / (first + second)
-            ),
-            TextPhaseSettings(
-                batch_size=32_768, sequence_length=512, max_predictions=80, share=second / (first + second),
-                lr=4e-3, warmup_ratio=0.128, carry_over="reset_step",
-            ),
-        ),
+        phases=phases,
         max_grad_norm=1.0,
         data=_TEXT,
         model=_LARGE,
@@ -132,4 +116,21 @@ def bert_base() -> PretrainingRecipe:
             "phases": (replace(large.phases[0], batch_size=4096),),
             "model": _BASE,
         }
+    )
+
+
+def _two_phases(first_steps: int, second_steps: int, **second: Any) -> tuple[int, tuple[TextPhaseSettings, ...]]:
+    """Returns the number of examples of 65,536 x 128 tokens, then 32,768 x 512, and the two phases."""
+    num_examples = 65_536 * first_steps + 32_768 * second_steps
+    share = 65_536 * first_steps / num_examples
+    return num_examples, (
+        TextPhaseSettings(batch_size=65_536, sequence_length=128, max_predictions=20, share=share),
+        TextPhaseSettings(
+            batch_size=32_768,
+            sequence_length=512,
+            max_predictions=80,
+            share=32_768 * second_steps / num_examples,
+            carry_over="reset_step",
+            **second,
+        ),
     )

@@ -251,7 +251,6 @@ class PretrainingRecipe(RecipeSettings):
 
     task: Literal["pretraining"] = "pretraining"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
-    """Stretches of the run, each at one batch size."""
     data: TextSettings = TextSettings()
     """Text, and what is drawn for an example of it."""
     model: PretrainedEncoderSettings
@@ -263,7 +262,6 @@ class QuestionsRecipe(RecipeSettings):
 
     task: Literal["questions"] = "questions"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
-    """Stretches of the run, each at one batch size."""
     data: QuestionSettings = QuestionSettings()
     """The questions."""
     model: PretrainedSettings = PretrainedSettings()
@@ -275,7 +273,6 @@ class ImageRecipe(RecipeSettings):
 
     task: Literal["images"] = "images"
     phases: tuple[ImagePhaseSettings, ...] = Field(min_length=1)
-    """Stretches of the run, each at one batch size."""
     data: ImageSettings
     """The images, and what an example sees of one."""
     model: NetworkSettings
@@ -287,7 +284,6 @@ class CausalRecipe(RecipeSettings):
 
     task: Literal["causal"] = "causal"
     phases: tuple[TextPhaseSettings, ...] = Field(min_length=1)
-    """Stretches of the run, each at one batch size."""
     data: CorpusSettings = CorpusSettings()
     """Text."""
     model: DecoderSettings

@@ -18,12 +18,6 @@ from anybatch.recipes.recipe import (
 
 IMAGENET_EXAMPLES = 1_281_167
 _MOMENTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-6}
-_MLPERF_LARS = OptimizerSettings(name="lars", options={"form": "lars-2017", "trust_coefficient": 0.001})
-_MLPERF_CODE = (
-    "from MLPerf's reference code: decay of power 2, trust coefficient 0.001, label smoothing 0.1",
-    "the last rate is 0 (1e-4 there)",
-    "model.batch_norm_group = 128, model.zero_init_residual = true",
-)
 
 
 def resnet50_paper() -> ImageRecipe:
@@ -73,22 +67,7 @@ def resnet50_mlperf_lars() -> ImageRecipe:
     Learning rate, 16 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
     lists what they leave open. `resnet50-mlperf-lars-64k` is the other row; the square root between them is a guess.
     """
-    return _imagenet(
-        "resnet50-mlperf-lars",
-        _MLPERF_LARS,
-        ReferenceSettings(
-            batch_size=32_768,
-            lr=21.2,
-            warmup_ratio=16 / 64,
-            num_epochs=64,
-            power=2.0,
-            momentum=0.94,
-            weight_decay=2.5e-5,
-        ),
-        batch_norm_group=128,
-        max_grad_norm=None,
-        inferred=("reference.num_epochs = 64", *_MLPERF_CODE),
-    )
+    return _mlperf_lars("resnet50-mlperf-lars", 32_768, 64, 16, lr=21.2, momentum=0.94, weight_decay=2.5e-5)
 
 
 def resnet50_mlperf_lars_64k() -> ImageRecipe:
@@ -97,22 +76,7 @@ def resnet50_mlperf_lars_64k() -> ImageRecipe:
     Learning rate, 31 epochs of warm-up, momentum and weight decay are from MLPerf's results; the recipe's `inferred`
     lists what they leave open.
     """
-    return _imagenet(
-        "resnet50-mlperf-lars-64k",
-        _MLPERF_LARS,
-        ReferenceSettings(
-            batch_size=65_536,
-            lr=24.699,
-            warmup_ratio=31 / 88,
-            num_epochs=88,
-            power=2.0,
-            momentum=0.951807,
-            weight_decay=1e-4,
-        ),
-        batch_norm_group=128,
-        max_grad_norm=None,
-        inferred=("reference.num_epochs = 88", *_MLPERF_CODE),
-    )
+    return _mlperf_lars("resnet50-mlperf-lars-64k", 65_536, 88, 31, lr=24.699, momentum=0.951807, weight_decay=1e-4)
 
 
 def resnet50_nesterov() -> ImageRecipe:
@@ -140,6 +104,25 @@ def resnet50_nesterov() -> ImageRecipe:
             "recalled, and not confirmed in the paper: rate 7.05, momentum 0.97603, weight decay 5.8e-5, 638 steps of "
             "warm-up, decay of power 2, label smoothing 0.15",
             "model.batch_norm_group = 64",
+        ),
+    )
+
+
+def _mlperf_lars(name: str, batch_size: int, epochs: int, warmup_epochs: int, **settings: Any) -> ImageRecipe:
+    reference = ReferenceSettings(
+        batch_size=batch_size, warmup_ratio=warmup_epochs / epochs, num_epochs=epochs, power=2.0, **settings
+    )
+    return _imagenet(
+        name,
+        OptimizerSettings(name="lars", options={"form": "lars-2017", "trust_coefficient": 0.001}),
+        reference,
+        batch_norm_group=128,
+        max_grad_norm=None,
+        inferred=(
+            f"reference.num_epochs = {epochs}",
+            "from MLPerf's reference code: decay of power 2, trust coefficient 0.001, label smoothing 0.1",
+            "the last rate is 0 (1e-4 there)",
+            "model.batch_norm_group = 128, model.zero_init_residual = true",
         ),
     )
 

@@ -1,5 +1,7 @@
 """Recipes for small images: digits that come with the package, MNIST, CIFAR-10."""
 
+from dataclasses import replace
+
 from anybatch.engine import Execution
 from anybatch.models.classifier import NetworkSettings
 from anybatch.recipes.recipe import (
@@ -10,8 +12,15 @@ from anybatch.recipes.recipe import (
     ReferenceSettings,
 )
 
-_CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-_CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+_CIFAR10 = ImageSettings(
+    source_examples=50_000,
+    source_classes=10,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    crop="padded",
+    padding=4,
+    flip=True,
+)
 
 
 def digits_lenet() -> ImageRecipe:
@@ -63,17 +72,7 @@ def cifar10_davidnet() -> ImageRecipe:
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=512, lr=0.01, warmup_ratio=1 / 64, num_epochs=24),
         phases=(ImagePhaseSettings(batch_size=512, image_size=32),),
-        data=ImageSettings(
-            source_examples=50_000,
-            source_classes=10,
-            mean=_CIFAR10_MEAN,
-            std=_CIFAR10_STD,
-            crop="padded",
-            padding=4,
-            padding_mode="reflect",
-            flip=True,
-            cutout=8,
-        ),
+        data=replace(_CIFAR10, padding_mode="reflect", cutout=8),
         model=NetworkSettings(architecture="davidnet", batch_norm_group=512),
         engine=Execution(micro_batch_size=512),
     )
@@ -91,15 +90,7 @@ def cifar10_resnet20() -> ImageRecipe:
         optimizer=OptimizerSettings(name="lamb"),
         reference=ReferenceSettings(batch_size=128, lr=0.01, warmup_ratio=1 / 160, num_examples=64_000 * 128),
         phases=(ImagePhaseSettings(batch_size=128, image_size=32),),
-        data=ImageSettings(
-            source_examples=50_000,
-            source_classes=10,
-            mean=_CIFAR10_MEAN,
-            std=_CIFAR10_STD,
-            crop="padded",
-            padding=4,
-            flip=True,
-        ),
+        data=_CIFAR10,
         model=NetworkSettings(architecture="resnet20", batch_norm_group=128),
         engine=Execution(micro_batch_size=128),
     )
