@@ -1,6 +1,5 @@
 """The number of examples that a run needs to its target, as a function of the batch."""
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -58,8 +57,3 @@ class Curve:
 
 
 Examples = Fixed | Law | Curve
-
-
-def whole_steps(num_examples: float, batch_size: int) -> int:
-    """Returns the steps that `num_examples` take; the last one is a whole batch."""
-    return max(1, math.ceil(num_examples / batch_size - 1e-9))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from anybatch.errors import InputError
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.device_memory import Layout, choose_layout, memory, room
-from anybatch.planner.examples import Fixed, whole_steps
+from anybatch.planner.examples import Fixed
 from anybatch.planner.step_time import StepTime, step_time
 from anybatch.planner.workload import Workload, WorkPhase
 
@@ -87,7 +87,7 @@ def predict(workload: Workload, cluster: Cluster, num_devices: int, batch_size: 
 def _phase(
     workload: Workload, phase: WorkPhase, cluster: Cluster, num_devices: int, batch_size: int, total: float
 ) -> PhasePrediction:
-    batch = workload.batch_of(phase, batch_size)
+    batch = max(1, round(batch_size * phase.batch_ratio))
     if batch < num_devices:
         which = "" if len(workload.phases) == 1 else f" in the phase {phase.title!r}"
         raise InputError(
@@ -107,7 +107,7 @@ def _phase(
     return PhasePrediction(
         title=phase.title,
         batch_size=batch,
-        num_steps=whole_steps(total * phase.share, batch),
+        num_steps=max(1, math.ceil(total * phase.share / batch - 1e-9)),
         layout=layout,
         step=step_time(workload, phase, cluster, num_devices, batch, layout),
         memory_bytes=memory(workload, phase, layout, num_devices),

@@ -121,10 +121,6 @@ class Workload:
             raise InputError(f"optimizer {name!r}: must be one of {', '.join(STEP_BYTES)}")
         return replace(self, optimizer=name)
 
-    def batch_of(self, phase: WorkPhase, batch_size: int) -> int:
-        """Returns the phase's batch if the first phase's is `batch_size`."""
-        return max(1, round(batch_size * phase.batch_ratio))
-
 
 def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) -> Workload:
     """Returns the needs of `recipe` on `cluster`; `precision` replaces the recipe's.

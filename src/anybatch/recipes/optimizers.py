@@ -32,26 +32,6 @@ class Entry:
     defaults: Mapping[str, Any]
     layerwise: bool = False
 
-    @property
-    def has_layers(self) -> bool:
-        """Returns whether groups may cut parameters into blocks."""
-        return self.layerwise or self.kind in (LAMB, LARS)
-
-    @property
-    def moments(self) -> dict[str, Any]:
-        """Returns the default betas, momentum and eps that the constructor takes."""
-        parameters = inspect.signature(self.kind).parameters
-        values = {name: parameters[name].default for name in MOMENTS if name in parameters}
-        return {name: value for name, value in {**values, **self.defaults}.items() if name in MOMENTS}
-
-    def build(self, groups: list[dict[str, Any]], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """Returns the optimizer over `groups`; `options` override the defaults."""
-        given = {**self.defaults, **options}
-        strategy = {name: given.pop(name) for name in ("norm", "phi", "trust_clip") if self.layerwise and name in given}
-        make: Callable[..., torch.optim.Optimizer] = self.kind
-        base = make(groups, **given)
-        return Layerwise(base, **strategy) if self.layerwise else base
-
 
 OPTIMIZERS: dict[str, Entry] = {
     "lamb": Entry(LAMB, {}),
@@ -101,7 +81,10 @@ def tuned_moments(settings: OptimizerSettings, reference: ReferenceSettings) -> 
         InputError: the reference has one that the optimizer does not take, or the rule scales moments that the
             optimizer does not have.
     """
-    moments = find_optimizer(settings.name).moments
+    entry = find_optimizer(settings.name)
+    parameters = inspect.signature(entry.kind).parameters
+    defaults = {name: parameters[name].default for name in MOMENTS if name in parameters}
+    moments = defaults | {name: value for name, value in entry.defaults.items() if name in MOMENTS}
     for name in MOMENTS:
         value = getattr(reference, name)
         if value is not None and name not in moments:
@@ -136,18 +119,20 @@ def build_optimizer(
     entry = find_optimizer(settings.name)
     if taken := {"params", "lr", "weight_decay"} & settings.options.keys():
         raise InputError(f"optimizer.options.{min(taken)}: set optimizer.{min(taken)} instead")
-    if settings.blocks and not entry.has_layers:
+    if settings.blocks and not (entry.layerwise or entry.kind in (LAMB, LARS)):
         raise InputError(f"optimizer.blocks: {settings.name} has no layers to cut; lamb, lars and layerwise-* have")
-    weight_decay, others = hyperparameters["weight_decay"], {**hyperparameters}
-    del others["weight_decay"]
-    groups = param_groups(model, weight_decay=weight_decay, adapt_excluded=settings.adapt_excluded)
+    given = {**entry.defaults, **hyperparameters, **settings.options}
+    strategy = {name: given.pop(name) for name in ("norm", "phi", "trust_clip") if entry.layerwise and name in given}
+    groups = param_groups(model, weight_decay=given.pop("weight_decay"), adapt_excluded=settings.adapt_excluded)
     if settings.decay_biases:
         groups = _with_biases(model, groups)
     groups = _with_blocks(groups, settings.blocks)
     try:
         if entry.kind is MuonAdamW:
             groups = muon_groups(model, groups)
-        return entry.build(groups, {**others, **settings.options})
+        kind: Callable[..., torch.optim.Optimizer] = entry.kind
+        base = kind(groups, **given)
+        return Layerwise(base, **strategy) if entry.layerwise else base
     # The optimizer judges its options, and may refuse them in any way.
     except Exception as error:
         raise InputError(f"optimizer {settings.name}, options {settings.options}: {error}") from None
