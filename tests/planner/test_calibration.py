@@ -29,8 +29,8 @@ def test_a_run_calibrates_the_mfu_of_its_precision(tmp_path):
     ]
     run.metrics_file.write_text("".join(json.dumps(event) + "\n" for event in events))
     changed, found = calibrate(cluster, tmp_path)
-    assert found.mfu == pytest.approx(0.4, rel=1e-6)
-    assert changed.mfu_of("transformer", "bf16").share == found.mfu
+    assert found["mfu"] == pytest.approx(0.4, rel=1e-6)
+    assert changed.mfu_of("transformer", "bf16").share == found["mfu"]
     assert changed.mfu_of("transformer", "fp32") == cluster.mfu_of("transformer", "fp32")
     run.metrics_file.write_text("".join(json.dumps(event) + "\n" for event in events[:1] + events[1:4]))
     with pytest.raises(InputError, match="3 steps: calibration needs at least 8"):

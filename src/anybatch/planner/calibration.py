@@ -1,9 +1,9 @@
 """Measured hardware instead of assumptions: this machine in about two seconds, or the steps of a short run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
@@ -56,19 +56,11 @@ def measure_this_machine() -> Cluster:
     )
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The result of a run: `step_s` is the median of its steps; `mfu` replaces `before` in the cluster."""
-
-    run: str
-    num_steps: int
-    step_s: float
-    mfu: float
-    before: float
-
-
-def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
+def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, dict[str, Any]]:
     """Returns `cluster` with the MFU for which the planned step of the run in `folder` is as long as the measured one.
+
+    Returns:
+        The cluster; {"run", "num_steps", "step_s": the median, "mfu": the new one, "before": the cluster's}.
 
     Raises:
         InputError: not a run that can be planned, too few steps, other hardware, or steps too short for the model.
@@ -107,8 +99,8 @@ def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, Calibration]:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if planned_s(middle) > step_s else (low, middle)
     before = cluster.mfu_of(family, precision).share
-    changed = cluster.with_mfu(family, precision, Mfu(high, f"calibrated by {folder}"))
-    return changed, Calibration(str(folder), len(steps), step_s, high, before)
+    found = {"run": str(folder), "num_steps": len(steps), "step_s": step_s, "mfu": high, "before": before}
+    return cluster.with_mfu(family, precision, Mfu(high, f"calibrated by {folder}")), found
 
 
 def _peaks(device: torch.device) -> dict[Precision, float]:

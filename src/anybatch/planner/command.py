@@ -7,7 +7,7 @@ from typing import Any
 from anybatch.errors import InputError
 from anybatch.files import read_object
 from anybatch.names import nearest
-from anybatch.planner.calibration import Calibration, calibrate
+from anybatch.planner.calibration import calibrate
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
 from anybatch.planner.examples import Law
@@ -98,7 +98,7 @@ def _critical_batch(path: Path) -> tuple[float, int]:
     return float(value), reference
 
 
-def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+def to_json(plan: Plan, calibration: dict[str, Any] | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns everything in a plan; times in seconds, cost in US dollars."""
     workload, cluster = plan.workload, plan.cluster
     mfu = cluster.mfu_of(workload.family, workload.precision)
@@ -116,7 +116,7 @@ def to_json(plan: Plan, calibration: Calibration | None = None, settings: tuple[
         "title": cluster.title,
         "peak_flops": cluster.accelerator.peak_flops[workload.precision],
         "is_published": workload.recipe is None,
-        "calibration": None if calibration is None else vars(calibration),
+        "calibration": calibration,
         "chosen": {"why": plan.why, **_option(plan, plan.chosen)},
         "diminishing_returns": None
         if plan.knee is None
@@ -141,7 +141,7 @@ def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
         "evaluation_s": option.evaluation_s,
         "checkpoint_s": option.checkpoint_s,
         "cost": option.cost,
-        "device_hours": option.num_devices * option.total_s / 3600,
+        "device_hours": option.device_hours,
         "energy_kwh": option.energy_kwh,
         "phases": [
             {
@@ -213,10 +213,7 @@ def draw(plan: Plan, path: Path) -> None:
     positions = [option.batch_size if by_batch else option.num_devices for option in plan.options]
     chosen = plan.options.index(plan.chosen)
     hours = [option.total_s / 3600 for option in plan.options]
-    costs = [
-        option.cost if option.cost is not None else option.num_devices * option.total_s / 3600
-        for option in plan.options
-    ]
+    costs = [option.device_hours if option.cost is None else option.cost for option in plan.options]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, values, label in zip(
         figure.subplots(1, 2), (hours, costs), ("hours", "US dollars" if priced else "device-hours"), strict=True

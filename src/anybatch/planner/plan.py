@@ -126,15 +126,10 @@ def _sweep(
     return rows, refusal
 
 
-def _device_hours(option: Prediction) -> float:
-    return option.num_devices * option.total_s / 3600
-
-
 def _thrifty(options: Sequence[Prediction]) -> Prediction:
-    fewest = min(map(_device_hours, options))
-    return min(
-        (option for option in options if _device_hours(option) <= THRIFT * fewest), key=lambda option: option.total_s
-    )
+    fewest = min(option.device_hours for option in options)
+    thrifty = (option for option in options if option.device_hours <= THRIFT * fewest)
+    return min(thrifty, key=lambda option: option.total_s)
 
 
 def _choose(
@@ -162,7 +157,7 @@ def _choose(
             f"is {least.cost:,.2f} US dollars on {least.num_devices} devices at batch {least.batch_size}"
         )
     if budget is None:
-        return min(paid, key=_device_hours), "the fewest device-hours within the deadline"
+        return min(paid, key=lambda option: option.device_hours), "the fewest device-hours within the deadline"
     return min(paid, key=lambda option: option.total_s), "the fastest within the budget" + (
         " and the deadline" if deadline_s else ""
     )

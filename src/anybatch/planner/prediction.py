@@ -46,6 +46,10 @@ class Prediction:
     def total_s(self) -> float:
         return self.start_s + self.training_s + self.evaluation_s + self.checkpoint_s
 
+    @property
+    def device_hours(self) -> float:
+        return self.num_devices * self.total_s / 3600
+
 
 def predict(workload: Workload, cluster: Cluster, num_devices: int, batch_size: int) -> Prediction:
     """Predicts `workload` at a global batch of `batch_size` (its first phase's) on `num_devices` of `cluster`.

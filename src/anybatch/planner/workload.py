@@ -3,7 +3,7 @@
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -128,23 +128,25 @@ def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) 
     Raises:
         InputError: the recipe's model, data or precision are impossible, or its length is in epochs of text.
     """
-    # A model is counted once, whatever changes in the plan.
-    counted = _counted(json.dumps(recipe.model_dump(mode="json")))
-    plan, model = counted.plan, counted.plan.model
-    arithmetic = cluster.arithmetic(precision or recipe.engine.precision, counted.family)
+    recipe_json = json.dumps(recipe.model_dump(mode="json"))
+    plan = _outline(recipe_json)
+    model = plan.model
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+    family: Family = "convolution" if convolves else "transformer"
+    arithmetic = cluster.arithmetic(precision or recipe.engine.precision, family)
     num_examples = _num_examples(recipe, plan.epoch_examples)
     first = recipe.phases[0].batch_size
     sizes = [next((words, getattr(phase, name)) for name, words in _SIZES.items() if hasattr(phase, name))
              for phase in recipe.phases]  # fmt: skip
     phases = tuple(
-        WorkPhase(f"{words} {size}", phase.share, phase.batch_size / first, counted.cost(number, arithmetic))
+        WorkPhase(f"{words} {size}", phase.share, phase.batch_size / first, _cost(recipe_json, number, arithmetic))
         for number, (phase, (words, size)) in enumerate(zip(recipe.phases, sizes, strict=True))
     )
     known = recipe.optimizer.name in STEP_BYTES
     own = () if known else (f"a step of {recipe.optimizer.name} costs as much as AdamW's",)
     return Workload(
         name=recipe.name,
-        family=counted.family,
+        family=family,
         precision=arithmetic,
         parameters=sum(p.numel() for p in model.parameters()),
         num_tensors=len(list(model.parameters())),
@@ -183,27 +185,18 @@ def with_critical_batch(workload: Workload, critical_batch: float, reference_bat
     return replace(workload, examples=law)
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """A recipe's model, and the cost of an example in a phase and a precision."""
-
-    plan: Outline
-    family: Family
-    cost: Callable[[int, Precision], ModelCost]
-
-
+# A model is counted once, whatever changes in the plan.
 @lru_cache(maxsize=32)
-def _counted(recipe_json: str) -> _Counted:
-    recipe = from_json(json.loads(recipe_json))
-    plan = outline(recipe)
+def _outline(recipe_json: str) -> Outline:
+    return outline(from_json(json.loads(recipe_json)))
 
-    @lru_cache
-    def cost(number: int, precision: Precision) -> ModelCost:
-        inputs = partial(plan.inputs, recipe.phases[number])
-        return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile is True)
 
-    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in plan.model.modules())
-    return _Counted(plan, "convolution" if convolves else "transformer", cost)
+@lru_cache(maxsize=128)
+def _cost(recipe_json: str, number: int, precision: Precision) -> ModelCost:
+    """Returns the cost of an example in a phase."""
+    recipe, plan = from_json(json.loads(recipe_json)), _outline(recipe_json)
+    inputs = partial(plan.inputs, recipe.phases[number])
+    return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile is True)
 
 
 def _num_examples(recipe: Recipe, epoch_examples: int | None) -> int:
