@@ -21,6 +21,7 @@ from anybatch.engine.loading import Share, cut, loading, read_share
 from anybatch.engine.parallel import Parallel
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
+from anybatch.recipes.phases import StreamedExamples
 
 EXECUTION = Execution(micro_batch_size=4)
 
