@@ -96,7 +96,7 @@ class Row:
         return predict(workload, cluster, self.devices, self.batch_size)
 
     def log_error(self, share: float | None = None) -> float:
-        return math.log(self.predicted(share).total_s / 60 / self.minutes)
+        return math.log(self.predicted(share)["total_s"] / 60 / self.minutes)
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -144,7 +144,8 @@ def paper_cluster(share: float | None = None, jitter: float | None = None) -> Cl
 
 def paper_minutes(row: tuple[str, str, int, int, float], cluster: Cluster) -> float:
     name, optimizer, batch_size, devices, _ = row
-    return predict(workload_on(name, "tpu-v3-pod").with_optimizer(optimizer), cluster, devices, batch_size).total_s / 60
+    workload = workload_on(name, "tpu-v3-pod").with_optimizer(optimizer)
+    return float(predict(workload, cluster, devices, batch_size)["total_s"]) / 60
 
 
 def fitted_pod() -> tuple[float, float]:
@@ -218,9 +219,9 @@ def tables(folder: Path) -> Iterator[str]:
     yield ""
     a100 = find_cluster("a100-node")
     mixed = replace(workload_on("published-bert-large-mixed", "a100-node"), gradient_bytes=2)
-    phase = predict(mixed, a100, A100_DEVICES, A100_BATCH).phases[0]
+    phase = predict(mixed, a100, A100_DEVICES, A100_BATCH)["phases"][0]
     yield from _table(
-        [(f"BERT-large, sequence 128, {A100_DEVICES} A100", "test", A100_RATE, A100_BATCH / phase.step.total)],
+        [(f"BERT-large, sequence 128, {A100_DEVICES} A100", "test", A100_RATE, A100_BATCH / phase["step_s"])],
         "sequences/s",
     )
     yield ""
@@ -280,7 +281,7 @@ def _table(
 
 
 def _min(row: Row) -> float:
-    return row.predicted().total_s / 60
+    return row.predicted()["total_s"] / 60
 
 
 def _lines(path: Path) -> list[dict[str, str]]:

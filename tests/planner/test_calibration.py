@@ -18,7 +18,7 @@ def test_a_run_calibrates_the_mfu_of_its_precision(tmp_path):
     cluster = find_cluster("a100-node")
     workload = workload_of(recipe, cluster, "bf16")
     slow = cluster.with_mfu("transformer", "bf16", Mfu(0.4, ""))
-    step_s = predict(workload, slow, 1, recipe.phases[0].batch_size).phases[0].step.total
+    step_s = predict(workload, slow, 1, recipe.phases[0].batch_size)["phases"][0]["step_s"]
     run = Run(tmp_path)
     run.recipe_file.write_text(json.dumps(recipe.model_dump(mode="json")))
     events = [
@@ -44,4 +44,4 @@ def test_this_machine_is_measured():
     cluster = find_cluster("this-machine")
     assert cluster.accelerator.peak_flops["fp32"] > 1e8
     assert cluster.accelerator.memory_bytes_per_s > 1e8
-    assert predict(workload_of(find_recipe("bert-tiny"), cluster), cluster, 1, 256).total_s > 0
+    assert predict(workload_of(find_recipe("bert-tiny"), cluster), cluster, 1, 256)["total_s"] > 0

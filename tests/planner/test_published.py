@@ -23,19 +23,19 @@ def test_the_papers_rows_within_a_fifth_and_in_order(paper):
     for name, optimizer, batch_size, devices, minutes in paper:
         workload = workload_on(name, "tpu-v3-pod").with_optimizer(optimizer)
         found = predict(workload, find_cluster("tpu-v3-pod"), devices, batch_size)
-        assert found.total_s / 60 == pytest.approx(minutes, rel=0.2), (name, optimizer, batch_size)
-        predicted.append(found.total_s)
+        assert found["total_s"] / 60 == pytest.approx(minutes, rel=0.2), (name, optimizer, batch_size)
+        predicted.append(found["total_s"])
     assert predicted == sorted(predicted, reverse=True)
-    assert found.num_steps == pytest.approx(8599, rel=0.001), "the mixed run's steps, from the shares alone"
+    assert found["num_steps"] == pytest.approx(8599, rel=0.001), "the mixed run's steps, from the shares alone"
 
 
 def test_nvidias_scaling_to_256_a100():
     """580 sequences a second on one card are fitted; 138,294 on 256 are not."""
     cluster, mixed = find_cluster("a100-node"), workload_on("published-bert-large-mixed", "a100-node")
-    one = predict(mixed, cluster, 1, 8192).phases[0]
-    many = predict(mixed, cluster, 256, 65_536).phases[0]
-    assert one.batch_size / one.step.total == pytest.approx(580, rel=0.05)
-    assert many.batch_size / many.step.total == pytest.approx(138_294, rel=0.05)
+    one = predict(mixed, cluster, 1, 8192)["phases"][0]
+    many = predict(mixed, cluster, 256, 65_536)["phases"][0]
+    assert one["batch_size"] / one["step_s"] == pytest.approx(580, rel=0.05)
+    assert many["batch_size"] / many["step_s"] == pytest.approx(138_294, rel=0.05)
 
 
 def test_mlperf_rows(shared_data):
@@ -46,7 +46,7 @@ def test_mlperf_rows(shared_data):
         cluster = next(name for part, name in CLUSTER_OF.items() if part in row["accelerator"])
         workload = workload_on(WORKLOAD_OF[row["benchmark"]], cluster)
         found = predict(workload, find_cluster(cluster), int(row["accelerators"]), int(row["global_batch_size"]))
-        errors[row["benchmark"], row["system"]] = abs(found.total_s / 60 / float(row["minutes"]) - 1)
+        errors[row["benchmark"], row["system"]] = abs(found["total_s"] / 60 / float(row["minutes"]) - 1)
     assert median(errors.values()) < 0.05
     assert max(errors.values()) < 0.2, max(errors, key=errors.__getitem__)
 

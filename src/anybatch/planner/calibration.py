@@ -87,7 +87,7 @@ def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, dict[str, Any]]:
 
     def planned_s(share: float) -> float:
         changed = cluster.with_mfu(family, precision, Mfu(share, ""))
-        return step_time(workload, workload.phases[0], changed, num_devices, workload.batch_size, layout).total
+        return sum(step_time(workload, workload.phases[0], changed, num_devices, workload.batch_size, layout).values())
 
     if planned_s(1.0) > step_s:
         raise InputError(

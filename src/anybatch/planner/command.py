@@ -11,7 +11,7 @@ from anybatch.planner.calibration import calibrate
 from anybatch.planner.cluster import Cluster
 from anybatch.planner.clusters import find_cluster
 from anybatch.planner.examples import Law
-from anybatch.planner.plan import Plan, make_plan, parse_duration
+from anybatch.planner.plan import make_plan, parse_duration
 from anybatch.planner.prediction import Prediction
 from anybatch.planner.published import PUBLISHED
 from anybatch.planner.workload import Workload, with_critical_batch, workload_of
@@ -66,9 +66,28 @@ def plan(
         deadline_s=None if deadline is None else parse_duration(deadline),
         budget=budget,
     )
+    mfu = cluster.mfu_of(workload.family, workload.precision)
+    found = {
+        "workload": workload.name,
+        "optimizer": workload.optimizer,
+        "cluster": cluster.name,
+        "accelerator": cluster.accelerator.name,
+        "precision": workload.precision,
+        "mfu": mfu.share,
+        "mfu_source": mfu.source,
+        "supposed": list(workload.supposed),
+        "price": cluster.price,
+        "price_source": cluster.price_source,
+        "title": cluster.title,
+        "peak_flops": cluster.accelerator.peak_flops[workload.precision],
+        "is_published": workload.recipe is None,
+        "calibration": calibration,
+        **made,
+        "commands": commands(workload, cluster, made["chosen"], settings),
+    }
     if plot is not None:
-        draw(made, plot)
-    return to_json(made, calibration, settings)
+        draw(found, plot)
+    return found
 
 
 def find_workload(name: str, assignments: tuple[str, ...], cluster: Cluster) -> Workload:
@@ -98,68 +117,7 @@ def _critical_batch(path: Path) -> tuple[float, int]:
     return float(value), reference
 
 
-def to_json(plan: Plan, calibration: dict[str, Any] | None = None, settings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns everything in a plan; times in seconds, cost in US dollars."""
-    workload, cluster = plan.workload, plan.cluster
-    mfu = cluster.mfu_of(workload.family, workload.precision)
-    return {
-        "workload": workload.name,
-        "optimizer": workload.optimizer,
-        "cluster": cluster.name,
-        "accelerator": cluster.accelerator.name,
-        "precision": workload.precision,
-        "mfu": mfu.share,
-        "mfu_source": mfu.source,
-        "supposed": list(workload.supposed),
-        "price": cluster.price,
-        "price_source": cluster.price_source,
-        "title": cluster.title,
-        "peak_flops": cluster.accelerator.peak_flops[workload.precision],
-        "is_published": workload.recipe is None,
-        "calibration": calibration,
-        "chosen": {"why": plan.why, **_option(plan, plan.chosen)},
-        "diminishing_returns": None
-        if plan.knee is None
-        else {"devices": plan.knee.num_devices, "batch_size": plan.knee.batch_size},
-        "options": [_option(plan, option) for option in plan.options],
-        "commands": commands(plan, settings),
-    }
-
-
-def _option(plan: Plan, option: Prediction) -> dict[str, Any]:
-    epoch = plan.workload.epoch_examples
-    return {
-        "devices": option.num_devices,
-        "is_chosen": option is plan.chosen,
-        "batch_size": option.batch_size,
-        "num_examples": option.num_examples,
-        "epochs": None if epoch is None else option.num_examples / epoch,
-        "num_steps": option.num_steps,
-        "total_s": option.total_s,
-        "start_s": option.start_s,
-        "training_s": option.training_s,
-        "evaluation_s": option.evaluation_s,
-        "checkpoint_s": option.checkpoint_s,
-        "cost": option.cost,
-        "device_hours": option.device_hours,
-        "energy_kwh": option.energy_kwh,
-        "phases": [
-            {
-                "title": phase.title,
-                "batch_size": phase.batch_size,
-                "num_steps": phase.num_steps,
-                "layout": phase.layout.title(option.num_devices),
-                "micro_batch_size": phase.layout.micro_batch_size,
-                "memory_bytes": phase.memory_bytes,
-                "step_s": phase.step.total,
-                "step_parts_s": vars(phase.step),
-            }
-            for phase in option.phases
-        ],
-    }
-
-
-def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:
+def commands(workload: Workload, cluster: Cluster, chosen: Prediction, settings: tuple[str, ...]) -> list[str]:
     """Returns the commands for the machine, or for each of several, that start the planned run.
 
     Returns none for a published run, and for hardware on which PyTorch starts no processes.
@@ -167,37 +125,36 @@ def commands(plan: Plan, settings: tuple[str, ...] = ()) -> list[str]:
     Args:
         settings: FIELD=VALUE, with which the recipe was planned.
     """
-    workload, cluster, chosen = plan.workload, plan.cluster, plan.chosen
     if workload.recipe is None or cluster.name.startswith("tpu"):
         return []
-    layouts = [phase.layout for phase in chosen.phases]
+    phases, batch_size, devices = chosen["phases"], chosen["batch_size"], chosen["devices"]
     # torch computes fp32 convolutions in TF32.
     wanted = ["engine.precision=" + workload.precision.replace("tf32", "fp32")]
     if workload.group_size is None:
         # One micro-batch size serves all phases: the one that fits in each.
-        wanted.append(f"engine.micro_batch_size={min(layout.micro_batch_size for layout in layouts)}")
-    if any(layout.fsdp for layout in layouts):
+        wanted.append(f"engine.micro_batch_size={min(phase['micro_batch_size'] for phase in phases)}")
+    if any("FSDP" in phase["layout"] for phase in phases):
         wanted += ["engine.parallel=fsdp"] + ["engine.fsdp.param_dtype=bf16"] * (workload.precision == "bf16")
-    if any(layout.checkpointing for layout in layouts):
+    if any("checkpointing" in phase["layout"] for phase in phases):
         wanted.append("engine.activation_checkpointing=true")
     if isinstance(workload.examples, Law):
         # If a run's examples grow with its batch, the command must set them.
-        wanted.append(f"reference.num_examples={round(chosen.num_examples)}")
+        wanted.append(f"reference.num_examples={round(chosen['num_examples'])}")
     given = {setting.partition("=")[0] for setting in wanted}
     kept = [setting for setting in settings if setting.partition("=")[0].strip() not in given]
-    name = f"runs/{workload.recipe}-b{chosen.batch_size}"
-    train = f"train {workload.recipe} --batch-size {chosen.batch_size}{as_options([*wanted, *kept])} --run {name}"
-    nodes = cluster.nodes(chosen.num_devices)
+    name = f"runs/{workload.recipe}-b{batch_size}"
+    train = f"train {workload.recipe} --batch-size {batch_size}{as_options([*wanted, *kept])} --run {name}"
+    nodes = cluster.nodes(devices)
     if nodes == 1:
-        return [f"anybatch {train}" + (f" --nproc {chosen.num_devices}" if chosen.num_devices > 1 else "")]
+        return [f"anybatch {train}" + (f" --nproc {devices}" if devices > 1 else "")]
     return [
         f"torchrun --nnodes={nodes} --nproc-per-node={cluster.devices_a_node} --node-rank=$NODE_RANK "
         f"--master-addr=$MASTER_ADDR --master-port=29500 -m -- anybatch {train}"
     ]
 
 
-def draw(plan: Plan, path: Path) -> None:
-    """Writes the picture of `plan`: hours, and dollars or device-hours, against devices; the choice is marked.
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Writes the picture of a plan: hours, and dollars or device-hours, against devices; the choice is marked.
 
     Raises:
         InputError: an unknown format.
@@ -207,13 +164,13 @@ def draw(plan: Plan, path: Path) -> None:
         raise InputError(f"--plot {path}: the name must end in .{', .'.join(FORMATS)}")
     from matplotlib.figure import Figure
 
-    priced = plan.cluster.price is not None
+    options, priced = found["options"], found["price"] is not None
     # At one number of devices, the options are batches.
-    by_batch = plan.knee is None and len({option.num_devices for option in plan.options}) == 1
-    positions = [option.batch_size if by_batch else option.num_devices for option in plan.options]
-    chosen = plan.options.index(plan.chosen)
-    hours = [option.total_s / 3600 for option in plan.options]
-    costs = [option.device_hours if option.cost is None else option.cost for option in plan.options]
+    by_batch = found["diminishing_returns"] is None and len({option["devices"] for option in options}) == 1
+    positions = [option["batch_size" if by_batch else "devices"] for option in options]
+    chosen = next(number for number, option in enumerate(options) if option["is_chosen"])
+    hours = [option["total_s"] / 3600 for option in options]
+    costs = [option["cost" if priced else "device_hours"] for option in options]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, values, label in zip(
         figure.subplots(1, 2), (hours, costs), ("hours", "US dollars" if priced else "device-hours"), strict=True
@@ -222,10 +179,12 @@ def draw(plan: Plan, path: Path) -> None:
         axes.plot(positions[chosen], values[chosen], marker="o", markersize=12, color="#d1495b", fillstyle="none")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xlabel("global batch" if by_batch else f"{plan.cluster.accelerator.name}: devices")
+        axes.set_xlabel("global batch" if by_batch else f"{found['accelerator']}: devices")
         axes.set_ylabel(label)
         axes.set_xticks(positions, [f"{position:,}" for position in positions], rotation=45)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.suptitle(f"{plan.workload.name} on {plan.cluster.name}; circled: {plan.why.split(':')[0]}", fontsize=10)
+    figure.suptitle(
+        f"{found['workload']} on {found['cluster']}; circled: {found['chosen']['why'].split(':')[0]}", fontsize=10
+    )
     figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)

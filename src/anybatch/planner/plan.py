@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from anybatch.errors import InputError
 from anybatch.numbers import duration
@@ -17,22 +17,6 @@ THRIFT = 1.25
 _MOST_DOUBLINGS = 24
 
 
-@dataclass(frozen=True)
-class Plan:
-    """`options`: the best batch at each number of devices (at one number: every batch); `chosen`, and why.
-
-    `knee` is the point of diminishing returns: the fastest option within THRIFT of the fewest device-hours; None if
-    the number of devices was given.
-    """
-
-    workload: Workload
-    cluster: Cluster
-    options: tuple[Prediction, ...]
-    chosen: Prediction
-    why: str
-    knee: Prediction | None
-
-
 def make_plan(
     workload: Workload,
     cluster: Cluster,
@@ -41,11 +25,16 @@ def make_plan(
     batch_size: int | None = None,
     deadline_s: float | None = None,
     budget: float | None = None,
-) -> Plan:
+) -> dict[str, Any]:
     """Sweeps devices and batches, unless they are given, and chooses a plan.
 
     With a deadline: the fewest device-hours that meet it. With a budget: the fastest within it. With both: the fastest
-    that meets both. With neither: the point of diminishing returns.
+    that meets both. With neither: the point of diminishing returns, which is the fastest option within THRIFT of the
+    fewest device-hours.
+
+    Returns:
+        options: the best prediction at each number of devices (at one number: at every batch), with is_chosen; chosen,
+        and why; diminishing_returns: its devices and batch_size, None if the number of devices was given.
 
     Raises:
         InputError: an argument is wrong; nothing fits; or nothing meets the deadline or the budget.
@@ -61,12 +50,16 @@ def make_plan(
         assert refusal is not None
         raise refusal
     if num_devices is None or batch_size is not None:
-        options = [min(row, key=lambda option: (option.total_s, option.batch_size)) for row in rows]
+        options = [min(row, key=lambda option: (option["total_s"], option["batch_size"])) for row in rows]
     else:
         options = rows[0]
     knee = _thrifty(options) if num_devices is None and len(options) > 1 else None
     chosen, why = _choose(options, knee, deadline_s, budget)
-    return Plan(workload, cluster, tuple(options), chosen, why, knee)
+    return {
+        "chosen": {"why": why, **chosen, "is_chosen": True},
+        "diminishing_returns": None if knee is None else {name: knee[name] for name in ("devices", "batch_size")},
+        "options": [{**option, "is_chosen": option is chosen} for option in options],
+    }
 
 
 def device_counts(cluster: Cluster) -> list[int]:
@@ -127,9 +120,12 @@ def _sweep(
 
 
 def _thrifty(options: Sequence[Prediction]) -> Prediction:
-    fewest = min(option.device_hours for option in options)
-    thrifty = (option for option in options if option.device_hours <= THRIFT * fewest)
-    return min(thrifty, key=lambda option: option.total_s)
+    fewest = min(option["device_hours"] for option in options)
+    return _fastest([option for option in options if option["device_hours"] <= THRIFT * fewest])
+
+
+def _fastest(options: Sequence[Prediction]) -> Prediction:
+    return min(options, key=lambda option: option["total_s"])
 
 
 def _choose(
@@ -141,23 +137,21 @@ def _choose(
                 knee,
                 "the point of diminishing returns: the fastest at no more than 1.25 times the fewest device-hours",
             )
-        return min(options, key=lambda option: option.total_s), "the fastest"
-    inside = [option for option in options if deadline_s is None or option.total_s <= deadline_s]
+        return _fastest(options), "the fastest"
+    inside = [option for option in options if deadline_s is None or option["total_s"] <= deadline_s]
     if not inside:
-        least = min(options, key=lambda option: option.total_s)
+        least = _fastest(options)
         raise InputError(
-            f"--deadline: nothing is done in {duration(deadline_s or 0)}; the fastest is {duration(least.total_s)} on "
-            f"{least.num_devices} devices at batch {least.batch_size}"
+            f"--deadline: nothing is done in {duration(deadline_s or 0)}; the fastest is {duration(least['total_s'])} "
+            f"on {least['devices']} devices at batch {least['batch_size']}"
         )
-    paid = [option for option in inside if budget is None or (option.cost or 0) <= budget]
+    paid = [option for option in inside if budget is None or (option["cost"] or 0) <= budget]
     if not paid:
-        least = min(inside, key=lambda option: option.cost or 0)
+        least = min(inside, key=lambda option: option["cost"] or 0)
         raise InputError(
             f"--budget {budget:g}: nothing{' within the deadline' if deadline_s else ''} costs so little; the cheapest "
-            f"is {least.cost:,.2f} US dollars on {least.num_devices} devices at batch {least.batch_size}"
+            f"is {least['cost']:,.2f} US dollars on {least['devices']} devices at batch {least['batch_size']}"
         )
     if budget is None:
-        return min(paid, key=lambda option: option.device_hours), "the fewest device-hours within the deadline"
-    return min(paid, key=lambda option: option.total_s), "the fastest within the budget" + (
-        " and the deadline" if deadline_s else ""
-    )
+        return min(paid, key=lambda option: option["device_hours"]), "the fewest device-hours within the deadline"
+    return _fastest(paid), "the fastest within the budget" + (" and the deadline" if deadline_s else "")

@@ -1,7 +1,6 @@
 """Predicts one step, part by part: computing, launches, messages, the optimizer, waiting."""
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 
 from anybatch.planner.cluster import Cluster
@@ -18,33 +17,14 @@ _AGREEMENTS = 2
 _RECOMPUTED = 4 / 3
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """Seconds of one optimizer step, without what computing hides."""
-
-    compute: float
-    launches: float
-    all_reduce: float
-    optimizer: float
-    norms: float
-    stragglers: float
-    input: float
-
-    @property
-    def total(self) -> float:
-        return (
-            self.compute + self.launches + self.all_reduce + self.optimizer + self.norms + self.stragglers + self.input
-        )
-
-
 def step_time(
     workload: Workload, phase: WorkPhase, cluster: Cluster, num_devices: int, batch_size: int, layout: Layout
-) -> StepTime:
-    """Predicts one step of `batch_size` examples over all devices.
+) -> dict[str, float]:
+    """Predicts the parts of a step of `batch_size` examples over all devices, in seconds that computing does not hide.
 
     compute     n F / (peak * MFU), n the examples of the device that has most
     launches    micro-batches * kernels * least time of one
-    all-reduce  what the last backward pass does not hide, at least its last bucket; under FSDP half as much again,
+    all_reduce  what the last backward pass does not hide, at least its last bucket; under FSDP half as much again,
                 and parameters gathered twice a micro-batch
     optimizer   bytes / memory bandwidth, and Muon's products / (peak * MFU); a shard's under FSDP
     norms       small all-reduces: two to agree on the step, one more for the packed norms of shards
@@ -59,13 +39,16 @@ def step_time(
     moved_s = (
         STEP_BYTES[workload.optimizer] * workload.parameters / (cluster.accelerator.memory_bytes_per_s * _STREAMING)
     )
-    optimizer = (moved_s + workload.optimizer_flops / rate) / (num_devices if layout.fsdp else 1)
-    norms = (_AGREEMENTS + int(layout.fsdp)) * all_reduce_s(cluster, num_devices, workload.num_tensors * 16)
-    stragglers = cluster.jitter * (compute + launches) * expected_slowest(num_devices)
-    messages = _messages(workload, cluster, num_devices, layout, micro_batches, compute / micro_batches)
-    spent = compute + launches + messages + optimizer + norms + stragglers
+    parts = {
+        "compute": compute,
+        "launches": launches,
+        "all_reduce": _messages(workload, cluster, num_devices, layout, micro_batches, compute / micro_batches),
+        "optimizer": (moved_s + workload.optimizer_flops / rate) / (num_devices if layout.fsdp else 1),
+        "norms": (_AGREEMENTS + int(layout.fsdp)) * all_reduce_s(cluster, num_devices, workload.num_tensors * 16),
+        "stragglers": cluster.jitter * (compute + launches) * expected_slowest(num_devices),
+    }
     reading = batch_size * phase.cost.input_bytes / cluster.nodes(num_devices) / cluster.host_bytes_per_s
-    return StepTime(compute, launches, messages, optimizer, norms, stragglers, max(0.0, reading - spent))
+    return {**parts, "input": max(0.0, reading - sum(parts.values()))}
 
 
 def expected_slowest(count: int) -> float:
