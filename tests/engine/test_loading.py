@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from anybatch.recipes.streaming import StreamedExamples
 from numpy.typing import NDArray
 from support.linear_job import RaggedExamples, Regression
 

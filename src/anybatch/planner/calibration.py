@@ -104,12 +104,13 @@ def calibrate(cluster: Cluster, folder: Path) -> tuple[Cluster, dict[str, Any]]:
 
 
 def _peaks(device: torch.device) -> dict[Precision, float]:
-    if device.type == "cpu":
-        return {"fp32": _product_rate(768, torch.float32, device), "bf16": _product_rate(768, torch.bfloat16, device)}
-    rate = {"fp32": torch.float32, "fp16": torch.float16}
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        rate["bf16"] = torch.bfloat16
-    return {name: _product_rate(4096, dtype, device) for name, dtype in rate.items()}  # type: ignore[misc]
+    gpu = device.type == "cuda"
+    found: dict[Precision, torch.dtype] = {"fp32": torch.float32}
+    if gpu:
+        found["fp16"] = torch.float16
+    if not gpu or torch.cuda.is_bf16_supported(including_emulation=False):
+        found["bf16"] = torch.bfloat16
+    return {name: _product_rate(4096 if gpu else 768, dtype, device) for name, dtype in found.items()}
 
 
 def _product_rate(size: int, dtype: torch.dtype, device: torch.device) -> float:

@@ -53,7 +53,10 @@ def make_plan(
         options = [min(row, key=lambda option: (option["total_s"], option["batch_size"])) for row in rows]
     else:
         options = rows[0]
-    knee = _thrifty(options) if num_devices is None and len(options) > 1 else None
+    thrifty = THRIFT * min(option["device_hours"] for option in options)
+    knee = None
+    if num_devices is None and len(options) > 1:
+        knee = _fastest([option for option in options if option["device_hours"] <= thrifty])
     chosen, why = _choose(options, knee, deadline_s, budget)
     return {
         "chosen": {"why": why, **chosen, "is_chosen": True},
@@ -117,11 +120,6 @@ def _sweep(
         if row:
             rows.append(row)
     return rows, refusal
-
-
-def _thrifty(options: Sequence[Prediction]) -> Prediction:
-    fewest = min(option["device_hours"] for option in options)
-    return _fastest([option for option in options if option["device_hours"] <= THRIFT * fewest])
 
 
 def _fastest(options: Sequence[Prediction]) -> Prediction:

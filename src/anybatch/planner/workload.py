@@ -134,7 +134,9 @@ def workload_of(recipe: Recipe, cluster: Cluster, precision: str | None = None) 
     convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
     family: Family = "convolution" if convolves else "transformer"
     arithmetic = cluster.arithmetic(precision or recipe.engine.precision, family)
-    num_examples = _num_examples(recipe, plan.epoch_examples)
+    if recipe.reference.num_examples is None and plan.epoch_examples is None:
+        raise InputError("reference.num_epochs: give reference.num_examples for a plan, and set num_epochs to null")
+    num_examples = recipe.reference.length(plan.epoch_examples)
     first = recipe.phases[0].batch_size
     sizes = [next((words, getattr(phase, name)) for name, words in _SIZES.items() if hasattr(phase, name))
              for phase in recipe.phases]  # fmt: skip
@@ -197,12 +199,6 @@ def _cost(recipe_json: str, number: int, precision: Precision) -> ModelCost:
     recipe, plan = from_json(json.loads(recipe_json)), _outline(recipe_json)
     inputs = partial(plan.inputs, recipe.phases[number])
     return model_cost(plan.model, inputs, precision, fused=recipe.engine.compile is True)
-
-
-def _num_examples(recipe: Recipe, epoch_examples: int | None) -> int:
-    if recipe.reference.num_examples is None and epoch_examples is None:
-        raise InputError("reference.num_epochs: give reference.num_examples for a plan, and set num_epochs to null")
-    return recipe.reference.length(epoch_examples)
 
 
 def _largest_batch(recipe: Recipe, num_examples: int, epoch_examples: int | None, below: float) -> int:

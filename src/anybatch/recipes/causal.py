@@ -3,7 +3,7 @@
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from anybatch.data import vocabulary
 from anybatch.data.causal import CausalSource
@@ -47,11 +47,10 @@ class Causal(TextTask[CausalRecipe]):
     def flops(self, phase: TextPhaseSettings) -> float:
         return causal_flops(self.settings, phase.sequence_length)
 
-    def context_free_loss(self) -> float:
-        return self.train.frequency_loss(
-            [batch.inputs["input_ids"].numpy()[:, 1:].reshape(-1) for batch in self.held_out],
-            separator=vocabulary.special_ids(self.tokenizer)["[SEP]"],
-        )
+    def summary(self) -> dict[str, Any]:
+        words = [batch.inputs["input_ids"].numpy()[:, 1:].reshape(-1) for batch in self.held_out]
+        separator = vocabulary.special_ids(self.tokenizer)["[SEP]"]
+        return {"context_free_loss": self.train.frequency_loss(words, separator=separator)}
 
     def load(self, folder: Path) -> CausalModel:
         return CausalModel.load(folder)

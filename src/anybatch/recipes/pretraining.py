@@ -98,10 +98,10 @@ class Pretraining(TextTask[PretrainingRecipe]):
         weights = {} if path is None else {"pretrained model": weights_fingerprint(Path(path))}
         return super().inputs() | weights
 
-    def context_free_loss(self) -> float:
+    def summary(self) -> dict[str, Any]:
         # For a model that knows only frequencies, the relation of sentences is a coin toss.
         found = self.train.frequency_loss([batch.inputs["masked_labels"].numpy() for batch in self.held_out])
-        return found + (math.log(2) if self.settings.relation else 0.0)
+        return {"context_free_loss": found + (math.log(2) if self.settings.relation else 0.0)}
 
     def load(self, folder: Path) -> PretrainingModel:
         return PretrainingModel.load(folder, self.relation)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -62,10 +62,6 @@ class TextTask(Task[R]):
     def examples(self, shards: Shards, phase: TextPhaseSettings, seed: int) -> Source:
         """Returns the examples of `shards` in a phase."""
 
-    @abstractmethod
-    def context_free_loss(self) -> float:
-        """Returns the held-out loss of a model that knows only how frequent each token is."""
-
     def source(self, phase: TextPhaseSettings) -> Source:
         return self.examples(self.train, phase, self.recipe.seed)
 
@@ -77,9 +73,6 @@ class TextTask(Task[R]):
     def inputs(self) -> dict[str, str]:
         data = sha256(self.folder / prepare.TRAIN / "index.json")
         return {"vocabulary": vocabulary.fingerprint(self.tokenizer), "data": data}
-
-    def summary(self) -> dict[str, Any]:
-        return {"context_free_loss": self.context_free_loss()}
 
     @classmethod
     def describe(cls, recipe: R) -> tuple[str, str]:
