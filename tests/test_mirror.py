@@ -92,7 +92,7 @@ ELSEWHERE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "recipes/test_recipe.py": (
         "a recipe is found, a field changed and a job made by its name",
-        ("recipes/catalogue.py", "recipes/change.py", "recipes/tasks.py"),
+        ("recipes/change.py", "recipes/tasks.py"),
     ),
     "report/test_page.py": (
         "a page is tested as a whole, with all its sections and figures",
