@@ -137,9 +137,9 @@ class Loader:
     """
 
     def __init__(self, read: Callable[[int], Share], steps: Iterable[int], ahead: bool, pin: bool) -> None:
-        self._read, self._steps, self._ahead, self._pin = read, iter(steps), ahead, pin
+        self._read, self._steps, self._ahead, self._pin = read, steps, ahead, pin
         # Futures would take the main thread a hundredth of a millisecond more a step.
-        self._asked, self._shares = SimpleQueue[int | None](), SimpleQueue[Share | BaseException]()
+        self._asked, self._shares = SimpleQueue[bool](), SimpleQueue[Share | BaseException]()
         self._late, self._reading = deque[Callable[[], MicroBatch]](), deque[Future[MicroBatch]]()
         self._lock = threading.Lock()
         # Two, so that the processes that decode are not idle at the end of each micro-batch.
@@ -148,27 +148,25 @@ class Loader:
         self._thread.start()
         self.wait_s = 0.0
         if ahead:
-            self._ask()
+            self._asked.put(True)
 
     def next(self) -> Share:
         """Returns the next step's share; it, and its micro-batches, raise the errors of reading them."""
         if not self._ahead:
-            self._ask()
+            self._asked.put(True)
         started = time.perf_counter()
         share = self._shares.get()
         self.wait_s = time.perf_counter() - started
         if isinstance(share, BaseException):
             raise share
         if self._ahead:
-            self._ask()
+            self._asked.put(True)
         return share
 
-    def _ask(self) -> None:
-        if (step := next(self._steps, None)) is not None:
-            self._asked.put(step)
-
     def _run(self) -> None:
-        while (step := self._asked.get()) is not None:
+        for step in self._steps:
+            if not self._asked.get():
+                return
             try:
                 self._shares.put(self._opened(self._read(step)))
             except BaseException as error:
@@ -199,7 +197,7 @@ class Loader:
 
     def stop(self) -> None:
         """Waits for what is being read."""
-        self._asked.put(None)
+        self._asked.put(False)
         self._thread.join()
         self._readers.shutdown(cancel_futures=True)
 
