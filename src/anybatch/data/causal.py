@@ -38,15 +38,12 @@ class CausalSource:
         # A document takes its tokens and one separator, so the d-th separator is at the end of its document + d.
         lengths = [np.diff(part.sentence_ends[part.document_ends - 1], prepend=0) for part in shards.parts]
         self._separators = np.cumsum(np.concatenate([np.zeros(0, dtype=np.int64), *lengths]) + 1, dtype=np.int64) - 1
+        # Whole contexts in the stream.
+        self.num_examples = (shards.num_tokens + shards.num_documents) // seq_length
         if self.num_examples < 1:
             raise InputError(
                 f"{shards.path}: holds {shards.num_tokens} tokens, not enough for one sequence of {seq_length}"
             )
-
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of whole contexts in the stream."""
-        return (self._shards.num_tokens + self._shards.num_documents) // self.seq_length
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
         """Returns B contexts; both arguments are int64[B].

@@ -106,6 +106,7 @@ class PretrainingSource:
         self._tokens = Tokens([part.tokens for part in shards.parts])
         self._room = seq_length - (NUM_MARKS - 1 if objective == "full_sentences" else NUM_MARKS)
         self._chunks = cut(shards.parts, self._room)
+        self.num_examples = len(self._chunks)
         if not len(self._chunks) or self._chunks.document[0] == self._chunks.document[-1]:
             raise InputError(
                 f"{shards.path}: holds {shards.num_documents} document{'' if shards.num_documents == 1 else 's'}; at "
@@ -114,11 +115,6 @@ class PretrainingSource:
         lengths = self._chunks.end[self._chunks.owner] - self._chunks.split
         self._by_length = np.argsort(lengths.astype(np.uint16), kind="stable")
         self._length_begins = np.concatenate([[0], np.cumsum(np.bincount(lengths, minlength=self._room + 1))])
-
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of examples in one epoch."""
-        return len(self._chunks)
 
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
         """Returns B examples, each as in its epoch; both arguments are int64[B].

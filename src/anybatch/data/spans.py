@@ -62,11 +62,6 @@ class QuestionSource:
         self._marks = special_ids(tokenizer)
         self._build(tokenizer, stride)
 
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of windows of all questions together."""
-        return len(self.owners)
-
     def batch(self, epochs: NDArray[np.int64], examples: NDArray[np.int64]) -> Batch:
         """Returns B windows for training, each as in its epoch; both arguments are int64[B].
 
@@ -150,6 +145,7 @@ class QuestionSource:
             if not question.answers:
                 answers.append(_NOWHERE)
             first_answer.append(len(answers))
+        self.num_examples = len(windows)
         self.owners, self._begin, self._length = np.array(windows, dtype=np.int64).T
         self._answer_start, self._answer_end = np.array(answers, dtype=np.int64).T
         self._first_answer = np.array(first_answer)
