@@ -45,14 +45,20 @@ def train_recipe(
     run = Run(folder)
     with engine.join_ranks(recipe.engine.hang_timeout_s) as ranks, ExitStack() as held:
 
-        def lead() -> engine.Job | None:
+        def prepared() -> engine.Job | None:
+            """Rank 0 fills the folder first; returns None if the run has finished."""
+            if not ranks.leader:
+                if run.finished:
+                    return None
+                torch.set_num_threads(run.environment()["threads"])
+                return build(recipe, run)
             if ranks.size == 1:
                 return _lead(recipe, run, resume, held, ranks, say)
             with engine.stop_requests() as request, request.at_once("before training began; --resume begins it"):
                 return _lead(recipe, run, resume, held, ranks, say)
 
         say = progress.say if progress is not None else engine.SilentProgress().say
-        job = ranks.leader_first(lambda: lead() if ranks.leader else _follow(recipe, run), "preparing the run")
+        job = ranks.leader_first(prepared, "preparing the run")
         if job is None:
             return run.result() if ranks.leader else {}
         return engine.train(_on_its_part(job, recipe), run, progress, title or recipe.name, ranks, mirror)
@@ -110,14 +116,6 @@ def _lead(
         if new is None:
             folder.mkdir()
         raise
-
-
-def _follow(recipe: Recipe, run: Run) -> engine.Job | None:
-    """Returns the job of any other rank, after rank 0 has filled the folder."""
-    if run.finished:
-        return None
-    torch.set_num_threads(run.environment()["threads"])
-    return build(recipe, run)
 
 
 def evaluate_run(folder: Path, squad_file: Path | None = None, null_threshold: float | None = None) -> dict[str, float]:
