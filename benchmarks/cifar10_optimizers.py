@@ -191,13 +191,13 @@ def draw(rows: Rows) -> str:
         ends: dict[str, tuple[float, float]] = {}
         for name in RATES:
             number = accent(name, list(RATES))
-            colour, marker = ACCENTS[number], MARKERS[number]
+            color, marker = ACCENTS[number], MARKERS[number]
             mine = {trial: 100 * row["top1"] for trial, row in rows.items() if trial.optimizer == name}
             tried = [(trial.lr, top1) for trial, top1 in mine.items() if trial.part == "grid"]
             again = [(trial.lr, top1) for trial, top1 in mine.items() if trial.part == "seeds"]
-            rates.plot(*zip(*tried, strict=True), color=colour, marker=marker, markersize=6)
+            rates.plot(*zip(*tried, strict=True), color=color, marker=marker, markersize=6)
             if again:
-                rates.plot(*zip(*again, strict=True), color=colour, marker=marker, markersize=4, linestyle="none")
+                rates.plot(*zip(*again, strict=True), color=color, marker=marker, markersize=4, linestyle="none")
             ends[name] = tried[-1]
         heights = [float(rates.transData.transform(end)[1]) for end in ends.values()]
         for (name, end), height, free in zip(ends.items(), heights, spread(heights, 15, 0, 1e6), strict=True):

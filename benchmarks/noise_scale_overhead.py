@@ -21,7 +21,7 @@ import torch
 from anybatch.engine import Ranks
 from anybatch.engine.loading import cut, read_share
 from anybatch.engine.measure import WatchedNoise
-from anybatch.engine.parallel import parallelise
+from anybatch.engine.parallel import parallelize
 from anybatch.engine.step import train_step
 from anybatch.environment import describe_environment
 from anybatch.recipes import find_recipe
@@ -51,7 +51,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         job = build(recipe, Run(Path(scratch)))
         job = replace(job, execution=replace(job.execution, noise_every=2))
-        parallel = parallelise(job, Ranks())
+        parallel = parallelize(job, Ranks())
         noise, phase = WatchedNoise(job, parallel), job.phases[0]
         job.model.train()
         times: tuple[list[float], list[float]] = ([], [])

@@ -134,15 +134,15 @@ def draw(found: dict[str, Any]) -> str:
             axes = panel(figure, *grid.box(number))
             axes.axhline(floor, color=MUTED, linestyle=(0, (1, 3)))
             for optimizer, name in NAMES.items():
-                colour = ACCENTS[accent(optimizer, list(NAMES))]
+                color = ACCENTS[accent(optimizer, list(NAMES))]
                 values = [
                     [value for row in found["cells"] if (row["optimizer"], row["batch_size"]) == (optimizer, batch)
                      and (value := value_of(row)) is not None]
                     for batch in batches
                 ]  # fmt: skip
                 middle = [mean(each) for each in values]
-                axes.plot(batches, middle, color=colour, marker=MARKERS[accent(optimizer, list(NAMES))], label=name)
-                axes.vlines(batches, [min(each) for each in values], [max(each) for each in values], color=colour)
+                axes.plot(batches, middle, color=color, marker=MARKERS[accent(optimizer, list(NAMES))], label=name)
+                axes.vlines(batches, [min(each) for each in values], [max(each) for each in values], color=color)
             axes.set_xscale("log", base=4)
             axes.set_xticks(batches, [f"{batch}" for batch in batches])
             axes.set_xlabel("batch")

@@ -11,7 +11,7 @@ from torch import nn
 from anybatch.data.batch import Batch
 from anybatch.engine import Execution, Job, Phase, Ranks
 from anybatch.engine.loading import MicroBatch, Share
-from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.parallel import Parallel, parallelize
 from anybatch.engine.step import StepResult, train_step
 from anybatch.models.bert import BertSettings, pretraining_model
 from anybatch.models.classifier import ClassifierSettings, image_classifier
@@ -178,7 +178,7 @@ class Steps:
 
     @classmethod
     def of(cls, job: Job, ranks: Ranks | None = None) -> "Steps":
-        parallel = parallelise(job, ranks or Ranks())
+        parallel = parallelize(job, ranks or Ranks())
         job.model.train()
         return cls(job, parallel)
 

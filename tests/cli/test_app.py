@@ -1,4 +1,4 @@
-"""A shell completes commands, options and names; a pipe gets no colours; what prints a table prints JSON, too."""
+"""A shell completes commands, options and names; a pipe gets no colors; what prints a table prints JSON, too."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ def test_completion_can_be_installed(
     assert "anybatch" in printed
 
 
-def test_a_pipe_gets_no_colours(tmp_path: Path) -> None:
+def test_a_pipe_gets_no_colors(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n\n\n".join(f"Document {n} begins. It has a second sentence, {n}." for n in range(30)))
     shards = tmp_path / "shards"

@@ -22,7 +22,7 @@ def test_a_table_and_a_file(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert "tiny: 0.0M parameters in 2 tensors" in said.out
     assert "anybatch LAMB plain" in said.out
-    assert "1 busy neighbour" in said.out
+    assert "1 busy neighbor" in said.out
     written = json.loads(out.read_text())
     assert written["conditions"]["busy"] == 1
     assert written["environment"]["versions"]["torch"] == torch.__version__

@@ -11,7 +11,7 @@ from support.grouped_ranks import CUTS, NUM_STEPS, Examples, grouped_job, state
 
 from anybatch.engine import Ranks, train
 from anybatch.engine.loading import MicroBatch, Share, cut
-from anybatch.engine.parallel import parallelise
+from anybatch.engine.parallel import parallelize
 from anybatch.engine.step import train_step
 from anybatch.runs import Run
 
@@ -96,7 +96,7 @@ def test_ranks_share_out_whole_groups(size: int, count: int, group: int) -> None
 
 def test_a_skipped_step_leaves_no_trace() -> None:
     job = grouped_job(8, 4)
-    parallel = parallelise(job, Ranks())
+    parallel = parallelize(job, Ranks())
     job.model.train()
     before = state(job).clone()
     rows = Examples().read(0, 4)

@@ -14,7 +14,7 @@ from support.linear_job import parameters, regression_job
 
 from anybatch.engine import train
 from anybatch.engine.micro_batch import choose_micro_batch_sizes, largest_that_fits
-from anybatch.engine.parallel import parallelise
+from anybatch.engine.parallel import parallelize
 from anybatch.engine.preview import preview
 from anybatch.engine.ranks import Ranks
 from anybatch.errors import Failed
@@ -83,7 +83,7 @@ def test_it_is_measured_in_training_mode() -> None:
     job = regression_job(global_batch_size=40, execution={"micro_batch_size": "auto"})
     job.model.eval()
     memory = Counted(job.model)
-    sizes = choose_micro_batch_sizes(job, parallelise(job, Ranks()), SilentProgress(), memory)
+    sizes = choose_micro_batch_sizes(job, parallelize(job, Ranks()), SilentProgress(), memory)
     assert all(memory.modes)
     # Of 1, 2 and 3 targets in turn; one more example would not fit by the line through the last two measurements.
     assert sizes == [4]

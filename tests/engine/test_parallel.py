@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from anybatch.engine import train
 from anybatch.engine.evaluate import evaluate_together
 from anybatch.engine.loading import cut, read_share
-from anybatch.engine.parallel import parallelise
+from anybatch.engine.parallel import parallelize
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.runs import Run
@@ -69,7 +69,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 def test_blocks_are_compiled(graphs: list[torch.fx.GraphModule], recomputed: bool) -> None:
     execution = {"compile": True, "activation_checkpointing": recomputed}
     job = regression_job(model=Blocks(), execution=execution)
-    parallel = parallelise(job, Ranks())
+    parallel = parallelize(job, Ranks())
     optimizer = torch.optim.SGD(job.model.parameters(), lr=0.1)
     train_step(parallel, optimizer, read_share(RaggedExamples(), cut(0, 6, 0, 1, 6)), None)
     # All blocks have one code object, and take one shape.
@@ -78,7 +78,7 @@ def test_blocks_are_compiled(graphs: list[torch.fx.GraphModule], recomputed: boo
 
 def test_more_shapes_than_torch_compiles_by_default_stay_compiled(graphs: list[torch.fx.GraphModule]) -> None:
     job = regression_job(model=Blocks(), execution={"compile": True})
-    parallel = parallelise(job, Ranks())
+    parallel = parallelize(job, Ranks())
     block = parallel.module.blocks[0]
     with torch._dynamo.config.patch(assume_static_by_default=True, automatic_dynamic_shapes=False):
         for rows in range(2, 14):
@@ -88,7 +88,7 @@ def test_more_shapes_than_torch_compiles_by_default_stay_compiled(graphs: list[t
 
 def test_an_evaluation_compiles_nothing(graphs: list[torch.fx.GraphModule]) -> None:
     job = regression_job(model=Blocks(), execution={"compile": True})
-    evaluate_together(parallelise(job, Ranks()), job.held_out)
+    evaluate_together(parallelize(job, Ranks()), job.held_out)
     assert not graphs
 
 

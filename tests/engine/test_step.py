@@ -5,7 +5,7 @@ import torch
 from support.linear_job import RaggedExamples, Regression, regression_job
 
 from anybatch.engine.loading import Share, cut, read_share
-from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.parallel import Parallel, parallelize
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import sum_of_squares, train_step
 from anybatch.errors import InputError
@@ -13,7 +13,7 @@ from anybatch.errors import InputError
 
 def alone(model: torch.nn.Module) -> Parallel:
     """`model` on a single rank."""
-    return parallelise(regression_job(model=model), Ranks())
+    return parallelize(regression_job(model=model), Ranks())
 
 
 def share(start: int, count: int, micro_batch_size: int, poison: int | None = None) -> Share:
@@ -66,7 +66,7 @@ def test_ranks_need_not_divide_the_batch(count: int, size: int, micro_batch_size
 @pytest.mark.parametrize(("parallel", "ranks"), [("none", Ranks(0, 2)), ("fsdp", Ranks())])
 def test_a_way_of_parallel_that_the_ranks_do_not_fit_is_refused(parallel: str, ranks: Ranks) -> None:
     with pytest.raises(InputError, match=f"engine.parallel = '{parallel}'"):
-        parallelise(regression_job(execution={"parallel": parallel}), ranks)
+        parallelize(regression_job(execution={"parallel": parallel}), ranks)
 
 
 def test_gradients_are_clipped_to_the_global_norm() -> None:

@@ -143,9 +143,9 @@ def test_a_wrapper_is_looked_through() -> None:
     assert BATCH == 4 * MICRO_BATCH
 
 
-@pytest.mark.parametrize("synchronised", [True, False])
-def test_fsdp2_is_measured_if_each_micro_batch_is_synchronised(
-    synchronised: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_fsdp2_is_measured_if_each_micro_batch_is_synchronized(
+    synchronized: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without, that is said once, and the loop goes on."""
     plain = network()
@@ -161,14 +161,14 @@ def test_fsdp2_is_measured_if_each_micro_batch_is_synchronised(
         begun = iter(range(1, 1000))
 
         def before(*_: torch.Tensor) -> None:
-            model.set_requires_gradient_sync(synchronised or next(begun) % 4 == 0)
+            model.set_requires_gradient_sync(synchronized or next(begun) % 4 == 0)
 
         by_hand(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), 4, before=before)
     finally:
         dist.destroy_process_group()
     found = watch.numbers()
     assert found["trust_ratio/max"] == pytest.approx(expected.numbers()["trust_ratio/max"], rel=1e-5)
-    if synchronised:
+    if synchronized:
         assert watch.no_noise is None
         assert found["noise/trace"] > 0
     else:

@@ -183,7 +183,7 @@ class Drawn:
 
 
 def batches(size: int, count: int) -> list:
-    """The same examples, normalised and raw."""
+    """The same examples, normalized and raw."""
     labels, numbers = np.arange(count) % 5, np.arange(count)
     return [
         ImageSource(Drawn(size), labels, NORMALIZATION, 0, raw=raw).batch(np.zeros_like(numbers), numbers)

@@ -81,7 +81,7 @@ def test_every_figure_is_drawn_for_both_widths_and_described(page: str) -> None:
     assert parsed.tags.count("desc") == parsed.tags.count("svg") == parsed.values("role").count("img")
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
-    assert all(name in ids for value in parsed.values("aria-labelledby") for name in value.split())
+    assert all(name in ids for value in parsed.values("aria-labeledby") for name in value.split())
     references = set(re.findall(r"url\(#([^)]+)\)", page)) | {v[1:] for v in parsed.values("href") if v.startswith("#")}
     assert references <= set(ids)
 
@@ -97,7 +97,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     assert all(found.startswith("#") for found in re.findall(r"url\(([^)]*)\)", page))
 
 
-def test_colours_follow_the_page_and_text_stays_text(page: str) -> None:
+def test_colors_follow_the_page_and_text_stays_text(page: str) -> None:
     figures = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     figures = re.sub(r"base64,[^\"]*", "", figures)
     assert set(re.findall(r"#[0-9a-f]{6}\b", figures)) <= {"#ffffff"}

@@ -17,7 +17,7 @@ from anybatch.study import Entrant, Study
 from anybatch.study.command import finish_study, plan
 from anybatch.study.declaration import LR
 
-_COLOUR = rb"([\d.]+) ([\d.]+) ([\d.]+) (?:rg|RG)\b"
+_COLOR = rb"([\d.]+) ([\d.]+) ([\d.]+) (?:rg|RG)\b"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_report_holds_everything(ended: tuple[Comparison, dict[str, Any], Pa
     assert (out / "trials.csv").read_text(encoding="utf-8").count("\n") == 1 + len(table["trials"])
 
 
-def test_a_pdf_has_the_colours_of_the_light_page(ended: tuple[Comparison, dict[str, Any], Path]) -> None:
+def test_a_pdf_has_the_colors_of_the_light_page(ended: tuple[Comparison, dict[str, Any], Path]) -> None:
     compared, _, out = ended
     write_study(compared, out)
     first = (out / "quality.pdf").read_bytes()
@@ -87,9 +87,9 @@ def test_a_pdf_has_the_colours_of_the_light_page(ended: tuple[Comparison, dict[s
         zlib.decompress(stream)
         for stream in re.findall(rb"FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", first, re.DOTALL)
     )
-    colours = {tuple(round(255 * float(part)) for part in found) for found in re.findall(_COLOUR, drawn)}
-    assert {(0x00, 0x65, 0xB0), (0xC2, 0x4A, 0x00), (0x1B, 0x1D, 0x21)} <= colours
-    assert not any(colour[:2] == (1, 2) for colour in colours), "a placeholder was left"
+    colors = {tuple(round(255 * float(part)) for part in found) for found in re.findall(_COLOR, drawn)}
+    assert {(0x00, 0x65, 0xB0), (0xC2, 0x4A, 0x00), (0x1B, 0x1D, 0x21)} <= colors
+    assert not any(color[:2] == (1, 2) for color in colors), "a placeholder was left"
     write_study(compared, out)
     assert (out / "quality.pdf").read_bytes() == first
     page = (out / "index.html").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ def test_the_gradient_is_as_dense_as_it_is_said_to_be() -> None:
     assert sum(spiked(4, 8)) / 8 == pytest.approx(1)
 
 
-def test_a_crossing_lies_between_its_neighbours_in_logarithms() -> None:
+def test_a_crossing_lies_between_its_neighbors_in_logarithms() -> None:
     assert crossing([0.25, 1.0], [4.0, 0.25]) == pytest.approx(0.5)
     assert crossing([0.25, 1.0], [4.0, 2.0]) is None
 

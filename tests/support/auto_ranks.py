@@ -15,7 +15,7 @@ import torch
 from anybatch.engine import join_ranks, train
 from anybatch.engine.loading import cut, on_device, read_share
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
-from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.parallel import Parallel, parallelize
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.progress import SilentProgress
@@ -73,7 +73,7 @@ def _case(case: str, ranks: Ranks, folder: Path) -> dict[str, Any]:
     job = regression_job(num_steps=3, global_batch_size=20, execution=execution)
     runs_out = case == "broken" or case == "fsdp-both-out" or (case == "fsdp-one-out" and ranks.rank == 1)
     if case in ("ddp", "fsdp"):
-        made = parallelise(job, ranks)
+        made = parallelize(job, ranks)
         sizes = choose_micro_batch_sizes(job, made, SilentProgress(), Fullness(made))
         job = regression_job(
             num_steps=3, global_batch_size=20, micro_batch_size=sizes[0], execution={"parallel": parallel}
@@ -82,7 +82,7 @@ def _case(case: str, ranks: Ranks, folder: Path) -> dict[str, Any]:
         run.path.mkdir(exist_ok=True)
         train(job, run, ranks=ranks)
         return {"sizes": sizes, "parameters": whole(job).tolist()}
-    made = parallelise(job, ranks)
+    made = parallelize(job, ranks)
     hook = job.model.hidden.register_forward_hook(lambda *args: OutOfMemory.apply(args[-1])) if runs_out else None
     if case != "broken":
         choose_micro_batch_sizes(job, made, SilentProgress(), Fullness(made))

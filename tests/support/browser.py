@@ -15,9 +15,9 @@ _PROBE = """<script>const frame = document.querySelector('iframe'); frame.onload
 const page = frame.contentDocument, root = page.documentElement;
 const seen = [...page.querySelectorAll('svg')].filter(svg => svg.getClientRects().length);
 const style = element => frame.contentWindow.getComputedStyle(element);
-const colour = (element, what) => style(element)[what].match(/[0-9]+/g).slice(0, 3).join();
-document.title = [root.scrollWidth, root.clientWidth, seen.length, colour(page.body, 'backgroundColor'),
-colour(page.querySelector('h1'), 'color'), colour(page.querySelector('svg text'), 'fill')].join(' '); };</script>"""
+const color = (element, what) => style(element)[what].match(/[0-9]+/g).slice(0, 3).join();
+document.title = [root.scrollWidth, root.clientWidth, seen.length, color(page.body, 'backgroundColor'),
+color(page.querySelector('h1'), 'color'), color(page.querySelector('svg text'), 'fill')].join(' '); };</script>"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A small tree of images as they come from the world: every colour mode, sizes from 1 x 1 up, damaged and misnamed."""
+"""A small tree of images as they come from the world: every color mode, sizes from 1 x 1 up, damaged and misnamed."""
 
 import io
 import os
@@ -29,28 +29,28 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 def odd_files() -> dict[str, bytes]:
     """Name to content; those whose name begins with 'bad' cannot be read, all others can."""
-    colour = Image.fromarray(noise(40, 60))
+    color = Image.fromarray(noise(40, 60))
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    whole = encoded(colour, quality=95)
-    palette = colour.quantize(16)
-    seen_through = colour.convert("RGBA")
+    whole = encoded(color, quality=95)
+    palette = color.quantize(16)
+    seen_through = color.convert("RGBA")
     seen_through.putalpha(Image.fromarray(noise(40, 60, 1)))
     sixteen = Image.fromarray(noise(40, 60, 1).astype(np.uint16) * 257)
     return {
-        "colour.jpg": whole,
-        "grey.JPEG": encoded(colour.convert("L")),
-        "cmyk.jpg": encoded(colour.convert("CMYK")),
-        "turned.jpg": encoded(colour, exif=exif),
-        "progressive.jpg": encoded(colour, progressive=True),
-        "png-in-disguise.jpg": encoded(colour, "PNG"),
+        "color.jpg": whole,
+        "grey.JPEG": encoded(color.convert("L")),
+        "cmyk.jpg": encoded(color.convert("CMYK")),
+        "turned.jpg": encoded(color, exif=exif),
+        "progressive.jpg": encoded(color, progressive=True),
+        "png-in-disguise.jpg": encoded(color, "PNG"),
         "palette.png": encoded(palette, "PNG"),
         "palette-with-hole.png": encoded(palette, "PNG", transparency=0),
         "alpha.png": encoded(seen_through, "PNG"),
         "grey-alpha.png": encoded(seen_through.convert("LA"), "PNG"),
-        "one-bit.png": encoded(colour.convert("1"), "PNG"),
+        "one-bit.png": encoded(color.convert("1"), "PNG"),
         "sixteen-bits.png": encoded(sixteen, "PNG"),
-        "moving.gif": encoded(colour, "GIF", save_all=True, append_images=[colour.rotate(90)]),
+        "moving.gif": encoded(color, "GIF", save_all=True, append_images=[color.rotate(90)]),
         "tiny.png": encoded(Image.fromarray(noise(1, 1)), "PNG"),
         "thin.png": encoded(Image.fromarray(noise(1, 300)), "PNG"),
         "tall.jpg": encoded(Image.fromarray(noise(500, 3))),
@@ -68,7 +68,7 @@ def odd_files() -> dict[str, bytes]:
         "bad-text.jpg": b"this is not an image\n" * 20,
         "bad-empty.png": b"",
         "bad-noise.png": np.random.default_rng(0).bytes(500),
-        "bad-truncated.png": encoded(colour, "PNG")[:200],
+        "bad-truncated.png": encoded(color, "PNG")[:200],
     }
 
 
@@ -92,7 +92,7 @@ def write_odd_tree(root: Path, copies: int = 1) -> tuple[int, int]:
     cats = root / "train" / "cat"
     (cats / ".hidden.jpg").write_bytes(b"")
     (cats / "folder.jpg").mkdir()
-    (cats / "folder.jpg" / "in-a-folder.jpg").write_bytes(files["colour.jpg"])
+    (cats / "folder.jpg" / "in-a-folder.jpg").write_bytes(files["color.jpg"])
     (cats / "link-to-a-folder").symlink_to(root / "val")
     (cats / "bad-link.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(cats / "bad-pipe.jpg")

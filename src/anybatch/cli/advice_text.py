@@ -107,7 +107,7 @@ def logs_text(advice: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     lines = _table(head, rows)
     if any(run["lr_is_bound"] and run["lr"] for run in runs):
-        lines.append(">=: the highest rate that the log has; the run's peak may lie between two entries")
+        lines.append(">=: the highest learning rate in the log; the run's highest may lie between two entries")
     lines += ["", f"examples double at {_bound(advice)}, by {advice['source']}"]
     if advice["nearly_free_batch"] is not None:
         lines.append(

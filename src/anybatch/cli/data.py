@@ -99,5 +99,5 @@ def inspect(
         show("\n".join(histogram(counts)))
     show("\nexamples as the model sees them, and [what is shown→what is to be predicted]:")
     for example in examples:
-        coloured = re.sub(r"\[\S+→\S+\]", lambda found: typer.style(found[0], fg="red", bold=True), example)
-        typer.echo(f"  {coloured}", color=False if "NO_COLOR" in os.environ else None)
+        colored = re.sub(r"\[\S+→\S+\]", lambda found: typer.style(found[0], fg="red", bold=True), example)
+        typer.echo(f"  {colored}", color=False if "NO_COLOR" in os.environ else None)

@@ -41,7 +41,7 @@ def summary(folder: Path, *, num_examples: int = 3, seq_length: int = 64) -> dic
         if not shards.num_documents:
             raise InputError(f"{folder / name}: holds no document; run `anybatch data prepare` again with more text")
         shards.verify()
-        parts[name] = _summarise(shards, unknown)
+        parts[name] = _summarize(shards, unknown)
     source = PretrainingSource(opened[TRAIN], tokenizer, seq_length, seed=0)
     count = min(num_examples, source.num_examples)
     inputs = source.batch(np.zeros(count, dtype=np.int64), np.arange(count) * source.num_examples // count).inputs
@@ -69,7 +69,7 @@ def _name(tokenizer: Tokenizer, number: int) -> str:
     return str(tokenizer.id_to_token(number)).replace("[MASK]", "MASK").replace(" ", "␣")
 
 
-def _summarise(shards: Shards, unknown: int) -> dict[str, Any]:
+def _summarize(shards: Shards, unknown: int) -> dict[str, Any]:
     sentence_lengths = np.concatenate([np.diff(part.sentence_ends, prepend=0) for part in shards.parts])
     document_lengths = np.concatenate(
         [np.diff(part.sentence_ends[part.document_ends - 1], prepend=0) for part in shards.parts]

@@ -22,7 +22,7 @@ from anybatch.engine.job import Job
 from anybatch.engine.loading import Loader, Share, cut, loading, read_share
 from anybatch.engine.measure import WatchedNoise, measurements, peak_flops, quantiles
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
-from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.parallel import Parallel, parallelize
 from anybatch.engine.pieces import give_ordinary_permissions, safetensors_errors
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.records import Mirror, Records
@@ -69,7 +69,7 @@ def train(
         if ranks.device.type == "cuda":
             progress.say(described(job.execution, ranks.device))
         with stop_requests() as request, computing_on(ranks.device, job.execution):
-            parallel = parallelise(job, ranks)
+            parallel = parallelize(job, ranks)
             micro_batch_sizes = choose_micro_batch_sizes(job, parallel, progress)
             step, problems = checkpoint.load_newest(
                 run.checkpoints, job.model, job.optimizer, job.inputs, ranks, loss_scale=parallel.loss_scale

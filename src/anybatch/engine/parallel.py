@@ -215,7 +215,7 @@ class Sharded(Parallel):
         return self._rebuilt(parameters) if self.ranks.leader else None
 
 
-def parallelise(job: Job, ranks: Ranks) -> Parallel:
+def parallelize(job: Job, ranks: Ranks) -> Parallel:
     """Prepares `job.model`, in place, for `job.execution.parallel`; the optimizer's groups get its shards.
 
     Raises:

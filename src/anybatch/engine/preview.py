@@ -13,7 +13,7 @@ from anybatch.engine.devices import decided
 from anybatch.engine.job import Job, Phase
 from anybatch.engine.loading import cut, read_share
 from anybatch.engine.micro_batch import choose_micro_batch_sizes
-from anybatch.engine.parallel import Parallel, parallelise
+from anybatch.engine.parallel import Parallel, parallelize
 from anybatch.engine.ranks import Ranks
 from anybatch.engine.step import train_step
 from anybatch.progress import SilentProgress
@@ -51,7 +51,7 @@ def preview(job: Job, num_ranks: int) -> Preview:
     ranks = Ranks()
     execution = decided(replace(job.execution, parallel="none"), ranks.device, job.model)
     job = replace(job, execution=execution)
-    parallel = parallelise(job, ranks)
+    parallel = parallelize(job, ranks)
     for group in job.optimizer.param_groups:
         group["lr"] = 0.0
     parallel.module.train()

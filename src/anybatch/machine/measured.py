@@ -56,7 +56,7 @@ def conditions(result: Mapping[str, Any]) -> str:
         f"medians of {chosen['repeats']}",
     ]
     if chosen["busy"]:
-        parts.append(f"{chosen['busy']} busy {'neighbour' if chosen['busy'] == 1 else 'neighbours'}")
+        parts.append(f"{chosen['busy']} busy {'neighbor' if chosen['busy'] == 1 else 'neighbors'}")
     if chosen["clip"] is not None:
         parts.append(f"global norm clipped to {chosen['clip']:g}")
     return ", ".join(parts)

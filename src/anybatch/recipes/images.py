@@ -1,4 +1,4 @@
-"""Builds a run on labelled images, and scores it: top-1, top-5, which classes are taken for which, what went worst."""
+"""Builds a run on labeled images, and scores it: top-1, top-5, which classes are taken for which, what went worst."""
 
 import hashlib
 from collections.abc import Sequence

@@ -78,7 +78,17 @@ def phases(comparison: Comparison) -> Section | None:
     """Shows a row for each begun phase of runs with several: steps, learning rates, and what was carried over."""
     reported = [run for run in comparison.rows if run.part == "reported" and len(_declared(run)) > 1]
     rows = [row for run in reported for row in _rows(run)]
-    names = ("run", "phase", "batch", "size", "steps", "warm-up", "highest rate", "at its end", "optimizer keeps")
+    names = (
+        "run",
+        "phase",
+        "batch",
+        "size",
+        "steps",
+        "warm-up",
+        "highest learning rate",
+        "at its end",
+        "optimizer keeps",
+    )
     columns = [Column(name, itemgetter(k)) for k, name in enumerate(names)]
     table = Table("", "Phases of the runs", columns, rows)
     return Section("phases", "The phases of a run", [table]) if rows else None

@@ -158,7 +158,7 @@ def render(figure: "Figure", frame: Frame) -> str:
     width, height = (round(size * 72) for size in figure.get_size_inches())
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
+        f'aria-labeledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
         f'<desc id="{key}-desc">{escape(frame.description)}</desc>{body}</svg>'
     )
 
@@ -167,7 +167,7 @@ def as_pdf(draw: Callable[[Frame], str], title: str) -> bytes:
     """Returns the figure at the width of a wide page as a PDF, in the colors of the light page on white."""
     from matplotlib.colors import get_named_colors_mapping
 
-    names, light = get_named_colors_mapping(), _light_colours()
+    names, light = get_named_colors_mapping(), _light_colors()
     target = io.BytesIO()
     for name in _PLACEHOLDERS:
         # One by one: only then the mapping forgets what it has converted.
@@ -180,12 +180,12 @@ def as_pdf(draw: Callable[[Frame], str], title: str) -> bytes:
     return target.getvalue()
 
 
-def _light_colours() -> dict[str, str]:
+def _light_colors() -> dict[str, str]:
     """Returns the style sheet's colors by variable; the first of each are the light ones."""
     style = files("anybatch.report").joinpath("style.css").read_text(encoding="utf-8")
     found: dict[str, str] = {}
-    for name, colour in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):
-        found.setdefault(name, colour)
+    for name, color in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style):
+        found.setdefault(name, color)
     return found | {"paper": "#ffffff"}
 
 

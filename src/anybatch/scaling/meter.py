@@ -300,7 +300,7 @@ class GradientNoiseScale:
             if p.grad is not None:
                 found[index] = self._squares(name, p.grad)
         if not found:
-            raise ValueError("no parameter has a gradient: call after backward(), with FSDP2 synchronising every one")
+            raise ValueError("no parameter has a gradient: call after backward(), with FSDP2 synchronizing every one")
         return self._stacked(found)
 
     def _squares(self, name: str, gradient: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Every colour mode comes out as an upright picture in the wanted colours; what cannot be read says why."""
+"""Every color mode comes out as an upright picture in the wanted colors; what cannot be read says why."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def test_every_other_file_says_why_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "I;16", "F", "LA"])
-def test_colours_survive_their_mode(mode: str) -> None:
+def test_colors_survive_their_mode(mode: str) -> None:
     grey = noise(20, 30, 1)
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     kind = {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG")
@@ -131,9 +131,9 @@ def test_signed_and_32_bit_pixels_are_refused(kind: str, bits: int, sample_forma
 
 
 def test_a_color_that_a_png_names_as_transparent_is_white() -> None:
-    colour = Image.new("RGB", (2, 1), (9, 8, 7))
-    colour.putpixel((1, 0), (9, 8, 6))
-    data = encoded(colour, "PNG", transparency=(9, 8, 7))
+    color = Image.new("RGB", (2, 1), (9, 8, 7))
+    color.putpixel((1, 0), (9, 8, 6))
+    data = encoded(color, "PNG", transparency=(9, 8, 7))
     assert np.asarray(decoded(opened(data), 3)).tolist() == [[[255] * 3, [9, 8, 6]]]
     assert greys(data) == [255, 8]
     assert greys(with_values(np.array([[5, 6]], dtype=np.uint8), "PNG", transparency=5)) == [255, 6]
@@ -144,9 +144,9 @@ def test_a_color_that_a_png_names_as_transparent_is_white() -> None:
         greys(png(16, 2, bytes(24), bytes(6)))
 
 
-def png(depth: int, colour_type: int, row: bytes, key: bytes) -> bytes:
+def png(depth: int, color_type: int, row: bytes, key: bytes) -> bytes:
     """A PNG of 4 x 1 pixels with a tRNS chunk."""
-    header = struct.pack(">2I5B", 4, 1, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">2I5B", 4, 1, depth, color_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
@@ -164,7 +164,7 @@ def test_what_is_transparent_in_a_palette_is_white() -> None:
 
 
 def test_the_first_picture_of_several_counts() -> None:
-    first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    first, second = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
     for kind in ("TIFF", "GIF", "PNG", "WEBP"):
         data = encoded(first, kind, save_all=True, append_images=[second])
         assert np.abs(np.asarray(decoded(opened(data), 3), dtype=int) - (255, 0, 0)).max() <= 2, kind

@@ -91,10 +91,10 @@ def test_reflected_padding_mirrors_at_the_edge() -> None:
     assert {view.tobytes() for view in shown} <= known
 
 
-def test_colours_are_normalised() -> None:
+def test_colors_are_normalized() -> None:
     pixels = np.array([[[[0, 128, 255]]]], dtype=np.uint8)
     expected = (pixels.astype(np.float64) / 255 - NORMALIZATION.mean) / NORMALIZATION.std
-    assert np.allclose(NORMALIZATION.normalised(pixels), expected, atol=1e-6)
+    assert np.allclose(NORMALIZATION.normalized(pixels), expected, atol=1e-6)
 
 
 def test_mixup_is_the_weighted_mean_of_two_examples() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anybatch.data.images.views import CROP_WORDS, centre_box, cut_out, random_resized_box, uniform
+from anybatch.data.images.views import CROP_WORDS, center_box, cut_out, random_resized_box, uniform
 from anybatch.data.sampling import random_words
 
 
@@ -46,8 +46,8 @@ def test_a_thin_picture_falls_back_to_its_middle() -> None:
 
 
 def test_the_middle_is_what_resizing_to_256_and_cutting_224_sees() -> None:
-    assert centre_box(512, 256, 224 / 256) == (144, 16, 368, 240)
-    assert centre_box(1, 1, 0.875) == (0, 0, 1, 1)
+    assert center_box(512, 256, 224 / 256) == (144, 16, 368, 240)
+    assert center_box(1, 1, 0.875) == (0, 0, 1, 1)
 
 
 def test_cutting_without_resizing_keeps_the_pixels() -> None:

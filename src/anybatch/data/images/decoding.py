@@ -131,7 +131,7 @@ def decoded(image: Image.Image, channels: int, least: tuple[float, float] | None
             wide, high = least[::-1] if orientation in _TURNED else least
             image.draft(image.mode, (math.ceil(wide), math.ceil(high)))
         image.load()
-        picture = _in_colours(image, "L" if channels == 1 else "RGB")
+        picture = _in_colors(image, "L" if channels == 1 else "RGB")
         return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
     except Unreadable:
         raise
@@ -160,7 +160,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _in_colours(image: Image.Image, mode: str) -> Image.Image:
+def _in_colors(image: Image.Image, mode: str) -> Image.Image:
     """Converts large images in strips: some conversions of colors need several copies of their input."""
     if image.mode == mode and not image.has_transparency_data:
         return image
@@ -177,14 +177,14 @@ def _in_colours(image: Image.Image, mode: str) -> Image.Image:
 def _shown(strip: Image.Image, image: Image.Image) -> Image.Image:
     """Returns a strip of `image` in a mode from which Pillow converts to gray and to RGB as a viewer shows it."""
     if strip.mode.startswith("I;16") or strip.mode in ("I", "F"):
-        return Image.fromarray(_grey(np.asarray(strip), image))
+        return Image.fromarray(_gray(np.asarray(strip), image))
     if strip.has_transparency_data:
         return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip.convert("RGBA"))
     # Pillow converts Lab to gray only through colors.
     return strip.convert("RGB") if strip.mode == "LAB" else strip
 
 
-def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
+def _gray(values: np.ndarray, image: Image.Image) -> np.ndarray:
     """Returns uint8 of a strip's values; for grays of more than 8 bits, Pillow leaves their meaning to the reader."""
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
@@ -196,18 +196,18 @@ def _grey(values: np.ndarray, image: Image.Image) -> np.ndarray:
             raise Unreadable(
                 f"floating-point pixels from {low:g} to {high:g}; must be from 0 to 1, or whole numbers from 0 to 255"
             )
-        grey = scaled.astype(np.uint8)
+        gray = scaled.astype(np.uint8)
     elif image.mode == "I" and image.format != "PPM":
         raise Unreadable("pixels of 32 bits or with a sign, which nobody gives a white; convert them to 8 or 16 bits")
     else:
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-        grey = (values >> (bits - 8)).astype(np.uint8)
+        gray = (values >> (bits - 8)).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == 0:
         # White is zero; Pillow handles this for 8 bits.
-        grey = 255 - grey
+        gray = 255 - gray
     if (key := image.info.get("transparency")) is not None:
-        grey[values == key] = 255
-    return grey
+        gray[values == key] = 255
+    return gray
 
 
 def _reason(error: Exception) -> str:

@@ -37,7 +37,7 @@ class Normalization:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) == 2 or min(self.std) <= 0:
             raise InputError(
-                f"mean = {self.mean}, std = {self.std}: must have one value each for grey images or three for colors, "
+                f"mean = {self.mean}, std = {self.std}: must have one value each for gray images or three for colors, "
                 "and std above 0"
             )
 
@@ -47,7 +47,7 @@ class Normalization:
         std = np.array(self.std)
         return (1 / (255 * std)).astype(np.float32), (np.array(self.mean) / std).astype(np.float32)
 
-    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns (pixels / 255 - mean) / std, float32[..., C]."""
         # By whole rows of pixels: NumPy is several times slower if its innermost loop is over the few channels.
         width, (scale, shift) = pixels.shape[-2], self.scale_and_shift
@@ -189,7 +189,7 @@ class ImageSource:
         self, epochs: NDArray[np.int64], examples: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         pixels, seen = self.views(epochs, examples)
-        images = self.normalization.normalised(pixels)
+        images = self.normalization.normalized(pixels)
         images[~seen] = 0
         if self.mixing.cutout:
             cut_holes(images, self.seed, epochs, examples, self.mixing.cutout)

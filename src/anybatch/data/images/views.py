@@ -140,7 +140,7 @@ class FileViews:
             width, height = upright_size(image)
             if not self.training:
                 share = self.cropping.crop_pct if self.cropping.crop == "resized" else 1.0
-                return cut_out(image, centre_box(width, height, share), self.size, self.channels)
+                return cut_out(image, center_box(width, height, share), self.size, self.channels)
             box = random_resized_box(width, height, self.cropping.scale, words[:CROP_WORDS])
             pixels = cut_out(image, box, self.size, self.channels)
         flipped = self.cropping.flip and below(words[CROP_WORDS:], 2)[0] == 1
@@ -237,7 +237,7 @@ def random_resized_box(width: int, height: int, scale: tuple[float, float], word
     return x, y, x + wide, y + high_
 
 
-def centre_box(width: int, height: int, share: float) -> Box:
+def center_box(width: int, height: int, share: float) -> Box:
     """Returns the square in the middle whose side is `share` of the shorter side, at least one pixel.
 
     With share 224/256 it is the square of 'resize the shorter side to 256, cut 224 out of the middle'.

@@ -30,14 +30,14 @@ class Method:
 
     name: str
     make: MakeOptimizer
-    normalised: bool
+    normalized: bool
     measure: str
     predicted: float = -1.0
     rate_exponent: float = 0.0
 
     def rate(self, problem: Problem, num_steps: int) -> float:
         """SGD: 1/L_inf (times T^-1/2 where asked). LARS, LAMB: sqrt(2 (f_1 - f*) / (phi_max^2 |L|_1 T))."""
-        if self.normalised:
+        if self.normalized:
             total = sum(problem.smoothness)
             return math.sqrt(2 * problem.gap / (PHI[1] ** 2 * total * num_steps))
         return math.pow(num_steps, self.rate_exponent) / problem.largest
@@ -152,7 +152,7 @@ def _smoothness(size: Size, seed: int, advance: Callable[[str], None]) -> dict[s
         rates = [method.rate(problem, size.fixed_steps) for problem in problems]
         norms = run(problems, rates, method.make, size.fixed_steps, size.num_repetitions, seed)
         values = [[size.fixed_steps * value for value in each] for each in method.stationarity(norms)]
-        predicted = 0.0 if method.normalised else 1.0
+        predicted = 0.0 if method.normalized else 1.0
         rows.append({"method": method.name, "predicted": predicted, **_fitted(size.spreads, values)})
         advance(f"{method.name}, L_inf / L_avg")
     return {"steps": size.fixed_steps, "spreads": list(size.spreads), "methods": rows}
