@@ -8,6 +8,7 @@ RUN/model/              the final weights and tokenizer as a Hugging Face folder
 RUN/skipped-images.txt  for images: the images that could not be read, and why
 RUN/classification.json for images: the confusion matrix and worst mistakes; see evaluation/image_scores.py
 RUN/sample.json         for a GPT: the finished model's continuation of a held-out text's start
+RUN/predictions.json    for SQuAD: answers; nbest_predictions.json and null_odds.json beside it
 RUN/result.json         settings and final scores of a finished run, and the SHA-256 of every file of model/
 RUN/status.json         {"outcome": "running" | "finished" | "stopped" | "failed", "step", "message"}
 RUN/tracker.json        the tracker that --track named: tracker, id, url or path; see integrations/trackers.py
@@ -16,7 +17,8 @@ RUN/stacks-rank0.txt    the stack of every thread of a rank when the run hung an
 Every event of the metrics has "event", "step" (steps done), "examples" (seen so far), "elapsed_s" (over all starts).
 
 "start"         at each start or resume: ranks, parallel, micro_batch_sizes (one a phase),
-                precision, gradient_dtype, deterministic, compile, channels_last, cudnn_search, threads, device
+                precision, low_precision_weights, gradient_dtype, deterministic, compile, channels_last,
+                cudnn_search, threads, device
 "train"         a step: phase (from 0), loss and losses (means over the global batch's targets), lr, grad_norm (before
                 clipping), clipped, skipped (0 or 1; a loss or gradient was not finite), spike (1: the loss is over 6
                 standard deviations above the last 100), step_s, data_wait_s (mean over ranks), examples_per_s,
@@ -132,7 +134,7 @@ class Run:
 
 
 def sound_model(folder: Path) -> Path:
-    """A model folder; where a finished run wrote it, its files are compared with their checksums."""
+    """Returns `folder`. If a finished run wrote it, a file that does not match its checksum is an InputError."""
     run = Run(folder.parent)
     return run.sound_model() if folder.name == run.model.name and run.finished else folder
 

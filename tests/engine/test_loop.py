@@ -156,7 +156,7 @@ def test_a_run_that_is_to_stop_early_shows_progress_to_where_it_stops(tmp_path: 
             return super().task(title, total, done)
 
     job = regression_job(execution={"stop_after_steps": 3})
-    with pytest.raises(Reached, match=r"engine\.stop_after_steps = 3"):
+    with pytest.raises(Reached, match=r"stopped after step 3 of .*, as engine\.stop_after_steps asks"):
         train(job, run_at(tmp_path / "run"), progress=Totals())
     assert Totals.found[0] == (3 * job.phases[0].global_batch_size, 0)
     assert Totals.found[0][0] < job.num_examples

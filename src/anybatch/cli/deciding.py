@@ -125,7 +125,7 @@ def advise(
     branch: Annotated[
         bool, typer.Option("--branch", help="Measure the critical batch during training, by branches of the run.")
     ] = False,
-    points: Annotated[str, typer.Option(help="--branch: the shares of the run at which to branch.")] = POINTS,
+    points: Annotated[str, typer.Option(help="--branch: where branches start, as shares of the run.")] = POINTS,
     factors: Annotated[str, typer.Option(help="--branch: the multiples of the batch to try.")] = FACTORS,
     tolerance: Annotated[
         float, typer.Option(help="--branch: a loss higher by this still counts as equal.")

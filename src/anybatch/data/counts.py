@@ -33,7 +33,8 @@ class State:
         if self.unknown_share > _MOSTLY_UNKNOWN:
             raise InputError(
                 f"{self.unknown_share:.0%} of the text's tokens are [UNK]: the vocabulary is of another language, or "
-                "its tokenizer.json does not split text into words; have one trained, or give one for this text"
+                "its tokenizer.json does not split text into words; leave out --tokenizer to train one, or give one "
+                "for this text"
             )
 
     @staticmethod

@@ -176,7 +176,8 @@ class _Course:
                 if reason and not done:
                     raise Stopped(f"{reason} at step {step} of {job.num_steps}; saved, --resume continues from there")
                 if reached and not done:
-                    raise Reached(f"engine.stop_after_steps = {step} of {job.num_steps}; saved")
+                    asked = f"stopped after step {step} of {job.num_steps}, as engine.stop_after_steps asks"
+                    raise Reached(f"{asked}; saved, --resume continues")
 
     def read(self, step: int) -> Share:
         """Returns this rank's share of step `step`."""

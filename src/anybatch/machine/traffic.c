@@ -1,7 +1,7 @@
 /* What a step costs in memory alone: the reads and writes of a step in place, with no arithmetic.
 
    The values stay as they are: `zero` is 0, which the compiler cannot know. Threads take chunks by ticket, so that a
-   thread beside a busy neighbour takes fewer. */
+   thread beside a busy neighbor takes fewer. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -7,7 +7,7 @@ from anybatch.planner.cluster import Cluster
 from anybatch.planner.device_memory import Layout
 from anybatch.planner.workload import STEP_BYTES, Workload, WorkPhase
 
-# PyTorch's DDP sends gradients in buckets of this size.
+# Gradients are sent in buckets of about this size; see engine/gradient_sum.py.
 _BUCKET_BYTES = 25e6
 # The share of the memory's bandwidth that an optimizer's kernels reach.
 _STREAMING = 0.8

@@ -119,7 +119,7 @@ class Images(Task[ImageRecipe]):
 
     def left_out(self) -> str:
         lost = self.skipped.lines()
-        return f"; {len(lost)} were left out, such as {lost[0]}" if lost else ""
+        return f"; {len(lost)} were left out, such as {min(lost)}" if lost else ""
 
     @cached_property
     def held_out_source(self) -> ImageSource:

@@ -34,6 +34,7 @@ def field_lines(kind: type) -> dict[str, str]:
     """The line under each field of a class and of its bases, by the field's name.
 
     Example:
+        >>> from anybatch.recipes.recipe import ImagePhaseSettings
         >>> field_lines(ImagePhaseSettings)["image_size"]
         'Width and height of an image, in pixels.'
     """

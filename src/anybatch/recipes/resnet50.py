@@ -47,8 +47,9 @@ def resnet50_author() -> ImageRecipe:
 
     github.com/fastalgo/imagenet_resnet50_lamb: learning rate 0.04, 3,519 steps, warm-up over 20 epochs (782 steps), a
         decay that is continuous at the join, clip-norm 1.0, label smoothing 0.1. Only BatchNorm's parameters are
-        neither decayed nor adapted; biases are. Its log ends at 76.34 %. Its warm-up begins with a step of learning
-        rate 0, which is left out here. The recipe's `inferred` lists what the code leaves open.
+        neither decayed nor adapted; biases are. The log of this code ends at top-1 76.34 %. Its warm-up
+        begins with a step of learning rate 0, which is left out here. The recipe's `inferred` lists what the code
+        leaves open.
     """
     return _imagenet(
         "resnet50-author",

@@ -1,6 +1,6 @@
 """Every kind of run by the `task` of its recipe, and the job of a recipe.
 
-A new kind is one `Task`, listed here, and its recipe in recipe.py.
+A new kind is one `Task`, listed here, its recipe in recipe.py, and its words in comparison/wording.py.
 """
 
 import hashlib

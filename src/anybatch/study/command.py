@@ -1,4 +1,4 @@
-"""The command `anybatch study`: declares, shows the plan, or runs the rest and writes the table."""
+"""The command `anybatch study`: declares, shows the plan, or runs what is left and writes study.json and the page."""
 
 import itertools
 import json

@@ -70,7 +70,7 @@ def opened(data: bytes) -> Image.Image:
     """Opens the image in `data`, of any format that Pillow knows by content, not by name; does not decode it yet.
 
     Raises:
-        Unreadable: it is no image, or so large that decoding it would be an attack on the memory.
+        Unreadable: it is no image, or so large that decoding it could exhaust the memory.
     """
     if not data:
         raise Unreadable("the file is empty")
