@@ -15,9 +15,8 @@ from typing import Any
 from settings import DATA
 
 from anybatch.files import write_json
-from anybatch.recipes import find_recipe, from_json
+from anybatch.recipes import evaluate_run, find_recipe, from_json
 from anybatch.recipes.change import as_options, differences
-from anybatch.recipes.recipe import QuestionsRecipe
 from anybatch.runs import Run
 
 
@@ -39,10 +38,7 @@ def row(run: Run, questions: Path | None) -> dict[str, Any]:
         "train_s": round(result["train_s"], 1),
     }
     if questions is not None:
-        from anybatch.recipes.questions import answer
-
-        assert isinstance(recipe, QuestionsRecipe)
-        found["squad"] = answer(recipe, run, questions, None)
+        found["squad"] = evaluate_run(run.path, questions)
     where = run.environment()
     machine = {name: where[name] for name in ("git_revision", "processor", "threads", "versions")}
     return {**found, "environment": machine, "command": command(recipe)}

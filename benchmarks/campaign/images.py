@@ -19,6 +19,6 @@ def study() -> Study:
         ),
         batch_sizes=IMAGE_BATCHES,
         seeds=(0, 1, 2),
-        metric="top1",
+        metric="label",
         num_evals=3,
     )

@@ -18,6 +18,6 @@ def study() -> Study:
         entrants=rates(images, TRIED),
         batch_sizes=(IMAGE_BATCH,),
         seeds=(100,),
-        metric="top1",
+        metric="label",
         num_evals=3,
     )
