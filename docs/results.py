@@ -77,6 +77,18 @@ def with_kept(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def final(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The final scores of the rows that did not diverge."""
+    return [row["final"] for row in rows if row["final"]]
+
+
+def above_reference(rows: Sequence[dict[str, Any]], batch: int) -> list[float]:
+    """Points of top-1 at `batch` above the smallest batch, seed by seed, of one optimizer's rows."""
+    smallest = min(row["batch"] for row in rows)
+    start = {row["seed"]: row["final"]["top1"] for row in pick(rows, batch=smallest)}
+    return [100 * (row["final"]["top1"] - start[row["seed"]]) for row in pick(rows, batch=batch) if row["final"]]
+
+
 def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: str) -> str:
     """A row of learning rates and a row of held-out losses; the best loss is bold."""
     rows = sorted(rows, key=lambda row: row["lr"])
@@ -99,7 +111,8 @@ def results() -> dict[str, Any]:
         "demo": json.loads(measured.read_text(encoding="utf-8")),
         "campaign": {path.stem.replace("-", "_"): campaign(path.stem) for path in studies.glob("*.json")},
         "OPTIMIZERS": OPTIMIZERS, "pick": pick, "values": values, "spread": spread, "interval": interval,
-        "mean": fmean, "rate_table": rate_table, "with_kept": with_kept,
+        "mean": fmean, "rate_table": rate_table, "with_kept": with_kept, "final": final,
+        "above_reference": above_reference,
     }  # fmt: skip
 
 

@@ -3,8 +3,9 @@
     python benchmarks/campaign/collect.py RUNS... --out benchmarks/campaign/results/NAME.json [--squad dev.json]
 
 RUNS are the folders `runs` that `anybatch study --out` made, or run folders. `--squad` scores each model on SQuAD's
-questions. Runs that are not finished are left out. A row that the file has already is replaced if its run is given, and
-stays if not. Data are named in the commands by the variables of settings.py.
+questions. A run that diverged has no final scores; other runs that are not finished are left out. A row that the file
+has already is replaced if its run is given, and stays if not. Data are named in the commands by the variables of
+settings.py.
 """
 
 import argparse
@@ -14,34 +15,35 @@ from typing import Any
 
 from settings import DATA
 
-from anybatch.files import write_json
+from anybatch.files import read_object, write_json
 from anybatch.recipes import evaluate_run, find_recipe, from_json
 from anybatch.recipes.change import as_options, differences
 from anybatch.runs import Run
 
 
 def row(run: Run, questions: Path | None) -> dict[str, Any]:
-    """One run: what was set, what it cost, what it reached."""
-    recipe, result = from_json(run.recipe()), run.result()
-    found = {
+    """One run: what was set, what it cost, what it reached; `final` is None if it diverged."""
+    recipe, result = from_json(run.recipe()), run.result() if run.finished else {}
+    found: dict[str, Any] = {
         "optimizer": recipe.optimizer.name,
         "rule": recipe.reference.rule,
         "reference_lr": recipe.reference.lr,
-        "batch": result["global_batch_size"],
-        "lr": result["lr"],
-        "warmup_steps": result["warmup_steps"],
+        "batch": recipe.phases[0].batch_size,
         "seed": recipe.seed,
-        "num_steps": result["num_steps"],
-        "num_examples": result["num_examples"],
-        "context_free_loss": result.get("context_free_loss"),
-        "final": result["final"],
-        "train_s": round(result["train_s"], 1),
+        **{name: result.get(name) for name in ("lr", "warmup_steps", "num_steps", "num_examples", "context_free_loss")},
+        "final": result.get("final"),
+        "train_s": result.get("train_s"),
     }
     if questions is not None:
         found["squad"] = evaluate_run(run.path, questions)
     where = run.environment()
     machine = {name: where[name] for name in ("git_revision", "processor", "threads", "versions")}
     return {**found, "environment": machine, "command": command(recipe)}
+
+
+def diverged(run: Run) -> bool:
+    """Whether the study ended the run because it had diverged."""
+    return run.status_file.is_file() and read_object(run.status_file)["message"].startswith("Diverged")
 
 
 def command(recipe: Any) -> str:
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--squad", type=Path)
     args = parser.parse_args()
     folders = [path.parent for runs in args.runs for path in sorted(runs.glob("**/recipe.json"))]
-    found = [row(run, args.squad) for run in map(Run, folders) if run.finished]
+    found = [row(run, args.squad) for run in map(Run, folders) if run.finished or diverged(run)]
     before = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
     rows = {each["command"]: each for each in [*before, *found]}
     order = sorted(rows.values(), key=lambda row: (row["optimizer"], row["batch"], row["reference_lr"], row["seed"]))

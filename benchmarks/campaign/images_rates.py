@@ -8,7 +8,7 @@ from settings import IMAGE_BATCH, images, rates
 
 from anybatch.study import Study
 
-TRIED = {"lamb": (0.005, 0.01, 0.02), "lars": (0.004, 0.008, 0.016), "momentum": (0.01, 0.02, 0.04)}
+TRIED = {"lamb": (0.005, 0.01, 0.02), "lars": (0.008, 0.016, 0.032), "momentum": (0.02, 0.04, 0.08, 0.16, 0.32)}
 
 
 def study() -> Study:

@@ -140,14 +140,16 @@ def test_the_headline_names_who_never_ended_and_single_seeds(tmp_path: Path) -> 
 
 def test_what_would_make_every_trial_fail_is_refused_beforehand(tmp_path: Path) -> None:
     digits = find_recipe("digits-lenet")
+    short = ["reference.num_epochs=null", "reference.num_examples=1024", "reference.warmup_ratio=0.1"]
     for recipe, metric, message in (
+        (change(digits, short), "loss", "one: phases.0: batch_size=1024 has a warm-up ratio of"),
         (change(digits, ["optimizer.name=adamwx"]), "loss", "optimizer.name = 'adamwx': must be one of lamb"),
         (digits, "accuracy", "metric = 'accuracy': digits-lenet measures loss, label, label_top5"),
         (change(digits, [f"data.path={tmp_path}/none"]), "loss", "none: no such file or folder"),
         (find_recipe("bert-large-paper"), "loss", "data.path is not set, and bert-large-paper is for data of your own"),
     ):
         with pytest.raises(InputError, match=message):
-            check(Study("s", "?", (Entrant("one", recipe),), (32,), metric=metric))
+            check(Study("s", "?", (Entrant("one", recipe),), (32, 1024), metric=metric))
 
 
 def test_an_interval_ends_where_the_metric_does() -> None:

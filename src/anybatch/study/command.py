@@ -102,7 +102,7 @@ def finish_study(
 
 
 def check(study: Study) -> None:
-    """Raises InputError for a fault that would make every trial fail: no such optimizer, metric or data."""
+    """Raises InputError for a fault that is known beforehand: no such optimizer, metric or data; a batch too large."""
     if study.run is not None:
         return
     for entrant in study.entrants:
@@ -121,6 +121,8 @@ def check(study: Study) -> None:
                 f"{study.name}: data.path is not set, and {recipe.name} is for data of your own; "
                 f"--set data.path=FOLDER (a dry run takes {missing})"
             )
+    for trial in {trial.cell: trial for trial in study.trials}.values():
+        trial.scaled(trial.settings or {})
 
 
 def _earlier(path: Path, now: Mapping[str, Any]) -> dict[str, Any] | None:
