@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from results import OPTIMIZERS, campaign, pick, with_kept
+from results import CAMPAIGN, OPTIMIZERS, load, pick, with_kept
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -171,7 +171,7 @@ def demo(frame: Frame) -> str:
 
 def prose(frame: Frame) -> str:
     """The share of its learning that a GPT on English prose keeps at larger batches."""
-    return shares(frame, with_kept(campaign("gpt")["rows"]), "64,000 examples")
+    return shares(frame, with_kept(load(CAMPAIGN / "gpt.json")["rows"]), "64,000 examples")
 
 
 def shares(frame: Frame, rows: list[dict[str, Any]], examples: str) -> str:

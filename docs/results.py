@@ -20,20 +20,21 @@ from anybatch.comparison.statistics import mean_interval
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+CAMPAIGN = ROOT / "benchmarks" / "campaign" / "results"
 OPTIMIZERS = {
     "lamb": "LAMB", "lars": "LARS", "adamw": "AdamW", "adam": "Adam", "momentum": "momentum", "adagrad": "AdaGrad",
 }  # fmt: skip
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def load(name: str) -> Any:
-    """The content of benchmarks/results/NAME.json."""
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+def load(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def campaign(name: str) -> Any:
-    """The content of benchmarks/campaign/results/NAME.json."""
-    return json.loads((ROOT / "benchmarks" / "campaign" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+def load_all(folder: Path) -> dict[str, Any]:
+    """The content of every JSON file in a folder, by its name with underscores."""
+    return {path.stem.replace("-", "_"): load(path) for path in sorted(folder.glob("*.json"))}
 
 
 def pick(rows: Iterable[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
@@ -102,14 +103,10 @@ def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: st
 
 def results() -> dict[str, Any]:
     """Everything that the template may name: the files, the optimizers' names, and the functions above."""
-    folder = ROOT / "benchmarks" / "results"
-    files = {path.stem.replace("-", "_"): load(path.stem) for path in sorted(folder.glob("*.json"))}
-    measured = ROOT / "src" / "anybatch" / "study" / "measured.json"
-    studies = ROOT / "benchmarks" / "campaign" / "results"
     return {
-        **files,
-        "demo": json.loads(measured.read_text(encoding="utf-8")),
-        "campaign": {path.stem.replace("-", "_"): campaign(path.stem) for path in studies.glob("*.json")},
+        **load_all(ROOT / "benchmarks" / "results"),
+        "demo": load(ROOT / "src" / "anybatch" / "study" / "measured.json"),
+        "campaign": load_all(CAMPAIGN),
         "OPTIMIZERS": OPTIMIZERS, "pick": pick, "values": values, "spread": spread, "interval": interval,
         "mean": fmean, "rate_table": rate_table, "with_kept": with_kept, "final": final,
         "above_reference": above_reference,

@@ -4,20 +4,16 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import IMAGE_BATCH, images, rates
+from settings import IMAGE_BATCH, images, rate_study
 
 from anybatch.study import Study
 
-TRIED = {"lamb": (0.005, 0.01, 0.02), "lars": (0.008, 0.016, 0.032), "momentum": (0.02, 0.04, 0.08, 0.16, 0.32)}
+TRIED = {
+    "lamb": (0.005, 0.01, 0.02),
+    "lars": (0.004, 0.008, 0.016, 0.032),
+    "momentum": (0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+}
 
 
 def study() -> Study:
-    return Study(
-        name="images-rates",
-        question="At batch 32, which rate is best for each optimizer?",
-        entrants=rates(images, TRIED),
-        batch_sizes=(IMAGE_BATCH,),
-        seeds=(100,),
-        metric="label",
-        num_evals=3,
-    )
+    return rate_study("images-rates", images, TRIED, IMAGE_BATCH, metric="label", num_evals=3)

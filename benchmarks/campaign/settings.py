@@ -9,11 +9,13 @@ The data are named by environment variables, so that a declaration holds on any 
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from anybatch.recipes import Recipe, change, find_recipe
+from anybatch.study import Entrant, Study
 
 RESULTS = Path(__file__).parent / "results"
 DATA = {
@@ -85,20 +87,17 @@ def best_rate(study: str, optimizer: str, metric: str = "loss") -> float:
     """
     rows = json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8"))["rows"]
     sign = 1 if metric == "loss" else -1
-    mine = sorted((row["lr"], sign * row["final"][metric]) for row in rows if row["optimizer"] == optimizer)
+    # A run that diverged has no final scores, and is the worst.
+    scores = [(row["reference_lr"], row["final"]) for row in rows if row["optimizer"] == optimizer]
+    mine = sorted((lr, sign * final[metric] if final else math.inf) for lr, final in scores)
     best = min(mine, key=lambda row: row[1])
     if best in (mine[0], mine[-1]):
         raise ValueError(f"{study}: the best rate of {optimizer}, {best[0]}, is at the edge of those tried: {mine}")
     return float(best[0])
 
 
-def rate_name(optimizer: str, lr: float) -> str:
-    """A contender's name in a table of rates."""
-    return f"{optimizer} at {lr:g}"
-
-
-def rates(make: Any, tried: dict[str, tuple[float, ...]]) -> tuple[Any, ...]:
-    """One contender for each optimizer and rate."""
-    from anybatch.study import Entrant
-
-    return tuple(Entrant(rate_name(name, lr), make(name, lr)) for name, lrs in tried.items() for lr in lrs)
+def rate_study(name: str, make: Any, tried: dict[str, tuple[float, ...]], batch: int, **options: Any) -> Study:
+    """The study that brackets the rates of each optimizer at one batch, with a seed that no other study has."""
+    entrants = (Entrant(f"{each} at {lr:g}", make(each, lr)) for each, lrs in tried.items() for lr in lrs)
+    question = f"At batch {batch}, which rate is best for each optimizer?"
+    return Study(name, question, tuple(entrants), batch_sizes=(batch,), seeds=(100,), **options)

@@ -1,10 +1,11 @@
 """The rates of LAMB and AdamW for fine-tuning MiniLM at batch 8, from half the examples, on held-out articles."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from settings import SQUAD_BATCH, SQUAD_EXAMPLES, rates, squad
+from settings import SQUAD_BATCH, SQUAD_EXAMPLES, rate_study, squad
 
 from anybatch.study import Study
 
@@ -12,11 +13,4 @@ TRIED = {"adamw": (1e-4, 2e-4, 4e-4), "lamb": (5e-4, 1e-3, 2e-3)}
 
 
 def study() -> Study:
-    return Study(
-        name="squad-rates",
-        question="At batch 8, which rate is best for LAMB, and which for AdamW?",
-        entrants=rates(lambda name, lr: squad(name, lr, num_examples=SQUAD_EXAMPLES // 2), TRIED),
-        batch_sizes=(SQUAD_BATCH,),
-        seeds=(100,),
-        num_evals=2,
-    )
+    return rate_study("squad-rates", partial(squad, num_examples=SQUAD_EXAMPLES // 2), TRIED, SQUAD_BATCH, num_evals=2)
