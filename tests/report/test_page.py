@@ -81,7 +81,9 @@ def test_every_figure_is_drawn_for_both_widths_and_described(page: str) -> None:
     assert parsed.tags.count("desc") == parsed.tags.count("svg") == parsed.values("role").count("img")
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
-    assert all(name in ids for value in parsed.values("aria-labeledby") for name in value.split())
+    described = parsed.values("aria-labelledby")
+    assert len(described) == parsed.tags.count("svg")
+    assert all(name in ids for value in described for name in value.split())
     references = set(re.findall(r"url\(#([^)]+)\)", page)) | {v[1:] for v in parsed.values("href") if v.startswith("#")}
     assert references <= set(ids)
 

@@ -158,7 +158,7 @@ def render(figure: "Figure", frame: Frame) -> str:
     width, height = (round(size * 72) for size in figure.get_size_inches())
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-labeledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
+        f'aria-labelledby="{key}-title {key}-desc"><title id="{key}-title">{escape(frame.title)}</title>'
         f'<desc id="{key}-desc">{escape(frame.description)}</desc>{body}</svg>'
     )
 
