@@ -1,8 +1,10 @@
 """A trial of a recipe sees its own part of the held-out data; diverged, failed and doubled trials are told apart."""
 
+import json
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from anybatch.data.prepare import prepare
 from anybatch.errors import InputError, Stopped
 from anybatch.progress import SilentProgress
 from anybatch.recipes import change, find_recipe
+from anybatch.runs import Run
 from anybatch.study import Entrant, Outcome, Study, Trial
 from anybatch.study.declaration import LR
-from anybatch.study.execution import train_trial
+from anybatch.study.execution import Diverged, check_course, train_trial
 from anybatch.study.trial_queue import MOST_LOST_WORKERS, TrialQueue
 from anybatch.study.worker import run_study, run_trial
 
@@ -62,6 +65,31 @@ def test_a_diverged_run_is_given_up(tiny: Study, tmp_path: Path) -> None:
     assert outcome.diverged
     assert outcome.final is None
     assert outcome.num_steps < 12
+
+
+@pytest.mark.parametrize(
+    ("share", "trained", "held_out", "diverged"),
+    [
+        (0.1, [math.nan] * 3, 2.0, True),
+        (0.4, [7.6, 7.0, 6.0], 9.0, False),  # it may recover from the peak of its learning rate
+        (0.6, [7.6, 7.0, 6.0], 9.0, True),
+        (0.6, [7.6, 7.0, 6.0], 2.0, False),
+        (0.6, [1.9, 1.8, 1.7], 7.1, False),  # BatchNorm's averages are late, and the model learns
+        (0.6, [7.6, 1.8, 7.0], 9.0, False),
+    ],
+)
+def test_a_run_is_given_up_only_where_training_and_evaluation_are_lost(
+    share: float, trained: list[float], held_out: float, diverged: bool, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    losses = [("eval", 2.3), *(("train", loss) for loss in trained), ("eval", held_out)]
+    lines = [
+        json.dumps({"event": event, "step": step, "examples": step, "loss": loss, "accuracy": {}})
+        for step, (event, loss) in enumerate(losses)
+    ]
+    run.metrics_file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with pytest.raises(Diverged) if diverged else nullcontext():
+        check_course(run, share)
 
 
 def test_held_out_data_of_one_batch_have_no_parts(tiny: Study, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Turns a trial into an outcome: trains the recipe on one part of the held-out data, and stops once it diverges."""
+"""Turns a trial into an outcome: trains the recipe on one part of the held-out data, and stops if it diverges."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from anybatch.recipes.recipe import CorpusSettings
 from anybatch.runs import Run
 from anybatch.study.declaration import Outcome, Study, Trial
 
-# A run this far above the untrained model has diverged, whatever it does later.
-DIVERGED_FACTOR = 2.0
-_NONFINITE_STEPS = 3
+# A loss this many times that of the untrained model is far above it.
+_FAR = 2.0
+_BAD_STEPS = 3
 # The number of a layer's trust ratios in the storage, with three digits: some ten kilobytes for BERT-large.
 _RATIO_STEPS = 12
 
@@ -38,7 +39,7 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
     recipe = with_shared_text(change(recipe, settings), out)
     folder = run_folder(out, trial)
     run = Run(folder)
-    watched = WatchedProgress(progress, lambda: check_course(run))
+    watched = WatchedProgress(progress, partial(check_course, run))
     diverged = False
     try:
         train_recipe(recipe, folder, resume=True, progress=watched, title=trial.key)
@@ -46,7 +47,7 @@ def train_trial(study: Study, trial: Trial, recipe: Recipe, out: Path, progress:
         diverged = True
     events = run.metrics("eval")
     curve = tuple((event["step"], event["examples"], metric_of(event, study.metric, folder)) for event in events)
-    diverged = diverged or not curve or curve[-1][2] is None or _above_start(events)
+    diverged = diverged or not curve or curve[-1][2] is None or _far(events[-1], events[0])
     ratios = _ratios(run) if trial.part == "reported" and trial.seed == study.seeds[0] else ()
     return Outcome(curve, diverged, run.metrics("train")[-1]["step"], ratios)
 
@@ -75,20 +76,24 @@ def metric_of(event: dict[str, Any], metric: str, folder: Path) -> float | None:
     return finite(event["accuracy"][metric])
 
 
-def check_course(run: Run) -> None:
-    """Raises Diverged if the last steps had no finite loss, or the last evaluation is far above the first."""
-    losses = [event["loss"] for event in run.metrics("train")[-_NONFINITE_STEPS:]]
-    if len(losses) == _NONFINITE_STEPS and all(finite(loss) is None for loss in losses):
-        raise Diverged(f"the last {_NONFINITE_STEPS} steps had no finite loss")
-    if _above_start(run.metrics("eval")):
-        raise Diverged("the held-out loss is far above that of the untrained model")
+def check_course(run: Run, share: float) -> None:
+    """Raises Diverged if the run is not worth continuing; `share` of it is done, from 0 to 1.
+
+    The last three steps had no finite loss; or, in the second half, they and the last evaluation are far above the
+    untrained model. In the first half a run may still recover from the peak of its learning rate. And an evaluation
+    alone may be bad: BatchNorm's averages follow the weights with a delay.
+    """
+    steps, evals = run.metrics("train")[-_BAD_STEPS:], run.metrics("eval")
+    if len(steps) == _BAD_STEPS and all(finite(event["loss"]) is None for event in steps):
+        raise Diverged(f"the last {_BAD_STEPS} steps had no finite loss")
+    if share > 0.5 and evals and all(_far(event, evals[0]) for event in (*steps, evals[-1])):
+        raise Diverged("the loss is far above that of the untrained model")
 
 
-def _above_start(evals: list[dict[str, Any]]) -> bool:
-    if len(evals) < 2:
-        return False
-    first, last = finite(evals[0]["loss"]), finite(evals[-1]["loss"])
-    return last is None or (first is not None and last > DIVERGED_FACTOR * first)
+def _far(event: dict[str, Any], untrained: dict[str, Any]) -> bool:
+    """Returns whether the loss of a step or an evaluation is not finite, or far above the untrained model's."""
+    loss, first = finite(event["loss"]), finite(untrained["loss"])
+    return loss is None or (first is not None and loss > _FAR * first)
 
 
 def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
@@ -104,10 +109,18 @@ def with_shared_text(recipe: Recipe, out: Path) -> Recipe:
 
 
 class WatchedProgress:
-    """Passes everything to `progress`, or its `task`, and regularly runs `check`, which may end the run by raising."""
+    """Passes everything to `progress`, or its `task`, and regularly runs `check`, which may end the run by raising.
+
+    `check` gets the share of the task that is done.
+    """
 
     def __init__(
-        self, progress: Progress, check: Callable[[], None], task: Task | None = None, total: int = 0, done: int = 0
+        self,
+        progress: Progress,
+        check: Callable[[float], None],
+        task: Task | None = None,
+        total: int = 0,
+        done: int = 0,
     ) -> None:
         self._progress, self._check, self._total, self._checked = progress, check, total, done
         self._task = task or SilentProgress()
@@ -123,7 +136,7 @@ class WatchedProgress:
         # Reading the metrics costs more in a longer run: fifty looks are enough.
         if (done - self._checked) * 50 >= self._total:
             self._checked = done
-            self._check()
+            self._check(done / self._total)
 
     def end(self) -> None:
         self._task.end()
