@@ -137,6 +137,11 @@ def test_diverged_run(record: Make) -> None:
     assert "critical batch" not in points
 
 
+def test_the_length_is_that_of_the_runs_with_a_score(record: Make) -> None:
+    stopped = record("lamb", 64, None, num_examples=23_800)
+    assert "after about 24,000 examples each" in say([record("lamb", 8, 4.0), stopped])[1]
+
+
 def test_all_larger_batches_diverged(record: Make) -> None:
     assert "LAMB diverged at every larger batch" in say(runs_of(record, "lamb", {8: 4.0, 64: None}))[0]
 

@@ -46,7 +46,8 @@ class Series:
 
     @property
     def num_examples(self) -> int | None:
-        return min((run.num_examples for run in self.rows if run.finished and run.num_examples), default=None)
+        """The examples of the shortest run that ended with a score."""
+        return min((run.num_examples for run in self.rows if run.score is not None and run.num_examples), default=None)
 
     @property
     def context_free_loss(self) -> float | None:
