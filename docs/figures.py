@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from results import CAMPAIGN, OPTIMIZERS, load, pick, with_kept
+from results import CAMPAIGN, OPTIMIZERS, load, with_kept
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -175,27 +175,41 @@ def prose(frame: Frame) -> str:
 
 
 def shares(frame: Frame, rows: list[dict[str, Any]], examples: str) -> str:
-    """The means over seeds of `kept` against the batch, an optimizer a line, with the smallest and the largest."""
+    """The share of the learning kept against the batch, and a line at 95 %."""
+    kept = {(row["optimizer"], row["batch"], row["seed"]): 100 * row["kept"] for row in rows}
+    return over_batches(frame, kept, f"Per cent of the learning kept, after the same {examples}", line=95)
+
+
+def images(frame: Frame) -> str:
+    """The top-1 of a narrow DavidNet on CIFAR-10 at three batches; runs that diverged are left out."""
+    rows = load(CAMPAIGN / "images.json")["rows"]
+    ends = {(row["optimizer"], row["batch"], row["seed"]): 100 * row["final"]["top1"] for row in rows if row["final"]}
+    return over_batches(frame, ends, "Top-1, %, after the same three epochs")
+
+
+def over_batches(frame: Frame, values: dict[tuple[str, int, int], float], title: str, line: float | None = None) -> str:
+    """The means over seeds of `values` by (optimizer, batch, seed), with the smallest and the largest."""
     grid = Grid(frame.width, 1, 1, 260, left=60, right=90)
+    every = sorted({batch for _, batch, _ in values})
     with canvas(frame.width, grid.height) as figure:
         axes = panel(figure, *grid.box(0))
-        for number, name in enumerate(("lamb", "adamw")):
-            kept: dict[int, list[float]] = {}
-            for row in pick(rows, optimizer=name):
-                kept.setdefault(row["batch"], []).append(100 * row["kept"])
-            batches, means = list(kept), [fmean(each) for each in kept.values()]
+        for number, name in enumerate(each for each in OPTIMIZERS if any(each == known for known, _, _ in values)):
+            seen = {batch: [v for (o, b, _), v in values.items() if (o, b) == (name, batch)] for batch in every}
+            seen = {batch: found for batch, found in seen.items() if found}
+            batches, means = list(seen), [fmean(each) for each in seen.values()]
             axes.plot(batches, means, color=ACCENTS[number], marker=MARKERS[number])
-            for batch, each in kept.items():
+            for batch, each in seen.items():
                 axes.plot([batch] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
             axes.annotate(
                 OPTIMIZERS[name], (batches[-1], means[-1]), (10, -4),
                 textcoords="offset points", color=ACCENTS[number], weight="bold",
             )  # fmt: skip
-        axes.axhline(95, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if line is not None:
+            axes.axhline(line, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+        axes.set_xticks(every, [f"{batch:,}" for batch in every])
         axes.set_xlabel("batch", color=MUTED)
-        write_title(axes, f"Per cent of the learning kept, after the same {examples}", INK)
+        write_title(axes, title, INK)
         return render(figure, frame)
 
 
@@ -235,6 +249,7 @@ FIGURES = {
     "how-movements": movements,
     "how-demo": demo,
     "results-prose": prose,
+    "results-images": images,
     "results-rules": carried,
 }
 

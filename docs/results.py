@@ -59,35 +59,37 @@ def interval(numbers: Sequence[float], digits: int = 1) -> str:
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
-def with_kept(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a study of the campaign with `factor`, `loss`, and `kept`, the share of the reference's gain."""
+def beside_reference(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row of a study with `factor`; and the row of the same optimizer and seed at the smallest batch."""
     found = []
     for row in rows:
         same = pick(rows, optimizer=row["optimizer"], seed=row["seed"])
         reference = min(same, key=lambda each: each["batch"])
-        gain, whole = (each["context_free_loss"] - each["final"]["loss"] for each in (row, reference))
-        found.append(
-            {
-                **row,
-                "loss": row["final"]["loss"],
-                "words_right": row["final"].get("lm_accuracy"),
-                "factor": row["batch"] // reference["batch"],
-                "kept": gain / whole,
-            }
-        )
+        found.append(({**row, "factor": row["batch"] // reference["batch"]}, reference))
     return found
 
 
-def final(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The final scores of the rows that did not diverge."""
-    return [row["final"] for row in rows if row["final"]]
+def with_kept(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `factor`, `loss`, and `kept`, the share of the reference's gain."""
+    found = []
+    for row, reference in beside_reference(rows):
+        gain, whole = (each["context_free_loss"] - each["final"]["loss"] for each in (row, reference))
+        words_right = row["final"].get("lm_accuracy")
+        found.append({**row, "loss": row["final"]["loss"], "words_right": words_right, "kept": gain / whole})
+    return found
 
 
-def above_reference(rows: Sequence[dict[str, Any]], batch: int) -> list[float]:
-    """Points of top-1 at `batch` above the smallest batch, seed by seed, of one optimizer's rows."""
-    smallest = min(row["batch"] for row in rows)
-    start = {row["seed"]: row["final"]["top1"] for row in pick(rows, batch=smallest)}
-    return [100 * (row["final"]["top1"] - start[row["seed"]]) for row in pick(rows, batch=batch) if row["final"]]
+def with_points(rows: Sequence[dict[str, Any]], part: str, name: str, scale: float = 1.0) -> list[dict[str, Any]]:
+    """The rows that did not diverge, with `factor`, `score`, and `points`, the score above the reference's.
+
+    The score is `scale` times row[part][name]; the part is "final", or "squad" for the questions of dev.json.
+    """
+    found = []
+    for row, reference in beside_reference(rows):
+        if row[part]:
+            score, start = (scale * each[part][name] for each in (row, reference))
+            found.append({**row, "score": score, "points": score - start})
+    return found
 
 
 def rate_table(rows: Sequence[dict[str, Any]], loss: str, best: float, title: str) -> str:
@@ -108,8 +110,7 @@ def results() -> dict[str, Any]:
         "demo": load(ROOT / "src" / "anybatch" / "study" / "measured.json"),
         "campaign": load_all(CAMPAIGN),
         "OPTIMIZERS": OPTIMIZERS, "pick": pick, "values": values, "spread": spread, "interval": interval,
-        "mean": fmean, "rate_table": rate_table, "with_kept": with_kept, "final": final,
-        "above_reference": above_reference,
+        "mean": fmean, "rate_table": rate_table, "with_kept": with_kept, "with_points": with_points,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ def row(run: Run, questions: Path | None) -> dict[str, Any]:
     """One run: what was set, what it cost, what it reached; `final` is None if it diverged."""
     recipe, result = from_json(run.recipe()), run.result() if run.finished else {}
     found: dict[str, Any] = {
+        "run": run.path.name,
         "optimizer": recipe.optimizer.name,
         "rule": recipe.reference.rule,
         "reference_lr": recipe.reference.lr,
