@@ -180,6 +180,13 @@ def shares(frame: Frame, rows: list[dict[str, Any]], examples: str) -> str:
     return over_batches(frame, kept, f"Per cent of the learning kept, after the same {examples}", line=95)
 
 
+def questions(frame: Frame) -> str:
+    """The F1 of MiniLM on questions about articles that it has not seen, fine-tuned at four batches."""
+    rows = load(CAMPAIGN / "squad.json")["rows"]
+    scores = {(row["optimizer"], row["batch"], row["seed"]): row["squad"]["f1"] for row in rows}
+    return over_batches(frame, scores, f"F1, after the same {rows[0]['num_examples']:,} windows")
+
+
 def images(frame: Frame) -> str:
     """The top-1 of a narrow DavidNet on CIFAR-10 at three batches; runs that diverged are left out."""
     rows = load(CAMPAIGN / "images.json")["rows"]
@@ -249,6 +256,7 @@ FIGURES = {
     "how-movements": movements,
     "how-demo": demo,
     "results-prose": prose,
+    "results-questions": questions,
     "results-images": images,
     "results-rules": carried,
 }

@@ -168,7 +168,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 def test_the_figures_are_those_that_the_code_draws(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "docs" / "figures.py"), str(tmp_path)], check=True, timeout=250)
     drawn = sorted(tmp_path.glob("*.svg"))
-    assert len(drawn) == 8
+    assert len(drawn) == 9
     for figure in drawn:
         there = (ROOT / "docs" / "images" / figure.name).read_text(encoding="utf-8")
         words = [re.findall(r"<text[^>]*>([^<]*)</text>", text) for text in (figure.read_text("utf-8"), there)]
