@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from results import CAMPAIGN, OPTIMIZERS, load, with_kept
+from results import CAMPAIGN, OPTIMIZERS, load, pick, with_kept, with_points
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -176,36 +176,38 @@ def prose(frame: Frame) -> str:
 
 def shares(frame: Frame, rows: list[dict[str, Any]], examples: str) -> str:
     """The share of the learning kept against the batch, and a line at 95 %."""
-    kept = {(row["optimizer"], row["batch"], row["seed"]): 100 * row["kept"] for row in rows}
-    return over_batches(frame, kept, f"Per cent of the learning kept, after the same {examples}", line=95)
+    title = f"Per cent of the learning kept, after the same {examples}"
+    return over_batches(frame, rows, "kept", title, scale=100, line=95)
 
 
 def questions(frame: Frame) -> str:
     """The F1 of MiniLM on questions about articles that it has not seen, fine-tuned at four batches."""
-    rows = load(CAMPAIGN / "squad.json")["rows"]
-    scores = {(row["optimizer"], row["batch"], row["seed"]): row["squad"]["f1"] for row in rows}
-    return over_batches(frame, scores, f"F1, after the same {rows[0]['num_examples']:,} windows")
+    rows = with_points(load(CAMPAIGN / "squad.json")["rows"], "squad", "f1")
+    return over_batches(frame, rows, "score", f"F1, after the same {rows[0]['num_examples']:,} windows")
 
 
 def images(frame: Frame) -> str:
     """The top-1 of a narrow DavidNet on CIFAR-10 at three batches; runs that diverged are left out."""
-    rows = load(CAMPAIGN / "images.json")["rows"]
-    ends = {(row["optimizer"], row["batch"], row["seed"]): 100 * row["final"]["top1"] for row in rows if row["final"]}
-    return over_batches(frame, ends, "Top-1, %, after the same three epochs")
+    rows = with_points(load(CAMPAIGN / "images.json")["rows"], "final", "top1", 100)
+    return over_batches(frame, rows, "score", "Top-1, %, after the same three epochs")
 
 
-def over_batches(frame: Frame, values: dict[tuple[str, int, int], float], title: str, line: float | None = None) -> str:
-    """The means over seeds of `values` by (optimizer, batch, seed), with the smallest and the largest."""
+def over_batches(
+    frame: Frame, rows: list[dict[str, Any]], field: str, title: str, scale: float = 1.0, line: float | None = None
+) -> str:
+    """The means over seeds of `field` times `scale`, an optimizer a line, with the smallest and the largest."""
     grid = Grid(frame.width, 1, 1, 260, left=60, right=90)
-    every = sorted({batch for _, batch, _ in values})
+    every = sorted({row["batch"] for row in rows})
     with canvas(frame.width, grid.height) as figure:
         axes = panel(figure, *grid.box(0))
-        for number, name in enumerate(each for each in OPTIMIZERS if any(each == known for known, _, _ in values)):
-            seen = {batch: [v for (o, b, _), v in values.items() if (o, b) == (name, batch)] for batch in every}
-            seen = {batch: found for batch, found in seen.items() if found}
-            batches, means = list(seen), [fmean(each) for each in seen.values()]
+        present = {row["optimizer"] for row in rows}
+        for number, name in enumerate(each for each in OPTIMIZERS if each in present):
+            mine = pick(rows, optimizer=name)
+            batches = sorted({row["batch"] for row in mine})
+            ends = [[scale * row[field] for row in pick(mine, batch=batch)] for batch in batches]
+            means = [fmean(each) for each in ends]
             axes.plot(batches, means, color=ACCENTS[number], marker=MARKERS[number])
-            for batch, each in seen.items():
+            for batch, each in zip(batches, ends, strict=True):
                 axes.plot([batch] * 2, [min(each), max(each)], color=ACCENTS[number], linewidth=1.5)
             axes.annotate(
                 OPTIMIZERS[name], (batches[-1], means[-1]), (10, -4),

@@ -83,7 +83,9 @@ def check_course(run: Run, share: float) -> None:
     untrained model. In the first half a run may still recover from the peak of its learning rate. And an evaluation
     alone may be bad: BatchNorm's averages follow the weights with a delay.
     """
-    steps, evals = run.metrics("train")[-_BAD_STEPS:], run.metrics("eval")
+    events = run.metrics()
+    steps = [event for event in events if event["event"] == "train"][-_BAD_STEPS:]
+    evals = [event for event in events if event["event"] == "eval"]
     if len(steps) == _BAD_STEPS and all(finite(event["loss"]) is None for event in steps):
         raise Diverged(f"the last {_BAD_STEPS} steps had no finite loss")
     if share > 0.5 and evals and all(_far(event, evals[0]) for event in (*steps, evals[-1])):
